@@ -1,0 +1,39 @@
+"""Keystores: where private keys live. A key is made there, signs there and never leaves."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+BUILT_IN: dict[str, str] = {
+    "file": "troth.drivers.keystores.file:open_keystore",
+    "memory": "troth.drivers.keystores.memory:open_keystore",
+}
+"""Name → ``module:factory``; loaded only when configured."""
+
+
+class Keystore(Protocol):
+    """A home of ECDSA P-256 keys. All methods may block (file, HSM): call them in a thread.
+
+    Errors: `NotFound` for an unknown `key_ref`, `Conflict` for one that exists, `Unavailable`
+    when the store can't be reached or unsealed.
+    """
+
+    def create_key(self, key_ref: str) -> bytes:
+        """Make a P-256 key under `key_ref`; returns DER SubjectPublicKeyInfo. Durable on return."""
+        ...
+
+    def public_key(self, key_ref: str) -> bytes:
+        """DER SubjectPublicKeyInfo of `key_ref`."""
+        ...
+
+    def sign(self, key_ref: str, data: bytes) -> bytes:
+        """ECDSA P-256 with SHA-256 over `data`; DER Ecdsa-Sig-Value (RFC 3279, section 2.2.3)."""
+        ...
+
+    def list_keys(self) -> list[str]:
+        """All key references, sorted."""
+        ...
+
+    def delete_key(self, key_ref: str) -> None:
+        """Destroy the key for good."""
+        ...

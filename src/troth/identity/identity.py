@@ -1,0 +1,101 @@
+"""An identity (what a workload is) and its instances (the running copies of it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from troth.core.ids import IdentityId, InstanceId, NodeId, SpiffeId
+from troth.identity.selectors import Selector
+
+
+class Kind(StrEnum):
+    """What sort of machine an identity is."""
+
+    SERVICE = "service"
+    JOB = "job"
+    DEVICE = "device"
+    PIPELINE = "pipeline"
+    AGENT = "agent"
+    BOT = "bot"
+
+
+class State(StrEnum):
+    """Where an identity is in its life; `retired` is the end."""
+
+    PROPOSED = "proposed"
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    QUARANTINED = "quarantined"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitySpec:
+    """What an owner asks for: the part of an identity that manifests and the API may set."""
+
+    name: str
+    path: str
+    kind: Kind
+    owner: str
+    purpose: str
+    environment: str
+    labels: Mapping[str, str]
+    selectors: tuple[Selector, ...]
+    nodes: tuple[str, ...]
+    dns_names: tuple[str, ...]
+    x509_ttl: timedelta
+    jwt_ttl: timedelta
+    expires_at: datetime | None
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A registered identity. `managed` is true when a manifest brought it, so `--prune` may end it.
+
+    `revision` counts changes of any field and starts at 1.
+    """
+
+    id: IdentityId
+    name: str
+    spiffe_id: SpiffeId
+    kind: Kind
+    owner: str
+    purpose: str
+    environment: str
+    labels: Mapping[str, str]
+    selectors: tuple[Selector, ...]
+    nodes: tuple[str, ...]
+    dns_names: tuple[str, ...]
+    x509_ttl: timedelta
+    jwt_ttl: timedelta
+    hint: str
+    expires_at: datetime
+    state: State
+    state_reason: str
+    managed: bool
+    revision: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One running copy of an identity on one node; it can be locked alone.
+
+    `evidence` are the attested selectors in words, `pid` and `started` (clock ticks since boot)
+    tell copies apart.
+    """
+
+    id: InstanceId
+    identity_id: IdentityId
+    node_id: NodeId
+    pid: int
+    evidence: tuple[str, ...]
+    locked: bool
+    locked_reason: str
+    first_seen: datetime
+    last_seen: datetime

@@ -1,0 +1,99 @@
+"""Selectors: what attestation proves about a process or node, as ``type:attribute:value`` text.
+
+The names follow SPIRE's workload attestors (`unix:uid`, `unix:path`, `unix:sha256`), so that
+registrations can be carried over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from troth.core.errors import Invalid
+
+KNOWN = (
+    "unix:uid",
+    "unix:gid",
+    "unix:path",
+    "unix:sha256",
+    "systemd:unit",
+    "container:id",
+)
+"""Every attribute that a built-in attestor can prove."""
+
+BOUNDARIES = ("unix:uid", "systemd:unit", "container:id")
+"""Attributes that another program under the same uid can't borrow (see docs: attestation)."""
+
+MAX_SELECTORS = 16
+MAX_VALUE_LENGTH = 4096
+_CHECKS = {
+    "unix:uid": (re.compile(r"\d{1,10}", re.ASCII), "a user number such as 1001"),
+    "unix:gid": (re.compile(r"\d{1,10}", re.ASCII), "a group number such as 1001"),
+    "unix:path": (re.compile(r"/[^\x00-\x1f\x7f]*"), "an absolute path"),
+    "unix:sha256": (re.compile(r"[0-9a-f]{64}", re.ASCII), "64 lower-case hexadecimal digits"),
+    "systemd:unit": (re.compile(r"[A-Za-z0-9:_.\\@-]+\.(service|scope|slice)"), "a unit name"),
+    "container:id": (re.compile(r"[0-9a-f]{64}", re.ASCII), "64 lower-case hexadecimal digits"),
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Selector:
+    """One proved or demanded attribute: `key` such as ``unix:uid`` and its value."""
+
+    key: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Selector:
+        """Read ``unix:uid:1001``; raises `Invalid` that names the known attributes."""
+        parts = text.split(":", 2)
+        if len(parts) != 3:
+            raise Invalid(f"The selector {text[:80]!r} must look like 'unix:uid:1001'.")
+        key, value = f"{parts[0]}:{parts[1]}", parts[2]
+        if key not in _CHECKS:
+            raise Invalid(f"The selector attribute {key[:80]!r} is unknown; known: {_known()}.")
+        pattern, wanted = _CHECKS[key]
+        if len(value) > MAX_VALUE_LENGTH or not pattern.fullmatch(value):
+            raise Invalid(f"The selector {text[:80]!r} needs {wanted} after '{key}:'.")
+        return cls(key, value)
+
+    def __str__(self) -> str:
+        return f"{self.key}:{self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How a demanded set compares with what was attested; allowed when nothing is missing."""
+
+    held: tuple[Selector, ...]
+    missing: tuple[Selector, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every demanded selector was attested (an empty demand never matches)."""
+        return not self.missing and bool(self.held)
+
+
+def match_selectors(demanded: Iterable[Selector], attested: frozenset[Selector]) -> Match:
+    """Compare a registration's selectors with attested ones: all must be there."""
+    wanted = tuple(demanded)
+    return Match(
+        held=tuple(s for s in wanted if s in attested),
+        missing=tuple(s for s in wanted if s not in attested),
+    )
+
+
+def find_weakness(demanded: Iterable[Selector]) -> str | None:
+    """A warning in words if the set rests on attributes a same-uid neighbour can borrow."""
+    keys = {s.key for s in demanded}
+    if keys & set(BOUNDARIES):
+        return None
+    return (
+        "rests on the executable alone: another program under the same uid can pass for it. "
+        "Add one of unix:uid, systemd:unit or container:id."
+    )
+
+
+def _known() -> str:
+    return ", ".join(KNOWN)

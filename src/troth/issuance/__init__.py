@@ -1,0 +1,1 @@
+"""What is issued and how: profiles; plan, lint, sign, check; authorities; revocation lists."""

@@ -1,0 +1,62 @@
+# Every command a person or a machine runs on this repository. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Two test processes: enough to show that tests don't lean on each other, and what a small
+# machine has cores for.
+WORKERS ?= 2
+CODE := src tests $(wildcard benchmarks)
+
+export PYTHON
+# Nothing may wait for an answer, here or in continuous integration.
+export CI ?= true
+export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: help demo test check docs lock format venv system clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: system $(STAMP) ## the whole story on real processes, narrated (ONCE=1: check every step and stop)
+	@$(BIN)/troth demo $(if $(filter-out 0,$(ONCE)),--once)
+
+test: check ## everything in `check`, then all tests
+	@echo "tests" >&2
+	@$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+check: system $(STAMP) ## format, lint, types, import contracts, documentation, house rules
+	@VENV=$(VENV) scripts/check.sh $(CODE)
+
+bench-%: system $(STAMP) ## one benchmark, e.g. bench-startup; its last line is one JSON object
+	@if [[ ! -f benchmarks/bench_$*.py ]]; then \
+	  echo "there is no benchmarks/bench_$*.py" >&2; exit 2; fi
+	@$(BIN)/python benchmarks/bench_$*.py
+
+format: $(STAMP) ## let ruff rewrite what it can
+	@$(BIN)/ruff check --quiet --fix $(CODE); $(BIN)/ruff format --quiet $(CODE)
+
+docs: $(STAMP) ## the documentation as a site, in site/
+	@$(BIN)/mkdocs build --quiet --strict --clean --site-dir site && echo "site/index.html"
+
+lock: $(STAMP) ## rewrite the lock files from pyproject.toml (UPGRADE=1: newest versions)
+	@scripts/lock.sh
+
+venv: system $(STAMP) ## only the virtual environment, in .venv
+
+clean: ## remove the virtual environment, caches and built files
+	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	  .hypothesis .coverage build dist site
+
+system:
+	@scripts/ensure_system.sh
+
+$(STAMP): requirements/dev.txt pyproject.toml scripts/venv.sh | system
+	@VENV=$(VENV) scripts/venv.sh
+	@touch $@

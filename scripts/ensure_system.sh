@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Looks for the Debian packages that a virtual environment, the tests and the demo need.
+# As root on a machine with apt-get, installs what is missing; otherwise says what is
+# missing and what that costs, and goes on: only the virtual environment is essential,
+# and scripts/venv.sh says so itself when it can't be made.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+missing=()
+costs=()
+
+need() { # package, what is lost without it, command that shows whether it is there
+  local package=$1 cost=$2
+  shift 2
+  if ! "$@" >/dev/null 2>&1; then
+    missing+=("$package")
+    costs+=("$cost")
+  fi
+}
+
+python=$(scripts/python.sh)
+version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+venv_package=python3-venv
+if [[ $python == /usr/bin/python3.* ]]; then venv_package=$version-venv; fi
+
+need "$venv_package" "no virtual environment, so nothing runs" "$python" -c 'import ensurepip, venv'
+need openssl "tests that let openssl judge certificates and CRLs are skipped" command -v openssl
+need curl "tests and examples that call the server with curl are skipped" command -v curl
+need ca-certificates "downloads over TLS may fail" test -s /etc/ssl/certs/ca-certificates.crt
+
+if ((${#missing[@]} == 0)); then exit 0; fi
+
+if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+  echo "installing Debian packages: ${missing[*]}" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  log=$(mktemp)
+  trap 'rm -f "$log"' EXIT
+  if apt-get update -qq </dev/null >"$log" 2>&1 &&
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >>"$log" 2>&1; then
+    exit 0
+  fi
+  tail -n 5 "$log" >&2
+  echo "could not install them; going on without" >&2
+fi
+
+for index in "${!missing[@]}"; do
+  echo "missing Debian package ${missing[$index]}: ${costs[$index]}" >&2
+done
+echo "to mend it: apt-get install ${missing[*]}" >&2

@@ -1,0 +1,1 @@
+"""Formats and protocols as parse and render: bytes to plain values and back."""

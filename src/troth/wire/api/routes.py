@@ -1,0 +1,296 @@
+"""The one table of API routes: operation name → method, path, request and result.
+
+Path fields come from the request of the same name; other fields are the query of a GET and the
+JSON body of everything else. A stream answers with JSON Lines, one complete value a line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from troth.core.errors import Internal, Invalid, TrothError, error_of
+from troth.wire.api import certificates, identities, journal, manifests, nodes, problems, status
+
+JSON_LINES = "application/jsonl"
+_FIELD = re.compile(r"{(\w+)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one operation or subscription is reached under ``/v1``.
+
+    `result` is the type of the answer, for a stream of one line. `path_fields` are named in
+    `path` in braces.
+    """
+
+    name: str
+    method: str
+    path: str
+    request: type[msgspec.Struct]
+    result: Any
+    summary: str
+    stream: bool = False
+
+    @property
+    def path_fields(self) -> tuple[str, ...]:
+        """The request's fields that stand in the path."""
+        return tuple(_FIELD.findall(self.path))
+
+
+def _moves() -> list[Route]:
+    verbs = {
+        "activate": "Let a proposed identity obtain credentials.",
+        "suspend": "Stop issuance and revoke what an active identity holds, for a time.",
+        "resume": "Let a suspended identity obtain credentials again.",
+        "quarantine": "Cut an identity off everywhere, at once.",
+        "release": "Let a quarantined identity work again, with new credentials.",
+        "retire": "End an identity for good.",
+    }
+    return [
+        Route(
+            name=f"identity.{verb}",
+            method="POST",
+            path=f"/v1/identities/{{name}}/{verb}",
+            request=identities.MoveIdentity,
+            result=identities.IdentityView,
+            summary=summary,
+        )
+        for verb, summary in verbs.items()
+    ]
+
+
+def _r(name: str, verb: str, path: str, request: Any, result: Any, summary: str) -> Route:
+    return Route(name=name, method=verb, path=path, request=request, result=result, summary=summary)
+
+
+ROUTES: tuple[Route, ...] = (
+    _r(
+        "identity.register",
+        "POST",
+        "/v1/identities",
+        identities.RegisterIdentity,
+        identities.IdentityView,
+        "Register an identity.",
+    ),
+    _r(
+        "identity.ls",
+        "GET",
+        "/v1/identities",
+        identities.ListIdentities,
+        identities.IdentityPage,
+        "List identities.",
+    ),
+    _r(
+        "identity.show",
+        "GET",
+        "/v1/identities/{name}",
+        identities.NameIdentity,
+        identities.IdentityView,
+        "Show one identity.",
+    ),
+    *_moves(),
+    _r(
+        "instance.ls",
+        "GET",
+        "/v1/identities/{name}/instances",
+        identities.ListInstances,
+        identities.InstanceList,
+        "List the running copies of an identity.",
+    ),
+    _r(
+        "instance.lock",
+        "POST",
+        "/v1/instances/{id}/lock",
+        identities.MoveInstance,
+        identities.InstanceView,
+        "Cut one running copy off; its siblings go on.",
+    ),
+    _r(
+        "instance.unlock",
+        "POST",
+        "/v1/instances/{id}/unlock",
+        identities.MoveInstance,
+        identities.InstanceView,
+        "Let a locked copy obtain credentials again.",
+    ),
+    _r(
+        "manifest.plan",
+        "POST",
+        "/v1/manifests/plan",
+        manifests.SubmitManifests,
+        manifests.ManifestPlan,
+        "Show what applying manifests would change.",
+    ),
+    _r(
+        "manifest.apply",
+        "POST",
+        "/v1/manifests/apply",
+        manifests.SubmitManifests,
+        manifests.ManifestPlan,
+        "Apply manifests, all or nothing.",
+    ),
+    _r(
+        "certificate.issue",
+        "POST",
+        "/v1/certificates/issue",
+        certificates.IssueCertificates,
+        certificates.IssuedCertificates,
+        "Issue X.509-SVIDs for workloads that the calling node attested.",
+    ),
+    _r(
+        "certificate.ls",
+        "GET",
+        "/v1/identities/{name}/certificates",
+        certificates.ListCertificates,
+        certificates.CertificateList,
+        "List the unexpired certificates of an identity.",
+    ),
+    _r(
+        "certificate.revoke",
+        "POST",
+        "/v1/certificates/{serial}/revoke",
+        certificates.RevokeCertificate,
+        certificates.CertificateView,
+        "Revoke one certificate.",
+    ),
+    _r(
+        "jwtsvid.issue",
+        "POST",
+        "/v1/jwt-svids/issue",
+        certificates.IssueJwtSvid,
+        certificates.IssuedJwtSvid,
+        "Issue a JWT-SVID for a workload that the calling node attested.",
+    ),
+    _r(
+        "token.join",
+        "POST",
+        "/v1/join-tokens",
+        nodes.CreateJoinToken,
+        nodes.JoinTokenCreated,
+        "Make a one-time token with which a node joins.",
+    ),
+    _r(
+        "node.attest",
+        "POST",
+        "/v1/nodes/attest",
+        nodes.AttestNode,
+        nodes.NodeCredential,
+        "Join as a node.",
+    ),
+    _r(
+        "node.renew",
+        "POST",
+        "/v1/nodes/renew",
+        nodes.RenewNode,
+        nodes.NodeCredential,
+        "Renew the calling node's certificate.",
+    ),
+    _r("node.ls", "GET", "/v1/nodes", nodes.ListNodes, nodes.NodePage, "List nodes."),
+    _r(
+        "node.report",
+        "POST",
+        "/v1/nodes/report",
+        nodes.ReportWorkloads,
+        nodes.Accepted,
+        "Tell which workloads the calling node serves and refused.",
+    ),
+    Route(
+        "node.sync",
+        "GET",
+        "/v1/nodes/sync",
+        nodes.SyncNode,
+        nodes.SyncMessage,
+        "Follow everything that concerns the calling node.",
+        stream=True,
+    ),
+    _r(
+        "journal.ls",
+        "GET",
+        "/v1/journal",
+        journal.ListJournal,
+        journal.JournalPage,
+        "Read the journal.",
+    ),
+    Route(
+        "journal.tail",
+        "GET",
+        "/v1/journal/tail",
+        journal.TailJournal,
+        journal.JournalEntry | nodes.Heartbeat | nodes.StreamEnd,
+        "Follow the journal.",
+        stream=True,
+    ),
+    _r(
+        "status.show",
+        "GET",
+        "/v1/status",
+        status.GetStatus,
+        status.StatusView,
+        "Show how the installation is.",
+    ),
+)
+
+
+def find_route(name: str) -> Route:
+    """The route of operation `name`; raises `KeyError` for a name that isn't in the table."""
+    return _BY_NAME[name]
+
+
+_BY_NAME = {route.name: route for route in ROUTES}
+
+
+def render_request(name: str, request: msgspec.Struct) -> tuple[str, str, bytes | None]:
+    """Method, path with query, and JSON body (or None) for a call of operation `name`."""
+    route = find_route(name)
+    fields: dict[str, Any] = msgspec.to_builtins(request)
+    path = route.path
+    for field in route.path_fields:
+        path = path.replace(f"{{{field}}}", quote(str(fields.pop(field)), safe=""))
+    if route.method != "GET":
+        return route.method, path, msgspec.json.encode(fields)
+    query = urlencode({key: value for key, value in fields.items() if value is not None})
+    return route.method, f"{path}?{query}" if query else path, None
+
+
+def parse_request(route: Route, path: dict[str, str], query: dict[str, str], body: bytes) -> Any:
+    """The typed request from its parts; raises `Invalid` with msgspec's place and reason."""
+    fields: Any = query
+    if route.method != "GET":
+        try:
+            fields = msgspec.json.decode(body) if body else {}
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Invalid(f"The body is not JSON: {error}.") from error
+        if not isinstance(fields, dict):
+            raise Invalid("The body must be a JSON object.")
+    clash = set(fields) & set(path)
+    if clash:
+        raise Invalid(f"'{min(clash)}' belongs in the path only.")
+    try:
+        return msgspec.convert(
+            {**fields, **path}, type=route.request, strict=route.method != "GET"
+        )
+    except msgspec.ValidationError as error:
+        raise Invalid(f"{error}.") from error
+
+
+def parse_result(route: Route, status_code: int, body: bytes) -> Any:
+    """The typed result of an answer, or the error in its problem document, raised."""
+    if 200 <= status_code < 300:
+        try:
+            return msgspec.json.decode(body, type=route.result)
+        except msgspec.MsgspecError as error:
+            raise Internal(f"The server's answer to {route.name} was not understood.") from error
+    raise parse_failure(status_code, body)
+
+
+def parse_failure(status_code: int, body: bytes) -> TrothError:
+    """The error that a refusing answer carries."""
+    problem = problems.parse_problem(body)
+    if problem is None or not problem.detail:
+        return Internal(f"The server answered {status_code} without saying why.")
+    return error_of(problem.code, problem.detail)

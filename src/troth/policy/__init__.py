@@ -1,0 +1,1 @@
+"""Who may do what: permissions and, later, Cedar policies; decisions and their explanation."""

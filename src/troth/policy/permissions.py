@@ -1,0 +1,77 @@
+"""Which role may call which operation: the check that every call passes from the first day.
+
+Default deny: a role holds exactly the names listed here. The policy engine takes this over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+READS = frozenset(
+    {
+        "identity.ls",
+        "identity.show",
+        "instance.ls",
+        "certificate.ls",
+        "node.ls",
+        "status.show",
+        "manifest.plan",
+    }
+)
+AUDITS = READS | {"journal.ls", "journal.tail"}
+OPERATES = AUDITS | {
+    "identity.suspend",
+    "identity.resume",
+    "identity.quarantine",
+    "identity.release",
+    "instance.lock",
+    "instance.unlock",
+    "certificate.revoke",
+}
+ADMINISTERS = OPERATES | {
+    "identity.register",
+    "identity.activate",
+    "identity.retire",
+    "manifest.apply",
+    "token.join",
+}
+NODE = frozenset({"certificate.issue", "jwtsvid.issue", "node.renew", "node.report", "node.sync"})
+ANYONE = frozenset({"node.attest"})
+
+ROLES: Mapping[str, frozenset[str]] = {
+    "admin": ADMINISTERS | ANYONE,
+    "operator": OPERATES,
+    "auditor": AUDITS,
+    "node": NODE | ANYONE,
+    "anyone": ANYONE,
+}
+"""Role → names of the operations it may call. `node` comes with attestation only."""
+
+GRANTABLE = ("admin", "operator", "auditor")
+"""The roles that configuration may give to a uid or a SPIFFE ID."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to "may this caller do this", with its reason. Ask `.allowed`."""
+
+    allowed: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        raise TypeError("a Decision is not a truth value: ask .allowed")
+
+
+def decide_operation(roles: Iterable[str], operation: str) -> Decision:
+    """Whether one of `roles` holds the permission to call `operation`."""
+    held = sorted(roles)
+    for role in held:
+        if operation in ROLES.get(role, frozenset()):
+            return Decision(True, f"role {role} may {operation}")
+    needed = sorted(role for role, names in ROLES.items() if operation in names)
+    return Decision(
+        False,
+        f"{operation} needs one of the roles {', '.join(needed) or '(none)'}; "
+        f"this caller has {', '.join(held) or 'none'}.",
+    )

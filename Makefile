@@ -43,7 +43,7 @@ format: $(STAMP) ## let ruff rewrite what it can
 	@$(BIN)/ruff check --quiet --fix $(CODE); $(BIN)/ruff format --quiet $(CODE)
 
 docs: $(STAMP) ## the documentation as a site, in site/
-	@$(BIN)/mkdocs build --quiet --strict --clean --site-dir site && echo "site/index.html"
+	@$(BIN)/mkdocs build --strict --site-dir site
 
 lock: $(STAMP) ## rewrite the lock files from pyproject.toml (UPGRADE=1: newest versions)
 	@scripts/lock.sh

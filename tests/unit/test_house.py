@@ -22,9 +22,9 @@ EMPTY_NAMES = {"utils", "util", "helpers", "helper", "manager", "base", "common"
 # Reading the time or randomness anywhere but here takes a test's control away.
 DOORS = {"core/clock.py", "core/entropy.py"}
 TIME_AND_CHANCE = re.compile(
-    r"^(time\.(time|time_ns|monotonic|monotonic_ns|perf_counter|sleep)"
+    r"^(time\.(time|time_ns|monotonic|monotonic_ns|perf_counter|perf_counter_ns)"
     r"|(datetime\.)?(datetime|date)\.(now|utcnow|today)"
-    r"|(secrets|random)\.\w+(\.\w+)*"
+    r"|(secrets|random)\.(?!compare_digest)\w+(\.\w+)*"
     r"|os\.(urandom|getrandom)"
     r"|uuid\.uuid[1-8])$"
 )

@@ -6,9 +6,11 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "troth"
@@ -202,6 +204,16 @@ def test_both_lock_files_agree() -> None:
     )
     differing = {name: pin for name, pin in runtime.items() if dev.get(name) != pin}
     assert not differing, "run `make lock`"
+
+
+def test_the_pins_fit_the_oldest_python_that_we_promise() -> None:
+    # What was locked with a newer 3.11 needn't install on Debian 12's 3.11.2.
+    wrong = [
+        f"{dist.name} {dist.version} needs Python {wants}"
+        for dist in distributions()
+        if (wants := dist.metadata["Requires-Python"]) and "3.11.0" not in SpecifierSet(wants)
+    ]
+    assert not wrong, "set an upper bound in pyproject.toml:\n" + "\n".join(wrong)
 
 
 def test_continuous_integration_runs_the_readme_s_test_command() -> None:

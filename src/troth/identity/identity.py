@@ -34,7 +34,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IdentitySpec:
-    """What an owner asks for: the part of an identity that manifests and the API may set."""
+    """What an owner asks for: the part of an identity that manifests and the API may set.
+
+    The end of its life is a moment (`expires_at`), or a time counted from its registration
+    (`lifetime`, so that applying the same manifest again later changes nothing), or neither: then
+    a new identity gets the default and an existing one keeps what it has.
+    """
 
     name: str
     path: str
@@ -50,6 +55,7 @@ class IdentitySpec:
     jwt_ttl: timedelta
     expires_at: datetime | None
     hint: str = ""
+    lifetime: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

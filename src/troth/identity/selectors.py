@@ -28,11 +28,17 @@ BOUNDARIES = ("unix:uid", "systemd:unit", "container:id")
 MAX_SELECTORS = 16
 MAX_VALUE_LENGTH = 4096
 _CHECKS = {
-    "unix:uid": (re.compile(r"\d{1,10}", re.ASCII), "a user number such as 1001"),
-    "unix:gid": (re.compile(r"\d{1,10}", re.ASCII), "a group number such as 1001"),
-    "unix:path": (re.compile(r"/[^\x00-\x1f\x7f]*"), "an absolute path"),
+    "unix:uid": (re.compile(r"0|[1-9]\d{0,9}", re.ASCII), "a user number such as 1001"),
+    "unix:gid": (re.compile(r"0|[1-9]\d{0,9}", re.ASCII), "a group number such as 1001"),
+    "unix:path": (
+        re.compile(r"(?:/(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+)+"),
+        "an absolute path without '..', '.' or '//'",
+    ),
     "unix:sha256": (re.compile(r"[0-9a-f]{64}", re.ASCII), "64 lower-case hexadecimal digits"),
-    "systemd:unit": (re.compile(r"[A-Za-z0-9:_.\\@-]+\.(service|scope|slice)"), "a unit name"),
+    "systemd:unit": (
+        re.compile(r"[A-Za-z0-9:_.\\@-]{1,255}\.(service|scope)"),
+        "the name of a service or scope",
+    ),
     "container:id": (re.compile(r"[0-9a-f]{64}", re.ASCII), "64 lower-case hexadecimal digits"),
 }
 
@@ -85,10 +91,18 @@ def match_selectors(demanded: Iterable[Selector], attested: frozenset[Selector])
 
 
 def find_weakness(demanded: Iterable[Selector]) -> str | None:
-    """A warning in words if the set rests on attributes a same-uid neighbour can borrow."""
+    """A warning in words if the set rests on attributes a same-uid neighbour can borrow.
+
+    An empty set isn't weak: it never matches.
+    """
     keys = {s.key for s in demanded}
-    if keys & set(BOUNDARIES):
+    if not keys or keys & set(BOUNDARIES):
         return None
+    if keys == {"unix:gid"}:
+        return (
+            "rests on the group alone: every process with that primary group obtains it. "
+            "Add one of unix:uid, systemd:unit or container:id."
+        )
     return (
         "rests on the executable alone: another program under the same uid can pass for it. "
         "Add one of unix:uid, systemd:unit or container:id."

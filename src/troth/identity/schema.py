@@ -1,0 +1,50 @@
+"""JSON Schema of manifests, for editors: made from the table that the parser reads by.
+
+It can't say everything (a time in the past, a name that is there twice), so what it accepts may
+still be refused with a reason; what the parser accepts it accepts too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from troth.identity.fields import METADATA, SPEC, Field
+from troth.identity.manifest import API_VERSION, KIND
+from troth.identity.problem import Limits
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def identity_schema(limits: Limits | None = None) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of one manifest of kind Identity."""
+    ceilings = limits if limits is not None else Limits()
+    return {
+        "$schema": DIALECT,
+        "$id": "urn:troth:schema:v1:identity",
+        "title": "troth manifest: Identity",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "properties": {
+            "apiVersion": {"const": API_VERSION},
+            "kind": {"const": KIND},
+            "metadata": _render_members(METADATA, ceilings),
+            "spec": _render_members(SPEC, ceilings),
+        },
+    }
+
+
+def _render_members(fields: tuple[Field, ...], limits: Limits) -> dict[str, Any]:
+    shape: dict[str, Any] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {field.name: _render_field(field, limits) for field in fields},
+    }
+    required = [field.name for field in fields if field.required]
+    return {**shape, "required": required} if required else shape
+
+
+def _render_field(field: Field, limits: Limits) -> dict[str, Any]:
+    if field.members:
+        return {"description": field.description, **_render_members(field.members, limits)}
+    return {"description": field.description, **field.schema(limits)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from troth.core.errors import Refused
 from troth.core.ids import AuthorityId
 
 
@@ -42,3 +43,22 @@ class Authority:
     not_before: datetime
     not_after: datetime
     created_at: datetime
+
+
+def require_signing(authority: Authority, use: Use, now: datetime) -> None:
+    """Raise `Refused` unless `authority` may sign new credentials of `use` at `now`."""
+    if authority.use is not use:
+        raise Refused(
+            f"Authority {authority.id} signs {authority.use.value}, not {use.value};"
+            " choose one of the right use."
+        )
+    if authority.state is not AuthorityState.ACTIVE:
+        raise Refused(
+            f"Authority {authority.id} is {authority.state.value}; only an active one signs."
+        )
+    if not authority.not_before <= now < authority.not_after:
+        raise Refused(
+            f"Authority {authority.id} is not valid now: it holds from"
+            f" {authority.not_before.isoformat()} to {authority.not_after.isoformat()}."
+            " Check the clock, or rotate the authority."
+        )

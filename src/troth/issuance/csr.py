@@ -1,0 +1,106 @@
+"""Certificate signing requests: we take the public key and proof of its possession, nothing else.
+
+Names, times and usages come from the registration. A request that asks for any of them is refused
+rather than ignored, so nobody believes to have got what they didn't. Source: RFC 2986 (PKCS #10).
+"""
+
+from __future__ import annotations
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from troth.core.errors import Invalid, TooLarge
+from troth.issuance.der import read_element
+
+MAX_CSR_SIZE = 16 * 1024
+"""Bytes; a request for a P-256 key takes some 250."""
+
+_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+
+
+def parse_csr(der: bytes) -> bytes:
+    """The DER SubjectPublicKeyInfo that a DER PKCS #10 request asks to have certified.
+
+    The subject and unknown attributes are ignored. Raises `TooLarge` or `Invalid` with a sentence
+    that says what to change.
+    """
+    if len(der) > MAX_CSR_SIZE:
+        raise TooLarge(f"The CSR is larger than {MAX_CSR_SIZE // 1024} KiB.")
+    request = _load(der)
+    key = _require_p256(request)
+    _refuse_extensions(request)
+    _check_possession(request)
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _load(der: bytes) -> x509.CertificateSigningRequest:
+    if not der:
+        raise Invalid("The CSR is empty; send a PKCS #10 request in DER.")
+    if der.lstrip().startswith(b"-----BEGIN"):
+        raise Invalid("The CSR is PEM; send the DER form.")
+    try:
+        whole = read_element(der)
+    except ValueError as error:
+        raise Invalid("The CSR is truncated or not DER; send a PKCS #10 request.") from error
+    if len(whole.encoding) != len(der):
+        raise Invalid("The CSR has bytes after its end; send the request alone.")
+    try:
+        return x509.load_der_x509_csr(der)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise Invalid("The CSR can't be parsed; send a PKCS #10 request in DER.") from error
+
+
+def _require_p256(request: x509.CertificateSigningRequest) -> ec.EllipticCurvePublicKey:
+    try:
+        key = request.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise Invalid("The CSR's public key can't be read; use an ECDSA P-256 key.") from error
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1":
+        return key
+    match key:
+        case ec.EllipticCurvePublicKey():
+            kind = f"on the curve {key.curve.name}"
+        case rsa.RSAPublicKey():
+            weak = "a weak" if key.key_size < 2048 else "an"
+            kind = f"{weak} RSA key of {key.key_size} bits"
+        case ed25519.Ed25519PublicKey():
+            kind = "an Ed25519 key"
+        case ed448.Ed448PublicKey():
+            kind = "an Ed448 key"
+        case dsa.DSAPublicKey():
+            kind = "a DSA key"
+        case _:
+            kind = "of another kind"
+    raise Invalid(f"The CSR's key is {kind}; use an ECDSA P-256 key.")
+
+
+def _refuse_extensions(request: x509.CertificateSigningRequest) -> None:
+    try:
+        extensions = list(request.extensions)
+    except (ValueError, TypeError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+        raise Invalid("The CSR's extension request can't be parsed; leave it out.") from error
+    for extension in extensions:
+        value = extension.value
+        if isinstance(value, x509.SubjectAlternativeName):
+            raise Invalid("The server sets the names; leave subjectAltName out of the CSR.")
+        if isinstance(value, x509.BasicConstraints) and value.ca:
+            raise Invalid("The CSR asks for CA:true; leave basicConstraints out, only leaves here.")
+        name = getattr(extension.oid, "_name", extension.oid.dotted_string)
+        shown = name if name != "Unknown OID" else extension.oid.dotted_string
+        raise Invalid(f"The CSR asks for the extension {shown}; leave extensions out of the CSR.")
+
+
+def _check_possession(request: x509.CertificateSigningRequest) -> None:
+    """The request's own signature proves that the asker holds the private key."""
+    try:
+        digest = request.signature_hash_algorithm
+        sound = isinstance(digest, _HASHES) and request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        sound = False
+    if not sound:
+        raise Invalid(
+            "The CSR's signature is wrong; sign it with its own key, ECDSA and SHA-256 or better."
+        )

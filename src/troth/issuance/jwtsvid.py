@@ -1,0 +1,326 @@
+"""JWT-SVIDs: plan → render → sign (elsewhere) → finish → check, and validation.
+
+Sources: JWT-SVID.md of SPIFFE (sections in brackets); RFC 7515 (JWS), 7518 (algorithms), 7519
+(claims), 7638 (thumbprint). We sign with ES256 alone; what others signed may use any algorithm the
+standard lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, RSAKey
+
+from troth.core.errors import Internal, Invalid, TooLarge
+from troth.core.ids import SpiffeId
+from troth.issuance.authorities import Authority, Use, require_signing
+from troth.issuance.der import P256_PREFIX, is_p256, verify_signature
+from troth.issuance.profiles import JWT_TTL_CEILING, check_ttl, trim_seconds
+
+MAX_AUDIENCES = 16
+MAX_AUDIENCE_LENGTH = 2048
+MAX_TOKEN_SIZE = 16 * 1024
+"""Characters of the compact serialisation."""
+
+LEEWAY = timedelta(seconds=10)
+"""How far a verifier's clock may differ from the issuer's ("a small amount", appendix A)."""
+
+_CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
+_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+ALGORITHMS = (*_CURVES, *_RSA)
+"""The `alg` values of section 2.1; "none" and the HMAC ones are not among them."""
+
+_MIN_RSA_BITS = 2048
+_MAX_RSA_BITS = 8192
+_HEADERS = frozenset({"alg", "kid", "typ"})
+_PUBLIC_PARAMETERS = {"EC": ("kty", "crv", "x", "y"), "RSA": ("kty", "n", "e")}
+
+
+@dataclass(frozen=True, slots=True)
+class JwtPlan:
+    """Everything a token will say. `issuer_url` is the OpenID issuer, when one is published."""
+
+    spiffe_id: SpiffeId
+    audiences: tuple[str, ...]
+    issuer_url: str | None
+    jti: str
+    kid: str
+    issued_at: datetime
+    expires_at: datetime
+
+
+def plan_jwt_svid(
+    *,
+    spiffe_id: SpiffeId,
+    audiences: Sequence[str],
+    ttl: timedelta,
+    issuer: Authority,
+    jti: str,
+    now: datetime,
+    issuer_url: str | None = None,
+) -> JwtPlan:
+    """Decide what to state; raises `Invalid` or `Refused` with the reason.
+
+    `jti` is a fresh unique id. The token ends with its authority at the latest.
+    """
+    require_signing(issuer, Use.JWT, now)
+    ttl = check_ttl(ttl, JWT_TTL_CEILING)
+    if not spiffe_id.path:
+        raise Invalid("A JWT-SVID needs a SPIFFE ID with a path: a workload's, not a domain's.")
+    if not jti:
+        raise ValueError("a token needs an id")
+    issued_at = trim_seconds(now)
+    return JwtPlan(
+        spiffe_id=spiffe_id,
+        audiences=_check_audiences(audiences),
+        issuer_url=issuer_url,
+        jti=jti,
+        kid=derive_key_id(issuer.public_key),
+        issued_at=issued_at,
+        expires_at=min(issued_at + ttl, trim_seconds(issuer.not_after)),
+    )
+
+
+def render_signing_input(plan: JwtPlan) -> bytes:
+    """The bytes to sign: header and claims in base64url (RFC 7515, section 5.1)."""
+    header = {"alg": "ES256", "kid": plan.kid, "typ": "JWT"}
+    claims: dict[str, Any] = {
+        "sub": str(plan.spiffe_id),
+        # One audience is an array too: some verifiers know no other form, all know this one.
+        "aud": list(plan.audiences),
+        "exp": int(plan.expires_at.timestamp()),
+        "iat": int(plan.issued_at.timestamp()),
+        "jti": plan.jti,
+    }
+    if plan.issuer_url is not None:
+        claims["iss"] = plan.issuer_url
+    return b".".join(_encode(_dump(part)) for part in (header, claims))
+
+
+def finish_jwt(signing_input: bytes, der_signature: bytes) -> str:
+    """The compact token: the keystore's DER signature becomes r || s (RFC 7518, section 3.4)."""
+    try:
+        r, s = decode_dss_signature(der_signature)
+        raw = r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    except (ValueError, OverflowError) as error:
+        raise Internal("The keystore's signature is not a P-256 signature in DER.") from error
+    return b".".join((signing_input, _encode(raw))).decode("ascii")
+
+
+def check_jwt(
+    token: str, signing_input: bytes, der_signature: bytes, issuer_public_key: bytes
+) -> None:
+    """Raise `Internal` unless `token` is the recorded input and its signature verifies."""
+    if token != finish_jwt(signing_input, der_signature):
+        raise Internal("The token differs from what was recorded; it was not given out.")
+    verify_signature(issuer_public_key, der_signature, signing_input)
+
+
+def derive_key_id(public_key: bytes) -> str:
+    """The `kid` of a P-256 SubjectPublicKeyInfo: its JWK thumbprint, SHA-256 (RFC 7638)."""
+    if not is_p256(public_key):
+        raise ValueError("not a P-256 SubjectPublicKeyInfo")
+    point = public_key[len(P256_PREFIX) + 1 :]
+    x, y = _encode(point[:32]).decode(), _encode(point[32:]).decode()
+    return thumbprint_jwk({"crv": "P-256", "kty": "EC", "x": x, "y": y})
+
+
+def thumbprint_jwk(jwk: Mapping[str, str]) -> str:
+    """The RFC 7638 thumbprint of an EC or RSA key in base64url: SHA-256 of its required members."""
+    members = sorted(_PUBLIC_PARAMETERS[jwk["kty"]])
+    return _encode(hashlib.sha256(_dump({name: jwk[name] for name in members})).digest()).decode()
+
+
+def validate_jwt_svid(
+    token: str,
+    audience: str,
+    jwks: Mapping[str, Sequence[Mapping[str, Any]]],
+    now: datetime,
+) -> dict[str, Any]:
+    """The claims of a sound token meant for `audience`; raises `Invalid` that names the fault.
+
+    `jwks` gives the JWT authorities (JWKs with `kid`) of each trust domain, by its name. The trust
+    domain in `sub` chooses the keys, so one domain can't vouch for another's workloads. We demand a
+    `kid` although the standard leaves it optional: a bundle's keys always have one.
+    """
+    if not audience:
+        raise Invalid("Name the audience that the token must be meant for.")
+    header, claims = _parse_token(token)
+    subject = _read_subject(claims)
+    keys = jwks.get(subject.trust_domain.name)
+    if keys is None:
+        raise Invalid(f"No bundle of the trust domain {subject.trust_domain.name!r} is known here.")
+    _verify(token, header, keys)
+    _check_times(claims, now)
+    if audience not in _read_audiences(claims):
+        raise Invalid("The token is meant for another audience; ask for one with yours in it.")
+    return claims
+
+
+def _check_audiences(audiences: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(audiences, str):
+        raise TypeError("audiences is a sequence of strings")
+    chosen = tuple(dict.fromkeys(audiences))
+    if not 1 <= len(chosen) <= MAX_AUDIENCES:
+        raise Invalid(f"Ask for 1 to {MAX_AUDIENCES} audiences; one is best (JWT-SVID, 6.2).")
+    for audience in chosen:
+        if not audience or len(audience) > MAX_AUDIENCE_LENGTH or not audience.isprintable():
+            raise Invalid(
+                f"Each audience must have 1 to {MAX_AUDIENCE_LENGTH} printable characters."
+            )
+    return chosen
+
+
+def _parse_token(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    if len(token) > MAX_TOKEN_SIZE:
+        raise TooLarge(f"The token is longer than {MAX_TOKEN_SIZE // 1024} KiB.")
+    parts = token.split(".")
+    if len(parts) != 3 or not all(parts):
+        raise Invalid("The token is not a signed JWT in compact form: three parts, two dots.")
+    header, claims = (_load(_decode(part)) for part in parts[:2])
+    _decode(parts[2])
+    if not header.keys() <= _HEADERS:
+        raise Invalid("The token's header may have alg, kid and typ only (JWT-SVID, 2).")
+    if header.get("alg") not in ALGORITHMS:
+        raise Invalid(f"The token's alg must be one of {', '.join(ALGORITHMS)} (JWT-SVID, 2.1).")
+    if header.get("typ", "JWT") not in ("JWT", "JOSE"):
+        raise Invalid("The token's typ must be JWT or JOSE, or absent (JWT-SVID, 2.3).")
+    kid = header.get("kid")
+    if not isinstance(kid, str) or not kid:
+        raise Invalid("The token's header has no kid to choose the key by.")
+    return header, claims
+
+
+def _read_subject(claims: Mapping[str, Any]) -> SpiffeId:
+    subject = claims.get("sub")
+    if not isinstance(subject, str):
+        raise Invalid("The token has no sub; it must be a SPIFFE ID (JWT-SVID, 3.1).")
+    parsed = SpiffeId.parse(subject)
+    if not parsed.path:
+        raise Invalid("The token's sub names a trust domain and no workload.")
+    return parsed
+
+
+def _read_audiences(claims: Mapping[str, Any]) -> list[str]:
+    found = claims.get("aud")
+    listed = [found] if isinstance(found, str) else found
+    if not isinstance(listed, list) or not listed:
+        raise Invalid("The token has no aud (JWT-SVID, 3.2).")
+    if not all(isinstance(audience, str) for audience in listed):
+        raise Invalid("The token's aud must be a string or a list of strings.")
+    return listed
+
+
+def _check_times(claims: Mapping[str, Any], now: datetime) -> None:
+    moment, leeway = now.timestamp(), LEEWAY.total_seconds()
+    expires = _read_time(claims, "exp")
+    if expires is None:
+        raise Invalid("The token has no exp (JWT-SVID, 3.3).")
+    if moment >= expires + leeway:
+        raise Invalid("The token has expired; fetch a fresh one.")
+    for name in ("nbf", "iat"):
+        start = _read_time(claims, name)
+        if start is not None and moment < start - leeway:
+            raise Invalid(f"The token's {name} lies in the future; compare the clocks.")
+
+
+def _read_time(claims: Mapping[str, Any], name: str) -> float | None:
+    """A NumericDate (RFC 7519, section 2)."""
+    value = claims.get(name)
+    if value is None and name not in claims:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Invalid(f"The token's {name} must be a number of seconds.")
+    return value
+
+
+def _verify(token: str, header: Mapping[str, Any], keys: Sequence[Mapping[str, Any]]) -> None:
+    algorithm = header["alg"]
+    chosen = [key for key in keys if key.get("kid") == header["kid"]]
+    if not chosen:
+        raise Invalid("The trust domain's bundle has no key with the token's kid.")
+    if len(chosen) > 1:
+        raise Invalid("The trust domain's bundle has several keys with the token's kid.")
+    key = _import_key(chosen[0], algorithm)
+    try:
+        jws.deserialize_compact(token, key, algorithms=[algorithm])
+    # joserfc raises ValueError for some malformed input, JoseError for a bad signature.
+    except (JoseError, ValueError) as error:
+        raise Invalid("The token's signature is wrong.") from error
+
+
+def _import_key(jwk: Mapping[str, Any], algorithm: str) -> ECKey | RSAKey:
+    """The public key that fits `algorithm`, from the members of the key alone."""
+    curve = _CURVES.get(algorithm)
+    kind = "RSA" if curve is None else "EC"
+    if jwk.get("kty") != kind or (curve is not None and jwk.get("crv") != curve):
+        raise Invalid("The key with the token's kid is not of the kind that its alg needs.")
+    if jwk.get("alg", algorithm) != algorithm:
+        raise Invalid("The key with the token's kid is for another alg.")
+    parameters: dict[str, str | list[str]] = {}
+    for name in _PUBLIC_PARAMETERS[kind]:
+        value = jwk.get(name)
+        if not isinstance(value, str):
+            raise Invalid("The key with the token's kid is incomplete.")
+        parameters[name] = value
+    try:
+        if kind == "EC":
+            return ECKey.import_key(parameters)
+        size = int.from_bytes(_decode(str(parameters["n"])), "big").bit_length()
+        if not _MIN_RSA_BITS <= size <= _MAX_RSA_BITS:
+            raise Invalid(f"An RSA key must have {_MIN_RSA_BITS} to {_MAX_RSA_BITS} bits.")
+        return RSAKey.import_key(parameters)
+    except (JoseError, ValueError) as error:
+        raise Invalid("The key with the token's kid can't be read.") from error
+
+
+def _load(raw: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise Invalid("The token's header and claims must be JSON, each name once.") from error
+    if not isinstance(value, dict):
+        raise Invalid("The token's header and claims must be JSON objects.")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """RFC 7519, section 4: names within the claims must be unique."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return made
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _encode(raw: bytes) -> bytes:
+    return urlsafe_b64encode(raw).rstrip(b"=")
+
+
+def _decode(text: str) -> bytes:
+    """Base64url without padding, in its one canonical form (RFC 7515, section 2)."""
+    try:
+        encoded = text.encode("ascii")
+        raw = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
+    except ValueError as error:
+        raise Invalid("The token's parts must be base64url without padding.") from error
+    if _encode(raw) != encoded:
+        raise Invalid("The token's parts must be base64url without padding.")
+    return raw

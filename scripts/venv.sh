@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 
 export PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PROGRESS_BAR=off
 venv=${VENV:-.venv}
-# Installed by people who may not write to their home, or for whom it is shared.
-pip=("$venv/bin/python" -m pip --quiet --no-input)
+pip=("$venv/bin/python" -m pip --no-input)
+install=("${pip[@]}" install --root-user-action=ignore)
 
 fits='import sys; sys.exit(sys.version_info < (3, 11))'
 if ! "$venv/bin/python" -c "$fits" 2>/dev/null || ! "${pip[@]}" --version >/dev/null 2>&1; then
@@ -21,6 +21,9 @@ fi
 
 packages=$(grep -c '^[a-z0-9].*==' requirements/dev.txt)
 echo "installing $packages packages from requirements/dev.txt (about a minute the first time)" >&2
-"${pip[@]}" install --root-user-action=ignore --require-hashes -r requirements/dev.txt </dev/null
+"${install[@]}" --require-hashes -r requirements/dev.txt </dev/null | awk -v of="$packages" '
+  /^Collecting / && ++n % 25 == 0 { print "  fetched " n " of " of; fflush() }
+  /^Installing collected/ { print "  unpacking"; fflush() }
+' >&2
 echo "installing troth itself" >&2
-"${pip[@]}" install --root-user-action=ignore --no-deps --no-build-isolation -e . </dev/null
+"${install[@]}" --quiet --no-deps --no-build-isolation -e . </dev/null

@@ -17,8 +17,10 @@ from troth.core.errors import Internal
 from troth.issuance.der import (
     ECDSA_WITH_SHA256,
     GENERALIZED_TIME,
+    INTEGER,
+    SEQUENCE,
     UTC_TIME,
-    Element,
+    encode_element,
     identify_key,
     read_element,
     read_elements,
@@ -29,6 +31,8 @@ from troth.issuance.x509plan import CertificatePlan
 _VERSION_3 = bytes.fromhex("a003020102")
 _EMPTY_NAME = bytes.fromhex("3000")
 _LAST_UTC_YEAR = 2049
+_SERIAL_BOUND = 1 << 159
+_EXTENSIONS = 0xA3
 _LEAF_EXTENSIONS = frozenset(
     {
         ExtensionOID.BASIC_CONSTRAINTS,
@@ -122,45 +126,50 @@ def _lint_fields(
     issuer_name: bytes,
     subject_name: bytes = _EMPTY_NAME,
 ) -> Iterator[str]:
-    """The fixed fields of TBSCertificate in their encoding (RFC 5280, 4.1)."""
-    tbs, algorithm, _ = read_elements(read_element(der).content)
-    fields = list(read_elements(tbs.content))
-    if len(fields) != 8 or fields[0].encoding != _VERSION_3:
-        yield "it is not version 3 with extensions and nothing more"
-        return
-    _, number, inner, issuer, validity, subject, key, _ = fields
-    if not 1 <= len(number.content) <= 20 or number.content[0] >= 0x80 or not any(number.content):
+    """The fixed fields of TBSCertificate, byte for byte (RFC 5280, 4.1).
+
+    They are encoded again from what was planned; comparing encodings leaves no room for a second
+    way to write the same thing (a time type, a padded integer, a parameter of an algorithm).
+    """
+    if not 0 < serial < _SERIAL_BOUND:
         yield "the serial is not positive within 20 octets"
-    if int.from_bytes(number.content, "big") != serial:
-        yield "the serial is not the planned one"
-    if inner.encoding != algorithm.encoding:
-        yield "the signature algorithms inside and outside differ"
-    if inner.encoding != ECDSA_WITH_SHA256:
-        yield "the signature algorithm is not ecdsa-with-SHA256"
-    if issuer.encoding != issuer_name:
-        yield "the issuer's name is not its certificate's subject"
-    if subject.encoding != subject_name:
-        yield "the subject is not the planned one"
-    if key.encoding != public_key:
-        yield "the public key is not the planned one"
-    times = list(read_elements(validity.content))
-    if len(times) != 2:
-        yield "the validity is not two times"
         return
-    yield from _lint_time("notBefore", times[0], not_before)
-    yield from _lint_time("notAfter", times[1], not_after)
+    tbs, outside, _ = read_elements(read_element(der).content)
+    if outside.encoding != ECDSA_WITH_SHA256:
+        yield "the signature algorithm outside is not ecdsa-with-SHA256"
+    wanted = {
+        "the version is not 3": _VERSION_3,
+        "the serial is not the planned one": _encode_serial(serial),
+        "the signature algorithm inside is not ecdsa-with-SHA256": ECDSA_WITH_SHA256,
+        "the issuer's name is not its certificate's subject": issuer_name,
+        "the validity is not the planned one": encode_element(
+            SEQUENCE, _encode_time(not_before) + _encode_time(not_after)
+        ),
+        "the subject is not the planned one": subject_name,
+        "the public key is not the planned one": public_key,
+    }
+    prefix = b"".join(wanted.values())
+    if tbs.content.startswith(prefix):
+        rest = read_element(tbs.content, len(prefix))
+        if rest.tag != _EXTENSIONS or len(prefix) + len(rest.encoding) != len(tbs.content):
+            yield "something stands beside the extensions"
+        return
+    yield "a fixed field differs from the plan"
+    fields = [element.encoding for element in read_elements(tbs.content)]
+    for (fault, code), field in zip(wanted.items(), fields, strict=False):
+        if code != field:
+            yield fault
 
 
-def _lint_time(name: str, element: Element, planned: datetime) -> Iterator[str]:
+def _encode_serial(serial: int) -> bytes:
+    return encode_element(INTEGER, serial.to_bytes(serial.bit_length() // 8 + 1, "big"))
+
+
+def _encode_time(moment: datetime) -> bytes:
     """UTCTime through 2049, GeneralizedTime after, to the second, in Zulu (RFC 5280, 4.1.2.5)."""
-    if planned.year <= _LAST_UTC_YEAR:
-        tag, form = UTC_TIME, "%y%m%d%H%M%SZ"
-    else:
-        tag, form = GENERALIZED_TIME, "%Y%m%d%H%M%SZ"
-    if element.tag != tag:
-        yield f"{name} has the wrong time type for its year"
-    elif element.content != planned.strftime(form).encode():
-        yield f"{name} is not the planned one"
+    if moment.year <= _LAST_UTC_YEAR:
+        return encode_element(UTC_TIME, f"{moment:%y%m%d%H%M%SZ}".encode())
+    return encode_element(GENERALIZED_TIME, f"{moment:%Y%m%d%H%M%SZ}".encode())
 
 
 def _lint_validity(plan: CertificatePlan) -> Iterator[str]:

@@ -60,17 +60,19 @@ def check_certificate(der: bytes, tbs: bytes, issuer_public_key: bytes) -> None:
 
 
 def _build(plan: CertificatePlan, issuer: Issuer) -> x509.CertificateBuilder:
-    builder = x509.CertificateBuilder(
+    return x509.CertificateBuilder(
         issuer_name=issuer.name,
         subject_name=x509.Name([]),
         public_key=_load_key(plan.public_key),
         serial_number=plan.serial,
         not_valid_before=plan.not_before.replace(tzinfo=None),
         not_valid_after=plan.not_after.replace(tzinfo=None),
+        # In one piece: the builder's own method copies itself for each extension.
+        extensions=[
+            x509.Extension(value.oid, critical, value)
+            for value, critical in _list_extensions(plan, issuer)
+        ],
     )
-    for value, critical in _list_extensions(plan, issuer):
-        builder = builder.add_extension(value, critical)
-    return builder
 
 
 def _list_extensions(

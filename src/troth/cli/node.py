@@ -1,0 +1,54 @@
+"""`troth node`: the machines that joined."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from troth.cli.command import command, make_app
+from troth.cli.terminal import Terminal, make_table
+from troth.cli.words import describe_time
+from troth.wire.api import nodes
+from troth.wire.api.client import ApiClient
+
+app = make_app("The machines that joined, and until when.")
+
+
+def fetch_nodes(client: ApiClient) -> list[nodes.NodeView]:
+    """All nodes, page by page."""
+    items: list[nodes.NodeView] = []
+    after: str | None = None
+    while True:
+        page = client.call("node.ls", nodes.ListNodes(after=after, limit=1000))
+        items += page.items
+        if page.next is None:
+            return items
+        after = page.next
+
+
+@command(app, "ls", example="troth node ls\ntroth node ls --state active")
+def ls(
+    terminal: Terminal,
+    state: Annotated[str | None, typer.Option(help="Only nodes in this state.")] = None,
+) -> None:
+    """List nodes: how each proved itself, until when, and when it was last heard of."""
+    with terminal.connect() as client:
+        items = fetch_nodes(client)
+    items = [node for node in items if state in (None, node.state)]
+    now = terminal.now()
+    rows = [
+        (
+            node.name,
+            node.state,
+            node.attestation,
+            describe_time(node.last_seen, now),
+            describe_time(node.expires_at, now),
+            node.spiffe_id,
+        )
+        for node in items
+    ]
+    columns = ("NAME", "STATE", "PROVED BY", "LAST SEEN", "EXPIRES", "SPIFFE ID")
+    terminal.show(nodes.NodePage(items=items), lambda: [make_table(columns, rows)] if rows else [])
+    if not items:
+        terminal.say("No nodes. Make a token for one: `troth token join --node NAME`.")

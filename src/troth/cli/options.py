@@ -1,0 +1,78 @@
+"""Where the server is and how to speak to it: options before environment before defaults."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from troth.core.errors import Invalid
+from troth.wire.api.client import ApiClient
+
+ADMIN_SOCKET = "admin.sock"
+AGENT_SOCKET = "agent.sock"
+CA_FILE = "ca.pem"
+SYSTEM_DATA = Path("/var/lib/troth")
+PERSONAL_DATA = Path("~/.local/share/troth")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options that every command takes; None and "" mean "not given"."""
+
+    json: bool = False
+    data_dir: Path | None = None
+    server_url: str | None = None
+    ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def override(self, json: bool, data: Path | None, url: str | None) -> Options:
+        """These options with what stands after the command's name put on top."""
+        return replace(
+            self,
+            json=self.json or json,
+            data_dir=data or self.data_dir,
+            server_url=url if url is not None else self.server_url,
+        )
+
+    @property
+    def data(self) -> Path:
+        """The data directory: --data, TROTH_DATA, or the server's default for this user."""
+        return self.data_dir or find_data_dir()
+
+    @property
+    def url(self) -> str:
+        """The server's https URL, or "" for the admin socket in the data directory."""
+        return os.environ.get("TROTH_URL", "") if self.server_url is None else self.server_url
+
+    @property
+    def admin_socket(self) -> Path:
+        """Where a local server takes its administrator's calls."""
+        return self.data / ADMIN_SOCKET
+
+    @property
+    def workload_socket(self) -> str:
+        """The Workload API's address: SPIFFE_ENDPOINT_SOCKET, or the one in the data directory.
+
+        A data directory that was named on the command line beats the environment.
+        """
+        if self.data_dir is None and (address := os.environ.get("SPIFFE_ENDPOINT_SOCKET", "")):
+            return address
+        return f"unix://{self.data.absolute() / AGENT_SOCKET}"
+
+    def connect(self) -> ApiClient:
+        """A client of the server; raises `Invalid` for options that can't work together."""
+        if not self.url:
+            return ApiClient.over_socket(str(self.admin_socket))
+        if (self.certificate is None) != (self.key is None):
+            raise Invalid("--cert and --key belong together: give both or neither.")
+        pair = (str(self.certificate), str(self.key)) if self.certificate else None
+        return ApiClient.over_https(self.url, str(self.ca_file or self.data / CA_FILE), pair)
+
+
+def find_data_dir() -> Path:
+    """TROTH_DATA, or where the server keeps its data by default: it depends on who asks."""
+    if chosen := os.environ.get("TROTH_DATA", ""):
+        return Path(chosen)
+    return SYSTEM_DATA if os.geteuid() == 0 else PERSONAL_DATA.expanduser()

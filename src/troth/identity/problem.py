@@ -89,7 +89,7 @@ class Limits:
     x509_default: timedelta = timedelta(hours=1)
     jwt_ceiling: timedelta = timedelta(hours=1)
     jwt_default: timedelta = timedelta(minutes=5)
-    ttl_floor: timedelta = timedelta(seconds=5)
+    ttl_floor: timedelta = timedelta(seconds=1)
     lifetime_ceiling: timedelta = timedelta(days=3650)
     lifetime_default: timedelta = timedelta(days=365)
     documents: int = 10_000

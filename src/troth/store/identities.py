@@ -1,0 +1,239 @@
+"""The gateway to identities and to the nodes that may host them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, and_, case, delete, func, insert, or_, select, tuple_, update
+
+from troth.core.errors import Conflict, NotFound
+from troth.core.ids import IdentityId, SpiffeId, TrustDomain
+from troth.identity.identity import Identity, Kind, State
+from troth.identity.selectors import Selector
+from troth.store.session import Session
+from troth.store.tables import identities, identity_nodes, is_living
+
+_MICROSECOND = timedelta(microseconds=1)
+_ANY_NODE = "*"
+_MARK = " "  # between name and id; neither can contain it
+
+_t = identities.c
+_living_first = (case((is_living, 0), else_=1), _t.updated_at.desc(), _t.id)
+
+
+def read_spiffe_id(text: str) -> SpiffeId:
+    """A SPIFFE ID that was checked when it was stored."""
+    name, slash, rest = text.removeprefix("spiffe://").partition("/")
+    return SpiffeId(TrustDomain(name), slash + rest)
+
+
+def mark_page(last: Identity) -> str:
+    """What to pass as `after` for the page that follows `last`."""
+    return f"{last.name}{_MARK}{last.id}"
+
+
+class IdentityGateway:
+    """Identities by id and name, in pages, and those of a node."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def find(self, identity_id: IdentityId) -> Identity | None:
+        """The identity, in whatever state, or None."""
+        return self._first(select(identities).where(_t.id == identity_id))
+
+    def get(self, identity_id: IdentityId) -> Identity:
+        """The identity; `NotFound` if there is none."""
+        found = self.find(identity_id)
+        if found is None:
+            raise NotFound(f"There is no identity with the id {identity_id[:80]!r}.")
+        return found
+
+    def find_named(self, name: str) -> Identity | None:
+        """The living identity of that name, else the one retired last, else None."""
+        return self._first(
+            select(identities).where(_t.name == name).order_by(*_living_first).limit(1)
+        )
+
+    def get_named(self, name: str) -> Identity:
+        """As `find_named`, but `NotFound` if there is none."""
+        found = self.find_named(name)
+        if found is None:
+            raise NotFound(
+                f"There is no identity named {name[:80]!r}; `troth identity ls` lists them."
+            )
+        return found
+
+    def add(self, identity: Identity) -> None:
+        """Store a new identity; `Conflict` if its id, or its name or path among the living, is
+        taken."""
+        self._session.insert(insert(identities), _write(identity), _taken(identity))
+        self._allow_nodes(identity)
+
+    def save(self, identity: Identity, expected_revision: int) -> None:
+        """Store a changed identity; `Conflict` if it is no longer at `expected_revision`."""
+        before = self.get(identity.id)
+        changed = self._session.change(
+            update(identities).where(_t.id == identity.id, _t.revision == expected_revision),
+            _write(identity),
+            _taken(identity),
+        )
+        if not changed:
+            raise Conflict(
+                f"The identity '{before.name}' was changed by somebody else meanwhile "
+                f"(revision {before.revision}, expected {expected_revision}). "
+                "Look at it again, then repeat."
+            )
+        if _hosts(before) != _hosts(identity):
+            self._session.execute(
+                delete(identity_nodes).where(identity_nodes.c.identity_id == identity.id)
+            )
+            self._allow_nodes(identity)
+
+    def page(
+        self,
+        *,
+        state: State | None = None,
+        kind: Kind | None = None,
+        text: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> list[Identity]:
+        """Identities by name, at most `limit`, after a `mark_page` or after a name.
+
+        `text` is looked for in name, SPIFFE ID, owner and purpose, ignoring case. Without a
+        `state` the retired are listed too; they may share a name, so take `mark_page` of the
+        last one for the next page.
+        """
+        query = select(identities).order_by(_t.name, _t.id).limit(limit)
+        if state is not None:
+            query = query.where(_t.state == state.value)
+        if kind is not None:
+            query = query.where(_t.kind == kind.value)
+        if text:
+            fields = (_t.name, _t.spiffe_id, _t.owner, _t.purpose)
+            query = query.where(or_(*(f.icontains(text, autoescape=True) for f in fields)))
+        if after is not None:
+            name, mark, identity_id = after.partition(_MARK)
+            if mark:
+                query = query.where(tuple_(_t.name, _t.id) > tuple_(name, identity_id))
+            else:
+                query = query.where(_t.name > name)
+        return self._all(query)
+
+    def for_node(self, node_name: str) -> list[Identity]:
+        """Identities that `node_name` may host: neither proposed nor retired, by name."""
+        hosted = select(identity_nodes.c.identity_id).where(
+            identity_nodes.c.node.in_((node_name, _ANY_NODE))
+        )
+        wanted = _t.state.not_in((State.PROPOSED.value, State.RETIRED.value))
+        return self._all(
+            select(identities).where(and_(_t.id.in_(hosted), wanted)).order_by(_t.name)
+        )
+
+    def all_managed(self) -> list[Identity]:
+        """Living identities that a manifest brought, by name."""
+        return self._all(
+            select(identities).where(is_living, _t.managed.is_(True)).order_by(_t.name)
+        )
+
+    def due_to_expire(self, now: datetime, limit: int) -> list[Identity]:
+        """Living identities whose time is over, the longest over first."""
+        return self._all(
+            select(identities)
+            .where(is_living, _t.expires_at <= now)
+            .order_by(_t.expires_at)
+            .limit(limit)
+        )
+
+    def count_by_state(self) -> dict[State, int]:
+        """How many there are in each state, zeros included."""
+        query = select(_t.state, func.count().label("number")).group_by(_t.state)
+        found = {row.state: row.number for row in self._session.execute(query)}
+        return {state: found.get(state.value, 0) for state in State}
+
+    def _allow_nodes(self, identity: Identity) -> None:
+        rows = [{"node": node, "identity_id": identity.id} for node in sorted(_hosts(identity))]
+        if rows:
+            self._session.execute(insert(identity_nodes), rows)
+
+    def _first(self, query: Any) -> Identity | None:
+        row = self._session.execute(query).first()
+        return None if row is None else _read(row)
+
+    def _all(self, query: Any) -> list[Identity]:
+        return [_read(row) for row in self._session.execute(query)]
+
+
+def _hosts(identity: Identity) -> frozenset[str]:
+    return frozenset() if identity.state is State.RETIRED else frozenset(identity.nodes)
+
+
+def _taken(identity: Identity) -> dict[str, str]:
+    return {
+        "id": f"The identity id {identity.id} is taken.",
+        "name": f"The name '{identity.name}' is taken by another identity. Choose another name, "
+        "or retire that one first.",
+        "spiffe_id": f"The path '{identity.spiffe_id.path}' is taken by another identity. "
+        "Choose another path, or retire that one first.",
+    }
+
+
+def _write(identity: Identity) -> dict[str, Any]:
+    return {
+        "id": identity.id,
+        "name": identity.name,
+        "spiffe_id": str(identity.spiffe_id),
+        "kind": identity.kind.value,
+        "owner": identity.owner,
+        "purpose": identity.purpose,
+        "environment": identity.environment,
+        "labels": dict(identity.labels),
+        "selectors": [str(selector) for selector in identity.selectors],
+        "nodes": identity.nodes,
+        "dns_names": identity.dns_names,
+        "x509_ttl": identity.x509_ttl // _MICROSECOND,
+        "jwt_ttl": identity.jwt_ttl // _MICROSECOND,
+        "hint": identity.hint,
+        "expires_at": identity.expires_at,
+        "state": identity.state.value,
+        "state_reason": identity.state_reason,
+        "managed": identity.managed,
+        "revision": identity.revision,
+        "created_at": identity.created_at,
+        "updated_at": identity.updated_at,
+    }
+
+
+def _read(row: Row[Any]) -> Identity:
+    return Identity(
+        id=IdentityId(row.id),
+        name=row.name,
+        spiffe_id=read_spiffe_id(row.spiffe_id),
+        kind=Kind(row.kind),
+        owner=row.owner,
+        purpose=row.purpose,
+        environment=row.environment,
+        labels=row.labels,
+        selectors=_read_selectors(row.selectors),
+        nodes=tuple(row.nodes),
+        dns_names=tuple(row.dns_names),
+        x509_ttl=row.x509_ttl * _MICROSECOND,
+        jwt_ttl=row.jwt_ttl * _MICROSECOND,
+        hint=row.hint,
+        expires_at=row.expires_at,
+        state=State(row.state),
+        state_reason=row.state_reason,
+        managed=row.managed,
+        revision=row.revision,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _read_selectors(texts: Iterable[str]) -> tuple[Selector, ...]:
+    # Not Selector.parse: what an earlier version accepted must stay readable.
+    parts = (text.split(":", 2) for text in texts)
+    return tuple(Selector(f"{kind}:{attribute}", value) for kind, attribute, value in parts)

@@ -1,0 +1,147 @@
+"""The gateway to instances: running copies of identities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, delete, func, insert, select, update
+
+from troth.core.errors import Conflict, NotFound
+from troth.core.ids import IdentityId, InstanceId, NodeId
+from troth.identity.identity import Instance
+from troth.store.session import Session
+from troth.store.tables import instances, is_locked
+
+CHUNK = 500
+"""Values in one IN list; engines bound how many parameters a statement may have."""
+
+_t = instances.c
+
+
+def split_chunks(values: Iterable[Any]) -> Iterable[Sequence[Any]]:
+    """`values` in portions that fit into one statement."""
+    wanted = list(values)
+    for start in range(0, len(wanted), CHUNK):
+        yield wanted[start : start + CHUNK]
+
+
+class InstanceGateway:
+    """Instances by id, identity and node. Whether one is locked, only `set_locked` decides."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def find(self, instance_id: InstanceId) -> Instance | None:
+        """The instance, or None."""
+        row = self._session.execute(select(instances).where(_t.id == instance_id)).first()
+        return None if row is None else _read(row)
+
+    def get(self, instance_id: InstanceId) -> Instance:
+        """The instance; `NotFound` if there is none."""
+        found = self.find(instance_id)
+        if found is None:
+            raise NotFound(f"There is no instance with the id {instance_id[:80]!r}.")
+        return found
+
+    def upsert(self, instance: Instance) -> Instance:
+        """Store an instance as its node reports it; returns what is stored now.
+
+        Of one that is known, only the process, the evidence and `last_seen` change: a report
+        never unlocks. `Conflict` if the id belongs to another identity or node.
+        """
+        known = self.find(instance.id)
+        if known is None:
+            self._session.insert(
+                insert(instances),
+                _write(instance),
+                {"id": f"The instance id {instance.id} is taken."},
+            )
+            return instance
+        if (known.identity_id, known.node_id) != (instance.identity_id, instance.node_id):
+            raise Conflict(f"The instance {instance.id} belongs to another identity or node.")
+        self._session.execute(
+            update(instances).where(_t.id == instance.id),
+            {
+                "pid": instance.pid,
+                "evidence": instance.evidence,
+                "last_seen": max(known.last_seen, instance.last_seen),
+            },
+        )
+        return self.get(instance.id)
+
+    def of_identity(self, identity_id: IdentityId) -> list[Instance]:
+        """All known copies of an identity, the last seen first."""
+        query = select(instances).where(_t.identity_id == identity_id)
+        rows = self._session.execute(query.order_by(_t.last_seen.desc(), _t.id))
+        return [_read(row) for row in rows]
+
+    def set_locked(self, instance_id: InstanceId, locked: bool, reason: str) -> None:
+        """Lock or unlock one copy; `NotFound` if there is none."""
+        changed = self._session.execute(
+            update(instances).where(_t.id == instance_id),
+            {"locked": locked, "locked_reason": reason},
+        )
+        if not changed.rowcount:
+            raise NotFound(f"There is no instance with the id {instance_id[:80]!r}.")
+
+    def locked_for_node(self, node_id: NodeId) -> list[Instance]:
+        """The locked copies on a node, by id."""
+        query = select(instances).where(is_locked, _t.node_id == node_id).order_by(_t.id)
+        return [_read(row) for row in self._session.execute(query)]
+
+    def touch(self, ids: Iterable[InstanceId], now: datetime) -> None:
+        """Note that these copies were seen; never moves `last_seen` back."""
+        for chunk in split_chunks(ids):
+            self._session.execute(
+                update(instances).where(_t.id.in_(chunk), _t.last_seen < now).values(last_seen=now)
+            )
+
+    def last_seen_by_identity(
+        self, identity_ids: Iterable[IdentityId]
+    ) -> dict[IdentityId, datetime]:
+        """When any copy of each identity was seen last; those never seen are left out."""
+        seen: dict[IdentityId, datetime] = {}
+        for chunk in split_chunks(identity_ids):
+            query = select(
+                _t.identity_id, func.max(_t.last_seen, type_=_t.last_seen.type).label("at")
+            )
+            rows = self._session.execute(
+                query.where(_t.identity_id.in_(chunk)).group_by(_t.identity_id)
+            )
+            seen.update({IdentityId(row.identity_id): row.at for row in rows})
+        return seen
+
+    def purge(self, before: datetime, limit: int) -> int:
+        """Forget copies not seen since `before`, never a locked one; how many went."""
+        old = select(_t.id).where(_t.last_seen < before, _t.locked.is_(False)).limit(limit)
+        return self._session.execute(delete(instances).where(_t.id.in_(old))).rowcount
+
+
+def _write(instance: Instance) -> dict[str, Any]:
+    return {
+        "id": instance.id,
+        "identity_id": instance.identity_id,
+        "node_id": instance.node_id,
+        "pid": instance.pid,
+        "evidence": instance.evidence,
+        "locked": instance.locked,
+        "locked_reason": instance.locked_reason,
+        "first_seen": instance.first_seen,
+        "last_seen": instance.last_seen,
+    }
+
+
+def _read(row: Row[Any]) -> Instance:
+    return Instance(
+        id=InstanceId(row.id),
+        identity_id=IdentityId(row.identity_id),
+        node_id=NodeId(row.node_id),
+        pid=row.pid,
+        evidence=tuple(row.evidence),
+        locked=row.locked,
+        locked_reason=row.locked_reason,
+        first_seen=row.first_seen,
+        last_seen=row.last_seen,
+    )

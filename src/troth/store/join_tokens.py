@@ -1,0 +1,93 @@
+"""The gateway to join tokens."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, delete, insert, select, update
+
+from troth.core.errors import NotFound, Refused
+from troth.core.ids import TokenId
+from troth.store.records import JoinToken
+from troth.store.session import Session
+from troth.store.tables import join_tokens
+
+_t = join_tokens.c
+
+
+class JoinTokenGateway:
+    """Join tokens by id. Comparing the secret is the caller's part; here one use is one use."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def find(self, token_id: TokenId) -> JoinToken | None:
+        """The token, used and expired ones included, or None."""
+        row = self._session.execute(select(join_tokens).where(_t.id == token_id)).first()
+        return None if row is None else _read(row)
+
+    def get(self, token_id: TokenId) -> JoinToken:
+        """The token; `NotFound` if there is none."""
+        found = self.find(token_id)
+        if found is None:
+            raise NotFound("There is no such join token; make one with `troth token join`.")
+        return found
+
+    def add(self, token: JoinToken) -> None:
+        """Store a new token; `Conflict` if its id is taken."""
+        self._session.insert(
+            insert(join_tokens), _write(token), {"id": "The join token's id is taken."}
+        )
+
+    def take(self, token_id: TokenId, now: datetime, used_by: str) -> JoinToken:
+        """Use the token up: of any number of takers exactly one gets it.
+
+        `NotFound` if there is none, `Refused` if it was used or has expired.
+        """
+        # The condition stands in the UPDATE, so that it holds on every engine in every race.
+        taken = self._session.execute(
+            update(join_tokens).where(_t.id == token_id, _t.used_at.is_(None), _t.expires_at > now),
+            {"used_at": now, "used_by": used_by},
+        )
+        token = self.get(token_id)
+        if taken.rowcount == 1:
+            return token
+        if token.used_at is not None:
+            raise Refused("The join token was used before; make a new one with `troth token join`.")
+        raise Refused("The join token has expired; make a new one with `troth token join`.")
+
+    def list(self, now: datetime) -> list[JoinToken]:
+        """Tokens that can still be used, the first to expire first."""
+        query = select(join_tokens).where(_t.used_at.is_(None), _t.expires_at > now)
+        return [_read(row) for row in self._session.execute(query.order_by(_t.expires_at, _t.id))]
+
+    def purge(self, now: datetime) -> int:
+        """Forget expired tokens, used or not; how many went. The journal keeps what they did."""
+        return self._session.execute(delete(join_tokens).where(_t.expires_at <= now)).rowcount
+
+
+def _write(token: JoinToken) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "secret_hash": token.secret_hash,
+        "node_name": token.node_name,
+        "created_by": token.created_by,
+        "created_at": token.created_at,
+        "expires_at": token.expires_at,
+        "used_at": token.used_at,
+        "used_by": token.used_by,
+    }
+
+
+def _read(row: Row[Any]) -> JoinToken:
+    return JoinToken(
+        id=TokenId(row.id),
+        secret_hash=row.secret_hash,
+        node_name=row.node_name,
+        created_by=row.created_by,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        used_at=row.used_at,
+        used_by=row.used_by,
+    )

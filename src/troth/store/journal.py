@@ -1,0 +1,112 @@
+"""The gateway to the journal: events in the transaction that makes them true, numbered later.
+
+Row ids become visible in the order of commits, not of numbers, as soon as there are several
+writers. So nobody reads by row id: the sealer gives each committed row a position, dense and from
+1 on, and consumers read sealed positions alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, bindparam, func, insert, select, update
+
+from troth.core.events import Event, SealedEvent
+from troth.store.session import Session
+from troth.store.tables import is_unsealed, journal
+
+_t = journal.c
+_APPEND = insert(journal)
+_SEAL = (
+    update(journal)
+    .where(_t.id == bindparam("row_id"))
+    .values(position=bindparam("sealed_position"))
+)
+
+
+class JournalGateway:
+    """Append, seal, read what is sealed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def append(self, event: Event) -> None:
+        """Record what happens in this transaction; `Internal` in a read."""
+        self._session.require_write()
+        self._session.execute(
+            _APPEND,
+            {
+                "type": event.type,
+                "version": event.version,
+                "subject": event.subject,
+                "actor": event.actor,
+                "at": event.at,
+                "request_id": event.request_id,
+                "body": dict(event.body),
+            },
+        )
+        self._session.journaled = True
+
+    def seal(self, limit: int) -> list[SealedEvent]:
+        """Number up to `limit` committed rows in their order; the events with their positions.
+
+        For the sealer alone, under its lease.
+        """
+        rows = self._session.execute(
+            select(journal).where(is_unsealed).order_by(_t.id).limit(limit)
+        ).all()
+        if not rows:
+            return []
+        first = self.head() + 1
+        numbered = list(enumerate(rows, first))
+        self._session.execute(
+            _SEAL, [{"row_id": row.id, "sealed_position": position} for position, row in numbered]
+        )
+        return [SealedEvent(position, _read(row)) for position, row in numbered]
+
+    def head(self) -> int:
+        """The position of the last sealed event; 0 before the first."""
+        return self._session.execute(select(func.max(_t.position))).scalar() or 0
+
+    def after(self, position: int, limit: int) -> list[SealedEvent]:
+        """Sealed events after `position`, in order."""
+        return self.page(after=position, limit=limit)
+
+    def page(
+        self,
+        *,
+        subject: str | None = None,
+        type_prefix: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> list[SealedEvent]:
+        """Sealed events after a position, in order; of one subject, or of types such as
+        ``identity.`` and what begins like it."""
+        query = select(journal).where(_t.position > after).order_by(_t.position).limit(limit)
+        if subject is not None:
+            query = query.where(_t.subject == subject)
+        if type_prefix:
+            query = query.where(_t.type.startswith(type_prefix, autoescape=True))
+        return [_read_sealed(row) for row in self._session.execute(query)]
+
+    def recent(self, limit: int) -> list[SealedEvent]:
+        """The last sealed events, in order: the newest is the last."""
+        query = select(journal).where(_t.position.is_not(None))
+        rows = self._session.execute(query.order_by(_t.position.desc()).limit(limit)).all()
+        return [_read_sealed(row) for row in reversed(rows)]
+
+
+def _read_sealed(row: Row[Any]) -> SealedEvent:
+    return SealedEvent(row.position, _read(row))
+
+
+def _read(row: Row[Any]) -> Event:
+    return Event(
+        type=row.type,
+        subject=row.subject,
+        actor=row.actor,
+        at=row.at,
+        request_id=row.request_id,
+        body=row.body,
+        version=row.version,
+    )

@@ -1,0 +1,98 @@
+"""The gateway to JWT-SVIDs' records; the tokens themselves are never stored."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, delete, insert, select, update
+
+from troth.core.errors import Conflict, Invalid, NotFound
+from troth.core.ids import AuthorityId, IdentityId
+from troth.store.records import IssuanceState, JwtSvidRecord
+from troth.store.session import Session
+from troth.store.tables import is_planned, jwt_svids
+
+_t = jwt_svids.c
+
+
+class JwtSvidGateway:
+    """JWT-SVIDs by their ``jti``."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def find(self, jti: str) -> JwtSvidRecord | None:
+        """The token's record, in whatever state, or None."""
+        row = self._session.execute(select(jwt_svids).where(_t.jti == jti)).first()
+        return None if row is None else _read(row)
+
+    def get(self, jti: str) -> JwtSvidRecord:
+        """The token's record; `NotFound` if there is none."""
+        found = self.find(jti)
+        if found is None:
+            raise NotFound(f"There is no JWT-SVID with the id {jti[:80]!r}.")
+        return found
+
+    def add_intended(self, record: JwtSvidRecord) -> None:
+        """Keep what is about to be signed; `Conflict` if the ``jti`` is taken."""
+        if record.state is not IssuanceState.INTENDED:
+            raise Invalid("A JWT-SVID begins as an intent.")
+        self._session.insert(insert(jwt_svids), _write(record), {"jti": "The token id is taken."})
+
+    def mark_issued(self, jti: str) -> None:
+        """Note that it was signed; `Conflict` if it was abandoned or issued before."""
+        done = self._session.execute(
+            update(jwt_svids).where(_t.jti == jti, is_planned),
+            {"state": IssuanceState.ISSUED.value},
+        )
+        if not done.rowcount:
+            raise Conflict(f"The JWT-SVID {jti} is {self.get(jti).state.value} already.")
+
+    def abandon(self, jti: str) -> None:
+        """Note that it will never be handed out; again is no error, `Conflict` once issued."""
+        done = self._session.execute(
+            update(jwt_svids).where(_t.jti == jti, is_planned),
+            {"state": IssuanceState.ABANDONED.value},
+        )
+        if not done.rowcount and self.get(jti).state is IssuanceState.ISSUED:
+            raise Conflict(f"The JWT-SVID {jti} is issued already.")
+
+    def interrupted(self, older_than: datetime, limit: int) -> list[JwtSvidRecord]:
+        """Intents older than `older_than` that never came to a result, the oldest first."""
+        query = select(jwt_svids).where(is_planned, _t.issued_at < older_than)
+        rows = self._session.execute(query.order_by(_t.issued_at, _t.jti).limit(limit))
+        return [_read(row) for row in rows]
+
+    def purge(self, before: datetime, limit: int) -> int:
+        """Forget tokens that expired before `before`; how many went."""
+        old = select(_t.jti).where(_t.expires_at < before).order_by(_t.expires_at).limit(limit)
+        return self._session.execute(delete(jwt_svids).where(_t.jti.in_(old))).rowcount
+
+
+def _write(record: JwtSvidRecord) -> dict[str, Any]:
+    return {
+        "jti": record.jti,
+        "identity_id": record.identity_id,
+        "node_id": record.node_id,
+        "audiences": record.audiences,
+        "authority_id": record.authority_id,
+        "state": record.state.value,
+        "digest": record.digest,
+        "issued_at": record.issued_at,
+        "expires_at": record.expires_at,
+    }
+
+
+def _read(row: Row[Any]) -> JwtSvidRecord:
+    return JwtSvidRecord(
+        jti=row.jti,
+        identity_id=IdentityId(row.identity_id),
+        node_id=row.node_id,
+        audiences=tuple(row.audiences),
+        authority_id=AuthorityId(row.authority_id),
+        state=IssuanceState(row.state),
+        digest=row.digest,
+        issued_at=row.issued_at,
+        expires_at=row.expires_at,
+    )

@@ -1,0 +1,1 @@
+"""Numbered migrations, run by `troth.store.schema`; expand first, contract a release later."""

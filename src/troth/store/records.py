@@ -1,0 +1,133 @@
+"""Records that exist only because something must be remembered; domain types live in domains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId, SpiffeId, TokenId
+
+SERIAL_DIGITS = 40
+"""Hexadecimal digits of a stored serial number: 20 octets (RFC 5280, section 4.1.2.2)."""
+
+
+def format_serial(serial: int) -> str:
+    """A certificate's serial number as it is stored: 40 lower-case hexadecimal digits."""
+    return f"{serial:0{SERIAL_DIGITS}x}"
+
+
+class NodeState(StrEnum):
+    """Whether a node may host identities; an evicted one must join anew, as a new node."""
+
+    ACTIVE = "active"
+    EVICTED = "evicted"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine that an attested agent runs on. `attestation` names how it proved itself."""
+
+    id: NodeId
+    name: str
+    spiffe_id: SpiffeId
+    state: NodeState
+    attestation: str
+    attested_at: datetime
+    certificate_serial: str
+    expires_at: datetime
+    last_seen: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JoinToken:
+    """A one-time permission to join as `node_name`. Only a hash of its secret is kept."""
+
+    id: TokenId
+    secret_hash: str
+    node_name: str
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None = None
+    used_by: str | None = None
+
+
+class CertificateKind(StrEnum):
+    """What a certificate is for."""
+
+    WORKLOAD = "workload"
+    NODE = "node"
+    SERVER = "server"
+    CA = "ca"
+
+
+class IssuanceState(StrEnum):
+    """intended (recorded, perhaps being signed) → issued, or abandoned (never handed out)."""
+
+    INTENDED = "intended"
+    ISSUED = "issued"
+    ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRecord:
+    """A certificate from the moment its bytes to be signed are fixed.
+
+    `serial` is as `format_serial` writes it, `tbs` the exact bytes that the keystore is asked to
+    sign, `der` the certificate once issued; `revocation_reason` is one of RFC 5280's names.
+    """
+
+    serial: str
+    kind: CertificateKind
+    subject: SpiffeId
+    identity_id: IdentityId | None
+    instance_id: InstanceId | None
+    node_id: NodeId | None
+    authority_id: AuthorityId
+    state: IssuanceState
+    tbs: bytes
+    not_before: datetime
+    not_after: datetime
+    created_at: datetime
+    der: bytes | None = None
+    revoked_at: datetime | None = None
+    revocation_reason: str | None = None
+
+
+class Revocation(NamedTuple):
+    """One entry of a revocation list."""
+
+    serial: str
+    revoked_at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JwtSvidRecord:
+    """A JWT-SVID's record. `digest` is the SHA-256 (hex) of the signing input; a token itself is
+    a bearer secret and is never stored."""
+
+    jti: str
+    identity_id: IdentityId
+    node_id: NodeId | None
+    audiences: tuple[str, ...]
+    authority_id: AuthorityId
+    state: IssuanceState
+    digest: str
+    issued_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CrlRecord:
+    """A revocation list of one authority; numbers grow by one (RFC 5280, section 5.2.3)."""
+
+    authority_id: AuthorityId
+    number: int
+    state: IssuanceState
+    tbs: bytes
+    this_update: datetime
+    next_update: datetime
+    der: bytes | None = None

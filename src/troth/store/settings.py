@@ -1,0 +1,32 @@
+"""The gateway to settings: values that the server keeps about itself, never secrets."""
+
+from __future__ import annotations
+
+from sqlalchemy import insert, select, update
+
+from troth.store.session import Session
+from troth.store.tables import settings
+
+_t = settings.c
+
+
+class SettingGateway:
+    """Text values by key."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def get(self, key: str) -> str | None:
+        """The value, or None if it was never set."""
+        row = self._session.execute(select(_t.value).where(_t.key == key)).first()
+        return None if row is None else str(row.value)
+
+    def set(self, key: str, value: str) -> None:
+        """Set the value, whatever it was."""
+        changed = self._session.execute(update(settings).where(_t.key == key), {"value": value})
+        if not changed.rowcount:
+            self._session.insert(
+                insert(settings),
+                {"key": key, "value": value},
+                {"key": f"The setting '{key}' was set by somebody else meanwhile."},
+            )

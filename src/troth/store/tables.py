@@ -1,0 +1,298 @@
+"""The tables. Migrations build the same schema step by step; a test compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    literal_column,
+)
+
+from troth.store.columns import Document, Moment
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+"""Every constraint has a name, since SQLite can only rebuild what it can name.
+
+The conditions of partial indexes (`is_living` and so on) hold literals and are shared with the
+queries that want the index: SQLite takes it only when it reads the very condition.
+"""
+
+identities = Table(
+    "identities",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("spiffe_id", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("labels", Document, nullable=False),
+    Column("selectors", Document, nullable=False),
+    Column("nodes", Document, nullable=False),
+    Column("dns_names", Document, nullable=False),
+    Column("x509_ttl", BigInteger, nullable=False),  # microseconds, as is jwt_ttl
+    Column("jwt_ttl", BigInteger, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("state_reason", Text, nullable=False),
+    Column("managed", Boolean, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+)
+is_living = identities.c.state != literal_column("'retired'")
+# Among the living a name and a SPIFFE ID mean one identity; the retired keep theirs for the record.
+Index(
+    "uq_identities_living_name",
+    identities.c.name,
+    unique=True,
+    sqlite_where=is_living,
+    postgresql_where=is_living,
+)
+Index(
+    "uq_identities_living_spiffe_id",
+    identities.c.spiffe_id,
+    unique=True,
+    sqlite_where=is_living,
+    postgresql_where=is_living,
+)
+Index("ix_identities_name", identities.c.name, identities.c.id)
+Index("ix_identities_expires_at", identities.c.expires_at)
+Index("ix_identities_state", identities.c.state)
+
+# Which identities a node may host, by node name or '*'; the retired have no rows here.
+identity_nodes = Table(
+    "identity_nodes",
+    metadata,
+    Column("node", Text, primary_key=True),
+    Column("identity_id", ForeignKey("identities.id", ondelete="CASCADE"), primary_key=True),
+    Index("ix_identity_nodes_identity_id", "identity_id"),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("spiffe_id", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attestation", Text, nullable=False),
+    Column("attested_at", Moment, nullable=False),
+    Column("certificate_serial", String(40), nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("last_seen", Moment, nullable=False),
+    Index("ix_nodes_name", "name", "id"),
+)
+is_active = nodes.c.state == literal_column("'active'")
+Index(
+    "uq_nodes_active_name",
+    nodes.c.name,
+    unique=True,
+    sqlite_where=is_active,
+    postgresql_where=is_active,
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("identity_id", ForeignKey("identities.id"), nullable=False),
+    Column("node_id", String(64), nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("evidence", Document, nullable=False),
+    Column("locked", Boolean, nullable=False),
+    Column("locked_reason", Text, nullable=False),
+    Column("first_seen", Moment, nullable=False),
+    Column("last_seen", Moment, nullable=False),
+    Index("ix_instances_identity_id", "identity_id", "last_seen"),
+    Index("ix_instances_last_seen", "last_seen"),
+)
+is_locked = instances.c.locked.is_(True)
+Index(
+    "ix_instances_locked",
+    instances.c.node_id,
+    sqlite_where=is_locked,
+    postgresql_where=is_locked,
+)
+
+join_tokens = Table(
+    "join_tokens",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("secret_hash", String(128), nullable=False),
+    Column("node_name", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("used_at", Moment),
+    Column("used_by", Text),
+    Index("ix_join_tokens_expires_at", "expires_at"),
+)
+
+authorities = Table(
+    "authorities",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("use", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("key_ref", Text, nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("certificate", LargeBinary, nullable=False),
+    Column("not_before", Moment, nullable=False),
+    Column("not_after", Moment, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Index("uq_authorities_key_ref", "key_ref", unique=True),
+)
+is_signing = authorities.c.state == literal_column("'active'")
+# Two active authorities of one use would make it a matter of luck which one signs.
+Index(
+    "uq_authorities_active_use",
+    authorities.c.use,
+    unique=True,
+    sqlite_where=is_signing,
+    postgresql_where=is_signing,
+)
+
+# No foreign keys to instances, nodes or authorities: what was signed must outlive them, and a CA's
+# own certificate is recorded before the authority that it makes.
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("serial", String(40), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("identity_id", ForeignKey("identities.id")),
+    Column("instance_id", String(64)),
+    Column("node_id", String(64)),
+    Column("authority_id", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("tbs", LargeBinary, nullable=False),
+    Column("der", LargeBinary),
+    Column("not_before", Moment, nullable=False),
+    Column("not_after", Moment, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("revoked_at", Moment),
+    Column("revocation_reason", Text),
+    Index("ix_certificates_identity_id", "identity_id", "not_after"),
+    Index("ix_certificates_instance_id", "instance_id", "not_after"),
+    Index("ix_certificates_node_id", "node_id", "not_after"),
+    Index("ix_certificates_not_after", "not_after"),
+)
+is_intended = certificates.c.state == literal_column("'intended'")
+is_revoked = certificates.c.revoked_at.is_not(None)
+Index(
+    "ix_certificates_intended",
+    certificates.c.created_at,
+    sqlite_where=is_intended,
+    postgresql_where=is_intended,
+)
+Index(
+    "ix_certificates_revoked",
+    certificates.c.authority_id,
+    certificates.c.not_after,
+    sqlite_where=is_revoked,
+    postgresql_where=is_revoked,
+)
+
+jwt_svids = Table(
+    "jwt_svids",
+    metadata,
+    Column("jti", String(64), primary_key=True),
+    Column("identity_id", ForeignKey("identities.id"), nullable=False),
+    Column("node_id", String(64)),
+    Column("audiences", Document, nullable=False),
+    Column("authority_id", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("issued_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Index("ix_jwt_svids_identity_id", "identity_id", "expires_at"),
+    Index("ix_jwt_svids_expires_at", "expires_at"),
+)
+is_planned = jwt_svids.c.state == literal_column("'intended'")
+Index(
+    "ix_jwt_svids_intended",
+    jwt_svids.c.issued_at,
+    sqlite_where=is_planned,
+    postgresql_where=is_planned,
+)
+
+crls = Table(
+    "crls",
+    metadata,
+    Column("authority_id", ForeignKey("authorities.id"), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("tbs", LargeBinary, nullable=False),
+    Column("der", LargeBinary),
+    Column("this_update", Moment, nullable=False),
+    Column("next_update", Moment, nullable=False),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column(
+        "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
+    Column("position", BigInteger),
+    Column("type", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("body", Document, nullable=False),
+    Index("uq_journal_position", "position", unique=True),
+    Index("ix_journal_subject", "subject", "position"),
+    Index("ix_journal_type", "type", "position"),
+    sqlite_autoincrement=True,  # an id is never given twice, whatever is deleted
+)
+is_unsealed = journal.c.position.is_(None)
+Index(
+    "ix_journal_unsealed",
+    journal.c.id,
+    sqlite_where=is_unsealed,
+    postgresql_where=is_unsealed,
+)
+
+cursors = Table(
+    "cursors",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)

@@ -1,0 +1,90 @@
+"""What a function handed to `transact` or `read` works with: one gateway a table."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from troth.store.authorities import AuthorityGateway
+from troth.store.certificates import CertificateGateway
+from troth.store.crls import CrlGateway
+from troth.store.cursors import CursorGateway
+from troth.store.identities import IdentityGateway
+from troth.store.instances import InstanceGateway
+from troth.store.join_tokens import JoinTokenGateway
+from troth.store.journal import JournalGateway
+from troth.store.jwt_svids import JwtSvidGateway
+from troth.store.leases import LeaseGateway
+from troth.store.nodes import NodeGateway
+from troth.store.session import Session
+from troth.store.settings import SettingGateway
+
+
+class Transaction:
+    """One transaction. It ends with the function that got it, and must not be kept.
+
+    A function takes plain values and returns plain values, awaits nothing and may be run again
+    when the database asks for it: so it has no effect but the one on the database.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @cached_property
+    def identities(self) -> IdentityGateway:
+        """What is registered."""
+        return IdentityGateway(self._session)
+
+    @cached_property
+    def instances(self) -> InstanceGateway:
+        """Running copies of identities."""
+        return InstanceGateway(self._session)
+
+    @cached_property
+    def nodes(self) -> NodeGateway:
+        """Machines with an attested agent."""
+        return NodeGateway(self._session)
+
+    @cached_property
+    def join_tokens(self) -> JoinTokenGateway:
+        """One-time permissions to join."""
+        return JoinTokenGateway(self._session)
+
+    @cached_property
+    def authorities(self) -> AuthorityGateway:
+        """Signing authorities."""
+        return AuthorityGateway(self._session)
+
+    @cached_property
+    def certificates(self) -> CertificateGateway:
+        """Certificates, from the intent to sign on."""
+        return CertificateGateway(self._session)
+
+    @cached_property
+    def jwt_svids(self) -> JwtSvidGateway:
+        """JWT-SVIDs, from the intent to sign on."""
+        return JwtSvidGateway(self._session)
+
+    @cached_property
+    def crls(self) -> CrlGateway:
+        """Revocation lists."""
+        return CrlGateway(self._session)
+
+    @cached_property
+    def journal(self) -> JournalGateway:
+        """What happened."""
+        return JournalGateway(self._session)
+
+    @cached_property
+    def cursors(self) -> CursorGateway:
+        """How far each consumer has read the journal."""
+        return CursorGateway(self._session)
+
+    @cached_property
+    def leases(self) -> LeaseGateway:
+        """Who does a background task now."""
+        return LeaseGateway(self._session)
+
+    @cached_property
+    def settings(self) -> SettingGateway:
+        """Values that the server keeps about itself."""
+        return SettingGateway(self._session)

@@ -1,0 +1,107 @@
+"""What one caller may see, and where the agent's socket gets it from.
+
+The socket knows how to speak; what to say comes from a `Source`, which the agent's core
+implements. A `View` is always a complete value, so nobody has to add up differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from troth.drivers.attestors import Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Svid:
+    """One X.509-SVID with its private key.
+
+    `chain` is DER, leaf first; `private_key` is unencrypted PKCS#8 DER, as the Workload API hands
+    it over; `hint` tells the workload which identity is for what and may be empty.
+    """
+
+    spiffe_id: str
+    hint: str
+    chain: tuple[bytes, ...]
+    private_key: bytes = field(repr=False)
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JwtSvid:
+    """One JWT-SVID: the token is a bearer credential and stays out of logs."""
+
+    spiffe_id: str
+    token: str = field(repr=False)
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What verifies the SVIDs of one trust domain.
+
+    `trust_domain` is its SPIFFE ID (``spiffe://example.org``); certificates and revocation lists
+    are DER; `jwks` is a JWK set (RFC 7517) in which every key has a ``kid``. Where there are
+    revocation lists, every authority needs one: Envoy refuses a chain with a gap.
+    """
+
+    trust_domain: str
+    x509_authorities: tuple[bytes, ...]
+    crls: tuple[bytes, ...]
+    jwks: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything one caller may see now.
+
+    The caller's default identity comes first in `svids`, its own trust domain first in `bundles`.
+    `withdrawn` are SPIFFE IDs that the caller held and that are cut off (quarantined, suspended,
+    retired, or its instance locked): Envoy gets a tombstone for each.
+    """
+
+    svids: tuple[Svid, ...]
+    bundles: tuple[Bundle, ...]
+    withdrawn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An attested process; `key` is the source's own and means nothing here."""
+
+    peer: Peer
+    selectors: tuple[str, ...]
+    key: str
+
+
+class Source(Protocol):
+    """Where views and tokens come from. Every method raises a kind of `TrothError` to refuse."""
+
+    async def attest(self, peer: Peer) -> Caller:
+        """Who `peer` is; `Denied` if nothing can be proved, `Unavailable` while starting.
+
+        It is never cancelled halfway, and ``peer.pidfd`` stays open until it returns or raises.
+        """
+        ...
+
+    def watch(self, caller: Caller) -> AsyncIterator[View]:
+        """The view now, at once, then one after each change; changes in quick succession merge.
+
+        Ends by raising: `Denied` when the caller is nobody any more, `Unavailable` when the source
+        goes away.
+        """
+        ...
+
+    async def fetch_jwt_svids(
+        self, caller: Caller, audiences: tuple[str, ...], spiffe_id: str | None
+    ) -> tuple[JwtSvid, ...]:
+        """Tokens for `audiences`: for all the caller's identities, or for `spiffe_id` alone."""
+        ...
+
+    async def validate_jwt_svid(
+        self, caller: Caller, audience: str, token: str
+    ) -> tuple[str, Mapping[str, Any]]:
+        """The SPIFFE ID and the claims of `token`; `Invalid` if it doesn't hold."""
+        ...

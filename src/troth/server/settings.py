@@ -1,0 +1,267 @@
+"""The settings as a configuration file spells them: names, types, defaults and what they mean.
+
+Nothing is read here; `troth.server.config` reads. Times are whole seconds, sizes bytes. A default
+of "" is worked out from other settings, as the setting's description says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from troth.core.ids import MAX_SPIFFE_ID_LENGTH
+from troth.issuance import profiles
+
+MiB = 1 << 20
+KiB = 1 << 10
+
+
+def _seconds(span: Any) -> int:
+    return int(span.total_seconds())
+
+
+X509_CEILING = _seconds(profiles.X509_TTL_CEILING)
+JWT_CEILING = _seconds(profiles.JWT_TTL_CEILING)
+OUTAGE = _seconds(profiles.OUTAGE)
+
+
+class Listen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the server listens. Port 0 lets the system pick one."""
+
+    public: Annotated[
+        str,
+        Meta(description="Address of the public listener, as host:port or [IPv6]:port."),
+    ] = "localhost:8443"
+    mutual: Annotated[
+        str,
+        Meta(
+            description="Address of the mutual-TLS listener; by default the public host and the "
+            "port after the public one.",
+            extra={"default": "the public host, public port + 1"},
+        ),
+    ] = ""
+
+
+class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the state is kept."""
+
+    url: Annotated[
+        str,
+        Meta(
+            description="Database URL; a password in it is never logged.",
+            extra={"default": "sqlite:///DATA/troth.db"},
+        ),
+    ] = ""
+
+
+class KeystoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the signing authorities' private keys live."""
+
+    driver: Annotated[
+        Literal["file", "memory"],
+        Meta(
+            description="'file' keeps keys encrypted in the data directory; 'memory' forgets them "
+            "when the server stops, for tests."
+        ),
+    ] = "file"
+    key_encryption_key: Annotated[
+        str,
+        Meta(
+            description="Where the key that encrypts the others comes from: 'file:PATH' (mode "
+            "0600, made on the first start), 'env:NAME' or 'command:PROGRAM ARGUMENTS'.",
+            extra={"default": "file:DATA/keys/kek"},
+        ),
+    ] = ""
+
+
+class RoleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may do what: roles are admin, operator and auditor."""
+
+    uids: Annotated[
+        dict[Annotated[int, Meta(ge=0, le=0xFFFF_FFFE)], str],
+        Meta(
+            description="Roles of callers on the admin socket by their uid. The server's own uid "
+            "is always admin."
+        ),
+    ] = msgspec.field(default_factory=lambda: {0: "admin"})
+    spiffe_ids: Annotated[
+        dict[Annotated[str, Meta(max_length=MAX_SPIFFE_ID_LENGTH)], str],
+        Meta(description="Roles of callers on the mutual-TLS listener by their SPIFFE ID."),
+    ] = msgspec.field(default_factory=dict)
+
+
+class Ttl(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long credentials live, in seconds."""
+
+    x509_default: Annotated[
+        int, Meta(ge=5, le=X509_CEILING, description="Life of an X.509-SVID that asks for none.")
+    ] = _seconds(profiles.X509_TTL_DEFAULT)
+    x509_ceiling: Annotated[
+        int, Meta(ge=5, le=X509_CEILING, description="Longest life an X.509-SVID may ask for.")
+    ] = X509_CEILING
+    jwt_default: Annotated[
+        int, Meta(ge=5, le=JWT_CEILING, description="Life of a JWT-SVID that asks for none.")
+    ] = _seconds(profiles.JWT_TTL_DEFAULT)
+    jwt_ceiling: Annotated[
+        int, Meta(ge=5, le=JWT_CEILING, description="Longest life a JWT-SVID may ask for.")
+    ] = JWT_CEILING
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one client may take, in bytes, seconds and numbers."""
+
+    body_bytes: Annotated[
+        int, Meta(ge=KiB, le=64 * MiB, description="Largest request body, manifests apart.")
+    ] = MiB
+    manifest_bytes: Annotated[
+        int, Meta(ge=KiB, le=64 * MiB, description="Largest body of manifest.plan and .apply.")
+    ] = 8 * MiB
+    header_bytes: Annotated[
+        int, Meta(ge=KiB, le=MiB, description="Largest request line with all headers.")
+    ] = 32 * KiB
+    connections: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Open connections of each listener.")
+    ] = 10_000
+    header_seconds: Annotated[
+        int, Meta(ge=1, le=300, description="Time for a TLS handshake, and for all headers.")
+    ] = 10
+    body_seconds: Annotated[int, Meta(ge=1, le=600, description="Time for a whole body.")] = 30
+    write_seconds: Annotated[
+        int, Meta(ge=1, le=600, description="How long a reader of a stream may stand still.")
+    ] = 30
+    idle_seconds: Annotated[
+        int, Meta(ge=1, le=3600, description="How long a connection may wait between requests.")
+    ] = 60
+    stop_seconds: Annotated[
+        int, Meta(ge=0, le=300, description="Time that running requests get when troth stops.")
+    ] = 5
+
+
+class Crl(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Certificate revocation lists, in seconds."""
+
+    lifetime: Annotated[
+        int,
+        Meta(
+            ge=OUTAGE,
+            le=30 * 86_400,
+            description="From thisUpdate to nextUpdate: longer than the period, the longest "
+            "outage to survive (48 h) and the X.509 ceiling, or peers refuse everybody.",
+        ),
+    ] = _seconds(profiles.CRL_LIFETIME)
+    period: Annotated[
+        int, Meta(ge=60, le=86_400, description="How often a list is made anew without a change.")
+    ] = _seconds(profiles.CRL_PERIOD)
+
+
+class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is written to standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least level shown.")
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "text", "json"],
+        Meta(description="'auto' is text on a terminal and JSON, one object a line, elsewhere."),
+    ] = "auto"
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration file."""
+
+    data: Annotated[
+        str,
+        Meta(
+            description="The data directory: database, keys and sockets.",
+            extra={"default": "/var/lib/troth for root, else ~/.local/share/troth"},
+        ),
+    ] = ""
+    trust_domain: Annotated[
+        str, Meta(description="The SPIFFE trust domain; fixed once identities exist.")
+    ] = "troth.local"
+    origin: Annotated[
+        str,
+        Meta(
+            description="How clients reach the public listener from outside; JWT-SVIDs are issued "
+            "as ORIGIN/svid.",
+            extra={"default": "https://HOST:PORT of the public listener"},
+        ),
+    ] = ""
+    lease: Annotated[
+        int,
+        Meta(
+            ge=2,
+            le=3600,
+            description="Seconds for which an agent's or a node's view holds without word from "
+            "the server; after that it denies.",
+        ),
+    ] = 15
+    listen: Listen = Listen()
+    database: Database = Database()
+    keystore: KeystoreSettings = KeystoreSettings()
+    roles: RoleSettings = RoleSettings()
+    ttl: Ttl = Ttl()
+    limits: Limits = Limits()
+    crl: Crl = Crl()
+    log: Log = Log()
+
+
+class Setting(NamedTuple):
+    """One setting for documentation: its dotted name, type, default and meaning, in words."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+def name_environment(setting: str) -> str:
+    """The environment variable that overrides `setting`: ``TROTH_LISTEN_PUBLIC`` and so on."""
+    return "TROTH_" + setting.replace(".", "_").upper()
+
+
+def describe_settings() -> list[Setting]:
+    """Every setting, from the types themselves, in the order of the file."""
+    return list(_describe(Settings, ""))
+
+
+def _describe(struct: type[Struct], prefix: str) -> Iterator[Setting]:
+    info: Any = msgspec.inspect.type_info(struct)
+    for field in info.fields:
+        kind: Any = field.type
+        meta: dict[str, Any] = {}
+        if isinstance(kind, msgspec.inspect.Metadata):
+            kind, meta = kind.type, kind.extra or {}
+        if isinstance(kind, msgspec.inspect.StructType):
+            yield from _describe(kind.cls, f"{prefix}{field.name}.")
+            continue
+        default = meta.get("default") or _render(_default_of(field))
+        yield Setting(prefix + field.name, _name_type(kind), default, _help(struct, field.name))
+
+
+def _help(struct: type[Struct], name: str) -> str:
+    """The description of a field: msgspec's inspection drops it, its JSON Schema keeps it."""
+    schema = msgspec.json.schema(struct)
+    properties = schema["$defs"][struct.__name__]["properties"]
+    return str(properties[name].get("description", ""))
+
+
+def _default_of(field: Any) -> Any:
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return field.default
+
+
+def _render(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _name_type(kind: Any) -> str:
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return " | ".join(str(value) for value in kind.values)
+    if isinstance(kind, msgspec.inspect.DictType):
+        return "table"
+    return {"IntType": "integer", "StrType": "text"}[type(kind).__name__]

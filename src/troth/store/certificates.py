@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, insert, select, update
 
 from troth.core.errors import Conflict, Invalid, NotFound, Refused
 from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId
@@ -27,6 +27,14 @@ on one list issued after its expiry; a verifier's clock may be behind and a list
 
 _SERIAL = re.compile(rf"[0-9a-f]{{{SERIAL_DIGITS}}}", re.ASCII)
 _t = certificates.c
+# Built once: building and hashing a statement costs more than running it.
+_FIND = select(certificates).where(_t.serial == bindparam("wanted"))
+_ADD = insert(certificates).inline()
+_ISSUE = (
+    update(certificates)
+    .where(_t.serial == bindparam("wanted"), is_intended, _t.revoked_at.is_(None))
+    .values(state=IssuanceState.ISSUED.value, der=bindparam("signed"))
+)
 
 
 class CertificateGateway:
@@ -37,7 +45,7 @@ class CertificateGateway:
 
     def find(self, serial: str) -> CertificateRecord | None:
         """The certificate's record, in whatever state, or None."""
-        row = self._session.execute(select(certificates).where(_t.serial == serial)).first()
+        row = self._session.execute(_FIND, {"wanted": serial}).first()
         return None if row is None else _read(row)
 
     def get(self, serial: str) -> CertificateRecord:
@@ -57,9 +65,7 @@ class CertificateGateway:
             raise Invalid(f"A serial is stored as {SERIAL_DIGITS} lower-case hex digits.")
         if record.state is not IssuanceState.INTENDED:
             raise Invalid("A certificate begins as an intent.")
-        self._session.insert(
-            insert(certificates), _write(record), {"serial": "The serial number is taken."}
-        )
+        self._session.insert(_ADD, _write(record), {"serial": "The serial number is taken."})
 
     def mark_issued(self, serial: str, der: bytes) -> None:
         """Store the signed certificate.
@@ -67,10 +73,7 @@ class CertificateGateway:
         `Refused` if it was revoked while it was being signed, `Conflict` if it was abandoned or
         issued before: in each case it must not be handed out.
         """
-        done = self._session.execute(
-            update(certificates).where(_t.serial == serial, is_intended, _t.revoked_at.is_(None)),
-            {"state": IssuanceState.ISSUED.value, "der": der},
-        )
+        done = self._session.execute(_ISSUE, {"wanted": serial, "signed": der})
         if done.rowcount:
             return
         record = self.get(serial)
@@ -127,6 +130,11 @@ class CertificateGateway:
         )
         rows = self._session.execute(query.order_by(_t.revoked_at, _t.serial))
         return [Revocation(row.serial, row.revoked_at, row.revocation_reason) for row in rows]
+
+    def list_revoked(self, now: datetime) -> list[tuple[str, datetime]]:
+        """Serial and end of every revoked, unexpired certificate: for live snapshots."""
+        query = select(_t.serial, _t.not_after).where(is_revoked, _t.not_after > now)
+        return [(row.serial, row.not_after) for row in self._session.execute(query)]
 
     def interrupted(self, older_than: datetime, limit: int) -> list[CertificateRecord]:
         """Intents older than `older_than` that never came to a result, the oldest first."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from troth.core.errors import Conflict
 from troth.store.session import Session
 from troth.store.tables import cursors
 
 _t = cursors.c
+_FIND = select(_t.position).where(_t.name == bindparam("wanted"))
 
 
 class CursorGateway:
@@ -19,7 +20,7 @@ class CursorGateway:
 
     def get(self, name: str) -> int:
         """The last position that `name` is done with; 0 if it never read."""
-        return self._session.execute(select(_t.position).where(_t.name == name)).scalar() or 0
+        return self._session.execute(_FIND, {"wanted": name}).scalar() or 0
 
     def save(self, name: str, position: int) -> None:
         """Move the cursor forward.
@@ -35,7 +36,7 @@ class CursorGateway:
         if moved.rowcount:
             return
         ahead = Conflict(f"The cursor '{name}' is past {position} already; read on from there.")
-        if self._session.execute(select(_t.position).where(_t.name == name)).first() is not None:
+        if self._session.execute(_FIND, {"wanted": name}).first() is not None:
             raise ahead
         self._session.insert(
             insert(cursors), {"name": name, "position": position}, {"name": ahead.detail}

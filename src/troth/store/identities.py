@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, case, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import Row, and_, bindparam, case, delete, func, insert, or_, select, tuple_, update
 
 from troth.core.errors import Conflict, NotFound
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain
@@ -20,6 +20,9 @@ _ANY_NODE = "*"
 _MARK = " "  # between name and id; neither can contain it
 
 _t = identities.c
+# Built once: building and hashing a statement costs more than running it.
+_FIND = select(identities).where(_t.id == bindparam("wanted"))
+_ADD = insert(identities).inline()
 _living_first = (case((is_living, 0), else_=1), _t.updated_at.desc(), _t.id)
 
 
@@ -42,7 +45,7 @@ class IdentityGateway:
 
     def find(self, identity_id: IdentityId) -> Identity | None:
         """The identity, in whatever state, or None."""
-        return self._first(select(identities).where(_t.id == identity_id))
+        return self._first(_FIND, wanted=identity_id)
 
     def get(self, identity_id: IdentityId) -> Identity:
         """The identity; `NotFound` if there is none."""
@@ -69,7 +72,7 @@ class IdentityGateway:
     def add(self, identity: Identity) -> None:
         """Store a new identity; `Conflict` if its id, or its name or path among the living, is
         taken."""
-        self._session.insert(insert(identities), _write(identity), _taken(identity))
+        self._session.insert(_ADD, _write(identity), _taken(identity))
         self._allow_nodes(identity)
 
     def save(self, identity: Identity, expected_revision: int) -> None:
@@ -154,13 +157,20 @@ class IdentityGateway:
         found = {row.state: row.number for row in self._session.execute(query)}
         return {state: found.get(state.value, 0) for state in State}
 
+    def list_in_states(self, states: Iterable[State]) -> list[tuple[SpiffeId, State]]:
+        """SPIFFE ID and state of every identity in one of `states`: for live snapshots."""
+        wanted = [state.value for state in states]
+        query = select(_t.spiffe_id, _t.state).where(_t.state.in_(wanted))
+        rows = self._session.execute(query)
+        return [(read_spiffe_id(row.spiffe_id), State(row.state)) for row in rows]
+
     def _allow_nodes(self, identity: Identity) -> None:
         rows = [{"node": node, "identity_id": identity.id} for node in sorted(_hosts(identity))]
         if rows:
             self._session.execute(insert(identity_nodes), rows)
 
-    def _first(self, query: Any) -> Identity | None:
-        row = self._session.execute(query).first()
+    def _first(self, query: Any, **values: str) -> Identity | None:
+        row = self._session.execute(query, values).first()
         return None if row is None else _read(row)
 
     def _all(self, query: Any) -> list[Identity]:

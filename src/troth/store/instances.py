@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 
 from troth.core.errors import Conflict, NotFound
 from troth.core.ids import IdentityId, InstanceId, NodeId
@@ -18,6 +18,9 @@ CHUNK = 500
 """Values in one IN list; engines bound how many parameters a statement may have."""
 
 _t = instances.c
+# Built once: building and hashing a statement costs more than running it.
+_FIND = select(instances).where(_t.id == bindparam("wanted"))
+_ADD = insert(instances).inline()
 
 
 def split_chunks(values: Iterable[Any]) -> Iterable[Sequence[Any]]:
@@ -35,7 +38,7 @@ class InstanceGateway:
 
     def find(self, instance_id: InstanceId) -> Instance | None:
         """The instance, or None."""
-        row = self._session.execute(select(instances).where(_t.id == instance_id)).first()
+        row = self._session.execute(_FIND, {"wanted": instance_id}).first()
         return None if row is None else _read(row)
 
     def get(self, instance_id: InstanceId) -> Instance:
@@ -54,7 +57,7 @@ class InstanceGateway:
         known = self.find(instance.id)
         if known is None:
             self._session.insert(
-                insert(instances),
+                _ADD,
                 _write(instance),
                 {"id": f"The instance id {instance.id} is taken."},
             )
@@ -91,12 +94,18 @@ class InstanceGateway:
         query = select(instances).where(is_locked, _t.node_id == node_id).order_by(_t.id)
         return [_read(row) for row in self._session.execute(query)]
 
-    def touch(self, ids: Iterable[InstanceId], now: datetime) -> None:
-        """Note that these copies were seen; never moves `last_seen` back."""
+    def touch(
+        self, ids: Iterable[InstanceId], now: datetime, of_node: NodeId | None = None
+    ) -> None:
+        """Note that these copies were seen; never moves `last_seen` back.
+
+        With `of_node`, ids of other nodes' copies are passed over.
+        """
+        stale = update(instances).where(_t.last_seen < now)
+        if of_node is not None:
+            stale = stale.where(_t.node_id == of_node)
         for chunk in split_chunks(ids):
-            self._session.execute(
-                update(instances).where(_t.id.in_(chunk), _t.last_seen < now).values(last_seen=now)
-            )
+            self._session.execute(stale.where(_t.id.in_(chunk)).values(last_seen=now))
 
     def last_seen_by_identity(
         self, identity_ids: Iterable[IdentityId]
@@ -112,6 +121,17 @@ class InstanceGateway:
             )
             seen.update({IdentityId(row.identity_id): row.at for row in rows})
         return seen
+
+    def count_by_identity(self, identity_ids: Iterable[IdentityId]) -> dict[IdentityId, int]:
+        """How many copies of each identity are on record; those with none are left out."""
+        counts: dict[IdentityId, int] = {}
+        for chunk in split_chunks(identity_ids):
+            query = select(_t.identity_id, func.count().label("number"))
+            rows = self._session.execute(
+                query.where(_t.identity_id.in_(chunk)).group_by(_t.identity_id)
+            )
+            counts.update({IdentityId(row.identity_id): row.number for row in rows})
+        return counts
 
     def purge(self, before: datetime, limit: int) -> int:
         """Forget copies not seen since `before`, never a locked one; how many went."""

@@ -16,7 +16,9 @@ from troth.store.session import Session
 from troth.store.tables import is_unsealed, journal
 
 _t = journal.c
-_APPEND = insert(journal)
+# Built once: building and hashing a statement costs more than running it.
+_APPEND = insert(journal).inline()  # inline: nobody asks for the row's id
+_HEAD = select(func.max(_t.position))
 _SEAL = (
     update(journal)
     .where(_t.id == bindparam("row_id"))
@@ -66,7 +68,7 @@ class JournalGateway:
 
     def head(self) -> int:
         """The position of the last sealed event; 0 before the first."""
-        return self._session.execute(select(func.max(_t.position))).scalar() or 0
+        return self._session.execute(_HEAD).scalar() or 0
 
     def after(self, position: int, limit: int) -> list[SealedEvent]:
         """Sealed events after `position`, in order."""

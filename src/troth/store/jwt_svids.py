@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, bindparam, delete, insert, select, update
 
 from troth.core.errors import Conflict, Invalid, NotFound
 from troth.core.ids import AuthorityId, IdentityId
@@ -14,6 +14,14 @@ from troth.store.session import Session
 from troth.store.tables import is_planned, jwt_svids
 
 _t = jwt_svids.c
+# Built once: building and hashing a statement costs more than running it.
+_FIND = select(jwt_svids).where(_t.jti == bindparam("wanted"))
+_ADD = insert(jwt_svids).inline()
+_ISSUE = (
+    update(jwt_svids)
+    .where(_t.jti == bindparam("wanted"), is_planned)
+    .values(state=IssuanceState.ISSUED.value)
+)
 
 
 class JwtSvidGateway:
@@ -24,7 +32,7 @@ class JwtSvidGateway:
 
     def find(self, jti: str) -> JwtSvidRecord | None:
         """The token's record, in whatever state, or None."""
-        row = self._session.execute(select(jwt_svids).where(_t.jti == jti)).first()
+        row = self._session.execute(_FIND, {"wanted": jti}).first()
         return None if row is None else _read(row)
 
     def get(self, jti: str) -> JwtSvidRecord:
@@ -38,14 +46,11 @@ class JwtSvidGateway:
         """Keep what is about to be signed; `Conflict` if the ``jti`` is taken."""
         if record.state is not IssuanceState.INTENDED:
             raise Invalid("A JWT-SVID begins as an intent.")
-        self._session.insert(insert(jwt_svids), _write(record), {"jti": "The token id is taken."})
+        self._session.insert(_ADD, _write(record), {"jti": "The token id is taken."})
 
     def mark_issued(self, jti: str) -> None:
         """Note that it was signed; `Conflict` if it was abandoned or issued before."""
-        done = self._session.execute(
-            update(jwt_svids).where(_t.jti == jti, is_planned),
-            {"state": IssuanceState.ISSUED.value},
-        )
+        done = self._session.execute(_ISSUE, {"wanted": jti})
         if not done.rowcount:
             raise Conflict(f"The JWT-SVID {jti} is {self.get(jti).state.value} already.")
 

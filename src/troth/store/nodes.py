@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, case, insert, select, tuple_, update
+from sqlalchemy import Row, bindparam, case, func, insert, select, tuple_, update
 
 from troth.core.errors import NotFound
 from troth.core.ids import NodeId
@@ -15,6 +15,9 @@ from troth.store.session import Session
 from troth.store.tables import is_active, nodes
 
 _t = nodes.c
+# Built once: building and hashing a statement costs more than running it.
+_FIND = select(nodes).where(_t.id == bindparam("wanted"))
+_ADD = insert(nodes).inline()
 _MARK = " "  # between name and id; neither can contain it
 
 
@@ -31,7 +34,7 @@ class NodeGateway:
 
     def find(self, node_id: NodeId) -> Node | None:
         """The node, active or evicted, or None."""
-        row = self._session.execute(select(nodes).where(_t.id == node_id)).first()
+        row = self._session.execute(_FIND, {"wanted": node_id}).first()
         return None if row is None else _read(row)
 
     def get(self, node_id: NodeId) -> Node:
@@ -57,7 +60,7 @@ class NodeGateway:
 
     def add(self, node: Node) -> None:
         """Store a new node; `Conflict` if its id, or its name among the active, is taken."""
-        self._session.insert(insert(nodes), _write(node), _taken(node))
+        self._session.insert(_ADD, _write(node), _taken(node))
 
     def save(self, node: Node) -> None:
         """Store a changed node; `NotFound` if there is none, `Conflict` if the name is taken."""
@@ -79,6 +82,11 @@ class NodeGateway:
             else:
                 query = query.where(_t.name > name)
         return [_read(row) for row in self._session.execute(query)]
+
+    def count(self) -> int:
+        """How many nodes are active."""
+        query = select(func.count()).select_from(nodes).where(_t.state == NodeState.ACTIVE.value)
+        return self._session.execute(query).scalar() or 0
 
     def touch(self, node_id: NodeId, now: datetime) -> None:
         """Note that the node was heard of; never moves `last_seen` back."""

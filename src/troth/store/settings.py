@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from troth.store.session import Session
 from troth.store.tables import settings
 
 _t = settings.c
+# Built once: building and hashing a statement costs more than running it.
+_FIND = select(_t.value).where(_t.key == bindparam("wanted"))
 
 
 class SettingGateway:
@@ -18,7 +20,7 @@ class SettingGateway:
 
     def get(self, key: str) -> str | None:
         """The value, or None if it was never set."""
-        row = self._session.execute(select(_t.value).where(_t.key == key)).first()
+        row = self._session.execute(_FIND, {"wanted": key}).first()
         return None if row is None else str(row.value)
 
     def set(self, key: str, value: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
+from typing import cast
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine
 from sqlalchemy.engine import make_url
@@ -161,7 +162,7 @@ class SqliteFile:
     def open_link(self, *, read_only: bool = False, foreign_keys: bool = True) -> Link:
         """A new connection; raises the driver's errors, which `explain_error` knows."""
         connection = self._engine.connect()
-        raw: sqlite3.Connection = connection.connection.driver_connection
+        raw = cast(sqlite3.Connection, connection.connection.driver_connection)
         try:
             (mode,) = raw.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":

@@ -1,1 +1,1 @@
-"""The system calls: one module a noun, one callable a verb; the one place where state meets the outside."""
+"""The system calls: one module a noun, one callable a verb; here state meets the outside."""

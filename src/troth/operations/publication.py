@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
+
+from troth.core.clock import Clock
+from troth.core.errors import NotFound, TrothError, Unavailable
+from troth.core.ids import AuthorityId
+from troth.issuance.authorities import AuthorityState, Use
+from troth.issuance.jwtsvid import derive_key_id
+from troth.live.snapshot import Snapshot
+from troth.store.engine import Store
+from troth.store.transaction import Transaction
+from troth.wire.bundle import render_bundle, render_jwks
+
+REFRESH_HINT_SECONDS = 300
 
 
 class Publication(Protocol):
@@ -27,3 +42,85 @@ class Publication(Protocol):
     async def find_obstacles(self) -> list[str]:
         """Why the server isn't ready, in sentences; empty when it is."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPublication:
+    """The public documents, rendered from the store at each request."""
+
+    store: Store
+    snapshot: Snapshot
+    clock: Clock
+    issuer_url: str
+
+    async def show_bundle(self) -> bytes:
+        """The SPIFFE bundle document; its sequence is the newest authority's time of making."""
+
+        def render(tx: Transaction) -> bytes:
+            living = [a for a in tx.authorities.list() if a.state is not AuthorityState.ENDED]
+            if not living:
+                raise Unavailable("There is no signing authority yet; try again in a moment.")
+            return render_bundle(
+                [a.certificate for a in living if a.use is Use.X509],
+                collect_jwt_keys(tx),
+                max(int(a.created_at.timestamp()) for a in living),
+                REFRESH_HINT_SECONDS,
+            )
+
+        return await self.store.read(render)
+
+    async def show_jwks(self) -> bytes:
+        """The keys that verify JWT-SVIDs, and no others."""
+        return await self.store.read(lambda tx: render_jwks(collect_jwt_keys(tx)))
+
+    async def show_discovery(self) -> bytes:
+        """OpenID Connect Discovery 1.0, section 3: what a verifier of JWT-SVIDs needs."""
+        return msgspec.json.encode(
+            {
+                "issuer": self.issuer_url,
+                "jwks_uri": f"{self.issuer_url}/jwks",
+                "authorization_endpoint": "",
+                "response_types_supported": ["id_token"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["ES256"],
+            }
+        )
+
+    async def show_crl(self, authority_id: str) -> bytes:
+        """The newest published list."""
+        crl = await self.store.read(lambda tx: tx.crls.latest(AuthorityId(authority_id)))
+        if crl is None or crl.der is None:
+            raise NotFound("There is no revocation list of that name; see /bundle for authorities.")
+        return crl.der
+
+    async def find_obstacles(self) -> list[str]:
+        """Fresh state, both authorities, a list of revocations that hasn't run out."""
+        try:
+            self.snapshot.check_fresh()
+            return await self.store.read(self._find_missing)
+        except TrothError as error:
+            return [error.detail]
+
+    def _find_missing(self, tx: Transaction) -> list[str]:
+        obstacles = []
+        now = self.clock.now()
+        for use in Use:
+            authority = tx.authorities.find_active(use)
+            if authority is None:
+                obstacles.append(f"There is no active {use.value} authority yet.")
+            elif authority.not_after <= now:
+                obstacles.append(f"The {use.value} authority expired.")
+            elif use is Use.X509:
+                crl = tx.crls.latest(authority.id)
+                if crl is None or crl.next_update <= now:
+                    obstacles.append("There is no current revocation list yet.")
+        return obstacles
+
+
+def collect_jwt_keys(tx: Transaction) -> list[tuple[str, bytes]]:
+    """``kid`` and DER SubjectPublicKeyInfo of every JWT authority that may still verify."""
+    return [
+        (derive_key_id(authority.public_key), authority.public_key)
+        for authority in tx.authorities.list(Use.JWT)
+        if authority.state is not AuthorityState.ENDED
+    ]

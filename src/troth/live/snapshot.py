@@ -1,0 +1,129 @@
+"""The snapshot: who is cut off and what is revoked, complete, as of one position of the journal.
+
+It is fed by sealed events in order and is stale once its source has been silent for longer than
+its lease. A stale snapshot denies: `check_fresh` raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from troth.core.clock import Clock
+from troth.core.errors import Unavailable
+from troth.core.events import SealedEvent
+from troth.identity.identity import State
+
+CUT_OFF = frozenset({State.SUSPENDED, State.QUARANTINED})
+"""States in which whatever an identity still holds must be refused."""
+
+_SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.")
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """What a snapshot starts from: read from the store in one consistent read.
+
+    `cut_off` maps SPIFFE IDs to states, `revoked` serials (hex) to when they expire.
+    """
+
+    epoch: int
+    cut_off: Mapping[str, State]
+    revoked: Mapping[str, datetime]
+
+
+class Snapshot:
+    """What is true now. Belongs to one event loop; reads never wait."""
+
+    def __init__(self, clock: Clock, lease: timedelta) -> None:
+        self._clock = clock
+        self._lease = lease
+        self._heard: float | None = None
+        self._cut_off: dict[str, State] = {}
+        self._revoked: dict[str, datetime] = {}
+        self._changed = asyncio.Condition()
+        self.epoch = 0
+        self.nodes_epoch = 0
+
+    def load(self, seed: Seed) -> None:
+        """Start from `seed`; applying events it already covers again changes nothing."""
+        self._cut_off = dict(seed.cut_off)
+        self._revoked = dict(seed.revoked)
+        self.epoch = self.nodes_epoch = seed.epoch
+        self.hear()
+
+    def hear(self) -> None:
+        """Note that the source is alive, whether or not there was news."""
+        self._heard = self._clock.monotonic()
+
+    def apply(self, events: Iterable[SealedEvent]) -> None:
+        """Take in sealed events, in order. Events up to the present epoch are passed over."""
+        for sealed in events:
+            if sealed.position <= self.epoch:
+                continue
+            self.epoch = sealed.position
+            kind, body = sealed.event.type, sealed.event.body
+            if kind.startswith(_SHARED_NOUNS):
+                self.nodes_epoch = sealed.position
+            if kind.startswith("identity.") and "state" in body:
+                self._note_state(str(body["spiffe_id"]), State(body["state"]))
+            elif kind == "certificate.revoked":
+                self._revoked[str(body["serial"])] = datetime.fromisoformat(str(body["not_after"]))
+        self.hear()
+
+    def _note_state(self, spiffe_id: str, state: State) -> None:
+        if state in CUT_OFF:
+            self._cut_off[spiffe_id] = state
+        else:
+            self._cut_off.pop(spiffe_id, None)
+
+    def check_fresh(self) -> None:
+        """Raise `Unavailable` once nothing was heard from the source for longer than the lease."""
+        if self._heard is None:
+            raise Unavailable("The server is still loading its state; try again in a moment.")
+        silent = self._clock.monotonic() - self._heard
+        if silent > self._lease.total_seconds():
+            raise Unavailable(
+                f"The journal has been silent for {silent:.0f} s, longer than the lease of "
+                f"{self._lease.total_seconds():.0f} s, so nothing is permitted until it is back."
+            )
+
+    def find_cut_off(self, spiffe_id: str) -> State | None:
+        """The state that cuts this SPIFFE ID off, or None."""
+        return self._cut_off.get(spiffe_id)
+
+    def is_revoked(self, serial: str) -> bool:
+        """Whether the certificate with this serial (lower-case hex) is revoked."""
+        return serial in self._revoked
+
+    def count_cut_off(self) -> int:
+        """How many SPIFFE IDs are cut off."""
+        return len(self._cut_off)
+
+    def drop_expired(self) -> None:
+        """Forget revocations of certificates that have expired by themselves."""
+        now = self._clock.now()
+        self._revoked = {s: end for s, end in self._revoked.items() if end > now}
+
+    async def announce(self) -> None:
+        """Wake everybody who waits for a newer epoch."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def wait_beyond(self, epoch: int, seconds: float, *, nodes: bool = False) -> int:
+        """The present epoch, once it is past `epoch` or after `seconds`.
+
+        With `nodes`, only events that can change what a node is sent count.
+        """
+
+        def current() -> int:
+            return self.nodes_epoch if nodes else self.epoch
+
+        try:
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(lambda: current() > epoch)
+        except TimeoutError:
+            pass
+        return current()

@@ -1,0 +1,56 @@
+"""The feed: seals the journal and keeps the live snapshot in step with what is sealed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from troth.core.events import SealedEvent
+from troth.live.snapshot import CUT_OFF, Seed, Snapshot
+from troth.store.engine import Store
+from troth.store.sealer import Sealer
+from troth.store.transaction import Transaction
+
+BATCH = 1000
+
+
+async def read_seed(store: Store, now: datetime) -> Seed:
+    """What a snapshot starts from, in one consistent read."""
+
+    def read(tx: Transaction) -> Seed:
+        return Seed(
+            epoch=tx.journal.head(),
+            cut_off={str(name): state for name, state in tx.identities.list_in_states(CUT_OFF)},
+            revoked=dict(tx.certificates.list_revoked(now)),
+        )
+
+    return await store.read(read)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowJournal:
+    """Background: seal what is committed, then take in what is sealed, whoever sealed it."""
+
+    store: Store
+    sealer: Sealer
+    snapshot: Snapshot
+
+    async def __call__(self) -> set[str]:
+        """Seal, apply, announce; the types of the events taken in.
+
+        The lease is renewed only when the store answered.
+        """
+        types: set[str] = set()
+        await self.sealer.seal_once()
+        while True:
+            events = await self._read_new()
+            self.snapshot.apply(events)
+            types.update(sealed.event.type for sealed in events)
+            if events:
+                await self.snapshot.announce()
+            if len(events) < BATCH:
+                return types
+
+    async def _read_new(self) -> list[SealedEvent]:
+        epoch = self.snapshot.epoch
+        return await self.store.read(lambda tx: tx.journal.after(epoch, BATCH))

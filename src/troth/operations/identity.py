@@ -1,0 +1,247 @@
+"""Identities: register, list, show, and move along the life cycle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import Invalid
+from troth.core.ids import IdentityId, TrustDomain, new_id
+from troth.identity.identity import Identity, Kind, State
+from troth.identity.lifecycle import PAST, move_identity
+from troth.identity.manifest import parse_manifests
+from troth.identity.plan import new_identity
+from troth.identity.problem import Limits, PlainDocument
+from troth.operations.call import Call
+from troth.operations.recording import BACKGROUND, record_identity, record_revocations
+from troth.store.engine import Store
+from troth.store.identities import mark_page
+from troth.store.transaction import Transaction
+from troth.wire.api import identities as wire
+
+REVOKES = {
+    "suspend": "privilegeWithdrawn",
+    "quarantine": "privilegeWithdrawn",
+    "retire": "cessationOfOperation",
+}
+"""verb → the RFC 5280 reason with which it revokes whatever the identity holds."""
+
+EXPIRY_BATCH = 100
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterIdentity:
+    """``identity.register``: one identity, proposed unless it is to be active at once."""
+
+    store: Store
+    clock: Clock
+    entropy: Entropy
+    trust_domain: TrustDomain
+    limits: Limits
+
+    async def __call__(self, call: Call[wire.RegisterIdentity]) -> wire.IdentityView:
+        """Register it; `Conflict` if its name or SPIFFE ID is taken by a living one."""
+        now = self.clock.now()
+        body = call.body
+        parsed = parse_manifests([PlainDocument(_manifest_of(body))], self.limits, now)
+        if parsed.errors:
+            raise Invalid("; ".join(f"{p.path}: {p.message}" for p in parsed.errors))
+        (spec,) = parsed.specs
+        state = State.ACTIVE if body.activate else State.PROPOSED
+        made = new_identity(
+            spec,
+            IdentityId(new_id("idn", self.entropy)),
+            self.trust_domain,
+            now,
+            self.limits.lifetime_default,
+            state,
+            managed=False,
+        )
+
+        def register(tx: Transaction) -> None:
+            tx.identities.add(made)
+            record_identity(tx, call, "registered", made, now, purpose=made.purpose)
+
+        await self.store.transact(register)
+        return view_identity(made)
+
+
+def _manifest_of(body: wire.RegisterIdentity) -> dict[str, object]:
+    """The manifest that says the same, so that one parser guards both ways in."""
+    spec: dict[str, object] = {
+        "kind": body.kind,
+        "owner": body.owner,
+        "purpose": body.purpose,
+        "environment": body.environment,
+        "nodes": body.nodes,
+        "selectors": body.selectors,
+        "dnsNames": body.dns_names,
+        "ttl": {"x509": f"{body.x509_ttl}s", "jwt": f"{body.jwt_ttl}s"},
+    }
+    if body.path:
+        spec["path"] = body.path
+    if body.hint:
+        spec["hint"] = body.hint
+    if body.expires_at is not None:
+        if body.expires_at.tzinfo is None:
+            raise Invalid("'expires_at' needs a time zone, such as 2027-06-30T00:00:00Z.")
+        spec["expires"] = body.expires_at.isoformat()
+    return {
+        "apiVersion": "troth/v1",
+        "kind": "Identity",
+        "metadata": {"name": body.name, "labels": body.labels},
+        "spec": spec,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class ListIdentities:
+    """``identity.ls``: a page of identities by name."""
+
+    store: Store
+
+    async def __call__(self, call: Call[wire.ListIdentities]) -> wire.IdentityPage:
+        """The page; `Invalid` for an unknown state or kind."""
+        body = call.body
+        state = _choose(State, body.state, "state")
+        kind = _choose(Kind, body.kind, "kind")
+
+        def page(tx: Transaction) -> wire.IdentityPage:
+            found = tx.identities.page(
+                state=state, kind=kind, text=body.text, after=body.after, limit=body.limit
+            )
+            full = len(found) == body.limit
+            return wire.IdentityPage(
+                items=_view_seen(tx, found), next=mark_page(found[-1]) if full else None
+            )
+
+        return await self.store.read(page)
+
+
+@dataclass(frozen=True, slots=True)
+class ShowIdentity:
+    """``identity.show``: one identity by name."""
+
+    store: Store
+
+    async def __call__(self, call: Call[wire.NameIdentity]) -> wire.IdentityView:
+        """The identity; `NotFound` says how to list them."""
+
+        def show(tx: Transaction) -> wire.IdentityView:
+            identity = tx.identities.get_named(call.body.name)
+            (view,) = _view_seen(tx, [identity])
+            return view
+
+        return await self.store.read(show)
+
+
+@dataclass(frozen=True, slots=True)
+class MoveIdentity:
+    """``identity.<verb>``: one step of the life cycle, revoking what the step takes away."""
+
+    verb: str
+    store: Store
+    clock: Clock
+
+    async def __call__(self, call: Call[wire.MoveIdentity]) -> wire.IdentityView:
+        """Take the step; `Refused` if it isn't possible from the present state."""
+        now = self.clock.now()
+
+        def move(tx: Transaction) -> Identity:
+            identity = tx.identities.get_named(call.body.name)
+            return move_in(tx, call, identity, self.verb, call.body.reason, now=now)
+
+        return view_identity(await self.store.transact(move))
+
+
+def move_in(
+    tx: Transaction, call: Call[Any], identity: Identity, verb: str, reason: str, *, now: datetime
+) -> Identity:
+    """Take one step of the life cycle inside a transaction."""
+    moved = move_identity(identity, verb, reason, now)
+    tx.identities.save(moved, identity.revision)
+    record_identity(tx, call, PAST[verb], moved, now, reason=reason)
+    if verb in REVOKES:
+        serials = tx.certificates.revoke_for_identity(identity.id, now, REVOKES[verb])
+        record_revocations(tx, call, serials, REVOKES[verb], now)
+    return moved
+
+
+def _choose(choices: type[Choice], text: str | None, what: str) -> Choice | None:
+    if text is None:
+        return None
+    try:
+        return choices(text)
+    except ValueError:
+        known = ", ".join(choice.value for choice in choices)
+        raise Invalid(f"{text[:40]!r} is not a {what}; choose one of {known}.") from None
+
+
+def view_identity(
+    identity: Identity, last_seen: datetime | None = None, instances: int = 0
+) -> wire.IdentityView:
+    """The identity as the API shows it."""
+    return wire.IdentityView(
+        id=identity.id,
+        name=identity.name,
+        spiffe_id=str(identity.spiffe_id),
+        kind=identity.kind.value,
+        owner=identity.owner,
+        purpose=identity.purpose,
+        environment=identity.environment,
+        labels=dict(identity.labels),
+        selectors=[str(s) for s in identity.selectors],
+        nodes=list(identity.nodes),
+        dns_names=list(identity.dns_names),
+        x509_ttl=_seconds(identity.x509_ttl),
+        jwt_ttl=_seconds(identity.jwt_ttl),
+        hint=identity.hint,
+        expires_at=identity.expires_at,
+        state=identity.state.value,
+        state_reason=identity.state_reason,
+        managed=identity.managed,
+        revision=identity.revision,
+        created_at=identity.created_at,
+        updated_at=identity.updated_at,
+        last_seen=last_seen,
+        instances=instances,
+    )
+
+
+def _view_seen(tx: Transaction, found: list[Identity]) -> list[wire.IdentityView]:
+    ids = [identity.id for identity in found]
+    seen = tx.instances.last_seen_by_identity(ids)
+    counts = tx.instances.count_by_identity(ids)
+    return [view_identity(i, seen.get(i.id), counts.get(i.id, 0)) for i in found]
+
+
+def _seconds(span: timedelta) -> int:
+    return int(span.total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireIdentities:
+    """Background: retire identities whose time is over. Idempotent."""
+
+    store: Store
+    clock: Clock
+
+    async def __call__(self) -> None:
+        """Retire what is due, in batches."""
+        now = self.clock.now()
+
+        def expire(tx: Transaction) -> int:
+            due = tx.identities.due_to_expire(now, EXPIRY_BATCH)
+            for identity in due:
+                reason = f"expired at {identity.expires_at.isoformat()}"
+                move_in(tx, BACKGROUND, identity, "retire", reason, now=now)
+            return len(due)
+
+        while await self.store.transact(expire) == EXPIRY_BATCH:
+            pass

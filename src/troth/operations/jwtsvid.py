@@ -1,0 +1,143 @@
+"""JWT-SVIDs: the same pipeline of intent, act and result. A token itself is never stored."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import Denied, TrothError
+from troth.core.ids import IdentityId, NodeId, new_id
+from troth.drivers.keystores import Keystore
+from troth.identity.identity import Identity
+from troth.issuance.authorities import Authority, Use
+from troth.issuance.jwtsvid import (
+    JwtPlan,
+    check_jwt,
+    finish_jwt,
+    plan_jwt_svid,
+    render_signing_input,
+)
+from troth.live.snapshot import Snapshot
+from troth.operations.call import Call
+from troth.operations.certificate import admit_instance, require_node
+from troth.operations.recording import record_event
+from troth.store.engine import Store
+from troth.store.records import IssuanceState, JwtSvidRecord
+from troth.store.transaction import Transaction
+from troth.wire.api import certificates as wire
+
+
+@dataclass(frozen=True, slots=True)
+class IssueJwtSvid:
+    """``jwtsvid.issue``: one JWT-SVID for an instance that the calling node attested."""
+
+    store: Store
+    clock: Clock
+    entropy: Entropy
+    snapshot: Snapshot
+    keystore: Keystore
+    issuer_url: str
+
+    async def __call__(self, call: Call[wire.IssueJwtSvid]) -> wire.IssuedJwtSvid:
+        """The token; `Denied` with the reason if the instance may not have it."""
+        self.snapshot.check_fresh()
+        node_id = require_node(call.caller)
+        identity, authority = await self.store.read(
+            lambda tx: (
+                tx.identities.find(IdentityId(call.body.identity_id)),
+                tx.authorities.active(Use.JWT),
+            )
+        )
+        if identity is None:
+            raise Denied(f"There is no identity {call.body.identity_id[:60]!r} for this node.")
+        plan = self._plan(identity, authority, call.body.audiences)
+        signing_input = render_signing_input(plan)
+        record = _record(plan, identity, node_id, authority, signing_input)
+        await self.store.transact(lambda tx: self._intend(tx, call, node_id, record))
+        signature = await asyncio.to_thread(self.keystore.sign, authority.key_ref, signing_input)
+        token = finish_jwt(signing_input, signature)
+        check_jwt(token, signing_input, signature, authority.public_key)
+        refusal = await self.store.transact(lambda tx: self._finish(tx, call, node_id, record))
+        if refusal is not None:
+            raise refusal
+        return wire.IssuedJwtSvid(
+            spiffe_id=str(identity.spiffe_id), token=token, expires_at=plan.expires_at
+        )
+
+    def _plan(self, identity: Identity, authority: Authority, audiences: list[str]) -> JwtPlan:
+        return plan_jwt_svid(
+            spiffe_id=identity.spiffe_id,
+            audiences=audiences,
+            issuer=authority,
+            issuer_url=self.issuer_url,
+            jti=new_id("jti", self.entropy),
+            ttl=identity.jwt_ttl,
+            now=self.clock.now(),
+        )
+
+    def _intend(
+        self,
+        tx: Transaction,
+        call: Call[wire.IssueJwtSvid],
+        node_id: NodeId,
+        record: JwtSvidRecord,
+    ) -> None:
+        now = self.clock.now()
+        admit_instance(tx, node_id, record.identity_id, call.body.instance, now)
+        tx.jwt_svids.add_intended(record)
+        self._note(tx, call, "intended", record)
+
+    def _finish(
+        self,
+        tx: Transaction,
+        call: Call[wire.IssueJwtSvid],
+        node_id: NodeId,
+        record: JwtSvidRecord,
+    ) -> TrothError | None:
+        """The refusal, returned rather than raised: raising would roll the abandoning back."""
+        try:
+            now = self.clock.now()
+            admit_instance(tx, node_id, record.identity_id, call.body.instance, now)
+        except TrothError as refusal:
+            tx.jwt_svids.abandon(record.jti)
+            self._note(tx, call, "abandoned", record)
+            return refusal
+        tx.jwt_svids.mark_issued(record.jti)
+        self._note(tx, call, "issued", record)
+        return None
+
+    def _note(
+        self, tx: Transaction, call: Call[wire.IssueJwtSvid], verbed: str, record: JwtSvidRecord
+    ) -> None:
+        identity = tx.identities.get(record.identity_id)
+        record_event(
+            tx,
+            call,
+            f"jwtsvid.{verbed}",
+            str(identity.spiffe_id),
+            self.clock.now(),
+            jti=record.jti,
+            audiences=list(record.audiences),
+            node=record.node_id,
+            sha256=record.digest,
+            expires_at=record.expires_at.isoformat(),
+        )
+
+
+def _record(
+    plan: JwtPlan, identity: Identity, node_id: NodeId, authority: Authority, signing_input: bytes
+) -> JwtSvidRecord:
+    return JwtSvidRecord(
+        jti=plan.jti,
+        identity_id=identity.id,
+        node_id=node_id,
+        audiences=plan.audiences,
+        authority_id=authority.id,
+        state=IssuanceState.INTENDED,
+        digest=hashlib.sha256(signing_input).hexdigest(),
+        issued_at=plan.issued_at,
+        expires_at=plan.expires_at,
+    )

@@ -1,0 +1,266 @@
+"""Leaf certificates, for workloads, nodes and the server itself: intent, act, result.
+
+The one pipeline that makes certificates: plan and draft (linted), record the intent, let the
+keystore sign exactly the recorded bytes, check, record the result. What a crash leaves between is
+closed by `ReconcileIssuance`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import TrothError
+from troth.core.ids import IdentityId, InstanceId, NodeId, SpiffeId
+from troth.drivers.keystores import Keystore
+from troth.issuance.authorities import Authority, Use
+from troth.issuance.drafter import Drafter
+from troth.issuance.x509svid import (
+    CertificatePlan,
+    assemble_certificate,
+    check_certificate,
+    draft_certificate,
+    plan_certificate,
+)
+from troth.operations.call import Call
+from troth.operations.recording import BACKGROUND, record_event, record_revocations
+from troth.store.engine import Store
+from troth.store.records import CertificateKind, CertificateRecord, IssuanceState, format_serial
+from troth.store.transaction import Transaction
+
+SERIAL_BYTES = 20
+STRANDED_AFTER = timedelta(seconds=60)
+RECONCILE_BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One certificate that somebody may have, if `guard` agrees.
+
+    `guard` runs inside both transactions, so that a change of state between them is seen; it
+    raises the refusal. `public_key` is DER SubjectPublicKeyInfo.
+    """
+
+    kind: CertificateKind
+    spiffe_id: SpiffeId
+    public_key: bytes
+    ttl: timedelta
+    guard: Callable[[Transaction], None]
+    dns_names: tuple[str, ...] = ()
+    ip_addresses: tuple[str, ...] = ()
+    identity_id: IdentityId | None = None
+    instance_id: InstanceId | None = None
+    node_id: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A certificate that was issued: DER, its serial as stored, and its end."""
+
+    der: bytes
+    serial: str
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    wish: Wish
+    plan: CertificatePlan
+    tbs: bytes
+
+    @property
+    def serial(self) -> str:
+        return format_serial(self.plan.serial)
+
+
+@dataclass(frozen=True, slots=True)
+class LeafIssuer:
+    """Issues leaf certificates in batches. `crl_base` is the URL under which CRLs are served."""
+
+    store: Store
+    clock: Clock
+    entropy: Entropy
+    keystore: Keystore
+    drafter: Drafter
+    crl_base: str
+
+    async def issue_one(self, call: Call[Any], wish: Wish) -> Leaf:
+        """One certificate, or the refusal raised."""
+        (outcome,) = await self.issue(call, [wish])
+        if isinstance(outcome, TrothError):
+            raise outcome
+        return outcome
+
+    async def issue(self, call: Call[Any], wishes: Sequence[Wish]) -> list[Leaf | TrothError]:
+        """An outcome for each wish, in order; a refused one leaves no trace but its reason."""
+        authority = await self.store.read(lambda tx: tx.authorities.active(Use.X509))
+        outcomes: dict[int, Leaf | TrothError] = {}
+        drafts = await asyncio.to_thread(self._draft, authority, wishes, outcomes)
+        drafts = await self.store.transact(lambda tx: self._intend(tx, call, drafts, outcomes))
+        signed = await asyncio.to_thread(self._sign, authority, drafts)
+        await self.store.transact(lambda tx: self._finish(tx, call, drafts, signed, outcomes))
+        return [outcomes[index] for index in range(len(wishes))]
+
+    def _draft(
+        self, authority: Authority, wishes: Sequence[Wish], outcomes: dict[int, Leaf | TrothError]
+    ) -> dict[int, _Draft]:
+        drafts: dict[int, _Draft] = {}
+        now = self.clock.now()
+        for index, wish in enumerate(wishes):
+            try:
+                plan = plan_certificate(
+                    spiffe_id=wish.spiffe_id,
+                    public_key=wish.public_key,
+                    dns_names=wish.dns_names,
+                    ip_addresses=wish.ip_addresses,
+                    ttl=wish.ttl,
+                    issuer=authority,
+                    serial_bytes=self.entropy.token(SERIAL_BYTES),
+                    now=now,
+                    crl_url=f"{self.crl_base}/{authority.id}.crl",
+                )
+                drafts[index] = _Draft(wish, plan, draft_certificate(plan, self.drafter))
+            except TrothError as refusal:
+                outcomes[index] = refusal
+        return drafts
+
+    def _intend(
+        self,
+        tx: Transaction,
+        call: Call[Any],
+        drafts: dict[int, _Draft],
+        outcomes: dict[int, Leaf | TrothError],
+    ) -> dict[int, _Draft]:
+        kept: dict[int, _Draft] = {}
+        now = self.clock.now()
+        for index, draft in drafts.items():
+            try:
+                draft.wish.guard(tx)
+            except TrothError as refusal:
+                outcomes[index] = refusal
+                continue
+            tx.certificates.add_intended(_record(draft, now))
+            self._note(tx, call, "intended", draft, now)
+            kept[index] = draft
+        return kept
+
+    def _sign(self, authority: Authority, drafts: dict[int, _Draft]) -> dict[int, bytes]:
+        signed: dict[int, bytes] = {}
+        for index, draft in drafts.items():
+            signature = self.keystore.sign(authority.key_ref, draft.tbs)
+            der = assemble_certificate(draft.tbs, signature)
+            check_certificate(der, draft.tbs, authority.public_key)
+            signed[index] = der
+        return signed
+
+    def _finish(
+        self,
+        tx: Transaction,
+        call: Call[Any],
+        drafts: dict[int, _Draft],
+        signed: dict[int, bytes],
+        outcomes: dict[int, Leaf | TrothError],
+    ) -> None:
+        now = self.clock.now()
+        for index, draft in drafts.items():
+            try:
+                draft.wish.guard(tx)
+                tx.certificates.mark_issued(draft.serial, signed[index])
+            except TrothError as refusal:
+                tx.certificates.abandon(draft.serial)
+                self._note(tx, call, "abandoned", draft, now, reason=refusal.detail)
+                outcomes[index] = refusal
+                continue
+            digest = hashlib.sha256(signed[index]).hexdigest()
+            self._note(tx, call, "issued", draft, now, sha256=digest)
+            outcomes[index] = Leaf(signed[index], draft.serial, draft.plan.not_after)
+
+    def _note(
+        self,
+        tx: Transaction,
+        call: Call[Any],
+        verbed: str,
+        draft: _Draft,
+        now: datetime,
+        **body: Any,
+    ) -> None:
+        record_event(
+            tx,
+            call,
+            f"certificate.{verbed}",
+            str(draft.wish.spiffe_id),
+            now,
+            serial=draft.serial,
+            kind=draft.wish.kind.value,
+            instance=draft.wish.instance_id,
+            node=draft.wish.node_id,
+            authority=draft.plan.issuer.id,
+            not_after=draft.plan.not_after.isoformat(),
+            **body,
+        )
+
+
+def _record(draft: _Draft, now: datetime) -> CertificateRecord:
+    wish, plan = draft.wish, draft.plan
+    return CertificateRecord(
+        serial=draft.serial,
+        kind=wish.kind,
+        subject=wish.spiffe_id,
+        identity_id=wish.identity_id,
+        instance_id=wish.instance_id,
+        node_id=wish.node_id,
+        authority_id=plan.issuer.id,
+        state=IssuanceState.INTENDED,
+        tbs=draft.tbs,
+        not_before=plan.not_before,
+        not_after=plan.not_after,
+        created_at=now,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileIssuance:
+    """Background: close what a crash left between intent and result. Idempotent.
+
+    A certificate that was intended and never recorded as issued was never handed out; yet its
+    signature may exist, so it is abandoned and revoked. A JWT-SVID can't be revoked: it is
+    abandoned, was never handed out, and ends by itself.
+    """
+
+    store: Store
+    clock: Clock
+
+    async def __call__(self) -> None:
+        """Abandon everything stranded for more than a minute."""
+        now = self.clock.now()
+
+        def close(tx: Transaction) -> int:
+            stranded = tx.certificates.interrupted(now - STRANDED_AFTER, RECONCILE_BATCH)
+            for record in stranded:
+                tx.certificates.abandon(record.serial)
+                tx.certificates.revoke(record.serial, now, "superseded")
+                record_event(
+                    tx,
+                    BACKGROUND,
+                    "certificate.abandoned",
+                    str(record.subject),
+                    now,
+                    serial=record.serial,
+                    not_after=record.not_after.isoformat(),
+                    reason="interrupted between intent and result",
+                )
+                record_revocations(tx, BACKGROUND, [record.serial], "superseded", now)
+            tokens = tx.jwt_svids.interrupted(now - STRANDED_AFTER, RECONCILE_BATCH)
+            for token in tokens:
+                tx.jwt_svids.abandon(token.jti)
+                record_event(tx, BACKGROUND, "jwtsvid.abandoned", token.jti, now)
+            return max(len(stranded), len(tokens))
+
+        while await self.store.transact(close) == RECONCILE_BATCH:
+            pass

@@ -1,0 +1,110 @@
+"""Manifests: plan in words, apply all or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import Invalid, Refused
+from troth.core.ids import IdentityId, TrustDomain, new_id
+from troth.identity.identity import State
+from troth.identity.manifest import ManifestSet, parse_manifests
+from troth.identity.plan import Action, Change, Plan, apply_spec, new_identity, plan_changes
+from troth.identity.problem import Limits, PlainDocument
+from troth.operations.call import Call
+from troth.operations.identity import move_in
+from troth.operations.recording import record_identity
+from troth.store.engine import Store
+from troth.store.transaction import Transaction
+from troth.wire.api import manifests as wire
+
+SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitManifests:
+    """``manifest.plan`` and ``manifest.apply``: the same steps, with and without the last one."""
+
+    apply: bool
+    store: Store
+    clock: Clock
+    entropy: Entropy
+    trust_domain: TrustDomain
+    limits: Limits
+
+    async def __call__(self, call: Call[wire.SubmitManifests]) -> wire.ManifestPlan:
+        """The plan; applied in one transaction when asked. `Invalid` lists every problem."""
+        parsed = self._parse(call.body)
+        if self.apply:
+            plan = await self.store.transact(lambda tx: self._carry_out(tx, call, parsed))
+        else:
+            plan = await self.store.read(lambda tx: self._plan(tx, call, parsed))
+        return wire.ManifestPlan(
+            changes=[
+                wire.ManifestChange(
+                    action=change.action.value,
+                    kind="Identity",
+                    name=change.name,
+                    words=list(change.words),
+                )
+                for change in plan.changes
+            ],
+            warnings=[str(problem) for problem in parsed.warnings],
+            applied=self.apply,
+        )
+
+    def _parse(self, body: wire.SubmitManifests) -> ManifestSet:
+        documents = [PlainDocument(d.value, d.source, d.line) for d in body.documents]
+        parsed = parse_manifests(documents, self.limits, self.clock.now())
+        if parsed.errors:
+            shown = [str(problem) for problem in parsed.errors[:SHOWN_PROBLEMS]]
+            raise Invalid("Nothing was changed. " + "; ".join(shown))
+        return parsed
+
+    def _plan(self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet) -> Plan:
+        named = [tx.identities.find_named(spec.name) for spec in parsed.specs]
+        living = [i for i in named if i is not None and i.state is not State.RETIRED]
+        managed = tx.identities.all_managed()
+        plan = plan_changes(
+            parsed.specs,
+            list({identity.id: identity for identity in [*living, *managed]}.values()),
+            prune=call.body.prune,
+            trust_domain=self.trust_domain,
+            now=self.clock.now(),
+            default_lifetime=self.limits.lifetime_default,
+        )
+        if plan.refusals:
+            raise Refused("Nothing was changed. " + "; ".join(plan.refusals[:SHOWN_PROBLEMS]))
+        return plan
+
+    def _carry_out(
+        self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet
+    ) -> Plan:
+        plan = self._plan(tx, call, parsed)
+        for change in plan.changes:
+            self._carry_out_one(tx, call, change)
+        return plan
+
+    def _carry_out_one(self, tx: Transaction, call: Call[Any], change: Change) -> None:
+        now = self.clock.now()
+        if change.action is Action.ADD and change.spec is not None:
+            made = new_identity(
+                change.spec,
+                IdentityId(new_id("idn", self.entropy)),
+                self.trust_domain,
+                now,
+                self.limits.lifetime_default,
+                State.ACTIVE,
+                managed=True,
+            )
+            tx.identities.add(made)
+            record_identity(tx, call, "registered", made, now, words=list(change.words))
+        elif change.action is Action.CHANGE and change.spec and change.identity:
+            changed = apply_spec(change.identity, change.spec, now)
+            tx.identities.save(changed, change.identity.revision)
+            record_identity(tx, call, "changed", changed, now, words=list(change.words))
+        elif change.action is Action.REMOVE and change.identity:
+            reason = "removed from the manifests"
+            move_in(tx, call, change.identity, "retire", reason, now=now)

@@ -1,0 +1,274 @@
+"""Nodes: join, renew, list, report, and the stream that keeps an agent in step."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import Denied, Invalid
+from troth.core.ids import InstanceId, NodeId, SpiffeId, TrustDomain, new_id
+from troth.identity.identity import Identity
+from troth.issuance.authorities import AuthorityState, Use
+from troth.issuance.csr import parse_csr
+from troth.live.snapshot import Snapshot
+from troth.operations.call import Call
+from troth.operations.certificate import require_node
+from troth.operations.leaf import Leaf, LeafIssuer, Wish
+from troth.operations.publication import collect_jwt_keys
+from troth.operations.recording import record_event, record_revocations
+from troth.operations.token import parse_token, take_token
+from troth.store.engine import Store
+from troth.store.nodes import mark_page
+from troth.store.records import CertificateKind, Node, NodeState
+from troth.store.transaction import Transaction
+from troth.wire.api import nodes as wire
+from troth.wire.bundle import render_jwks
+
+NODE_TTL = timedelta(hours=24)
+"""How long a node may be away and still come back by itself."""
+
+HEARTBEAT_SECONDS = 5.0
+
+
+def name_node(trust_domain: TrustDomain, name: str) -> SpiffeId:
+    """The SPIFFE ID of a node; the path under ``/troth/`` is closed to registrations."""
+    return SpiffeId.of(trust_domain, f"/troth/node/{name}")
+
+
+@dataclass(frozen=True, slots=True)
+class AttestNode:
+    """``node.attest``: take a join token once and certify the node's key."""
+
+    store: Store
+    clock: Clock
+    entropy: Entropy
+    trust_domain: TrustDomain
+    leaves: LeafIssuer
+
+    async def __call__(self, call: Call[wire.AttestNode]) -> wire.NodeCredential:
+        """The node's certificate. A bad CSR costs no token; a bad token writes nothing."""
+        if call.body.method != "join_token":
+            raise Invalid(f"Attestation by {call.body.method[:40]!r} isn't known; use join_token.")
+        public_key = parse_csr(call.body.csr)
+        token_id, secret = parse_token(call.body.evidence)
+        now = self.clock.now()
+        node_id = NodeId(new_id("nod", self.entropy))
+
+        def join(tx: Transaction) -> Node:
+            token = take_token(tx, token_id, secret, now, node_id)
+            previous = tx.nodes.find_named(token.node_name)
+            node = Node(
+                id=previous.id if previous else node_id,
+                name=token.node_name,
+                spiffe_id=name_node(self.trust_domain, token.node_name),
+                state=NodeState.ACTIVE,
+                attestation="join_token",
+                attested_at=now,
+                certificate_serial="",
+                expires_at=now + NODE_TTL,
+                last_seen=now,
+            )
+            if previous is None:
+                tx.nodes.add(node)
+            else:
+                tx.nodes.save(node)
+                serials = tx.certificates.revoke_for_node(node.id, now, "superseded")
+                record_revocations(tx, call, serials, "superseded", now)
+            record_event(
+                tx, call, "node.attested", str(node.spiffe_id), now, id=node.id, token=token.id
+            )
+            return node
+
+        node = await self.store.transact(join)
+        return await certify_node(self.store, self.leaves, call, node, public_key)
+
+
+@dataclass(frozen=True, slots=True)
+class RenewNode:
+    """``node.renew``: the calling node's next certificate, for a key of its choice."""
+
+    store: Store
+    leaves: LeafIssuer
+
+    async def __call__(self, call: Call[wire.RenewNode]) -> wire.NodeCredential:
+        """The new certificate; the old one lives out its time."""
+        public_key = parse_csr(call.body.csr)
+        node_id = require_node(call.caller)
+        node = await self.store.read(lambda tx: tx.nodes.get(node_id))
+        return await certify_node(self.store, self.leaves, call, node, public_key)
+
+
+async def certify_node(
+    store: Store, leaves: LeafIssuer, call: Call[Any], node: Node, public_key: bytes
+) -> wire.NodeCredential:
+    """Issue a node's certificate and note its serial."""
+
+    def guard(tx: Transaction) -> None:
+        if tx.nodes.get(node.id).state is not NodeState.ACTIVE:
+            raise Denied(f"Node {node.name} was evicted; join anew.")
+
+    wish = Wish(
+        kind=CertificateKind.NODE,
+        spiffe_id=node.spiffe_id,
+        public_key=public_key,
+        ttl=NODE_TTL,
+        guard=guard,
+        node_id=node.id,
+    )
+    leaf = await leaves.issue_one(call, wish)
+
+    def note(tx: Transaction) -> list[bytes]:
+        current = tx.nodes.get(node.id)
+        tx.nodes.save(replace(current, certificate_serial=leaf.serial, expires_at=leaf.not_after))
+        return collect_roots(tx)
+
+    return _credential(node, leaf, await store.transact(note))
+
+
+def _credential(node: Node, leaf: Leaf, roots: list[bytes]) -> wire.NodeCredential:
+    return wire.NodeCredential(
+        node_id=node.id,
+        spiffe_id=str(node.spiffe_id),
+        chain=[leaf.der],
+        x509_authorities=roots,
+        not_after=leaf.not_after,
+    )
+
+
+def collect_roots(tx: Transaction) -> list[bytes]:
+    """The certificates of all X.509 authorities whose leaves may still live."""
+    found = tx.authorities.list(Use.X509)
+    return [a.certificate for a in found if a.state is not AuthorityState.ENDED]
+
+
+@dataclass(frozen=True, slots=True)
+class ListNodes:
+    """``node.ls``: a page of nodes by name."""
+
+    store: Store
+
+    async def __call__(self, call: Call[wire.ListNodes]) -> wire.NodePage:
+        """The page."""
+        body = call.body
+        found = await self.store.read(lambda tx: tx.nodes.page(after=body.after, limit=body.limit))
+        full = len(found) == body.limit
+        return wire.NodePage(
+            items=[_view(node) for node in found], next=mark_page(found[-1]) if full else None
+        )
+
+
+def _view(node: Node) -> wire.NodeView:
+    return wire.NodeView(
+        id=node.id,
+        name=node.name,
+        spiffe_id=str(node.spiffe_id),
+        state=node.state.value,
+        attestation=node.attestation,
+        attested_at=node.attested_at,
+        expires_at=node.expires_at,
+        last_seen=node.last_seen,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReportWorkloads:
+    """``node.report``: which instances live, and which processes got nothing."""
+
+    store: Store
+    clock: Clock
+
+    async def __call__(self, call: Call[wire.ReportWorkloads]) -> wire.Accepted:
+        """Note it; refusals go to the journal, where `troth doctor` finds them."""
+        node_id = require_node(call.caller)
+        now = self.clock.now()
+
+        def note(tx: Transaction) -> None:
+            tx.nodes.touch(node_id, now)
+            tx.instances.touch(
+                [InstanceId(seen.instance_id) for seen in call.body.seen], now, of_node=node_id
+            )
+            for refused in call.body.refused:
+                record_event(
+                    tx,
+                    call,
+                    "workload.refused",
+                    call.caller.principal,
+                    now,
+                    pid=refused.pid,
+                    selectors=refused.selectors,
+                    reason=refused.reason,
+                    count=refused.count,
+                )
+
+        await self.store.transact(note)
+        return wire.Accepted()
+
+
+@dataclass(frozen=True, slots=True)
+class SyncNode:
+    """``node.sync``: complete values for one node: at once, then after each change."""
+
+    store: Store
+    snapshot: Snapshot
+    trust_domain: TrustDomain
+    lease: timedelta
+
+    async def __call__(
+        self, call: Call[wire.SyncNode]
+    ) -> AsyncIterator[wire.NodeSnapshot | wire.Heartbeat]:
+        """Snapshots when something that concerns nodes changed, heartbeats in between."""
+        node_id = require_node(call.caller)
+        sent = b""
+        while True:
+            self.snapshot.check_fresh()
+            epoch, seen = self.snapshot.epoch, self.snapshot.nodes_epoch
+            value = await self._read(node_id, epoch)
+            body = msgspec.json.encode(msgspec.structs.replace(value, epoch=0))
+            if body != sent:
+                sent = body
+                yield value
+            else:
+                yield wire.Heartbeat(epoch=epoch)
+            await self.snapshot.wait_beyond(seen, HEARTBEAT_SECONDS, nodes=True)
+
+    async def _read(self, node_id: NodeId, epoch: int) -> wire.NodeSnapshot:
+        return await self.store.read(lambda tx: self._collect(tx, node_id, epoch))
+
+    def _collect(self, tx: Transaction, node_id: NodeId, epoch: int) -> wire.NodeSnapshot:
+        node = tx.nodes.get(node_id)
+        if node.state is not NodeState.ACTIVE:
+            raise Denied(f"Node {node.name} was evicted; join anew.")
+        roots = tx.authorities.list(Use.X509)
+        crls = [tx.crls.latest(a.id) for a in roots if a.state is not AuthorityState.ENDED]
+        return wire.NodeSnapshot(
+            epoch=epoch,
+            lease=int(self.lease.total_seconds()),
+            trust_domain=str(self.trust_domain),
+            entries=[_entry(identity) for identity in tx.identities.for_node(node.name)],
+            locked=[instance.id for instance in tx.instances.locked_for_node(node.id)],
+            x509_authorities=collect_roots(tx),
+            crls=[crl.der for crl in crls if crl is not None and crl.der is not None],
+            jwks=msgspec.json.decode(render_jwks(collect_jwt_keys(tx))),
+        )
+
+
+def _entry(identity: Identity) -> wire.Entry:
+    return wire.Entry(
+        identity_id=identity.id,
+        name=identity.name,
+        spiffe_id=str(identity.spiffe_id),
+        state=identity.state.value,
+        selectors=[str(s) for s in identity.selectors],
+        dns_names=list(identity.dns_names),
+        x509_ttl=int(identity.x509_ttl.total_seconds()),
+        jwt_ttl=int(identity.jwt_ttl.total_seconds()),
+        hint=identity.hint,
+        revision=identity.revision,
+        expires_at=identity.expires_at,
+    )

@@ -1,0 +1,40 @@
+"""Forgetting what nobody needs any more: used-up tokens, long-dead certificates, old lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from troth.core.clock import Clock
+from troth.store.engine import Store
+from troth.store.transaction import Transaction
+
+KEPT = timedelta(days=30)
+"""How long records of dead credentials stay; the journal keeps their history for good."""
+
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeRecords:
+    """Background: delete in batches what ended more than `KEPT` ago. Idempotent."""
+
+    store: Store
+    clock: Clock
+
+    async def __call__(self) -> None:
+        """Delete until nothing is left to delete."""
+        before = self.clock.now() - KEPT
+
+        def purge(tx: Transaction) -> bool:
+            tx.join_tokens.purge(before)
+            tx.crls.purge(before)
+            counts = (
+                tx.certificates.purge_expired(before, BATCH),
+                tx.jwt_svids.purge(before, BATCH),
+                tx.instances.purge(before, BATCH),
+            )
+            return max(counts) < BATCH
+
+        while not await self.store.transact(purge):
+            pass

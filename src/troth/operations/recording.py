@@ -1,0 +1,71 @@
+"""How operations write the journal: one event, in the transaction that changes the state."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from troth.core.events import Event
+from troth.core.ids import RequestId
+from troth.identity.identity import Identity
+from troth.operations.call import SELF, Call
+from troth.store.transaction import Transaction
+
+BACKGROUND = Call(SELF, RequestId("background"), None)
+"""The call as which background work records what it does."""
+
+
+def record_event(
+    tx: Transaction, call: Call[Any], type_: str, subject: str, now: datetime, **body: Any
+) -> None:
+    """Append an event of `type_` about `subject`, by the call's caller, with plain JSON values."""
+    if call.caller.source:
+        body["source"] = call.caller.source
+    tx.journal.append(
+        Event(
+            type=type_,
+            subject=subject,
+            actor=call.caller.principal,
+            at=now,
+            request_id=call.request_id,
+            body=body,
+        )
+    )
+
+
+def record_identity(
+    tx: Transaction, call: Call[Any], verbed: str, identity: Identity, now: datetime, **body: Any
+) -> None:
+    """Append ``identity.<verbed>`` with the facts that snapshots need."""
+    record_event(
+        tx,
+        call,
+        f"identity.{verbed}",
+        str(identity.spiffe_id),
+        now,
+        id=identity.id,
+        name=identity.name,
+        spiffe_id=str(identity.spiffe_id),
+        state=identity.state.value,
+        owner=identity.owner,
+        revision=identity.revision,
+        **body,
+    )
+
+
+def record_revocations(
+    tx: Transaction, call: Call[Any], serials: list[str], reason: str, now: datetime
+) -> None:
+    """Append ``certificate.revoked`` for each serial that was just revoked."""
+    for serial in serials:
+        certificate = tx.certificates.get(serial)
+        record_event(
+            tx,
+            call,
+            "certificate.revoked",
+            str(certificate.subject),
+            now,
+            serial=serial,
+            not_after=certificate.not_after.isoformat(),
+            reason=reason,
+        )

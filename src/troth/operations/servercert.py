@@ -1,0 +1,110 @@
+"""The server's own certificate: issued by its own authority, renewed at half life, in place."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from troth.core.clock import Clock
+from troth.core.ids import SpiffeId, TrustDomain
+from troth.operations.leaf import LeafIssuer, Wish
+from troth.operations.node import collect_roots
+from troth.operations.recording import BACKGROUND
+from troth.store.engine import Store
+from troth.store.records import CertificateKind
+from troth.store.transaction import Transaction
+from troth.wire.bundle import render_pem_certificates
+
+SERVER_TTL = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPair:
+    """Chain and key (PEM), when to renew them, and the roots (DER) for client certificates."""
+
+    chain_pem: bytes
+    key_pem: bytes
+    renew_at: datetime
+    roots: tuple[bytes, ...]
+
+
+def name_server(trust_domain: TrustDomain) -> SpiffeId:
+    """The SPIFFE ID of the server."""
+    return SpiffeId.of(trust_domain, "/troth/server")
+
+
+@dataclass(frozen=True, slots=True)
+class CertifyServer:
+    """Makes a fresh key, which lives in this process only, and a certificate for it."""
+
+    store: Store
+    clock: Clock
+    leaves: LeafIssuer
+    trust_domain: TrustDomain
+    names: tuple[str, ...]
+
+    async def __call__(self) -> ServerPair:
+        """The new pair; `names` are host names and addresses."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        addresses, hosts = split_names(self.names)
+        wish = Wish(
+            kind=CertificateKind.SERVER,
+            spiffe_id=name_server(self.trust_domain),
+            public_key=key.public_key().public_bytes(
+                Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+            ),
+            ttl=SERVER_TTL,
+            guard=permit_always,
+            dns_names=hosts,
+            ip_addresses=addresses,
+        )
+        leaf = await self.leaves.issue_one(BACKGROUND, wish)
+        roots = await self.store.read(collect_roots)
+        now = self.clock.now()
+        return ServerPair(
+            chain_pem=render_pem_certificates([leaf.der]),
+            key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            renew_at=now + (leaf.not_after - now) / 2,
+            roots=tuple(roots),
+        )
+
+
+def permit_always(tx: Transaction) -> None:
+    """The guard of the server's own certificate: nothing can forbid it."""
+
+
+def split_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Addresses and host names apart, each once, in the forms that certificates hold."""
+    addresses: dict[str, None] = {}
+    hosts: dict[str, None] = {}
+    for name in names:
+        try:
+            addresses[str(ipaddress.ip_address(name))] = None
+        except ValueError:
+            hosts[name.lower().rstrip(".")] = None
+    return tuple(addresses), tuple(hosts)
+
+
+@dataclass(frozen=True, slots=True)
+class RenewServer:
+    """Background: a new pair at half life, installed without dropping a connection."""
+
+    certify: CertifyServer
+    clock: Clock
+    renew_at: Callable[[], datetime]
+    install: Callable[[ServerPair], None]
+
+    async def __call__(self) -> None:
+        """Renew when due."""
+        if self.clock.now() >= self.renew_at():
+            self.install(await self.certify())

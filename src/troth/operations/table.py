@@ -1,0 +1,95 @@
+"""The system call table: every operation and subscription, and how it is made.
+
+One name is the HTTP operationId, the CLI verb, the permission, the metric label and the audit
+verb. Routes stand in `troth.wire.api.routes`, permissions in `troth.policy.permissions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.ids import TrustDomain
+from troth.drivers.keystores import Keystore
+from troth.identity.lifecycle import TRANSITIONS
+from troth.identity.problem import Limits
+from troth.live.snapshot import Snapshot
+from troth.operations.call import Operation, Subscription
+from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
+from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
+from troth.operations.instance import ListInstances, MoveInstance
+from troth.operations.journal import ListJournal, TailJournal
+from troth.operations.jwtsvid import IssueJwtSvid
+from troth.operations.leaf import LeafIssuer
+from troth.operations.manifest import SubmitManifests
+from troth.operations.node import AttestNode, ListNodes, RenewNode, ReportWorkloads, SyncNode
+from troth.operations.publication import Publication
+from troth.operations.status import ShowStatus
+from troth.operations.token import CreateJoinToken
+from troth.store.engine import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What operations are made from; each takes what it needs, at most six of them."""
+
+    store: Store
+    snapshot: Snapshot
+    clock: Clock
+    entropy: Entropy
+    keystore: Keystore
+    leaves: LeafIssuer
+    publication: Publication
+    trust_domain: TrustDomain
+    limits: Limits
+    issuer_url: str
+    lease: timedelta
+    started_at: datetime
+
+
+def list_operations(p: Parts) -> Mapping[str, Operation]:
+    """Every operation by name."""
+    moves = {f"identity.{verb}": MoveIdentity(verb, p.store, p.clock) for verb in TRANSITIONS}
+    return {
+        "identity.register": RegisterIdentity(
+            p.store, p.clock, p.entropy, p.trust_domain, p.limits
+        ),
+        "identity.ls": ListIdentities(p.store),
+        "identity.show": ShowIdentity(p.store),
+        **moves,
+        "instance.ls": ListInstances(p.store),
+        "instance.lock": MoveInstance(True, p.store, p.clock),
+        "instance.unlock": MoveInstance(False, p.store, p.clock),
+        "manifest.plan": SubmitManifests(
+            False, p.store, p.clock, p.entropy, p.trust_domain, p.limits
+        ),
+        "manifest.apply": SubmitManifests(
+            True, p.store, p.clock, p.entropy, p.trust_domain, p.limits
+        ),
+        "certificate.issue": IssueCertificates(p.store, p.clock, p.snapshot, p.leaves),
+        "certificate.ls": ListCertificates(p.store, p.clock),
+        "certificate.revoke": RevokeCertificate(p.store, p.clock),
+        "jwtsvid.issue": IssueJwtSvid(
+            p.store, p.clock, p.entropy, p.snapshot, p.keystore, p.issuer_url
+        ),
+        "token.join": CreateJoinToken(p.store, p.clock, p.entropy),
+        "node.attest": AttestNode(p.store, p.clock, p.entropy, p.trust_domain, p.leaves),
+        "node.renew": RenewNode(p.store, p.leaves),
+        "node.ls": ListNodes(p.store),
+        "node.report": ReportWorkloads(p.store, p.clock),
+        "journal.ls": ListJournal(p.store),
+        "status.show": ShowStatus(
+            p.store, p.snapshot, p.publication, p.clock, p.trust_domain, p.started_at
+        ),
+    }
+
+
+def list_subscriptions(p: Parts) -> Mapping[str, Subscription]:
+    """Every subscription by name."""
+    return {
+        "node.sync": SyncNode(p.store, p.snapshot, p.trust_domain, p.lease),
+        "journal.tail": TailJournal(p.store, p.snapshot),
+    }

@@ -1,0 +1,181 @@
+"""Wiring: everything is built here, once, in one phase, from the configuration.
+
+The order is the order of dependence: store → keystore → authorities → snapshot → first CRL →
+the server's certificate → listeners → background work.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import import_module
+
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.ids import new_id
+from troth.drivers import keystores
+from troth.drivers.keystores import Keystore
+from troth.drivers.keystores.kek import resolve_key_encryption_key
+from troth.identity.problem import Limits
+from troth.issuance.drafter import Drafter
+from troth.live.snapshot import Snapshot
+from troth.operations.authority import PrepareAuthorities
+from troth.operations.callers import CallerRegistry
+from troth.operations.crl import PublishCrls
+from troth.operations.dispatch import Dispatcher
+from troth.operations.feed import FollowJournal, read_seed
+from troth.operations.identity import ExpireIdentities
+from troth.operations.leaf import LeafIssuer, ReconcileIssuance
+from troth.operations.publication import StoredPublication
+from troth.operations.purge import PurgeRecords
+from troth.operations.servercert import CertifyServer, split_names
+from troth.operations.table import Parts, list_operations, list_subscriptions
+from troth.server.background import Background, Task
+from troth.server.config import Config
+from troth.server.metrics import Metrics
+from troth.store.engine import Store, open_store
+from troth.store.sealer import Sealer
+
+FEED = "journal.follow"
+ALWAYS_CERTIFIED = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The server without its listeners: what they need, and what runs behind them."""
+
+    store: Store
+    snapshot: Snapshot
+    dispatcher: Dispatcher
+    publication: StoredPublication
+    callers: CallerRegistry
+    metrics: Metrics
+    background: Background
+    certify: CertifyServer
+
+
+def prepare_directories(config: Config) -> None:
+    """The data directory: others may pass through to the sockets, and see nothing else."""
+    config.data.mkdir(mode=0o711, parents=True, exist_ok=True)
+    config.data.chmod(0o711)
+    (config.data / "keys").mkdir(mode=0o700, exist_ok=True)
+
+
+def open_keystore(config: Config, entropy: Entropy) -> Keystore:
+    """The configured keystore, its keys unsealed with the key-encryption key."""
+    module, _, factory = keystores.BUILT_IN[config.keystore.driver].partition(":")
+    make: Callable[..., Keystore] = getattr(import_module(module), factory)
+    if config.keystore.driver == "memory":
+        return make()
+    source = config.keystore.key_encryption_key
+    environment = {"PATH": os.defpath}
+    if config.keystore.secret is not None:
+        environment[source.removeprefix("env:")] = config.keystore.secret
+    key = resolve_key_encryption_key(source, environment=environment, entropy=entropy, create=True)
+    return make(config.data / "keys", key, entropy)
+
+
+def list_names(config: Config) -> tuple[str, ...]:
+    """Host names and addresses that the server's certificate covers."""
+    hosts = [config.public.host, config.mutual.host, socket.gethostname()]
+    named = [host for host in hosts if host not in ("", "0.0.0.0", "::")]  # noqa: S104 - compared
+    return tuple(dict.fromkeys([*ALWAYS_CERTIFIED, *named, *_list_addresses()]))
+
+
+def _list_addresses() -> list[str]:
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return [str(info[4][0]).partition("%")[0] for info in found]
+
+
+def limit_manifests(config: Config) -> Limits:
+    """What a manifest may ask for here."""
+    ttl = config.ttl
+    return Limits(
+        x509_ceiling=timedelta(seconds=ttl.x509_ceiling),
+        x509_default=timedelta(seconds=ttl.x509_default),
+        jwt_ceiling=timedelta(seconds=ttl.jwt_ceiling),
+        jwt_default=timedelta(seconds=ttl.jwt_default),
+        trust_domain=config.trust_domain,
+        reserved_dns_names=frozenset(split_names(list_names(config))[1]),
+    )
+
+
+async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
+    """Build everything but the listeners; afterwards the store holds all it needs to serve."""
+    store = open_store(config.database, clock=clock)
+    keystore = open_keystore(config, entropy)
+    drafter = Drafter()
+    await PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain)()
+    publish = PublishCrls(
+        store,
+        clock,
+        keystore,
+        drafter,
+        timedelta(seconds=config.crl.lifetime),
+        timedelta(seconds=config.crl.period),
+    )
+    await publish()
+    lease = timedelta(seconds=config.lease)
+    snapshot = Snapshot(clock, lease)
+    snapshot.load(await read_seed(store, clock.now()))
+    issuer_url = f"{config.origin}/svid"
+    leaves = LeafIssuer(store, clock, entropy, keystore, drafter, f"{config.origin}/crl")
+    publication = StoredPublication(store, snapshot, clock, issuer_url)
+    parts = Parts(
+        store=store,
+        snapshot=snapshot,
+        clock=clock,
+        entropy=entropy,
+        keystore=keystore,
+        leaves=leaves,
+        publication=publication,
+        trust_domain=config.trust_domain,
+        limits=limit_manifests(config),
+        issuer_url=issuer_url,
+        lease=lease,
+        started_at=clock.now(),
+    )
+    metrics = Metrics()
+    certify = CertifyServer(store, clock, leaves, config.trust_domain, list_names(config))
+    sealer = Sealer(store, clock=clock, holder=new_id("srv", entropy))
+    background = Background(list_tasks(parts, publish, sealer))
+    store.on_commit(lambda: background.wake(FEED))
+    return House(
+        store=store,
+        snapshot=snapshot,
+        dispatcher=Dispatcher(
+            list_operations(parts), list_subscriptions(parts), clock, entropy, metrics
+        ),
+        publication=publication,
+        callers=CallerRegistry(
+            store,
+            snapshot,
+            clock,
+            config.trust_domain,
+            config.roles.uids,
+            config.roles.spiffe_ids,
+        ),
+        metrics=metrics,
+        background=background,
+        certify=certify,
+    )
+
+
+def list_tasks(parts: Parts, publish: PublishCrls, sealer: Sealer) -> list[Task]:
+    """The table of background work: name, period in seconds, operation, what wakes it."""
+    store, clock = parts.store, parts.clock
+    prepare = PrepareAuthorities(store, clock, parts.entropy, parts.keystore, parts.trust_domain)
+    return [
+        Task(FEED, 1.0, FollowJournal(store, sealer, parts.snapshot)),
+        Task("crl.publish", 30.0, publish, wakes=("certificate.revoked", "authority.")),
+        Task("authority.prepare", 60.0, prepare),
+        Task("issuance.reconcile", 30.0, ReconcileIssuance(store, clock)),
+        Task("identity.expire", 30.0, ExpireIdentities(store, clock)),
+        Task("store.purge", 3600.0, PurgeRecords(store, clock)),
+    ]

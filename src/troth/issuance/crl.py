@@ -126,3 +126,10 @@ def _lint(
         wrong.append("the serials are not the revoked ones in order")
     if wrong:
         raise Internal(f"The lint refuses the revocation list: {'; '.join(wrong)}.")
+
+
+def list_serials(der: bytes) -> frozenset[int]:
+    """The serials on a list of our own making; empty for no list."""
+    if not der:
+        return frozenset()
+    return frozenset(entry.serial_number for entry in x509.load_der_x509_crl(der))

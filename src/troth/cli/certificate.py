@@ -12,6 +12,9 @@ from troth.cli.terminal import Terminal, make_request, make_table
 from troth.cli.words import describe_time
 from troth.wire.api import certificates
 
+SERIAL_DIGITS = 40
+"""Serials are stored in full length: 20 octets (RFC 5280, section 4.1.2.2)."""
+
 app = make_app("The X.509-SVIDs that were issued and have not expired.")
 
 
@@ -45,7 +48,7 @@ def revoke(
     """Revoke one certificate; its identity may go on and fetch another."""
     request = make_request(
         certificates.RevokeCertificate,
-        serial=serial.replace(":", "").lower().removeprefix("0x"),
+        serial=serial.lower().removeprefix("0x").replace(":", "").zfill(SERIAL_DIGITS),
         reason=require(reason, "--reason", "why do you revoke it?"),
     )
     view = terminal.call("certificate.revoke", request)

@@ -24,6 +24,9 @@ app = make_app("What happened, to what, and who did it.")
 
 PAGE = 1000
 RETRY_SECONDS = 1.0
+PATIENCE = 60
+"""How many times in a row a lost server is tried again; one that never answered isn't."""
+
 MAX_VALUE = 120
 ALARMING = ("quarantined", "refused", "revoked", "locked", "retired", "suspended")
 
@@ -99,21 +102,21 @@ def read_last(
 
 
 def follow_journal(terminal: Terminal, position: int) -> Iterator[journal.JournalEntry]:
-    """Events after `position` as they come; a server that restarts is waited for once a break."""
-    progressed = True
+    """Events after `position` as they come; a server that went away is waited for."""
+    failures = PATIENCE
     while True:
         try:
             with terminal.connect() as client:
                 request = journal.TailJournal(after=position)
                 for value in client.stream("journal.tail", request):
-                    progressed = True
+                    failures = 0
                     if isinstance(value, journal.JournalEntry):
                         position = value.position
                         yield value
         except TrothError as error:
-            if not error.retryable or not progressed:
+            if not error.retryable or failures >= PATIENCE:
                 raise
-            progressed = False
+            failures += 1
             terminal.say(f"{clean_text(error.detail)} Trying again from position {position}.")
             threading.Event().wait(RETRY_SECONDS)
 

@@ -1,0 +1,220 @@
+"""`troth check`, `plan` and `apply`: manifests from files to the server.
+
+`check` needs no server: it reads with the same code. `plan` and `apply` check first, so that a
+typing error is reported with its line, and only then ask the server.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from troth.cli.command import command, make_app
+from troth.cli.terminal import WANTING, Terminal, is_interactive, make_text
+from troth.cli.words import count_noun
+from troth.core.errors import Invalid, TrothError
+from troth.identity.manifest import ManifestSet, parse_manifests
+from troth.identity.problem import Limits, Problem, Severity
+from troth.wire.api import manifests
+from troth.wire.yaml import MAX_BYTES, Document, load_documents
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+app = make_app("Manifests: the identities that should exist, in files.")
+
+STDIN = "-"
+ENDINGS = (".yaml", ".yml")
+SIGNS = {"add": "+", "change": "~", "remove": "-", "keep": "="}
+
+PathsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        help="Files, directories (their *.yaml and *.yml), or - for standard input.",
+        metavar="PATH…",
+        show_default=False,
+    ),
+]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Warnings are errors too.")]
+PruneOption = Annotated[
+    bool, typer.Option("--prune", help="Retire identities that manifests made and no longer name.")
+]
+
+
+@command(app, "check", example="troth check identities/\ncat payments.yaml | troth check -")
+def check(terminal: Terminal, paths: PathsArgument, strict: StrictOption = False) -> None:
+    """Check manifests without a server: each problem with its file, line and column.
+
+    Warnings are legal and probably not meant; they fail the check only with --strict.
+    """
+    documents, found = _read_manifests(terminal, paths)
+    errors, warnings = len(found.errors), len(found.warnings)
+    failed = bool(errors or (strict and warnings))
+    value = {
+        "ok": not failed,
+        "documents": len(documents),
+        "problems": [_view_problem(problem) for problem in found.problems],
+    }
+    terminal.show(value, lambda: [_paint_problem(problem) for problem in found.problems])
+    summary = f"{count_noun(len(documents), 'document')}, {_count_problems(errors, warnings)}"
+    terminal.say(summary if not failed else f"{summary}: mend them and check again.")
+    if failed:
+        raise typer.Exit(WANTING)
+
+
+@command(app, "plan", example="troth plan identities/ --prune")
+def plan(terminal: Terminal, paths: PathsArgument, prune: PruneOption = False) -> None:
+    """Show in words what `apply` would change, and change nothing."""
+    found = terminal.call("manifest.plan", _submit(terminal, paths, prune))
+    terminal.show(found, lambda: _paint_plan(found))
+    terminal.say(_summarize(found))
+
+
+@command(app, "apply", example="troth apply identities/\ntroth apply identities/ --prune --yes")
+def apply(
+    terminal: Terminal,
+    paths: PathsArgument,
+    prune: PruneOption = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before changing.")] = False,
+) -> None:
+    """Check, plan, and make it so: all of it or nothing.
+
+    At a terminal it shows the plan and asks before it changes anything; in a script it doesn't.
+    """
+    request = _submit(terminal, paths, prune)
+    with terminal.connect() as client:
+        planned = client.call("manifest.plan", request)
+        changes = [change for change in planned.changes if change.action != "keep"]
+        if changes and not (yes or terminal.json) and is_interactive():
+            terminal.show(planned, lambda: _paint_plan(planned))
+            if not typer.confirm(f"{_summarize(planned)} Apply?", err=True):
+                terminal.say("Nothing was changed.")
+                raise typer.Exit(WANTING)
+        applied = client.call("manifest.apply", request)
+    terminal.show(applied, lambda: _paint_plan(applied))
+    terminal.say(_summarize(applied))
+
+
+def find_files(paths: list[str]) -> list[Path]:
+    """The manifest files that `paths` name, each once, in order; raises `Invalid`."""
+    files: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if str(path) == STDIN:
+            files[path] = None
+        elif path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix in ENDINGS and p.is_file())
+            if not inside:
+                raise Invalid(f"{path}: no *.yaml or *.yml files in there; name another directory.")
+            files.update(dict.fromkeys(inside))
+        elif path.is_file():
+            files[path] = None
+        else:
+            raise Invalid(f"{path}: no such file; name an existing file or directory.")
+    return list(files)
+
+
+def _read_manifests(terminal: Terminal, paths: list[str]) -> tuple[list[Document], ManifestSet]:
+    """All documents, and what they say; files that aren't YAML are problems like any other."""
+    documents: list[Document] = []
+    unreadable: list[Problem] = []
+    for path in find_files(paths):
+        source = "stdin" if str(path) == STDIN else str(path)
+        try:
+            documents += load_documents(_read_bytes(path), source)
+        except TrothError as error:
+            unreadable.append(_locate_failure(source, error.detail))
+    parsed = parse_manifests(documents, Limits(), terminal.now())
+    found = ManifestSet(parsed.specs, (*unreadable, *parsed.problems))
+    if not documents and not unreadable:
+        raise Invalid(f"There is no manifest in {', '.join(paths)}; see `troth check --help`.")
+    return documents, found
+
+
+def _read_bytes(path: Path) -> bytes:
+    """At most one byte more than what the reader of YAML takes."""
+    if str(path) == STDIN:
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def _locate_failure(source: str, detail: str) -> Problem:
+    """A problem from ``source:line:column: message``, as the reader of YAML words it."""
+    rest = detail.removeprefix(f"{source}:")
+    numbers: list[int] = []
+    while len(numbers) < 2 and rest.partition(":")[0].strip().isdecimal():
+        number, _, rest = rest.partition(":")
+        numbers.append(int(number))
+    line, column = (*numbers, 0, 0)[:2]
+    return Problem(source, line, column, "", rest.strip(), Severity.ERROR)
+
+
+def _submit(terminal: Terminal, paths: list[str], prune: bool) -> manifests.SubmitManifests:
+    """The request of `plan` and `apply`; ends the command if the check finds errors."""
+    documents, found = _read_manifests(terminal, paths)
+    if found.errors:
+        for problem in found.problems:
+            terminal.say(str(problem))
+        raise Invalid(
+            f"{_count_problems(len(found.errors), len(found.warnings))}; nothing was sent. "
+            "Mend them and try again."
+        )
+    return manifests.SubmitManifests(
+        documents=[
+            manifests.ManifestDocument(value=d.value, source=d.source, line=d.line)
+            for d in documents
+        ],
+        prune=prune,
+    )
+
+
+def _view_problem(problem: Problem) -> dict[str, Any]:
+    return {
+        "source": problem.source,
+        "line": problem.line,
+        "column": problem.column,
+        "path": problem.path,
+        "severity": problem.severity.value,
+        "message": problem.message,
+    }
+
+
+def _paint_problem(problem: Problem) -> RenderableType:
+    place, severity, rest = str(problem).partition(f" {problem.severity.value}: ")
+    style = "red" if problem.severity is Severity.ERROR else "yellow"
+    return make_text((place, "bold"), " ", (severity, style), f": {rest}")
+
+
+def _paint_plan(plan: manifests.ManifestPlan) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    styles = {"add": "green", "change": "yellow", "remove": "red"}
+    for change in plan.changes:
+        if change.action == "keep":
+            continue
+        sign = SIGNS.get(change.action, "?")
+        style = styles.get(change.action, "")
+        parts.append(make_text((f"{sign} {change.kind} {change.name}", f"bold {style}".strip())))
+        parts += [make_text(f"    {words}") for words in change.words]
+    parts += [make_text((f"warning: {warning}", "yellow")) for warning in plan.warnings]
+    return parts
+
+
+def _summarize(plan: manifests.ManifestPlan) -> str:
+    counts = dict.fromkeys(SIGNS, 0)
+    for change in plan.changes:
+        counts[change.action] = counts.get(change.action, 0) + 1
+    if not (counts["add"] or counts["change"] or counts["remove"]):
+        return f"Nothing to change: {counts['keep']} as they should be."
+    verbs = (
+        ("added", "changed", "retired") if plan.applied else ("to add", "to change", "to retire")
+    )
+    numbers = (counts["add"], counts["change"], counts["remove"])
+    done = ", ".join(f"{number} {verb}" for number, verb in zip(numbers, verbs, strict=True))
+    return f"{done}, {counts['keep']} as they should be."
+
+
+def _count_problems(errors: int, warnings: int) -> str:
+    return f"{count_noun(errors, 'error')}, {count_noun(warnings, 'warning')}"

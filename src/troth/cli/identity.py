@@ -90,7 +90,7 @@ def describe_identity(view: identities.IdentityView, now: datetime) -> list[tupl
         ("purpose", view.purpose),
         ("environment", view.environment),
         ("labels", " ".join(f"{key}={value}" for key, value in sorted(view.labels.items()))),
-        ("selectors", "\n".join(view.selectors) or none),
+        ("selectors", view.selectors or none),
         ("nodes", ", ".join(view.nodes)),
         ("DNS names", ", ".join(view.dns_names)),
         ("X.509 lifetime", describe_duration_seconds(view.x509_ttl)),

@@ -166,7 +166,7 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Rend
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        cells = [clean_text(cell) for cell in row]
+        cells = [_clean_cell(cell) for cell in row]
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
     return table
 
@@ -178,7 +178,7 @@ def make_sheet(fields: Iterable[tuple[str, object]]) -> RenderableType:
 
     sheet = Table.grid(padding=(0, 2, 0, 0))
     for name, value in fields:
-        if (cell := clean_text(value)) not in ("", "None"):
+        if (cell := _clean_cell(value)) not in ("", "None"):
             sheet.add_row(Text(name, style="bold"), Text(cell, style=STYLES.get(cell, "")))
     return sheet
 
@@ -192,6 +192,13 @@ def make_text(*parts: tuple[object, str] | object) -> Text:
         words, style = part if isinstance(part, tuple) else (part, "")
         line.append(clean_text(words), style=style)
     return line
+
+
+def _clean_cell(value: object) -> str:
+    """A cell's text; a list has one item a line, and nothing else can break a line."""
+    if isinstance(value, list | tuple):
+        return "\n".join(map(clean_text, value))
+    return clean_text(value)
 
 
 def _write_out(data: bytes) -> None:

@@ -1,0 +1,1 @@
+"""The machinery of `troth demo`: real processes, real proxies, and a story that checks itself."""

@@ -1,0 +1,260 @@
+"""`troth doctor`: what is wrong here, and why a workload gets no identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from troth.cli.command import command, make_app
+from troth.cli.explanation import (
+    Attestation,
+    Candidate,
+    attest_process,
+    compare_identities,
+    explain_missing,
+)
+from troth.cli.identity import fetch_identities
+from troth.cli.installation import (
+    Finding,
+    Level,
+    check_agent,
+    check_data,
+    check_selectors,
+    check_sockets,
+    check_status,
+)
+from troth.cli.journal import describe_body, read_last
+from troth.cli.terminal import WANTING, Terminal, make_table, make_text
+from troth.cli.words import describe_time
+from troth.core.errors import Denied, NotFound, TrothError
+from troth.wire.api import identities, journal, status
+from troth.wire.api.client import ApiClient, Unreachable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+app = make_app("What is wrong here, and how to mend it.")
+
+REFUSALS = 5
+SHOWN_CANDIDATES = 8
+LOCAL_NODE = "local"
+SIGNS = {Level.OK: "✓", Level.WARNING: "!", Level.WRONG: "✗"}
+STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.WRONG: "bold red"}
+
+
+@dataclass(slots=True)
+class Report:
+    """All that doctor found out."""
+
+    findings: list[Finding] = field(default_factory=list)
+    refusals: list[journal.JournalEntry] = field(default_factory=list)
+    attestation: Attestation | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong; warnings don't count."""
+        return all(finding.level is not Level.WRONG for finding in self.findings)
+
+
+@command(app, "doctor", example="troth doctor\nsudo troth doctor --pid 4242")
+def doctor(
+    terminal: Terminal,
+    pid: Annotated[
+        int | None, typer.Option(help="Explain what this process gets, and why.", min=1)
+    ] = None,
+    node: Annotated[str, typer.Option(help="What this machine is called as a node.")] = LOCAL_NODE,
+    agent: Annotated[
+        bool, typer.Option("--agent/--no-agent", help="Whether an agent should run here.")
+    ] = True,
+) -> None:
+    """Look at this installation: permissions, server, agent, revocation list, clock, selectors.
+
+    With --pid it attests that process as the agent would, and compares what was proved with what
+    each identity demands: why does my workload get no identity?
+    """
+    report = Report()
+    if not terminal.options.url:
+        report.findings += check_data(terminal.options.data)
+        report.findings += check_sockets(terminal.options.data)
+    if agent:
+        report.findings += check_agent(terminal.options.workload_socket)
+    items = _ask_server(terminal, report)
+    if pid is not None:
+        _explain_process(terminal, report, pid, node, items)
+    terminal.show(_view_report(report), partial(_paint_report, report, terminal))
+    if not report.ok:
+        terminal.say("Something is wrong; what to do stands beside it.")
+        raise typer.Exit(WANTING)
+
+
+def _ask_server(terminal: Terminal, report: Report) -> list[identities.IdentityView] | None:
+    """The server's own view; None if its identities can't be had."""
+    try:
+        with terminal.connect() as client:
+            view = client.call("status.show", status.GetStatus())
+            report.findings += check_status(view, terminal.now())
+            items = fetch_identities(client)
+            report.findings += check_selectors(items)
+            _read_refusals(client, report)
+            return items
+    except Unreachable as error:
+        remedy = "Start `troth up`, or name the server with --data or --url."
+        report.findings.append(Finding(Level.WRONG, "server", error.detail, remedy))
+    except TrothError as error:
+        remedy = "Run doctor as the server's user, as root, or with --cert and --key of an auditor."
+        report.findings.append(Finding(Level.WRONG, "server", error.detail, remedy))
+    return None
+
+
+def _read_refusals(client: ApiClient, report: Report) -> None:
+    try:
+        report.refusals, _ = read_last(client, REFUSALS, type="workload.refused")
+    except Denied as error:
+        remedy = "Run doctor with the role auditor to see who was refused lately."
+        report.findings.append(Finding(Level.WARNING, "refusals", error.detail, remedy))
+
+
+def _explain_process(
+    terminal: Terminal,
+    report: Report,
+    pid: int,
+    node: str,
+    items: list[identities.IdentityView] | None,
+) -> None:
+    try:
+        report.attestation = attest_process(pid)
+    except NotFound as error:
+        report.findings.append(Finding(Level.WRONG, f"pid {pid}", error.detail, "Name another."))
+        return
+    for note in report.attestation.notes:
+        report.findings.append(Finding(Level.WARNING, f"pid {pid}", note))
+    if items is None:
+        return
+    report.candidates = compare_identities(items, report.attestation, node, terminal.now())
+    locked = _find_locked(terminal, report.candidates, pid)
+    report.findings.append(_conclude(report, pid, locked))
+
+
+def _find_locked(
+    terminal: Terminal, candidates: list[Candidate], pid: int
+) -> identities.InstanceView | None:
+    """The locked instance that this process is, if it is one."""
+    with terminal.connect() as client:
+        for candidate in candidates:
+            if candidate.obtains:
+                found = client.call(
+                    "instance.ls", identities.ListInstances(name=candidate.name)
+                ).items
+                for instance in found:
+                    if instance.locked and instance.pid == pid:
+                        locked: identities.InstanceView = instance
+                        return locked
+    return None
+
+
+def _conclude(report: Report, pid: int, locked: identities.InstanceView | None) -> Finding:
+    subject = f"pid {pid}"
+    obtained = [candidate.spiffe_id for candidate in report.candidates if candidate.obtains]
+    if locked is not None:
+        words = f"it is the instance {locked.id}, which is locked ({locked.locked_reason})."
+        remedy = f"Once it is clean: `troth instance unlock {locked.id} --reason TEXT`."
+        return Finding(Level.WRONG, subject, words, remedy)
+    if obtained:
+        words = f"it obtains {', '.join(obtained)}."
+        return Finding(Level.OK, subject, words)
+    if not report.candidates:
+        remedy = "Register one: `troth identity register --help`, or `troth apply FILE`."
+        return Finding(Level.WRONG, subject, "it gets nothing: there are no identities.", remedy)
+    nearest = report.candidates[0]
+    assert report.attestation is not None, "candidates come from an attestation"
+    reasons = [
+        explain_missing(selector, report.attestation.selectors)
+        for selector in nearest.match.missing
+    ]
+    words = (
+        f"it gets nothing; nearest is {nearest.name}: {'; '.join([*reasons, *nearest.obstacles])}."
+    )
+    return Finding(
+        Level.WRONG, subject, words, f"For {nearest.name}: {'; '.join(nearest.remedies)}."
+    )
+
+
+def _view_report(report: Report) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "ok": report.ok,
+        "findings": [
+            {"level": f.level.value, "subject": f.subject, "words": f.words, "remedy": f.remedy}
+            for f in report.findings
+        ],
+        "refusals": report.refusals,
+    }
+    if report.attestation is not None:
+        value["attestation"] = {
+            "pid": report.attestation.pid,
+            "selectors": [str(selector) for selector in report.attestation.selectors],
+        }
+        value["candidates"] = [_view_candidate(candidate) for candidate in report.candidates]
+    return value
+
+
+def _view_candidate(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "name": candidate.name,
+        "spiffe_id": candidate.spiffe_id,
+        "obtains": candidate.obtains,
+        "state": candidate.state,
+        "held": [str(selector) for selector in candidate.match.held],
+        "missing": [str(selector) for selector in candidate.match.missing],
+        "obstacles": list(candidate.obstacles),
+        "remedies": list(candidate.remedies),
+    }
+
+
+def _paint_report(report: Report, terminal: Terminal) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    for finding in report.findings:
+        sign = (f"{SIGNS[finding.level]} ", STYLES[finding.level])
+        parts.append(make_text(sign, (f"{finding.subject}: ", "bold"), finding.words))
+        if finding.remedy:
+            parts.append(make_text((f"    → {finding.remedy}", "")))
+    if report.attestation is not None:
+        parts += _paint_attestation(report.attestation, report.candidates)
+    if report.refusals:
+        parts += [make_text(""), make_text(("Refused lately", "bold"))]
+        for entry in report.refusals:
+            when = describe_time(entry.at, terminal.now())
+            parts.append(make_text((f"  {when} ", "dim"), describe_body(entry.body)))
+    return parts
+
+
+def _paint_attestation(
+    attestation: Attestation, candidates: list[Candidate]
+) -> list[RenderableType]:
+    parts: list[RenderableType] = [
+        make_text(""),
+        make_text((f"Process {attestation.pid} proved", "bold")),
+    ]
+    parts += [make_text(f"  {selector}") for selector in attestation.selectors]
+    if not candidates:
+        return parts
+    rows = []
+    for candidate in candidates[:SHOWN_CANDIDATES]:
+        missing = [explain_missing(s, attestation.selectors) for s in candidate.match.missing]
+        rows.append(
+            (
+                candidate.name,
+                "obtains" if candidate.obtains else "no",
+                candidate.state,
+                candidate.match.held or "–",
+                [*missing, *candidate.obstacles] or "–",
+            )
+        )
+    parts += [make_text(""), make_text(("Compared, nearest first", "bold"))]
+    parts.append(make_table(("IDENTITY", "RESULT", "STATE", "FITS", "DOESN'T"), rows))
+    if len(candidates) > SHOWN_CANDIDATES:
+        parts.append(make_text((f"and {len(candidates) - SHOWN_CANDIDATES} further away", "dim")))
+    return parts

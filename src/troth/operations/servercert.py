@@ -7,16 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from troth.core.clock import Clock
+from troth.core.entropy import Entropy
 from troth.core.ids import SpiffeId, TrustDomain
+from troth.drivers.keystores.p256 import encode_public, make_key
 from troth.operations.leaf import LeafIssuer, Wish
 from troth.operations.node import collect_roots
 from troth.operations.recording import BACKGROUND
@@ -49,20 +45,19 @@ class CertifyServer:
 
     store: Store
     clock: Clock
+    entropy: Entropy
     leaves: LeafIssuer
     trust_domain: TrustDomain
     names: tuple[str, ...]
 
     async def __call__(self) -> ServerPair:
         """The new pair; `names` are host names and addresses."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = make_key(self.entropy)
         addresses, hosts = split_names(self.names)
         wish = Wish(
             kind=CertificateKind.SERVER,
             spiffe_id=name_server(self.trust_domain),
-            public_key=key.public_key().public_bytes(
-                Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-            ),
+            public_key=encode_public(key),
             ttl=SERVER_TTL,
             guard=permit_always,
             dns_names=hosts,

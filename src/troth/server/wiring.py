@@ -69,7 +69,7 @@ def open_keystore(config: Config, entropy: Entropy) -> Keystore:
     module, _, factory = keystores.BUILT_IN[config.keystore.driver].partition(":")
     make: Callable[..., Keystore] = getattr(import_module(module), factory)
     if config.keystore.driver == "memory":
-        return make()
+        return make(entropy)
     source = config.keystore.key_encryption_key
     environment = {"PATH": os.defpath}
     if config.keystore.secret is not None:
@@ -142,7 +142,8 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
         started_at=clock.now(),
     )
     metrics = Metrics()
-    certify = CertifyServer(store, clock, leaves, config.trust_domain, list_names(config))
+    certify = CertifyServer(
+        store, clock, entropy, leaves, config.trust_domain, list_names(config))
     sealer = Sealer(store, clock=clock, holder=new_id("srv", entropy))
     background = Background(list_tasks(parts, publish, sealer))
     store.on_commit(lambda: background.wake(FEED))

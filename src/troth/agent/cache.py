@@ -1,0 +1,175 @@
+"""What the agent holds for the processes of its node: keys, certificates, tokens. Memory only.
+
+Bounded: who isn't watching makes room for who is, and beyond that newcomers are told to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from troth.agent.snapshot import Registration
+from troth.agent.timing import Backoff, Broadcast
+from troth.agent.view import Svid
+from troth.core.errors import Limited, TrothError
+from troth.identity.selectors import Selector
+
+MAX_WORKLOADS = 10_000
+MAX_TOKENS = 64
+"""JWT-SVIDs kept for one process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """An attested process.
+
+    `instance_key` is the node's stable name for it; `is_alive` tells, without blocking for long,
+    whether it is still the same one. `only` narrows it to the identity of that name.
+    """
+
+    instance_key: str
+    pid: int
+    selectors: tuple[str, ...]
+    attested: frozenset[Selector]
+    is_alive: Callable[[], bool] = field(compare=False, repr=False)
+    only: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its place in the cache: another program in the same process is another workload."""
+        return "\n".join((self.instance_key, self.only or "", *sorted(self.selectors)))
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A kept JWT-SVID, and the state of affairs in which it was issued."""
+
+    token: str = field(repr=False)
+    renew_at: datetime
+    expires_at: datetime
+    registration: Registration
+    locked: frozenset[str]
+
+
+@dataclass(slots=True, eq=False)
+class Holding:
+    """One identity in the hands of one process, or on its way there.
+
+    `registration` is what it was last seen to; `locked` the locks known at the last failure.
+    `svid` is None while there is nothing to serve, for whatever reason; `instance_id` stays
+    known through that, since locks name it.
+    """
+
+    registration: Registration
+    backoff: Backoff
+    svid: Svid | None = None
+    content: tuple[object, ...] = ()
+    serial: int = 0
+    instance_id: str = ""
+    renew_at: datetime | None = None
+    retry_at: datetime | None = None
+    failure: TrothError | None = None
+    locked: frozenset[str] = frozenset()
+    task: asyncio.Task[None] | None = None
+    cut_off: bool = False
+
+    def drop(self) -> None:
+        """Serve nothing any more and forget what is under way."""
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
+        self.svid = None
+        self.forgive()
+
+    def forgive(self) -> None:
+        """Things have changed: past failures say nothing about the next try."""
+        self.failure = None
+        self.retry_at = None
+        self.backoff.reset()
+
+    def find_due(self) -> datetime | None:
+        """When somebody must look at it again."""
+        moments = []
+        if self.svid is not None:
+            moments.append(self.svid.not_after)
+        if self.task is None:
+            if self.retry_at is not None:
+                moments.append(self.retry_at)
+            elif self.svid is not None and self.renew_at is not None:
+                moments.append(self.renew_at)
+        return min(moments, default=None)
+
+
+@dataclass(slots=True, eq=False)
+class Workload:
+    """One process and all it holds. `held` maps SPIFFE IDs it was shown to their expiry."""
+
+    process: Process
+    changes: Broadcast = field(default_factory=Broadcast)
+    holdings: dict[str, Holding] = field(default_factory=dict)
+    matched: tuple[Registration, ...] = ()
+    held: dict[str, datetime] = field(default_factory=dict)
+    tokens: OrderedDict[tuple[str, tuple[str, ...]], Token] = field(default_factory=OrderedDict)
+    watchers: int = 0
+    used_at: float = 0.0
+
+    def drop(self) -> None:
+        """Forget every key, certificate and token."""
+        for holding in self.holdings.values():
+            holding.drop()
+        self.matched = ()
+        self.holdings.clear()
+        self.tokens.clear()
+
+    def keep_token(self, key: tuple[str, tuple[str, ...]], token: Token) -> None:
+        """Remember a token, forgetting the one that was asked for the longest ago."""
+        self.tokens[key] = token
+        self.tokens.move_to_end(key)
+        while len(self.tokens) > MAX_TOKENS:
+            self.tokens.popitem(last=False)
+
+
+class Cache:
+    """Workloads by key, the one used the longest ago first."""
+
+    def __init__(self, limit: int = MAX_WORKLOADS) -> None:
+        self._limit = limit
+        self._workloads: OrderedDict[str, Workload] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._workloads)
+
+    def __iter__(self) -> Iterator[Workload]:
+        return iter(list(self._workloads.values()))
+
+    def find(self, key: str) -> Workload | None:
+        """The workload under `key`, if it is here."""
+        return self._workloads.get(key)
+
+    def admit(self, process: Process) -> Workload:
+        """The workload of `process`, new or known; raises `Limited` when there is no room."""
+        workload = self._workloads.get(process.key)
+        if workload is None:
+            if len(self._workloads) >= self._limit:
+                self._make_room()
+            workload = self._workloads[process.key] = Workload(process)
+        self._workloads.move_to_end(process.key)
+        return workload
+
+    def remove(self, workload: Workload) -> None:
+        """Forget the workload and all it holds."""
+        workload.drop()
+        self._workloads.pop(workload.process.key, None)
+
+    def _make_room(self) -> None:
+        for workload in self._workloads.values():
+            if workload.watchers == 0:
+                self.remove(workload)
+                return
+        raise Limited(
+            f"This node's agent already serves {self._limit} processes, which is all it may; "
+            "end some of them, or try again later."
+        )

@@ -1,0 +1,194 @@
+"""Being a node of the trust domain: joining with a one-time token, coming back, staying.
+
+A node joins once. After that it proves itself with the key and certificate in its data directory,
+which it renews at half their life for as long as the server lets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import structlog
+
+from troth.agent.connection import Api, Untrusted
+from troth.agent.credential import (
+    Credential,
+    CredentialFile,
+    compose_credential,
+    generate_key,
+    make_csr,
+)
+from troth.agent.timing import Backoff, Sleep, place_renewal, sleep_until
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import Denied, Internal, Limited, TrothError, Unavailable
+from troth.wire.api.nodes import AttestNode, NodeCredential, RenewNode
+
+log = structlog.get_logger(__name__)
+
+_PASSING = (Unavailable, Limited, Internal)
+"""Failures that may be over at the next try; all others are the server's considered answer."""
+
+
+class Closable(Api, Protocol):
+    """An API connection that is made for a few calls and closed again."""
+
+    async def close(self) -> None:
+        """End everything under way."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dialler:
+    """Opens connections: without a credential to the public listener, with one to mutual TLS."""
+
+    public: Callable[[tuple[bytes, ...]], Closable]
+    mutual: Callable[[Credential], Closable]
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Gets and keeps the node's credential."""
+
+    file: CredentialFile
+    dialler: Dialler
+    clock: Clock
+    entropy: Entropy
+    sleep: Sleep
+
+    async def obtain(self, join_token: str | None, roots: tuple[bytes, ...]) -> Credential:
+        """The credential to work with: the kept one if it still holds, else by joining.
+
+        `roots` are those of the CA file and are what joining trusts. Waits for the server as long
+        as it takes. Raises `Denied` if the server won't have this node, `Untrusted` if it isn't
+        the server that `roots` vouch for; both say what to do.
+        """
+        kept = self.file.load()
+        if kept is None:
+            if join_token is None:
+                raise Denied(
+                    "This node has not joined yet. Make a token on the server with "
+                    "'troth token join NODE' and start the agent with --join-token."
+                )
+            return await self._join(join_token, roots)
+        try:
+            return await self._come_back(kept)
+        except (Denied, Untrusted) as error:
+            if join_token is None:
+                raise
+            log.warning("node.rejoining", reason=error.detail)
+            return await self._join(join_token, roots)
+
+    async def _come_back(self, kept: Credential) -> Credential:
+        """Renew the kept credential at once, which also tells whether the server still knows it."""
+        if kept.not_after <= self.clock.now():
+            raise Denied(
+                f"This node's certificate expired at {kept.not_after:%Y-%m-%d %H:%M:%S} UTC while "
+                "the agent was away. Make a token with 'troth token join NODE' and start the "
+                "agent with --join-token."
+            )
+        connection = self.dialler.mutual(kept)
+        try:
+            return await self.renew(kept, connection)
+        except Untrusted:
+            raise
+        except _PASSING as error:
+            log.warning("node.server_away", reason=error.detail, using="the kept certificate")
+            return kept
+        except TrothError as error:
+            raise Denied(
+                f"The server no longer accepts this node: {error.detail} If it shall work again, "
+                "make a token with 'troth token join NODE' and start the agent with --join-token."
+            ) from error
+        finally:
+            await connection.close()
+
+    async def _join(self, token: str, roots: tuple[bytes, ...]) -> Credential:
+        key = generate_key()
+        request = AttestNode(method="join_token", evidence=token, csr=make_csr(key))
+        connection = self.dialler.public(roots)
+        try:
+            answer = await self._ask_until_answered(connection, request)
+        except Untrusted:
+            raise
+        except TrothError as error:
+            raise Denied(
+                f"The server refused the join token: {error.detail} A token works once and for a "
+                "short time; make a new one with 'troth token join NODE'."
+            ) from error
+        finally:
+            await connection.close()
+        credential = _read_answer(answer, key, answer.spiffe_id)
+        self.file.save(credential)
+        log.info("node.joined", spiffe_id=credential.spiffe_id, until=str(credential.not_after))
+        return credential
+
+    async def _ask_until_answered(self, api: Api, request: AttestNode) -> NodeCredential:
+        backoff = Backoff(self.entropy, first=0.5)
+        while True:
+            try:
+                answer: NodeCredential = await api.call("node.attest", request)
+                return answer
+            except Untrusted:
+                raise
+            except _PASSING as error:
+                delay = backoff.take()
+                log.warning("node.join_waits", reason=error.detail, retry_seconds=round(delay, 1))
+                await self.sleep(delay)
+
+    async def renew(self, held: Credential, api: Api) -> Credential:
+        """A new key and certificate for the same node, saved; raises what the server answers."""
+        key = generate_key()
+        answer = await api.call("node.renew", RenewNode(csr=make_csr(key)))
+        credential = _read_answer(answer, key, held.spiffe_id)
+        self.file.save(credential)
+        log.info("node.renewed", spiffe_id=held.spiffe_id, until=str(credential.not_after))
+        return credential
+
+    def adopt_roots(self, held: Credential, roots: tuple[bytes, ...]) -> Credential:
+        """The same credential with the trust domain's present roots, saved."""
+        credential = held.adopt_roots(roots)
+        self.file.save(credential)
+        log.info("node.roots_changed", roots=len(roots))
+        return credential
+
+    def place_renewal(self, held: Credential) -> datetime:
+        """When to renew `held`: at half its life, with jitter."""
+        return place_renewal(held.not_before, held.not_after, self.entropy)
+
+    async def renew_in_time(self, held: Credential, api: Api) -> Credential:
+        """Wait for half the life of `held`, then try to renew it until that works."""
+        await sleep_until(self.place_renewal(held), self.clock, self.sleep)
+        backoff = Backoff(self.entropy, first=1.0, cap=60.0)
+        while True:
+            try:
+                return await self.renew(held, api)
+            except TrothError as error:
+                self._tell_failure(held, error)
+                await self.sleep(backoff.take())
+
+    def _tell_failure(self, held: Credential, error: TrothError) -> None:
+        rest = held.not_after - self.clock.now()
+        if rest > timedelta(0):
+            log.warning("node.renewal_failed", reason=error.detail, valid_seconds=rest.seconds)
+        else:
+            log.error(
+                "node.expired",
+                reason=error.detail,
+                mend="make a token with 'troth token join NODE' and restart with --join-token",
+            )
+
+
+def _read_answer(answer: Any, key: bytes, spiffe_id: str) -> Credential:
+    if not isinstance(answer, NodeCredential):
+        raise Internal("The server answered with something that is no node credential.")
+    return compose_credential(
+        node_id=answer.node_id,
+        spiffe_id=spiffe_id,
+        key=key,
+        chain=tuple(answer.chain),
+        roots=tuple(answer.x509_authorities),
+    )

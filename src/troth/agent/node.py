@@ -1,0 +1,227 @@
+"""The node agent as a whole: built once, run until cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+
+from troth.agent.attestation import Attestation, load_attestors
+from troth.agent.batches import Batches
+from troth.agent.cache import Cache
+from troth.agent.connection import Connection, check_url
+from troth.agent.credential import Credential, CredentialFile, read_roots
+from troth.agent.files import Files, FileTarget
+from troth.agent.membership import Dialler, Membership
+from troth.agent.refusals import Refusals
+from troth.agent.reporting import Reporter
+from troth.agent.sds import SecretDiscovery
+from troth.agent.socket import AgentSocket
+from troth.agent.source import NodeSource
+from troth.agent.sync import Sync
+from troth.agent.timing import Sleep
+from troth.agent.tokens import Tokens
+from troth.agent.tombstone import Tombstone
+from troth.agent.workload_api import WorkloadApi
+from troth.agent.workloads import Workloads
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import Conflict, Invalid, Refused
+
+log = structlog.get_logger(__name__)
+
+LOCK_NAME = "agent.lock"
+ATTESTORS = ("unix", "cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """What an administrator decides about an agent.
+
+    `server_url` is the public listener, where a node joins; `mtls_url` the mutual-TLS listener,
+    by default one port above it. `data_dir` is private to the agent (0700). `join_token` is
+    needed once, until the node has joined.
+    """
+
+    server_url: str
+    ca_file: Path
+    data_dir: Path
+    socket_path: Path
+    mtls_url: str | None = None
+    join_token: str | None = field(default=None, repr=False)
+    files: tuple[FileTarget, ...] = ()
+    attestors: tuple[str, ...] = ATTESTORS
+
+    @property
+    def mutual_url(self) -> str:
+        """Where the mutual-TLS listener is."""
+        return self.mtls_url or derive_mtls_url(self.server_url)
+
+
+def derive_mtls_url(server_url: str) -> str:
+    """The mutual-TLS listener's URL: the same host, one port above the public one."""
+    parts = urlsplit(check_url(server_url))
+    host = parts.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    port = (parts.port or 443) + 1
+    if port > 65535:
+        raise Invalid("There is no port above the server's; give the mutual-TLS URL as well.")
+    return f"https://{host}:{port}"
+
+
+class NodeAgent:
+    """Composes everything that the agent is made of."""
+
+    async def run(
+        self,
+        settings: AgentSettings,
+        clock: Clock,
+        entropy: Entropy,
+        ready: Callable[[], None],
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """Join, open the socket and serve until cancelled.
+
+        `ready` is called once the first word of the server has come, so that callers are served.
+        Raises `Denied`, `Invalid`, `Conflict` or `Refused` if this can't work as configured.
+        """
+        for target in settings.files:
+            target.check()
+        mutual_url = check_url(settings.mutual_url)
+        with _claim_directory(settings.data_dir) as directory:
+            membership = Membership(
+                file=CredentialFile(directory),
+                dialler=Dialler(
+                    public=lambda roots: Connection(settings.server_url, roots),
+                    mutual=lambda held: Connection(mutual_url, held.roots, held),
+                ),
+                clock=clock,
+                entropy=entropy,
+                sleep=sleep,
+            )
+            credential = await membership.obtain(settings.join_token, read_roots(settings.ca_file))
+            connection = Connection(mutual_url, credential.roots, credential)
+            try:
+                running = _Running(settings, connection, membership, credential, clock, entropy)
+                await running.serve(sleep, ready)
+            finally:
+                await connection.close()
+
+
+class _Running:
+    """An agent that has joined."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        connection: Connection,
+        membership: Membership,
+        credential: Credential,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._membership = membership
+        self._credential = credential
+        self._clock = clock
+        self._entropy = entropy
+
+    async def serve(self, sleep: Sleep, ready: Callable[[], None]) -> None:
+        clock, entropy, api = self._clock, self._entropy, self._connection
+        sync = Sync(api, clock, entropy, sleep)
+        cache, refusals = Cache(), Refusals()
+        batches = Batches(api, sleep)
+        workloads = Workloads(sync, batches, cache, clock, entropy, sleep)
+        attestation = Attestation(load_attestors(self._settings.attestors))
+        source = NodeSource(
+            attestation=attestation,
+            sync=sync,
+            cache=cache,
+            workloads=workloads,
+            tokens=Tokens(api, clock, entropy),
+            refusals=refusals,
+            clock=clock,
+        )
+        try:
+            async with self._open_socket(source), asyncio.TaskGroup() as group:
+                group.create_task(sync.run())
+                group.create_task(workloads.run())
+                group.create_task(Reporter(api, workloads, refusals, sleep).run())
+                group.create_task(self._renew_for_ever())
+                group.create_task(self._follow_roots(sync))
+                group.create_task(_tell_ready(sync, ready))
+                for target in self._settings.files:
+                    files = Files(target, sync, workloads, entropy, sleep)
+                    group.create_task(files.run())
+        finally:
+            await batches.close()
+            workloads.close()
+            attestation.close()
+
+    @asynccontextmanager
+    async def _open_socket(self, source: NodeSource) -> AsyncIterator[None]:
+        socket = AgentSocket(self._clock)
+        services = (WorkloadApi(source), SecretDiscovery(source, Tombstone()))
+        await socket.start(self._settings.socket_path, *services)
+        try:
+            yield
+        finally:
+            await socket.stop()
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            renewed = await self._membership.renew_in_time(self._credential, self._connection)
+            self._use(renewed)
+
+    async def _follow_roots(self, sync: Sync) -> None:
+        """Trust what the trust domain trusts now, also when looking for the server next time."""
+        version = 0
+        while True:
+            version = await sync.changes.wait_beyond(version)
+            roots = sync.require_snapshot().roots
+            if frozenset(roots) != frozenset(self._credential.roots):
+                self._use(self._membership.adopt_roots(self._credential, roots))
+
+    def _use(self, credential: Credential) -> None:
+        self._credential = credential
+        self._connection.use(credential)
+
+
+async def _tell_ready(sync: Sync, ready: Callable[[], None]) -> None:
+    await sync.changes.wait_beyond(0)
+    log.info("agent.ready")
+    ready()
+
+
+@contextmanager
+def _claim_directory(path: Path) -> Iterator[Path]:
+    """The agent's data directory, private and for this process alone."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise Refused(
+            f"{path} will hold the node's key and must belong to the agent's user with mode "
+            f"0700; run: chmod 700 {path}"
+        )
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(path / LOCK_NAME, flags, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"Another agent uses {path}; stop it, or give this one its own directory."
+            ) from None
+        yield path
+    finally:
+        os.close(lock)

@@ -1,0 +1,98 @@
+"""In step with the server: follows ``node.sync`` and keeps the newest snapshot.
+
+While the server is away the last snapshot stays; who needs to know how old it is asks `silence`.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from troth.agent.connection import Api
+from troth.agent.snapshot import Snapshot, read_snapshot
+from troth.agent.timing import Backoff, Broadcast, Sleep
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import Internal, TrothError, Unavailable, error_of
+from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, SyncNode
+
+log = structlog.get_logger(__name__)
+
+
+class Sync:
+    """The newest snapshot, and `changes` that are announced whenever it is replaced."""
+
+    def __init__(self, api: Api, clock: Clock, entropy: Entropy, sleep: Sleep) -> None:
+        self._api = api
+        self._clock = clock
+        self._sleep = sleep
+        self._backoff = Backoff(entropy, first=0.1, cap=30.0)
+        self._heard: float | None = None
+        self.snapshot: Snapshot | None = None
+        self.changes = Broadcast()
+
+    def require_snapshot(self) -> Snapshot:
+        """The newest snapshot; raises `Unavailable` before there was any."""
+        if self.snapshot is None:
+            raise Unavailable(
+                "The agent has not heard from its server yet; try again in a moment. "
+                "If this lasts, the agent's log says why."
+            )
+        return self.snapshot
+
+    def measure_silence(self) -> float:
+        """Seconds since the last word from the server, infinite before the first."""
+        if self._heard is None:
+            return float("inf")
+        return self._clock.monotonic() - self._heard
+
+    async def run(self) -> None:
+        """Follow for ever; comes back after every failure, at first fast, later every 30 s."""
+        while True:
+            try:
+                await self._follow()
+            except TrothError as error:
+                delay = self._backoff.take()
+                self._tell_failure(error, delay)
+                await self._sleep(delay)
+
+    async def _follow(self) -> None:
+        first = True
+        async for message in self._api.stream("node.sync", SyncNode()):
+            self._take(message)
+            if not first:
+                self._backoff.reset()  # a stream that only ever brings one message isn't healthy
+            first = False
+        raise Unavailable("The server ended the stream without saying why.")
+
+    def _take(self, message: object) -> None:
+        match message:
+            case NodeSnapshot():
+                self._replace(read_snapshot(message, self.snapshot))
+            case Heartbeat():
+                pass
+            case StreamEnd():
+                raise error_of(message.code, message.detail)
+            case _:
+                raise Internal("The server's stream brought something unknown.")
+        self._heard = self._clock.monotonic()
+
+    def _replace(self, snapshot: Snapshot) -> None:
+        before = self.snapshot
+        if before is not None and snapshot.epoch < before.epoch:
+            # A server restored from a backup is behind; it is still the one that decides.
+            log.warning("sync.went_back", before=before.epoch, now=snapshot.epoch)
+        self.snapshot = snapshot
+        log.debug("sync.snapshot", epoch=snapshot.epoch, entries=len(snapshot.registrations))
+        self.changes.announce()
+
+    def _tell_failure(self, error: TrothError, delay: float) -> None:
+        silence = self.measure_silence()
+        overdue = self.snapshot is not None and silence > self.snapshot.lease
+        log.log(
+            40 if overdue else 30,
+            "sync.interrupted",
+            code=error.code,
+            reason=error.detail,
+            retry_seconds=round(delay, 1),
+            silent_seconds=None if self._heard is None else round(silence, 1),
+        )

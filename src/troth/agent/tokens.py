@@ -1,0 +1,89 @@
+"""JWT-SVIDs for the processes of this node: asked for once, kept until half their life.
+
+A kept token is used only while everything is as it was when it was issued: the same registration,
+still servable, and the same locks.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from troth.agent.cache import Process, Token, Workload
+from troth.agent.connection import Api
+from troth.agent.snapshot import Registration, Snapshot
+from troth.agent.timing import place_renewal
+from troth.agent.view import JwtSvid
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import Internal, TrothError
+from troth.wire.api.certificates import InstanceClaim, IssuedJwtSvid, IssueJwtSvid
+
+log = structlog.get_logger(__name__)
+
+
+class Tokens:
+    """Issues and keeps JWT-SVIDs."""
+
+    def __init__(self, api: Api, clock: Clock, entropy: Entropy) -> None:
+        self._api = api
+        self._clock = clock
+        self._entropy = entropy
+
+    async def issue(
+        self,
+        workload: Workload,
+        registration: Registration,
+        audiences: tuple[str, ...],
+        snapshot: Snapshot,
+    ) -> JwtSvid:
+        """A token for the workload as `registration`; raises what the server answers."""
+        key = (registration.identity_id, tuple(sorted(set(audiences))))
+        kept = workload.tokens.get(key)
+        now = self._clock.now()
+        if kept is not None and (
+            kept.registration != registration
+            or kept.locked != snapshot.locked
+            or kept.expires_at <= now
+        ):
+            del workload.tokens[key]
+            kept = None
+        if kept is None or now >= kept.renew_at:
+            try:
+                kept = await self._ask(workload.process, registration, key[1], snapshot)
+            except TrothError as error:
+                if kept is None or not error.retryable:
+                    raise
+                log.warning("jwt.serving_kept", reason=error.detail)
+            else:
+                workload.keep_token(key, kept)
+        return JwtSvid(registration.spiffe_id, kept.token, registration.hint)
+
+    async def _ask(
+        self,
+        process: Process,
+        registration: Registration,
+        audiences: tuple[str, ...],
+        snapshot: Snapshot,
+    ) -> Token:
+        claim = InstanceClaim(
+            key=process.instance_key, pid=process.pid, selectors=list(process.selectors)
+        )
+        request = IssueJwtSvid(
+            identity_id=registration.identity_id, instance=claim, audiences=list(audiences)
+        )
+        issued = await self._api.call("jwtsvid.issue", request)
+        now = self._clock.now()
+        if (
+            not isinstance(issued, IssuedJwtSvid)
+            or issued.spiffe_id != registration.spiffe_id
+            or issued.expires_at.tzinfo is None
+            or issued.expires_at <= now
+        ):
+            raise Internal("The server issued a token that is not what was asked for.")
+        return Token(
+            token=issued.token,
+            renew_at=place_renewal(now, issued.expires_at, self._entropy),
+            expires_at=issued.expires_at,
+            registration=registration,
+            locked=snapshot.locked,
+        )

@@ -1,0 +1,331 @@
+"""The agent's heart: gives each process the identities it should hold now, and no others.
+
+Everything goes through `_settle`: it compares what a workload holds with what the newest snapshot
+and the clock say it should, drops what it should not, and starts what is missing. It may be called
+at any time, any number of times; so a lost event costs nothing but time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from troth.agent.batches import Batches
+from troth.agent.cache import Cache, Holding, Process, Workload
+from troth.agent.credential import generate_key, make_csr, read_leaf
+from troth.agent.snapshot import Registration, Snapshot
+from troth.agent.sync import Sync
+from troth.agent.timing import Agenda, Backoff, Sleep, place_renewal
+from troth.agent.view import Svid, View
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import Denied, Internal, TrothError, Unavailable
+from troth.wire.api.certificates import CertificateRequest, InstanceClaim, IssuedCertificate
+
+log = structlog.get_logger(__name__)
+
+PURGE_PERIOD = 30.0
+IDLE_LIMIT = 300.0
+"""Seconds that a process without streams and certificates is remembered."""
+
+
+class Workloads:
+    """Keeps the cache in step with the snapshot and the clock."""
+
+    def __init__(
+        self,
+        sync: Sync,
+        batches: Batches,
+        cache: Cache,
+        clock: Clock,
+        entropy: Entropy,
+        sleep: Sleep,
+    ) -> None:
+        self._sync = sync
+        self._batches = batches
+        self._cache = cache
+        self._clock = clock
+        self._entropy = entropy
+        self._sleep = sleep
+        self._agenda = Agenda(clock, sleep)
+
+    async def run(self) -> None:
+        """Follow snapshots, due dates and the end of processes, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_snapshots())
+            group.create_task(self._agenda.run(self._settle_due))
+            group.create_task(self._purge_for_ever())
+
+    def close(self) -> None:
+        """Forget every key and certificate."""
+        for workload in self._cache:
+            self._cache.remove(workload)
+
+    async def watch(self, process: Process) -> AsyncGenerator[View, None]:
+        """The process' view now and after each change; see `Source.watch`."""
+        workload = self._cache.admit(process)
+        workload.watchers += 1
+        try:
+            self._settle(workload)
+            shown: View | None = None
+            while True:
+                version = workload.changes.version
+                view = self._view(workload, first=shown is None)
+                if view is not None and view != shown:
+                    shown = view
+                    yield view
+                await workload.changes.wait_beyond(version)
+        finally:
+            workload.watchers -= 1
+            workload.used_at = self._clock.monotonic()
+
+    def list_instances(self) -> list[str]:
+        """The ids of instances that hold an unexpired certificate now."""
+        now = self._clock.now()
+        return sorted(
+            {
+                holding.instance_id
+                for workload in self._cache
+                for holding in workload.holdings.values()
+                if holding.svid is not None and holding.svid.not_after > now
+            }
+            - {""}
+        )
+
+    async def _follow_snapshots(self) -> None:
+        version = 0
+        while True:
+            version = await self._sync.changes.wait_beyond(version)
+            for workload in self._cache:
+                for holding in workload.holdings.values():
+                    if holding.failure is not None and _is_passing(holding.failure):
+                        holding.forgive()  # word from the server: it may be able to issue again
+                self._settle(workload)
+
+    def _settle_due(self, key: str) -> None:
+        workload = self._cache.find(key)
+        if workload is not None:
+            self._settle(workload)
+
+    def _settle(self, workload: Workload) -> None:
+        snapshot = self._sync.snapshot
+        if snapshot is None:
+            return
+        now = self._clock.now()
+        only = workload.process.only
+        matched = [
+            registration
+            for registration in snapshot.match(workload.process.attested)
+            if only is None or registration.name == only
+        ]
+        workload.matched = tuple(matched)
+        for identity_id in workload.holdings.keys() - {r.identity_id for r in matched}:
+            workload.holdings.pop(identity_id).drop()
+        for registration in matched:
+            self._settle_holding(workload, registration, snapshot, now)
+        self._plan_next_look(workload, now)
+        workload.changes.announce()
+
+    def _plan_next_look(self, workload: Workload, now: datetime) -> None:
+        moments = [h.find_due() for h in workload.holdings.values()]
+        moments += [r.expires_at for r in workload.matched if r.is_servable(now)]
+        if workload.watchers == 0:
+            moments = [h.svid.not_after for h in workload.holdings.values() if h.svid is not None]
+        due = [moment for moment in moments if moment is not None]
+        self._agenda.plan(workload.process.key, min(due, default=None))
+
+    def _settle_holding(
+        self, workload: Workload, registration: Registration, snapshot: Snapshot, now: datetime
+    ) -> None:
+        holding = workload.holdings.get(registration.identity_id)
+        if holding is None:
+            holding = Holding(registration, Backoff(self._entropy, first=0.5))
+            workload.holdings[registration.identity_id] = holding
+        locked = holding.instance_id in snapshot.locked
+        holding.cut_off = locked or not registration.is_servable(now)
+        if holding.cut_off:
+            if holding.svid is not None:
+                reason = "instance locked" if locked else registration.state
+                log.info("svid.withdrawn", spiffe_id=registration.spiffe_id, reason=reason)
+            holding.drop()
+            holding.registration = registration
+            return
+        if registration != holding.registration or (
+            holding.failure is not None and holding.locked != snapshot.locked
+        ):
+            holding.forgive()
+        holding.registration = registration
+        self._drop_unservable(holding, registration, snapshot, now)
+        if workload.watchers > 0 and _needs_issue(holding, now):
+            holding.task = asyncio.get_running_loop().create_task(
+                self._obtain(workload, holding, registration)
+            )
+
+    def _drop_unservable(
+        self, holding: Holding, registration: Registration, snapshot: Snapshot, now: datetime
+    ) -> None:
+        svid = holding.svid
+        if svid is None:
+            return
+        if holding.serial in snapshot.revoked:
+            reason = "revoked"
+            holding.forgive()
+        elif svid.not_after <= now:
+            reason = "expired"
+        elif svid.spiffe_id != registration.spiffe_id:
+            reason = "renamed"
+        else:
+            return
+        log.info("svid.dropped", spiffe_id=svid.spiffe_id, reason=reason)
+        holding.svid = None
+
+    async def _obtain(
+        self, workload: Workload, holding: Holding, registration: Registration
+    ) -> None:
+        """Get one certificate for a fresh key; success and failure both end in `_settle`."""
+        process = workload.process
+        key = generate_key()
+        claim = InstanceClaim(
+            key=process.instance_key, pid=process.pid, selectors=list(process.selectors)
+        )
+        request = CertificateRequest(
+            identity_id=registration.identity_id, csr=make_csr(key), instance=claim
+        )
+        try:
+            issued = await self._batches.issue(request)
+            self._install(holding, registration, key, issued)
+        except TrothError as error:
+            self._note_failure(holding, error)
+        except Exception:  # a bug here must not end the node's service: log, retry
+            log.exception("svid.failed", spiffe_id=registration.spiffe_id)
+            self._note_failure(holding, Internal("The agent failed; its log has the reason."))
+        # Being cancelled means that the holding was dropped: nobody waits for this any more.
+        holding.task = None
+        self._settle(workload)
+
+    def _install(
+        self, holding: Holding, registration: Registration, key: bytes, issued: IssuedCertificate
+    ) -> None:
+        leaf = read_leaf(tuple(issued.chain), key, registration.spiffe_id)
+        now = self._clock.now()
+        if leaf.not_valid_after_utc <= now:
+            raise Internal("The server issued a certificate that has expired; compare the clocks.")
+        holding.svid = Svid(
+            spiffe_id=registration.spiffe_id,
+            hint=registration.hint,
+            chain=tuple(issued.chain),
+            private_key=key,
+            not_after=leaf.not_valid_after_utc,
+        )
+        holding.content = registration.content
+        holding.serial = leaf.serial_number
+        holding.instance_id = issued.instance_id
+        holding.renew_at = place_renewal(now, leaf.not_valid_after_utc, self._entropy)
+        holding.forgive()
+
+    def _note_failure(self, holding: Holding, error: TrothError) -> None:
+        snapshot = self._sync.snapshot
+        holding.failure = error
+        holding.locked = snapshot.locked if snapshot is not None else frozenset()
+        delay = holding.backoff.take()
+        holding.retry_at = self._clock.now() + timedelta(seconds=delay)
+        log.warning(
+            "svid.not_issued",
+            spiffe_id=holding.registration.spiffe_id,
+            code=error.code,
+            reason=error.detail,
+            retry_seconds=round(delay, 1),
+            serving_old=holding.svid is not None,
+        )
+
+    def _view(self, workload: Workload, *, first: bool) -> View | None:
+        """What to show, or None while that is being fetched; raises if there is nothing to."""
+        snapshot = self._sync.require_snapshot()
+        now = self._clock.now()
+        svids: list[Svid] = []
+        pending: set[str] = set()
+        failures: list[TrothError] = []
+        for registration in workload.matched:
+            holding = workload.holdings[registration.identity_id]
+            if holding.svid is not None and holding.svid.not_after > now:
+                svids.append(_hint(holding.svid, registration.hint))
+            elif holding.failure is not None:
+                failures.append(holding.failure)
+            elif holding.task is not None:
+                pending.add(registration.spiffe_id)
+        withdrawn = _list_withdrawn(workload, svids, pending, now)
+        if pending and (first or not (svids or withdrawn)):
+            return None
+        if not svids and not withdrawn:
+            if failures:
+                raise soften(failures[0])
+            if not workload.matched:
+                raise Denied(
+                    "No identity is registered for this process any more. Ask an administrator, "
+                    f"who can run: troth doctor --pid {workload.process.pid}"
+                )
+        workload.held.update({svid.spiffe_id: svid.not_after for svid in svids})
+        return View(svids=tuple(svids), bundles=(snapshot.bundle,), withdrawn=withdrawn)
+
+    async def _purge_for_ever(self) -> None:
+        while True:
+            await self._sleep(PURGE_PERIOD)
+            await self.purge()
+
+    async def purge(self) -> None:
+        """Forget processes that are gone, and idle ones that hold nothing."""
+        idle = [workload for workload in self._cache if workload.watchers == 0]
+        loop = asyncio.get_running_loop()
+        alive = await loop.run_in_executor(None, lambda: [w.process.is_alive() for w in idle])
+        now = self._clock.monotonic()
+        for workload, lives in zip(idle, alive, strict=True):
+            empty = all(h.svid is None for h in workload.holdings.values())
+            forgotten = empty and now - workload.used_at > IDLE_LIMIT
+            if workload.watchers == 0 and (not lives or forgotten):
+                self._cache.remove(workload)
+                self._agenda.plan(workload.process.key, None)
+
+
+def _needs_issue(holding: Holding, now: datetime) -> bool:
+    if holding.task is not None or (holding.retry_at is not None and now < holding.retry_at):
+        return False
+    if holding.svid is None or holding.content != holding.registration.content:
+        return True
+    return holding.renew_at is not None and now >= holding.renew_at
+
+
+def _hint(svid: Svid, hint: str) -> Svid:
+    return svid if svid.hint == hint else replace(svid, hint=hint)
+
+
+def _list_withdrawn(
+    workload: Workload, svids: list[Svid], pending: set[str], now: datetime
+) -> tuple[str, ...]:
+    """What the process was shown and must not use any more, unless it has expired anyway."""
+    served = {svid.spiffe_id for svid in svids}
+    cut_off = {
+        registration.spiffe_id
+        for registration in workload.matched
+        if workload.holdings[registration.identity_id].cut_off
+    }
+    for spiffe_id, until in list(workload.held.items()):
+        if until <= now and spiffe_id not in cut_off | served:
+            del workload.held[spiffe_id]
+    return tuple(sorted(workload.held.keys() - served - pending))
+
+
+def _is_passing(error: TrothError) -> bool:
+    return error.retryable or isinstance(error, Internal)
+
+
+def soften(error: TrothError) -> TrothError:
+    """The error as a workload's client understands it.
+
+    Clients stop for good on an invalid request, which theirs wasn't; they come back after being
+    denied and after finding nobody.
+    """
+    return Unavailable(error.detail) if _is_passing(error) else Denied(error.detail)

@@ -8,7 +8,7 @@ from typing import Any
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Invalid, Refused
-from troth.core.ids import IdentityId, TrustDomain, new_id
+from troth.core.ids import IdentityId, SpiffeId, TrustDomain, new_id
 from troth.identity.identity import State
 from troth.identity.manifest import ManifestSet, parse_manifests
 from troth.identity.plan import Action, Change, Plan, apply_spec, new_identity, plan_changes
@@ -67,9 +67,11 @@ class SubmitManifests:
         named = [tx.identities.find_named(spec.name) for spec in parsed.specs]
         living = [i for i in named if i is not None and i.state is not State.RETIRED]
         managed = tx.identities.all_managed()
+        paths = [SpiffeId.of(self.trust_domain, spec.path) for spec in parsed.specs]
+        holders = tx.identities.list_living_at(paths)
         plan = plan_changes(
             parsed.specs,
-            list({identity.id: identity for identity in [*living, *managed]}.values()),
+            list({identity.id: identity for identity in [*living, *managed, *holders]}.values()),
             prune=call.body.prune,
             trust_domain=self.trust_domain,
             now=self.clock.now(),

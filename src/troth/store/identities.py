@@ -19,6 +19,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _ANY_NODE = "*"
 _MARK = " "  # between name and id; neither can contain it
 
+_CHUNK = 500  # engines bound how many parameters a statement may have
 _t = identities.c
 # Built once: building and hashing a statement costs more than running it.
 _FIND = select(identities).where(_t.id == bindparam("wanted"))
@@ -156,6 +157,15 @@ class IdentityGateway:
         query = select(_t.state, func.count().label("number")).group_by(_t.state)
         found = {row.state: row.number for row in self._session.execute(query)}
         return {state: found.get(state.value, 0) for state in State}
+
+    def list_living_at(self, spiffe_ids: Iterable[SpiffeId]) -> list[Identity]:
+        """The living identities that hold any of these SPIFFE IDs."""
+        wanted = [str(spiffe_id) for spiffe_id in spiffe_ids]
+        found: list[Identity] = []
+        for start in range(0, len(wanted), _CHUNK):
+            chunk = wanted[start : start + _CHUNK]
+            found += self._all(select(identities).where(is_living, _t.spiffe_id.in_(chunk)))
+        return found
 
     def list_in_states(self, states: Iterable[State]) -> list[tuple[SpiffeId, State]]:
         """SPIFFE ID and state of every identity in one of `states`: for live snapshots."""

@@ -1,0 +1,199 @@
+"""Joining: one-time tokens, also in a race, and what a node is told afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from tests.fakes.house import ADMIN, FakeHouse, call_of, in_house, make_csr
+from troth.core.errors import Denied, Invalid, Refused
+from troth.operations.call import ANONYMOUS
+from troth.wire.api.certificates import InstanceClaim
+from troth.wire.api.identities import MoveIdentity, MoveInstance
+from troth.wire.api.nodes import (
+    AttestNode,
+    CreateJoinToken,
+    Heartbeat,
+    NodeSnapshot,
+    RenewNode,
+    ReportWorkloads,
+    SyncNode,
+    WorkloadRefused,
+    WorkloadSeen,
+)
+
+
+async def make_token(house: FakeHouse, node: str = "edge-1", ttl: int = 600) -> str:
+    made = await house.call("token.join", CreateJoinToken(node=node, ttl=ttl))
+    return str(made.token)
+
+
+def attest(token: str, csr: bytes | None = None, method: str = "join_token") -> AttestNode:
+    return AttestNode(method=method, evidence=token, csr=csr or make_csr())
+
+
+@in_house
+async def test_anybody_with_a_token_joins_once(house: FakeHouse) -> None:
+    token = await make_token(house)
+    node = await house.call("node.attest", attest(token), ANONYMOUS)
+    assert node.spiffe_id == "spiffe://example.org/troth/node/edge-1"
+    with pytest.raises(Refused, match="used before"):
+        await house.call("node.attest", attest(token), ANONYMOUS)
+    assert len(await house.events("node.attested")) == 1
+
+
+@in_house
+async def test_ten_racers_for_one_token(house: FakeHouse) -> None:
+    token = await make_token(house)
+    tries = [house.call("node.attest", attest(token), ANONYMOUS) for _ in range(10)]
+    outcomes = await asyncio.gather(*tries, return_exceptions=True)
+    assert sum(isinstance(o, Refused) for o in outcomes) == 9
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (lambda t: t[:-5], Invalid),
+        (lambda t: t[: len(t) // 2], Invalid),
+        (lambda t: "", Invalid),
+        (lambda t: t.replace("troth-join", "troth-jion"), Invalid),
+        (lambda t: t + "AAAA", Invalid),
+        (lambda t: t.rsplit(".", 1)[0] + "." + "A" * 43, Refused),
+        (lambda t: "troth-join.jtk_000000000000000000000000." + "A" * 43, Refused),
+    ],
+)
+def test_spoilt_tokens_write_nothing(spoil, kind, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    @in_house
+    async def test(house: FakeHouse) -> None:
+        token = await make_token(house)
+        before = len(await house.events())
+        with pytest.raises(kind) as caught:
+            await house.call("node.attest", attest(spoil(token)), ANONYMOUS)
+        assert "troth token join" in caught.value.detail
+        assert token.rsplit(".", 1)[1] not in caught.value.detail
+        assert len(await house.events()) == before
+        await house.call("node.attest", attest(token), ANONYMOUS)
+
+    test(tmp_path)
+
+
+@in_house
+async def test_an_expired_token_is_refused(house: FakeHouse) -> None:
+    token = await make_token(house, ttl=10)
+    house.clock.advance(timedelta(seconds=10))
+    with pytest.raises(Refused, match="expired"):
+        await house.call("node.attest", attest(token), ANONYMOUS)
+
+
+@in_house
+async def test_a_bad_csr_costs_no_token(house: FakeHouse) -> None:
+    token = await make_token(house)
+    with pytest.raises(Invalid):
+        await house.call("node.attest", attest(token, b"\x30\x03junk"), ANONYMOUS)
+    with pytest.raises(Invalid, match="join_token"):
+        await house.call("node.attest", attest(token, method="tpm"), ANONYMOUS)
+    await house.call("node.attest", attest(token), ANONYMOUS)
+
+
+@in_house
+async def test_only_the_hash_is_stored(house: FakeHouse) -> None:
+    token = await make_token(house)
+    secret = token.rsplit(".", 1)[1]
+    for event in await house.events("token."):
+        assert secret not in str(event)
+    (stored,) = await house.parts.store.read(lambda tx: tx.join_tokens.list(house.clock.now()))
+    assert secret not in str(stored)
+
+
+@in_house
+async def test_joining_again_ends_the_previous_certificate(house: FakeHouse) -> None:
+    first = await house.join("edge-1")
+    second = await house.join("edge-1")
+    assert first.node_id == second.node_id
+    assert len(await house.events("certificate.revoked")) == 1
+
+
+@in_house
+async def test_a_node_renews_and_nobody_else_does(house: FakeHouse) -> None:
+    node = await house.join()
+    renewed = await house.call("node.renew", RenewNode(csr=make_csr()), node)
+    assert renewed.node_id == node.node_id
+    with pytest.raises(Denied):
+        await house.call("node.renew", RenewNode(csr=make_csr()), ADMIN)
+
+
+@in_house
+async def test_sync_sends_whole_values_for_this_node_alone(house: FakeHouse) -> None:
+    await house.register("mine")
+    await house.register("theirs", nodes=["other"])
+    everywhere = await house.register("everywhere", nodes=["*"])
+    node = await house.join()
+    await house.settle()
+    stream = house.dispatcher.open("node.sync", node, "req_s", SyncNode())  # type: ignore[arg-type]
+    first = await anext(stream)
+    assert isinstance(first, NodeSnapshot)
+    assert {e.name for e in first.entries} == {"mine", "everywhere"}
+    assert first.lease == 15
+    assert len(first.x509_authorities) == len(first.crls) == 1
+    waiting = asyncio.ensure_future(anext(stream))
+    await house.call("identity.quarantine", MoveIdentity(name="everywhere", reason="odd"))
+    await house.settle()
+    second = await waiting
+    assert {e.name: e.state for e in second.entries} == {
+        "mine": "active",
+        "everywhere": "quarantined",
+    }
+    assert second.epoch > first.epoch
+    assert everywhere.id in {e.identity_id for e in second.entries}
+    waiting = asyncio.ensure_future(anext(stream))
+    await house.call("token.join", CreateJoinToken(node="x"))
+    await house.settle()
+    await house.parts.snapshot.announce()
+    await house.join("another")  # concerns nodes, but not this one
+    await house.settle()
+    assert isinstance(await waiting, Heartbeat)
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+@in_house
+async def test_sync_tells_which_instances_are_locked(house: FakeHouse) -> None:
+    identity, node = await house.register(), await house.join()
+    (issued,) = await house.issue(node, identity.id)
+    await house.call("instance.lock", MoveInstance(id=issued.instance_id, reason="odd"))
+    await house.settle()
+    stream = house.dispatcher.subscriptions["node.sync"](call_of(SyncNode(), node))
+    assert (await anext(stream)).locked == [issued.instance_id]
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+@in_house
+async def test_reports_reach_the_journal_and_touch_own_instances_only(house: FakeHouse) -> None:
+    identity = await house.register(nodes=["*"])
+    node, other = await house.join(), await house.join("other")
+    (issued,) = await house.issue(node, identity.id)
+    start = house.clock.now()
+    house.clock.advance(timedelta(minutes=5))
+    report = ReportWorkloads(
+        seen=[WorkloadSeen(instance_id=issued.instance_id)],
+        refused=[WorkloadRefused(pid=9, selectors=["unix:uid:5"], reason="lacks unix:uid:1001")],
+    )
+    await house.call("node.report", report, other)
+    seen = await house.parts.store.read(lambda tx: tx.instances.get(issued.instance_id))
+    assert seen.last_seen == start
+    await house.call("node.report", report, node)
+    seen = await house.parts.store.read(lambda tx: tx.instances.get(issued.instance_id))
+    assert seen.last_seen == house.clock.now()
+    refusals = await house.events("workload.refused")
+    assert {e.actor for e in refusals} == {node.principal, other.principal}
+
+
+@in_house
+async def test_claims_are_bounded(house: FakeHouse) -> None:
+    identity, node = await house.register(), await house.join()
+    (answer,) = await house.issue(node, identity.id, selectors=["nonsense"])
+    assert answer.error.code == "invalid_request"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"key": "zz", "pid": 1, "selectors": []}, InstanceClaim)

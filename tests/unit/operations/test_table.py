@@ -1,0 +1,41 @@
+"""The system call table is whole: permission, route, CLI verb and documentation for each name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.fakes.house import FakeHouse, in_house
+from troth.policy.permissions import ROLES, decide_operation
+from troth.wire.api.routes import ROUTES
+
+DOCUMENT = Path(__file__).parents[3] / "docs/reference/operations.md"
+
+
+@in_house
+async def test_every_operation_has_a_route_and_a_permission(house: FakeHouse) -> None:
+    made = set(house.dispatcher.operations) | set(house.dispatcher.subscriptions)
+    assert made == {route.name for route in ROUTES}
+    assert {r.name for r in ROUTES if r.stream} == set(house.dispatcher.subscriptions)
+    assert made == set().union(*ROLES.values())
+
+
+def test_every_operation_is_documented() -> None:
+    text = DOCUMENT.read_text()
+    missing = [route.name for route in ROUTES if f"`{route.name}`" not in text]
+    assert not missing
+    assert all(route.summary.endswith(".") for route in ROUTES)
+
+
+def test_routes_are_distinct() -> None:
+    assert len({(r.method, r.path) for r in ROUTES}) == len(ROUTES)
+    assert len({r.name for r in ROUTES}) == len(ROUTES)
+
+
+def test_nobody_holds_everything_and_the_unknown_nothing() -> None:
+    for name in ("identity.quarantine", "certificate.issue", "node.sync"):
+        assert not decide_operation(["anyone"], name).allowed
+        assert not decide_operation([], name).allowed
+        assert not decide_operation(["superuser"], name).allowed
+    assert not decide_operation(["admin"], "certificate.issue").allowed
+    assert not decide_operation(["node"], "identity.quarantine").allowed
+    assert not decide_operation(["admin"], "no.such").allowed

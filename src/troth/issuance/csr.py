@@ -18,6 +18,9 @@ from troth.issuance.der import read_element
 MAX_CSR_SIZE = 16 * 1024
 """Bytes; a request for a P-256 key takes some 250."""
 
+_EXTENSION_REQUESTS = ("1.2.840.113549.1.9.14", "1.3.6.1.4.1.311.2.1.14")
+"""extensionRequest of RFC 2985, section 5.4.2, and Microsoft's attribute of the same meaning."""
+
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
 
@@ -79,9 +82,13 @@ def _require_p256(request: x509.CertificateSigningRequest) -> ec.EllipticCurvePu
 
 def _refuse_extensions(request: x509.CertificateSigningRequest) -> None:
     try:
+        requests = [a for a in request.attributes if a.oid.dotted_string in _EXTENSION_REQUESTS]
         extensions = list(request.extensions)
     except (ValueError, TypeError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
         raise Invalid("The CSR's extension request can't be parsed; leave it out.") from error
+    # The library reads the first one only; what a second one asks for would go unseen.
+    if len(requests) > 1:
+        raise Invalid("The CSR has more than one extension request; leave them out.")
     for extension in extensions:
         value = extension.value
         if isinstance(value, x509.SubjectAlternativeName):

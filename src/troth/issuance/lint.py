@@ -150,8 +150,8 @@ def _lint_fields(
     }
     prefix = b"".join(wanted.values())
     if tbs.content.startswith(prefix):
-        rest = read_element(tbs.content, len(prefix))
-        if rest.tag != _EXTENSIONS or len(prefix) + len(rest.encoding) != len(tbs.content):
+        tags = [element.tag for element in read_elements(tbs.content[len(prefix) :])]
+        if tags not in ([], [_EXTENSIONS]):
             yield "something stands beside the extensions"
         return
     yield "a fixed field differs from the plan"

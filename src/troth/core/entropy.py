@@ -38,4 +38,4 @@ class SeededEntropy:
 
 def fraction(entropy: Entropy) -> float:
     """A number in [0, 1), for jitter."""
-    return int.from_bytes(entropy.token(7), "big") / (1 << 56)
+    return (int.from_bytes(entropy.token(7), "big") >> 3) / (1 << 53)  # what a float can hold

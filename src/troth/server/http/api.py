@@ -1,0 +1,90 @@
+"""The API: one handler a route of the table, all alike. What an operation does is not known here.
+
+A request is authenticated and its permission checked before a byte of its body is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.enums import HttpMethod
+from litestar.handlers import HTTPRouteHandler
+from litestar.response.base import ASGIResponse
+from litestar.types import ASGIApp
+
+from troth.core.errors import Invalid
+from troth.core.ids import RequestId
+from troth.operations.call import Caller
+from troth.operations.dispatch import Dispatcher
+from troth.policy.permissions import decide_operation
+from troth.server.http import bodies
+from troth.server.http.exchange import request_id_of
+from troth.server.http.streams import LineStream
+from troth.server.settings import Limits
+from troth.wire.api.routes import ROUTES, Route, parse_request
+
+Authenticate = Callable[[Any], Awaitable[Caller]]
+"""From an ASGI scope to who is calling; raises `Unauthenticated` or `Denied`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Answers every route of the table on behalf of whom `authenticate` finds."""
+
+    dispatcher: Dispatcher
+    authenticate: Authenticate
+    limits: Limits
+
+    def make_handlers(self) -> list[HTTPRouteHandler]:
+        """One Litestar handler for each route."""
+        return [self._make_handler(route) for route in ROUTES]
+
+    async def answer(self, route: Route, request: Request[Any, Any, Any]) -> ASGIApp:
+        """The response to one request, or the error that becomes its problem document."""
+        request_id = RequestId(request_id_of(request.scope))
+        caller = await self.authenticate(request.scope)
+        if not decide_operation(caller.roles, route.name).allowed:
+            await self._refuse(route, caller, request_id)
+        body = await self._read_request(route, request)
+        if route.stream:
+            values = self.dispatcher.open(route.name, caller, request_id, body)
+            return LineStream(values, self.dispatcher.clock, self.limits.write_seconds)
+        result = await self.dispatcher.call(route.name, caller, request_id, body)
+        return ASGIResponse(body=msgspec.json.encode(result), media_type="application/json")
+
+    async def _refuse(self, route: Route, caller: Caller, request_id: RequestId) -> None:
+        """Let the gate refuse, count and log it: it checks before it looks at the body."""
+        if route.stream:
+            self.dispatcher.open(route.name, caller, request_id, None)
+        else:
+            await self.dispatcher.call(route.name, caller, request_id, None)
+        raise AssertionError("the gate let a call pass that the policy refuses")
+
+    async def _read_request(self, route: Route, request: Request[Any, Any, Any]) -> Any:
+        query = bodies.parse_query(request.scope["query_string"])
+        body = b""
+        if route.method == "GET":
+            bodies.refuse_body(request)
+        elif query:
+            raise Invalid("Only a GET takes fields from the query: put them into the body.")
+        else:
+            manifest = route.name.startswith("manifest.")
+            limit = self.limits.manifest_bytes if manifest else self.limits.body_bytes
+            body = await bodies.read_body(request, limit, self.limits.body_seconds)
+        path = bodies.decode_segments(request.path_params)
+        try:
+            return parse_request(route, path, query, body)
+        except UnicodeDecodeError as error:
+            raise Invalid("The body is not UTF-8.") from error
+
+    def _make_handler(self, route: Route) -> HTTPRouteHandler:
+        async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
+            return await self.answer(route, request)
+
+        path = route.path.replace("}", ":str}")
+        method = HttpMethod(route.method)
+        return HTTPRouteHandler(path, http_method=method, name=route.name, status_code=200)(handle)

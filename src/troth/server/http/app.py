@@ -1,0 +1,190 @@
+"""The ASGI application of one listener: Litestar with only what is used, inside one edge.
+
+The edge gives every exchange its id, routes on the path as it was sent, refuses connections whose
+certificate has expired since they were made, and lets no exception out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Litestar, Request
+from litestar.enums import HttpMethod
+from litestar.handlers import HTTPRouteHandler
+from litestar.response.base import ASGIResponse
+from litestar.types import ASGIApp
+
+from troth.core.errors import NotFound, Unauthenticated
+from troth.operations.dispatch import Dispatcher
+from troth.operations.publication import Publication
+from troth.server.http import health, openapi, pki, spiffe
+from troth.server.http.api import Api, Authenticate
+from troth.server.http.documents import JSON, answer_document, serve_document
+from troth.server.http.exchange import attach_request_id, connection_of
+from troth.server.http.problems import Rejected, answer_exception, explain_error
+from troth.server.metrics import Metrics
+from troth.server.settings import Limits
+from troth.wire.api.problems import MEDIA_TYPE
+from troth.wire.api.routes import ROUTES
+
+MAX_PATH = 2048
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_PATH = re.compile(rb"/|(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
+
+Message = Any
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+def build_app(
+    dispatcher: Dispatcher,
+    publication: Publication,
+    authenticate: Authenticate,
+    metrics: Metrics,
+    *,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    full_metrics: bool = False,
+) -> Edge:
+    """The application of one listener, whose callers `authenticate` tells apart.
+
+    `full_metrics` shows metrics of the process too: not on the public listener.
+    """
+    handlers: list[HTTPRouteHandler] = [
+        *Api(dispatcher, authenticate, limits).make_handlers(),
+        *spiffe.make_handlers(publication),
+        *pki.make_handlers(publication),
+        *health.make_handlers(publication, metrics, full_metrics=full_metrics),
+        serve_document("/v1/openapi.json", _show_openapi),
+    ]
+    inner = Litestar(
+        [*handlers, *_list_options(handlers)],
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+        pdb_on_exception=False,
+        request_max_body_size=None,  # each route has its own bound
+        exception_handlers={Exception: answer_exception},
+    )
+    return Edge(inner, dispatcher)
+
+
+def _list_options(handlers: list[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
+    """An OPTIONS handler for each path: Litestar's own names the first method alone."""
+    methods: dict[str, set[str]] = {}
+    for handler in handlers:
+        for path in handler.paths:
+            methods.setdefault(path, {"OPTIONS"}).update(map(str, handler.http_methods))
+    return [_make_options(path, ", ".join(sorted(names))) for path, names in methods.items()]
+
+
+def _make_options(path: str, allow: str) -> HTTPRouteHandler:
+    async def show_options(request: Request[Any, Any, Any]) -> ASGIApp:
+        return ASGIResponse(status_code=204, headers={"allow": allow})
+
+    return HTTPRouteHandler(path, http_method=HttpMethod.OPTIONS, status_code=200)(show_options)
+
+
+async def _show_openapi(request: Request[Any, Any, Any]) -> ASGIApp:
+    return answer_document(msgspec.json.encode(openapi.render_openapi(ROUTES)), JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What every exchange passes on its way in and out."""
+
+    inner: Any
+    dispatcher: Dispatcher
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer one exchange."""
+        if scope["type"] != "http":
+            raise ValueError(f"{scope['type']} is not served here")
+        request_id = _choose_request_id(scope["headers"]) or self.dispatcher.new_request_id()
+        scope = dict(scope)
+        attach_request_id(scope, request_id)
+        answer = _Answer(send, request_id, scope["raw_path"].startswith(b"/v1/"))
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                self._check_certificate(scope)
+                _normalise(scope)
+                await self.inner(scope, receive, answer.send)
+            except Exception as error:  # noqa: BLE001 - the last place to turn one into an answer
+                await self._answer_error(scope, error, request_id, answer)
+
+    def _check_certificate(self, scope: Any) -> None:
+        """TLS looks at a certificate's end once; a kept-alive connection outlives it."""
+        connection = connection_of(scope)
+        if connection is None or connection.not_after is None:
+            return
+        if self.dispatcher.clock.now() >= connection.not_after:
+            raise Unauthenticated(
+                "The client certificate of this connection has expired: connect again with a new "
+                "one."
+            )
+
+    @staticmethod
+    async def _answer_error(scope: Any, error: Exception, request_id: str, answer: _Answer) -> None:
+        status, body, extra = explain_error(error, request_id)
+        if answer.started:
+            connection = connection_of(scope)
+            if connection is not None:
+                connection.abort()
+            return
+        if isinstance(error, Unauthenticated):
+            extra = {**extra, "Connection": "close"}
+        headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **extra}
+        encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await answer.send({"type": "http.response.start", "status": status, "headers": encoded})
+        await answer.send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+@dataclass(slots=True)
+class _Answer:
+    """The way out: adds the headers that every answer has."""
+
+    out: Send
+    request_id: str
+    private: bool
+    started: bool = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = [
+                *message.get("headers", ()),
+                (b"x-request-id", self.request_id.encode()),
+                (b"x-content-type-options", b"nosniff"),
+            ]
+            if self.private and not any(name.lower() == b"cache-control" for name, _ in headers):
+                headers.append((b"cache-control", b"no-store"))
+            message = {**message, "headers": headers}
+        await self.out(message)
+
+
+def _choose_request_id(headers: list[tuple[bytes, bytes]]) -> str:
+    """The client's own id, if it sent one that is safe to repeat and to keep; else ""."""
+    given = [value for name, value in headers if name == b"x-request-id"]
+    if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
+        return given[0].decode()
+    return ""
+
+
+def _normalise(scope: Any) -> None:
+    """Route on the path as it was sent, so that ``%2F`` in a field never becomes a separator.
+
+    Empty, ``.`` and ``..`` segments are no path of ours. HEAD is GET without content (RFC 9110,
+    section 9.3.2), which the protocol cuts off.
+    """
+    raw: bytes = scope["raw_path"]
+    if len(raw) > MAX_PATH:
+        raise Rejected(414)
+    if not _PATH.fullmatch(raw):
+        raise NotFound("There is nothing at this path.")
+    scope["path"] = raw.decode("ascii")
+    if scope["method"] == "HEAD":
+        scope["method"] = "GET"

@@ -1,0 +1,68 @@
+"""What one HTTP exchange knows beside its ASGI scope: who connected, and when to stop.
+
+Listeners put a `Connection` into each scope and the edge of the app a request id; everything else
+reads them here, so no other module knows where they are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+_CONNECTION = "troth.connection"
+_REQUEST_ID = "troth.request_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a Unix socket, as the kernel says (``SO_PEERCRED``)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What is known about a connection, the same for all requests on it.
+
+    `certificate` is the client's certificate in DER, checked by TLS against the trusted roots, and
+    `not_after` its end. `stopping` is set when the listener stops; `abort` closes at once, without
+    waiting for what the peer doesn't read.
+    """
+
+    source: str
+    peer: Peer | None
+    certificate: bytes | None
+    not_after: datetime | None
+    stopping: asyncio.Event
+    abort: Callable[[], None]
+
+
+def attach_connection(scope: Any, connection: Connection) -> None:
+    """Make `connection` known to the app."""
+    extensions = scope.setdefault("extensions", {})
+    extensions[_CONNECTION] = connection
+    if connection.certificate is not None:
+        extensions["tls"] = {"client_certificate": connection.certificate}
+    if connection.peer is not None:
+        extensions["peer"] = connection.peer
+
+
+def connection_of(scope: Any) -> Connection | None:
+    """The connection of a scope; None when a test calls the app without a listener."""
+    found: Connection | None = scope.get("extensions", {}).get(_CONNECTION)
+    return found
+
+
+def attach_request_id(scope: Any, request_id: str) -> None:
+    """Give the exchange its id."""
+    scope.setdefault("state", {})[_REQUEST_ID] = request_id
+
+
+def request_id_of(scope: Any) -> str:
+    """The id of the exchange, or "" before it has one."""
+    return str(scope.get("state", {}).get(_REQUEST_ID, ""))

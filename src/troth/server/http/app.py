@@ -62,7 +62,7 @@ def build_app(
         serve_document("/v1/openapi.json", _show_openapi),
     ]
     inner = Litestar(
-        [*handlers, *_list_options(handlers)],
+        [*_list_options(handlers), *handlers],
         openapi_config=None,
         logging_config=None,
         debug=False,

@@ -1,0 +1,1 @@
+"""The server: configuration, wiring, HTTP and background work."""

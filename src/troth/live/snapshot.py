@@ -7,6 +7,7 @@ its lease. A stale snapshot denies: `check_fresh` raises.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -83,12 +84,17 @@ class Snapshot:
         """Raise `Unavailable` once nothing was heard from the source for longer than the lease."""
         if self._heard is None:
             raise Unavailable("The server is still loading its state; try again in a moment.")
-        silent = self._clock.monotonic() - self._heard
+        silent = self.age
         if silent > self._lease.total_seconds():
             raise Unavailable(
                 f"The journal has been silent for {silent:.0f} s, longer than the lease of "
                 f"{self._lease.total_seconds():.0f} s, so nothing is permitted until it is back."
             )
+
+    @property
+    def age(self) -> float:
+        """Seconds since the source was last heard; infinite before the first time."""
+        return math.inf if self._heard is None else self._clock.monotonic() - self._heard
 
     def find_cut_off(self, spiffe_id: str) -> State | None:
         """The state that cuts this SPIFFE ID off, or None."""

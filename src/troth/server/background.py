@@ -33,7 +33,8 @@ class Task:
 class Background:
     """Runs the table. Belongs to one event loop."""
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[Task], count_failure: Callable[[str], None]) -> None:
+        self._count_failure = count_failure
         self._tasks = {task.name: task for task in tasks}
         self._bells = {task.name: asyncio.Event() for task in tasks}
         self._running: list[asyncio.Task[None]] = []
@@ -76,7 +77,9 @@ class Background:
         try:
             self.wake_for(await task.run() or ())
         except TrothError as error:
+            self._count_failure(task.name)
             log.warning("background.failed", task=task.name, code=error.code, detail=error.detail)
         except Exception:
+            self._count_failure(task.name)
             # Whatever goes wrong in one run must not end the task: the next run starts afresh.
             log.exception("background.broke", task=task.name)

@@ -33,7 +33,7 @@ from troth.operations.publication import StoredPublication
 from troth.operations.purge import PurgeRecords
 from troth.operations.servercert import CertifyServer, split_names
 from troth.operations.table import Parts, list_operations, list_subscriptions
-from troth.server.background import Background, Task
+from troth.server.background import Task
 from troth.server.config import Config
 from troth.server.metrics import Metrics
 from troth.store.engine import Store, open_store
@@ -53,7 +53,7 @@ class House:
     publication: StoredPublication
     callers: CallerRegistry
     metrics: Metrics
-    background: Background
+    tasks: list[Task]
     certify: CertifyServer
 
 
@@ -142,11 +142,8 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
         started_at=clock.now(),
     )
     metrics = Metrics()
-    certify = CertifyServer(
-        store, clock, entropy, leaves, config.trust_domain, list_names(config))
+    certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, list_names(config))
     sealer = Sealer(store, clock=clock, holder=new_id("srv", entropy))
-    background = Background(list_tasks(parts, publish, sealer))
-    store.on_commit(lambda: background.wake(FEED))
     return House(
         store=store,
         snapshot=snapshot,
@@ -163,7 +160,7 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
             config.roles.spiffe_ids,
         ),
         metrics=metrics,
-        background=background,
+        tasks=list_tasks(parts, publish, sealer),
         certify=certify,
     )
 

@@ -1,0 +1,196 @@
+"""The server as a process: builds the house, opens its doors, runs until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from troth.core.clock import Clock, SystemClock
+from troth.core.entropy import Entropy, SystemEntropy
+from troth.operations.call import Caller
+from troth.operations.servercert import RenewServer, ServerPair
+from troth.server.background import Background, Task
+from troth.server.config import Address, Config, settle_ports
+from troth.server.http.app import build_app
+from troth.server.http.callers import accept_anybody, require_certificate, require_uid
+from troth.server.http.listeners import Listener, TcpBinding, UnixBinding
+from troth.server.localagent import NODE, LocalAgent
+from troth.server.logs import configure_logs
+from troth.server.tls import ServerTls
+from troth.server.wiring import FEED, House, build_house, prepare_directories
+from troth.wire.api.nodes import CreateJoinToken
+from troth.wire.bundle import render_pem_certificates
+
+log = structlog.get_logger(__name__)
+
+ROOT_READABLE = 0o644
+LOCAL_TOKEN_SECONDS = 300
+CONSOLE = Caller("troth", frozenset({"admin"}), source="local agent")
+
+
+def run_server(config: Config, *, agent: bool, announce: Callable[[Config], None]) -> int:
+    """Serve until SIGTERM or SIGINT; `announce` is called once, when ready. Returns 0.
+
+    Raises `TrothError` if it can't start as configured.
+    """
+    configure_logs(config.log)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, SystemClock(), SystemEntropy(), agent, announce))
+
+
+async def _serve(
+    config: Config,
+    clock: Clock,
+    entropy: Entropy,
+    agent: bool,
+    announce: Callable[[Config], None],
+) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    config = _pick_ports(config)
+    prepare_directories(config)
+    async with AsyncExitStack() as stack:
+        house = await build_house(config, clock, entropy)
+        stack.callback(house.store.close)
+        await _open_admin(stack, config, house, clock)
+        tls = await _open_doors(stack, config, house, clock)
+        await _start_background(stack, config, house, clock, tls)
+        if agent:
+            task = asyncio.create_task(_make_agent(config, house).run(), name="local agent")
+            stack.push_async_callback(_cancel, task)
+        announce(config)
+        await stop.wait()
+        log.info("server.stopping")
+    return 0
+
+
+async def _open_admin(stack: AsyncExitStack, config: Config, house: House, clock: Clock) -> None:
+    app = build_app(
+        house.dispatcher,
+        house.publication,
+        require_uid(house.callers),
+        house.metrics,
+        limits=config.limits,
+        full_metrics=True,
+    )
+    binding = UnixBinding(config.admin_socket, config.admin_socket_mode)
+    await _open(
+        stack, Listener(app, name="admin", binding=binding, clock=clock, limits=config.limits)
+    )
+
+
+class _Doors:
+    """The TLS contexts and the pair that they hold now."""
+
+    def __init__(self, data: Path, pair: ServerPair) -> None:
+        self._data = data
+        self.tls = ServerTls(pair.chain_pem, pair.key_pem, pair.roots)
+        self._pair = pair
+        self._publish(pair)
+
+    @property
+    def renew_at(self) -> datetime:
+        """When the pair is due."""
+        return self._pair.renew_at
+
+    def install(self, pair: ServerPair) -> None:
+        """Serve `pair` from the next handshake on."""
+        self.tls.rotate(pair.chain_pem, pair.key_pem)
+        self.tls.trust_roots(pair.roots)
+        self._pair = pair
+        self._publish(pair)
+
+    def _publish(self, pair: ServerPair) -> None:
+        target = self._data / "ca.pem"
+        fresh = target.with_suffix(".new")
+        fresh.write_bytes(render_pem_certificates(list(pair.roots)))
+        fresh.chmod(ROOT_READABLE)
+        fresh.replace(target)
+
+
+async def _open_doors(stack: AsyncExitStack, config: Config, house: House, clock: Clock) -> _Doors:
+    doors = _Doors(config.data, await house.certify())
+    listeners = (
+        ("public", config.public, accept_anybody, doors.tls.public),
+        ("mutual", config.mutual, require_certificate(house.callers), doors.tls.mutual),
+    )
+    for name, address, authenticate, context in listeners:
+        app = build_app(
+            house.dispatcher,
+            house.publication,
+            authenticate,
+            house.metrics,
+            limits=config.limits,
+        )
+        binding = TcpBinding(address.host, address.port, context)
+        await _open(
+            stack, Listener(app, name=name, binding=binding, clock=clock, limits=config.limits)
+        )
+    return doors
+
+
+async def _open(stack: AsyncExitStack, listener: Listener) -> None:
+    await listener.start()
+    stack.push_async_callback(listener.stop)
+
+
+async def _start_background(
+    stack: AsyncExitStack, config: Config, house: House, clock: Clock, doors: _Doors
+) -> None:
+    renew = RenewServer(house.certify, clock, lambda: doors.renew_at, doors.install)
+
+    async def show_metrics() -> None:
+        head = await house.store.read(lambda tx: tx.journal.head())
+        house.metrics.show_journal(head, house.snapshot.epoch, house.snapshot.age)
+
+    tasks = [
+        *house.tasks,
+        Task("server.renew", 60.0, renew),
+        Task("metrics.show", 5.0, show_metrics),
+    ]
+    background = Background(tasks, house.metrics.count_failure)
+    house.store.on_commit(lambda: background.wake(FEED))
+    background.start()
+    stack.push_async_callback(background.stop)
+
+
+def _make_agent(config: Config, house: House) -> LocalAgent:
+    async def make_token() -> str:
+        body = CreateJoinToken(node=NODE, ttl=LOCAL_TOKEN_SECONDS)
+        request_id = house.dispatcher.new_request_id()
+        made = await house.dispatcher.call("token.join", CONSOLE, request_id, body)
+        return str(made.token)
+
+    return LocalAgent(
+        config.data, f"https://{config.public}", f"https://{config.mutual}", make_token
+    )
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _pick_ports(config: Config) -> Config:
+    """Settle ports left to the system before anything is issued that names them."""
+    if config.public.port and config.mutual.port:
+        return config
+    return settle_ports(config, *map(_pick_port, (config.public, config.mutual)))
+
+
+def _pick_port(address: Address) -> int:
+    if address.port:
+        return address.port
+    with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
+        probe.bind((address.host, 0))
+        return int(probe.getsockname()[1])

@@ -222,6 +222,9 @@ def _claim_directory(path: Path) -> Iterator[Path]:
             raise Conflict(
                 f"Another agent uses {path}; stop it, or give this one its own directory."
             ) from None
+        # Whoever finds the lock taken can tell by whom.
+        os.truncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
         yield path
     finally:
         os.close(lock)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes.procfs import GID, PEER, UID, FakeProc
 from troth.core.errors import Denied
-from troth.drivers.attestors import Peer, unix
+from troth.drivers.attestors import Peer
 from troth.drivers.attestors.unix import HashCache, open_attestor
 
 OWNER = (f"unix:uid:{UID}", f"unix:gid:{GID}")
@@ -32,7 +32,7 @@ def test_owner_path_and_digest(proc):
 
 
 def test_the_second_look_comes_after_the_delay(proc):
-    asked = []
+    asked: list[float] = []
     open_attestor(proc=proc.root, wait=asked.append).attest(PEER)
     assert asked == [0.02]
 
@@ -132,7 +132,12 @@ def test_a_known_file_is_not_read_again_but_a_changed_one_is(proc, monkeypatch):
     first = attestor.attest(PEER)
     reads = []
     real = os.pread
-    monkeypatch.setattr(unix.os, "pread", lambda *a: (reads.append(a), real(*a))[1])
+
+    def count(*arguments):
+        reads.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "pread", count)
     assert attestor.attest(PEER) == first
     assert reads == []
     proc.program.write_bytes(b"honest, version 2")

@@ -158,7 +158,7 @@ def test_a_stream_of_many_small_values_is_bounded():
 
 @pytest.mark.parametrize("size", [(1 << 20) + 1, 2 << 20])
 def test_more_than_a_mebibyte_is_not_even_parsed(size, monkeypatch):
-    monkeypatch.setattr(yaml.yaml, "parse", None)
+    monkeypatch.setattr(pyyaml, "parse", None)
     with pytest.raises(TooLarge, match="1,048,576 bytes"):
         load_documents(b"#" * size, "f.yaml")
 

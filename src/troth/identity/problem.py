@@ -81,8 +81,8 @@ class Limits:
     """Ceilings and defaults of what a manifest may ask for; the server passes its own.
 
     `trust_domain` lets the length of the whole SPIFFE ID be checked before anything is sent.
-    `reserved_dns_names` are the names that clients of the server itself trust: an identity that
-    held one of them could pass for the server.
+    `reserved_dns_names` are the names, in lower case, by which clients reach the server itself: an
+    identity that held one of them could pass for it. ``localhost`` and all below it always count.
     """
 
     x509_ceiling: timedelta = timedelta(hours=24)
@@ -94,7 +94,7 @@ class Limits:
     lifetime_default: timedelta = timedelta(days=365)
     documents: int = 10_000
     trust_domain: TrustDomain | None = None
-    reserved_dns_names: frozenset[str] = frozenset({"localhost"})
+    reserved_dns_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

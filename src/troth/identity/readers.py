@@ -238,12 +238,11 @@ def _read_dns_name(node: Node) -> str:
         )
     if name.rpartition(".")[2].isdigit():
         raise Invalid(f"{show_value(name)} looks like an address; only DNS names are certified.")
-    for reserved in node.limits.reserved_dns_names:
-        if name == reserved or name.endswith(f".{reserved}"):
-            raise Invalid(
-                f"{show_value(name)} is kept for the troth server: whoever held it in a "
-                "certificate could pass for it."
-            )
+    if name in node.limits.reserved_dns_names or f".{name}".endswith(".localhost"):
+        raise Invalid(
+            f"{show_value(name)} is kept for the troth server: whoever held it in a "
+            "certificate could pass for it."
+        )
     return name
 
 

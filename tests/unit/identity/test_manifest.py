@@ -376,8 +376,12 @@ def test_the_servers_limits_count():
         trust_domain=DOMAIN,
         reserved_dns_names=frozenset({"troth.example.org"}),
     )
-    result = parse(edit(dnsNames="[troth.example.org]"), limits)
-    assert [p.path for p in result.errors] == ["spec.dnsNames[0]", "spec.ttl.x509"]
+    result = parse(edit(dnsNames="[troth.example.org, a.troth.example.org, localhost]"), limits)
+    assert [p.path for p in result.errors] == [
+        "spec.dnsNames[0]",
+        "spec.dnsNames[2]",
+        "spec.ttl.x509",
+    ]
     longest = "/" + "p" * (2048 - len("spiffe://example.org/"))
     assert parse(edit(path=longest, ttl=""), limits).errors == ()
     (problem,) = parse(edit(path=longest + "p", ttl=""), limits).errors

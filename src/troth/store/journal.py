@@ -13,7 +13,7 @@ from sqlalchemy import Row, bindparam, func, insert, select, update
 
 from troth.core.events import Event, SealedEvent
 from troth.store.session import Session
-from troth.store.tables import is_unsealed, journal
+from troth.store.tables import journal
 
 _t = journal.c
 # Built once: building and hashing a statement costs more than running it.
@@ -55,7 +55,7 @@ class JournalGateway:
         For the sealer alone, under its lease.
         """
         rows = self._session.execute(
-            select(journal).where(is_unsealed).order_by(_t.id).limit(limit)
+            select(journal).where(_t.position.is_(None)).order_by(_t.id).limit(limit)
         ).all()
         if not rows:
             return []

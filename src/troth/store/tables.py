@@ -262,19 +262,11 @@ journal = Table(
     Column("at", Moment, nullable=False),
     Column("request_id", String(64), nullable=False),
     Column("body", Document, nullable=False),
-    Index("uq_journal_position", "position", unique=True),
+    Index("uq_journal_position", "position", unique=True),  # finds the unsealed too
     Index("ix_journal_subject", "subject", "position"),
     Index("ix_journal_type", "type", "position"),
     sqlite_autoincrement=True,  # an id is never given twice, whatever is deleted
 )
-is_unsealed = journal.c.position.is_(None)
-Index(
-    "ix_journal_unsealed",
-    journal.c.id,
-    sqlite_where=is_unsealed,
-    postgresql_where=is_unsealed,
-)
-
 cursors = Table(
     "cursors",
     metadata,

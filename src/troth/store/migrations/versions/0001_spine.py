@@ -278,14 +278,6 @@ def _create_journal() -> None:
     op.create_index("uq_journal_position", "journal", ["position"], unique=True)
     op.create_index("ix_journal_subject", "journal", ["subject", "position"])
     op.create_index("ix_journal_type", "journal", ["type", "position"])
-    unsealed = sa.text("position IS NULL")
-    op.create_index(
-        "ix_journal_unsealed",
-        "journal",
-        ["id"],
-        sqlite_where=unsealed,
-        postgresql_where=unsealed,
-    )
 
 
 def _create_bookkeeping() -> None:

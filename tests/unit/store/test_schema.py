@@ -1,0 +1,214 @@
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, event, text
+
+from tests.fakes.stores import NOW, make_event, make_instance, make_named, read, transact
+from troth.core.clock import VirtualClock
+from troth.core.errors import Internal, Refused
+from troth.issuance.authorities import Use
+from troth.store import schema
+from troth.store.engine import Transaction, open_store
+from troth.store.session import Session
+from troth.store.sqlite import SqliteFile
+from troth.store.tables import metadata
+
+
+def _open(directory):
+    return open_store(f"sqlite:///{directory / 'troth.db'}", clock=VirtualClock(NOW))
+
+
+def _definitions(path):
+    database = sqlite3.connect(path)
+    rows = database.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name != 'alembic_version'"
+    ).fetchall()
+    database.close()
+    return {name: re.sub(r"\s+", " ", sql).replace('"', "") for name, sql in rows}
+
+
+def test_the_migrations_build_what_the_tables_say(tmp_path):
+    _open(tmp_path).close()
+    link = SqliteFile(tmp_path / "troth.db").open_link()
+    context = MigrationContext.configure(
+        link.connection, opts={"compare_type": True, "compare_server_default": True}
+    )
+    assert compare_metadata(context, metadata) == []
+    link.close()
+
+    made = create_engine(f"sqlite:///{tmp_path / 'made.db'}")
+    metadata.create_all(made)
+    made.dispose()
+    migrated, wanted = _definitions(tmp_path / "troth.db"), _definitions(tmp_path / "made.db")
+    assert migrated.keys() == wanted.keys()
+    for name, sql in wanted.items():
+        # Constraints may stand in another order.
+        assert sorted(re.split(r", (?![^(]*\))", migrated[name].strip(" )"))) == sorted(
+            re.split(r", (?![^(]*\))", sql.strip(" )"))
+        ), name
+
+
+def test_head_is_the_newest_migration():
+    config = Config()
+    config.set_main_option("script_location", str(schema.MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
+
+
+def test_migrating_a_database_with_data_again_changes_nothing(tmp_path):
+    store = _open(tmp_path)
+    identity = make_named("api")
+    transact(store, lambda tx: (tx.identities.add(identity), tx.journal.append(make_event())))
+    store.close()
+
+    def dump():
+        database = sqlite3.connect(tmp_path / "troth.db")
+        lines = list(database.iterdump())
+        database.close()
+        return lines
+
+    before = dump()
+    link = SqliteFile(tmp_path / "troth.db").open_link(foreign_keys=False)
+    link.begin_write()
+    schema.upgrade_connection(link.connection)
+    link.commit()
+    link.close()
+    assert dump() == before
+    again = _open(tmp_path)
+    assert read(again, lambda tx: tx.identities.get(identity.id)) == identity
+    again.close()
+
+
+def test_a_database_at_head_doesnt_load_the_migration_tool(tmp_path):
+    _open(tmp_path).close()
+    script = (
+        "import sys\n"
+        "from troth.core.clock import SystemClock\n"
+        "from troth.store.engine import open_store\n"
+        "open_store(sys.argv[1], clock=SystemClock()).close()\n"
+        "assert 'alembic' not in sys.modules\n"
+        "assert 'sqlalchemy.orm' not in sys.modules\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, f"sqlite:///{tmp_path / 'troth.db'}"],
+        check=True,
+        timeout=30,
+        env={"PYTHONPATH": ":".join(p for p in sys.path if p)},
+    )
+
+
+def test_two_that_open_a_fresh_file_at_once_migrate_it_once(tmp_path):
+    stores, failures = [], []
+    barrier = threading.Barrier(4)
+
+    def run():
+        barrier.wait()
+        try:
+            stores.append(_open(tmp_path))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for store in stores:
+        transact(store, lambda tx: tx.journal.append(make_event()))
+        store.close()
+    assert not failures
+
+
+def test_a_failing_migration_leaves_the_database_as_it_was(tmp_path, monkeypatch):
+    _open(tmp_path).close()
+    before = _definitions(tmp_path / "troth.db")
+
+    def half(connection):
+        connection.execute(text("CREATE TABLE half (a)"))
+        raise Refused("stopped half-way")
+
+    monkeypatch.setattr(schema, "HEAD", "0002")
+    monkeypatch.setattr(schema, "upgrade_connection", half)
+    with pytest.raises(Refused, match="half-way"):
+        _open(tmp_path)
+    assert _definitions(tmp_path / "troth.db") == before
+
+
+def test_a_migration_that_breaks_a_reference_is_taken_back(tmp_path, monkeypatch):
+    store = _open(tmp_path)
+    transact(store, lambda tx: tx.identities.add(make_named("api")))
+    store.close()
+    monkeypatch.setattr(schema, "HEAD", "0002")
+    monkeypatch.setattr(
+        schema, "upgrade_connection", lambda c: c.execute(text("DELETE FROM identities"))
+    )
+    with pytest.raises(Internal, match="reference to nothing"):
+        _open(tmp_path)
+    monkeypatch.undo()
+    store = _open(tmp_path)
+    assert len(read(store, lambda tx: tx.identities.page())) == 1
+    store.close()
+
+
+def test_no_hot_query_reads_a_whole_table(tmp_path):
+    store = _open(tmp_path)
+    link = store._file.open_link()
+    seen = []
+
+    @event.listens_for(store._file._engine, "before_cursor_execute")
+    def note(connection, cursor, statement, values, context, many):
+        if not many:
+            seen.append((statement, values))
+
+    def work(tx):
+        tx.identities.add(make_named("api"))
+        tx.identities.find_named("api")
+        tx.identities.page(after="a")
+        tx.identities.for_node("local")
+        tx.identities.due_to_expire(NOW, 9)
+        tx.instances.upsert(make_instance())
+        tx.instances.touch(["ins_1"], NOW)
+        tx.instances.locked_for_node("nod_1")
+        tx.instances.last_seen_by_identity(["idn_api"])
+        tx.instances.purge(NOW, 9)
+        tx.nodes.find_named("local")
+        tx.nodes.page(after="a")
+        tx.join_tokens.purge(NOW)
+        tx.authorities.find_active(Use.X509)
+        tx.certificates.revoke_for_identity("idn_api", NOW, "x")
+        tx.certificates.revoke_for_instance("ins_1", NOW, "x")
+        tx.certificates.revoke_for_node("nod_1", NOW, "x")
+        tx.certificates.revoked("aut_1", NOW)
+        tx.certificates.interrupted(NOW, 9)
+        tx.certificates.of_identity("idn_api", NOW)
+        tx.certificates.purge_expired(NOW, 9)
+        tx.jwt_svids.interrupted(NOW, 9)
+        tx.jwt_svids.purge(NOW, 9)
+        tx.crls.latest("aut_1")
+        tx.crls.next_number("aut_1")
+        tx.journal.append(make_event())
+        tx.journal.seal(9)
+        tx.journal.page(subject="a")
+        tx.journal.after(5, 9)
+        tx.journal.recent(9)
+        tx.cursors.save("c", 1)
+
+    link.begin_write()
+    work(Transaction(Session(link.connection, writable=True)))
+    link.rollback()
+    link.close()
+    store.close()
+    assert len(seen) > 30
+    database = sqlite3.connect(tmp_path / "troth.db")
+    for statement, values in seen:
+        plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+        whole = [step for step in plan if step.startswith("SCAN") and " INDEX " not in step]
+        assert not whole, (statement, plan)
+    database.close()

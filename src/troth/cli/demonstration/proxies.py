@@ -96,6 +96,14 @@ def _egress_listener(egress: Egress) -> dict[str, Any]:
         "stat_prefix": "egress",
         "codec_type": "HTTP1",
         "route_config": _route_all("peer"),
+        # Says why TLS failed: otherwise the application reads "connection failure" alone.
+        "local_reply_config": {
+            "body_format": {
+                "text_format_source": {
+                    "inline_string": "%LOCAL_REPLY_BODY% (%UPSTREAM_TRANSPORT_FAILURE_REASON%)"
+                }
+            }
+        },
     }
     return {
         "name": "egress",
@@ -139,7 +147,10 @@ def _tls_context(peers: Sequence[str]) -> dict[str, Any]:
     """TLS 1.3 with our certificate and roots from SDS, for peers with one of these SPIFFE IDs."""
     names = [{"san_type": "URI", "matcher": {"exact": peer}} for peer in peers]
     return {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+        "tls_params": {
+            "tls_minimum_protocol_version": "TLSv1_3",
+            "tls_maximum_protocol_version": "TLSv1_3",  # a client's is 1.2 unless told
+        },
         "alpn_protocols": ["h2", "http/1.1"],
         "tls_certificate_sds_secret_configs": [_secret("default")],
         "combined_validation_context": {

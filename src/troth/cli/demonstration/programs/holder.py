@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from spiffe import WorkloadApiClient
 
 from troth.cli.demonstration.programs.life import Voice, become, hear, make_parser
@@ -49,8 +50,8 @@ class Holder:
         if bundle is None:
             raise ValueError("the Workload API gave no bundle")
         chain, key, roots = (self._folder / name for name in ("chain.pem", "key.pem", "roots.pem"))
-        svid.save(str(chain), str(key), 1)
-        bundle.save(str(roots), 1)
+        svid.save(chain, key, Encoding.PEM)
+        bundle.save(roots, Encoding.PEM)
         context = self._make_context(chain, key, roots)
         key.unlink()  # from here on it is in memory alone
         for use in (self._use_fresh, self._use_kept):

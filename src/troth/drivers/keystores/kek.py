@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 import re
 import shlex
@@ -112,7 +113,8 @@ def _create_file(path: Path, entropy: Entropy) -> None:
                 file.write(entropy.token(KEY_SIZE).hex() + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(draft, path)
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
         finally:
             draft.unlink()
         parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -120,8 +122,6 @@ def _create_file(path: Path, entropy: Entropy) -> None:
             os.fsync(parent)
         finally:
             os.close(parent)
-    except FileExistsError:
-        return
     except OSError as error:
         raise Unavailable(
             f"Can't make the key-encryption key {path}: {error.strerror or 'unknown reason'}."

@@ -65,11 +65,19 @@ def test_a_file_may_be_read_only(tmp_path: Path) -> None:
     assert _resolve(_write(tmp_path / "kek", KEY.hex(), 0o400)) == KEY
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "secret", KEY.hex()[:-2], KEY.hex() + "00", "zz" * 32, base64.b64encode(KEY[:16]).decode()]
-    + ["secret " * 2000, "ä" * 32],
-)
+NO_KEY = {
+    "empty": "",
+    "a word": "secret",
+    "31 bytes": KEY.hex()[:-2],
+    "33 bytes": KEY.hex() + "00",
+    "no hex": "zz" * 32,
+    "16 bytes": base64.b64encode(KEY[:16]).decode(),
+    "long": "secret " * 2000,
+    "not ASCII": "ä" * 32,
+}
+
+
+@pytest.mark.parametrize("text", NO_KEY.values(), ids=NO_KEY)
 def test_what_is_no_key_is_refused_and_never_repeated(text: str, tmp_path: Path) -> None:
     sources = [
         (_write(tmp_path / "kek", text), {}),

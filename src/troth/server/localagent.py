@@ -58,12 +58,12 @@ class LocalAgent:
         command = [
             *(sys.executable, "-m", "troth", "agent"),
             *("--server", self.server_url, "--mtls-url", self.mutual_url),
-            *("--ca", str(self.data / "ca.pem"), "--data", str(self.data / "agent")),
-            *("--socket", str(self.data / "agent.sock"), "--join-token", "-"),
+            *("--ca", str(self.data / "ca.pem"), "--data", str(self.data), "--join-token", "-"),
         ]
         child = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
             # A terminal's Ctrl-C reaches the server, which then ends its agent in order.
             start_new_session=True,
         )

@@ -23,7 +23,6 @@ from troth.server.http.app import build_app
 from troth.server.http.callers import accept_anybody, require_certificate, require_uid
 from troth.server.http.listeners import Listener, TcpBinding, UnixBinding
 from troth.server.localagent import NODE, LocalAgent
-from troth.server.logs import configure_logs
 from troth.server.tls import ServerTls
 from troth.server.wiring import FEED, House, build_house, prepare_directories
 from troth.wire.api.nodes import CreateJoinToken
@@ -41,7 +40,6 @@ def run_server(config: Config, *, agent: bool, announce: Callable[[Config], None
 
     Raises `TrothError` if it can't start as configured.
     """
-    configure_logs(config.log)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, SystemClock(), SystemEntropy(), agent, announce))
 

@@ -1,4 +1,4 @@
-"""Logs: structured, one event a line, on standard error."""
+"""Logs of the long-running commands: structured, one event a line, on standard error."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import sys
 
 import structlog
 
-from troth.server.settings import Log
 
+def configure_logs(level: str, form: str) -> None:
+    """Set up structlog for this process.
 
-def configure_logs(settings: Log) -> None:
-    """Set up structlog for the process: text on a terminal, JSON lines elsewhere, as configured."""
-    text = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    `level` is debug, info, warning or error; `form` is text, json, or auto: text on a terminal
+    and JSON lines elsewhere.
+    """
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
     renderer = (
         structlog.dev.ConsoleRenderer()
         if text
@@ -28,7 +29,9 @@ def configure_logs(settings: Log) -> None:
             *errors,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from troth.agent.credential import Credential
 from troth.core.errors import Internal, Invalid, Unavailable
+from troth.core.ids import SpiffeId
 from troth.wire.api.routes import find_route, parse_failure, parse_result, render_request
 
 MAX_ANSWER = 8 << 20
@@ -36,6 +38,10 @@ MAX_LINE = 64 << 20
 """Bytes of one line of a stream: a snapshot with 100,000 identities takes some 50 MiB."""
 
 MAX_FAILURE = 64 << 10
+SERVER_PATH = "/troth/server"
+ANY_SERVER = re.compile(r"spiffe://[a-z0-9._-]+" + SERVER_PATH)
+"""Before joining, the trust domain isn't known; the pinned roots stand for it."""
+
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 20.0
 SILENCE_TIMEOUT = 30.0
@@ -169,13 +175,39 @@ def _open_client(
 
 
 def make_context(roots: tuple[bytes, ...], credential: Credential | None) -> ssl.SSLContext:
-    """TLS 1.3 alone, `roots` and nothing else trusted, the name checked, with our certificate."""
+    """TLS 1.3 alone, `roots` and nothing else trusted, with our certificate.
+
+    The server must prove its host name and its SPIFFE ID. A workload's certificate leads to the
+    same roots and may carry any DNS name, so the name alone would let it pass for the server; the
+    ID is reserved.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata=b"".join(roots))
-    if credential is not None:
+    if credential is None:
+        context.sslobject_class = _demand_server(ANY_SERVER)
+    else:
+        domain = SpiffeId.parse(credential.spiffe_id).trust_domain
+        expected = re.escape(str(SpiffeId.of(domain, SERVER_PATH)))
+        context.sslobject_class = _demand_server(re.compile(expected))
         _load_credential(context, credential)
     return context
+
+
+def _demand_server(expected: re.Pattern[str]) -> type[ssl.SSLObject]:
+    """A TLS object whose handshake fails unless the peer's one URI name is as `expected`."""
+
+    class ServerCheck(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            names = (self.getpeercert() or {}).get("subjectAltName", ())
+            uris = [str(name[1]) for name in names if name[0] == "URI"]
+            if len(uris) != 1 or not expected.fullmatch(uris[0]):
+                error = ssl.SSLCertVerificationError("not the server's certificate")
+                error.verify_message = "it is not the certificate of a troth server"
+                raise error
+
+    return ServerCheck
 
 
 def _load_credential(context: ssl.SSLContext, credential: Credential) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,7 +113,9 @@ def _ask_server(terminal: Terminal, report: Report) -> list[identities.IdentityV
 
 def _read_refusals(client: ApiClient, report: Report) -> None:
     try:
-        report.refusals, _ = read_last(client, REFUSALS, type="workload.refused")
+        found, _ = read_last(client, REFUSALS + 1, type="workload.refused")
+        mine = [entry for entry in found if entry.body.get("pid") == os.getpid()]
+        report.refusals = [entry for entry in found if entry not in mine][-REFUSALS:]
     except Denied as error:
         remedy = "Run doctor with the role auditor to see who was refused lately."
         report.findings.append(Finding(Level.WARNING, "refusals", error.detail, remedy))

@@ -109,8 +109,8 @@ def describe_identity(view: identities.IdentityView, now: datetime) -> list[tupl
 @command(
     app,
     "register",
-    example="troth identity register payments-api --owner team-pay --purpose 'takes payments' \\\n"
-    "  --selector unix:uid:1001 --activate",
+    example="troth identity register payments-api --owner team-pay \\\n"
+    "  --purpose 'takes payments' --selector unix:uid:1001 --activate",
 )
 def register(
     terminal: Terminal,

@@ -21,7 +21,7 @@ from troth.wire.api.identities import IdentityView
 from troth.wire.api.status import StatusView
 
 PUBLIC_FILES = (CA_FILE, "troth.toml")
-KEY_DIRECTORY = "keys"
+PRIVATE_DIRECTORIES = {"keys", "agent"}
 MAX_LOOKED_AT = 10_000
 SLACK = timedelta(seconds=5)
 EARLIEST = 2026
@@ -206,7 +206,7 @@ def _find_loose(data: Path) -> Iterator[tuple[Path, int, int]]:
             mode = path.lstat().st_mode
         except OSError:
             continue  # gone meanwhile: temporary files come and go
-        private = KEY_DIRECTORY in path.relative_to(data).parts
+        private = not PRIVATE_DIRECTORIES.isdisjoint(path.relative_to(data).parts)
         if stat.S_ISDIR(mode) and mode & (0o077 if private else 0o022):
             yield path, mode, 0o700
         elif stat.S_ISREG(mode):

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from troth.core.errors import Invalid
-from troth.wire.api.client import ApiClient
+from troth.core.errors import Denied, Invalid
+from troth.wire.api.client import ApiClient, Unreachable
 
 ADMIN_SOCKET = "admin.sock"
 AGENT_SOCKET = "agent.sock"
 CA_FILE = "ca.pem"
 SYSTEM_DATA = Path("/var/lib/troth")
 PERSONAL_DATA = Path("~/.local/share/troth")
+PROBE_SECONDS = 2.0
+
+
+class NoAccess(Denied):
+    """The socket is there, and this user may not open it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +68,28 @@ class Options:
             return address
         return f"unix://{self.data.absolute() / AGENT_SOCKET}"
 
+    def _is_local(self) -> bool:
+        """Whether TROTH_URL only repeats which server of this machine is meant.
+
+        `troth up` prints TROTH_URL and TROTH_DATA together. Over TLS a caller without a
+        certificate is nobody, on the admin socket its uid is known; so the socket is used if the
+        URL names this machine and the data directory was chosen, not assumed.
+        """
+        chosen = self.data_dir is not None or "TROTH_DATA" in os.environ
+        if self.server_url is not None or self.certificate is not None or not chosen:
+            return False
+        host = urlsplit(self.url).hostname
+        local = ("localhost", "127.0.0.1", "::1", socket.gethostname())
+        return host in local and self.admin_socket.is_socket()
+
     def connect(self) -> ApiClient:
-        """A client of the server; raises `Invalid` for options that can't work together."""
-        if not self.url:
+        """A client of the server.
+
+        Raises `Invalid` for options that can't work together, `Unreachable` or `Denied` for a
+        socket that can't be used.
+        """
+        if not self.url or self._is_local():
+            _probe_socket(self.admin_socket)
             return ApiClient.over_socket(str(self.admin_socket))
         if (self.certificate is None) != (self.key is None):
             raise Invalid("--cert and --key belong together: give both or neither.")
@@ -76,3 +102,19 @@ def find_data_dir() -> Path:
     if chosen := os.environ.get("TROTH_DATA", ""):
         return Path(chosen)
     return SYSTEM_DATA if os.geteuid() == 0 else PERSONAL_DATA.expanduser()
+
+
+def _probe_socket(path: Path) -> None:
+    """Knock once, since only here can the reasons be told apart."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except PermissionError as error:
+            raise NoAccess(
+                f"You may not open {path}. Run this as the server's user or as root, or reach the "
+                "server over the network with --url, --cert and --key."
+            ) from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Unreachable(f"No server answers at {path}: {reason}.") from error

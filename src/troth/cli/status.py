@@ -108,13 +108,14 @@ def _paint_looks(terminal: Terminal, client: ApiClient) -> None:
 def _render(
     view: status.StatusView, items: list[identities.IdentityView], now: datetime
 ) -> list[RenderableType]:
-    states = ", ".join(f"{count} {state}" for state, count in sorted(view.identities.items()))
+    counted = sorted(view.identities.items())
+    states = ", ".join(f"{count} {state}" for state, count in counted if count)
     parts: list[RenderableType] = [
         make_text(
             (view.trust_domain, "bold"),
             " is ",
             ("ready", "green") if view.ready else ("not ready", "bold red"),
-            f" since {describe_time(view.started_at, now)}"
+            f", started {describe_time(view.started_at, now)}"
             f" · troth {view.version} · {count_noun(view.nodes, 'node')}"
             f" · journal {view.journal_head} · {states or 'no identities'}",
         )

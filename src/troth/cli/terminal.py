@@ -19,7 +19,7 @@ import typer
 from troth.cli.options import Options
 from troth.cli.words import clean_text
 from troth.core.clock import Clock, SystemClock
-from troth.core.errors import TrothError
+from troth.core.errors import KINDS, TrothError
 from troth.wire.api.client import ApiClient, Unreachable
 
 if TYPE_CHECKING:
@@ -125,14 +125,15 @@ class Terminal:
         raise typer.Exit(UNREACHABLE if isinstance(error, Unreachable) else WANTING)
 
     def _advise(self, error: TrothError) -> list[str]:
-        if isinstance(error, Unreachable):
+        if type(error) is Unreachable:
             if self.options.url:
                 return ["Is the server running there? Unset TROTH_URL to use the local socket."]
             return [
                 f"Start a server with `troth up --data {self.options.data}`, name its data "
                 "directory with --data or TROTH_DATA, or its address with --url or TROTH_URL."
             ]
-        return [ADVICE[error.code]] if error.code in ADVICE else []
+        known = type(error) in KINDS  # a more special kind has its advice in the detail
+        return [ADVICE[error.code]] if known and error.code in ADVICE else []
 
 
 ADVICE = {

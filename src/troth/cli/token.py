@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import socket
 from typing import Annotated
 
 import typer
@@ -17,7 +17,7 @@ from troth.wire.api import nodes
 
 app = make_app("Tokens with which nodes join, once each.")
 
-DEFAULT_URL = "https://localhost:8443"
+DEFAULT_PORT = 8443
 
 
 @command(app, "join", example="troth token join --node web-1 --ttl 1h")
@@ -37,22 +37,20 @@ def join(
         ttl=seconds,
     )
     made = terminal.call("token.join", request)
-    line = make_agent_line(terminal.options)
     terminal.show(made, lambda: [made.token])
     if not terminal.json:
-        terminal.say(
-            "",
-            f"It works once, for the node {made.node}, and ends "
-            f"{describe_time(made.expires_at, terminal.now())}.",
-            "On that node, put it into a file that only the agent's user can read and run this; "
-            "never write the token itself into a command, where every user of the machine sees it:",
-            "",
-            f"  {line}",
-        )
+        ends = describe_time(made.expires_at, terminal.now())
+        terminal.say("", f"It works once, for the node {made.node}, and ends {ends}.", "")
+        terminal.say(*describe_joining(terminal.options))
 
 
-def make_agent_line(options: Options) -> str:
-    """The command that starts the agent with a token from a file."""
-    url = options.url or DEFAULT_URL
-    authority = options.ca_file or Path(options.data) / CA_FILE
-    return f"troth agent --server {url} --ca {authority} --join-token @join-token"
+def describe_joining(options: Options) -> list[str]:
+    """What to do on the node, the exact command last; the token never stands in a command."""
+    url = options.url or f"https://{socket.gethostname()}:{DEFAULT_PORT}"
+    return [
+        f"On that machine: put {options.ca_file or options.data / CA_FILE} of the server into",
+        "ca.pem, the token into a file join-token that only the agent's user can read (in a",
+        "command line every user of the machine would see it), and run",
+        "",
+        f"  troth agent --server {url} --ca ca.pem --join-token @join-token",
+    ]

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -54,16 +55,12 @@ class ApiClient:
     ) -> ApiClient:
         """A client of `url`, trusting the roots in `ca_file` alone.
 
-        `certificate` is a PEM chain and its key for mutual TLS. Raises `Invalid` for another
-        scheme than https or for files that can't be used.
+        `certificate` is a PEM chain and its key for mutual TLS. Raises `Invalid` for a URL that
+        isn't ``https://host[:port]`` and for files that can't be used.
         """
-        if not url.startswith("https://"):
-            raise Invalid(f"The server's URL {url[:200]!r} must start with 'https://'.")
+        checked = _check_url(url)
         transport = httpx.HTTPTransport(verify=_trust_only(ca_file, certificate))
-        try:
-            return cls(_make_http(url, transport), url)
-        except httpx.InvalidURL as error:
-            raise Invalid(f"{url[:200]!r} is not a URL: {error}.") from error
+        return cls(_make_http(checked, transport), checked)
 
     def call(self, name: str, request: msgspec.Struct) -> Any:
         """Carry out operation `name` and return its typed result."""
@@ -72,7 +69,7 @@ class ApiClient:
             with self._http.stream(method, path, content=body, headers=_headers(body)) as answer:
                 content = _read_all(answer)
                 return parse_result(find_route(name), answer.status_code, content)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.DecodingError) as error:
             raise self._explain(error) from error
 
     def stream(self, name: str, request: msgspec.Struct) -> Iterator[Any]:
@@ -91,7 +88,7 @@ class ApiClient:
                     raise parse_failure(answer.status_code, _read_all(answer))
                 for line in _read_lines(answer):
                     yield _parse_line(name, decoder, line)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.DecodingError) as error:
             raise self._explain(error) from error
         raise Unreachable(f"The server at {self._where} closed the stream without a reason.")
 
@@ -110,7 +107,7 @@ class ApiClient:
     ) -> None:
         self.close()
 
-    def _explain(self, error: httpx.TransportError) -> Unavailable | Denied:
+    def _explain(self, error: httpx.RequestError) -> Unavailable | Denied:
         """What went wrong on the way, in words; the advice depends on how far the call came."""
         story = str(error)
         if "Errno 13" in story or "Permission denied" in story:
@@ -127,6 +124,19 @@ class ApiClient:
         return Unreachable(f"The connection to {self._where} broke ({_reason(story)}); try again.")
 
 
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    else:
+        sound = sound and not (parts.path.strip("/") or parts.query or parts.fragment)
+    if not sound or "@" in url:
+        raise Invalid(f"{url[:200]!r} is not the server's URL; it looks like https://host:8443.")
+    return url.rstrip("/")
+
+
 def _make_http(url: str, transport: httpx.HTTPTransport) -> httpx.Client:
     """No proxies, netrc or CA settings from the environment: what is trusted is said above."""
     return httpx.Client(
@@ -134,6 +144,7 @@ def _make_http(url: str, transport: httpx.HTTPTransport) -> httpx.Client:
         transport=transport,
         trust_env=False,
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+        headers={"accept": "application/json", "accept-encoding": "identity"},
     )
 
 
@@ -185,7 +196,7 @@ def _read_lines(answer: httpx.Response) -> Iterator[bytes]:
 def _parse_line(name: str, decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:
     try:
         value = decoder.decode(line)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise Internal(f"A line of the server's {name} stream was not understood.") from error
     if isinstance(value, nodes.StreamEnd):
         raise error_of(value.code, value.detail)

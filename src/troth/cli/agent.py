@@ -1,0 +1,129 @@
+"""`troth agent`: the node agent alone, on a machine that has no server."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from troth.cli.command import command, make_app
+from troth.cli.identity import require
+from troth.cli.logs import configure_logs
+from troth.cli.options import AGENT_SOCKET
+from troth.cli.targets import read_targets
+from troth.cli.terminal import Terminal
+from troth.core.errors import Invalid
+
+app = make_app("The node agent alone.")
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "text", "json"]
+
+AGENT_DIRECTORY = "agent"
+MAX_TOKEN = 4096
+
+
+@command(
+    app,
+    "agent",
+    example="troth token join --node web-1 | ssh web-1 'cat > join-token'\n"
+    "troth agent --server https://troth:8443 --ca ca.pem --join-token @join-token",
+)
+def agent(
+    terminal: Terminal,
+    server: Annotated[
+        str, typer.Option(help="The server's public URL (required).", metavar="URL")
+    ] = "",
+    mtls_url: Annotated[
+        str | None,
+        typer.Option(help="Its mutual-TLS URL; default one port above.", metavar="URL"),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="The server's ca.pem (required), brought here in a way you trust.", metavar="FILE"
+        ),
+    ] = None,
+    join_token: Annotated[
+        str | None,
+        typer.Option(
+            help="@FILE, or - for standard input; needed until the node has joined.",
+            metavar="@FILE",
+        ),
+    ] = None,
+    socket: Annotated[
+        Path | None,
+        typer.Option(help="The Workload API's socket; default DATA/agent.sock.", metavar="PATH"),
+    ] = None,
+    files: Annotated[
+        Path | None,
+        typer.Option(help="SVIDs to keep as files: a TOML file, see the docs.", metavar="FILE"),
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = "info",
+    log_format: Annotated[
+        LogFormat, typer.Option(help="auto: text at a terminal, JSON lines elsewhere.")
+    ] = "auto",
+) -> None:
+    """Run the node agent: it attests the processes of this machine and gives them identities.
+
+    It joins once with a token from `troth token join` and keeps its own key in DATA/agent.
+    """
+    from troth.agent.main import run_agent
+    from troth.agent.node import AgentSettings
+
+    if ca is None:
+        raise typer.BadParameter(
+            "it is missing: which server is the right one? Copy ca.pem from the server's data "
+            "directory and add --ca FILE.",
+            param_hint="--ca",
+        )
+    data = terminal.options.data.absolute()
+    data.mkdir(mode=0o711, parents=True, exist_ok=True)
+    path = (socket or data / AGENT_SOCKET).absolute()
+    settings = AgentSettings(
+        server_url=require(server, "--server", "where is the server? It is a URL."),
+        mtls_url=mtls_url,
+        ca_file=ca,
+        data_dir=data / AGENT_DIRECTORY,
+        socket_path=path,
+        join_token=read_join_token(terminal, join_token),
+        files=() if files is None else read_targets(files),
+    )
+    address = f"unix://{path}"
+    if terminal.json:
+        value = {"server": server, "data": str(data), "workload_api": address}
+        terminal.show(value, list)
+    elif sys.stdin.isatty():
+        terminal.say(f"export SPIFFE_ENDPOINT_SOCKET={address}", "Stop with Ctrl-C.")
+    configure_logs(log_level, log_format)
+    raise typer.Exit(run_agent(settings))
+
+
+def read_join_token(terminal: Terminal, given: str | None) -> str | None:
+    """The token from ``-``, ``@FILE`` or, with a warning, the argument itself."""
+    if given is None:
+        return None
+    if given == "-":
+        token = sys.stdin.read(MAX_TOKEN + 1)
+    elif given.startswith("@"):
+        token = _read_token_file(terminal, Path(given[1:]))
+    else:
+        terminal.say(
+            "Every user of this machine can see that token in the process list: put it into a "
+            "file and write --join-token @FILE.",
+            style="yellow",
+        )
+        token = given
+    if not token.strip() or len(token) > MAX_TOKEN:
+        raise Invalid("There is no join token in it; make one with `troth token join --node NAME`.")
+    return token.strip()
+
+
+def _read_token_file(terminal: Terminal, path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            terminal.say(f"Others may read {path}: chmod 600 {path}", style="yellow")
+        return file.read(MAX_TOKEN + 1)

@@ -126,6 +126,8 @@ class Call:
 
     async def send(self, message: bytes) -> None:
         """Send one message; waits while the caller doesn't read."""
+        if not self._stream.closable:
+            raise StreamClosedError(self._stream.id or 0)
         if not self._answered:
             self._answered = True
             await self._stream.send_headers([(":status", "200"), ("content-type", CONTENT_TYPE)])

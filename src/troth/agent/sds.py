@@ -30,7 +30,10 @@ class SecretDiscovery:
         }
 
     async def stream_secrets(self, call: Call) -> None:
-        """Answer subscriptions and push what changes, until Envoy or the source ends it."""
+        """Answer subscriptions and push what changes, until the caller or the source goes away.
+
+        A caller that has no more to ask may still listen.
+        """
         subscription = Subscription(self._tombstone)
         subscription.apply_request(parse_request(await call.receive_first()))
         caller = await call.attest(self._source)

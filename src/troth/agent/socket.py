@@ -62,7 +62,6 @@ class AgentSocket:
             self._server = await loop.create_unix_server(
                 self._switchboard.connect, sock=listening, backlog=BACKLOG
             )
-            self._file.publish()
         except BaseException:
             await self.stop()
             raise
@@ -102,39 +101,33 @@ class AgentSocket:
 
 
 class _SocketFile:
-    """The socket's place: claimed, published by renaming, removed if still ours."""
+    """The socket's place in the file system: claimed, bound, removed if it is still ours."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._draft = path.with_name(f".{path.name}.new")
         self._lock = -1
         self._identity: tuple[int, int] | None = None
 
     def open(self) -> socket.socket:
-        """Claim the path and bind a socket beside it."""
+        """Claim the path and bind a socket there, in place of a stale one."""
         _check_place(self._path)
         self._claim()
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._draft.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
             listening.setblocking(False)
-            listening.bind(str(self._draft))
-            self._draft.chmod(MODE)
+            listening.bind(str(self._path))
+            found = self._path.lstat()
+            self._identity = (found.st_dev, found.st_ino)
+            self._path.chmod(MODE)
         except BaseException:
             listening.close()
             self.close()
             raise
         return listening
 
-    def publish(self) -> None:
-        """Put the socket at its path in one step: nobody finds it missing or not yet listening."""
-        found = self._draft.lstat()
-        self._draft.rename(self._path)
-        self._identity = (found.st_dev, found.st_ino)
-
     def close(self) -> None:
         """Remove the file, if it is still the one we made, and give up the claim."""
-        self._draft.unlink(missing_ok=True)
         try:
             found = self._path.lstat()
             if (found.st_dev, found.st_ino) == self._identity:

@@ -37,6 +37,8 @@ from troth.agent.quota import Quota
 
 WINDOW = 65_535
 """Bytes in flight for a stream and a connection: the protocol's default, and enough here."""
+MAX_HEADER_FRAMES = 4
+"""A request's headers come in at most so many frames, of 16 KiB each."""
 
 _log = structlog.get_logger(__name__)
 
@@ -143,6 +145,8 @@ class CallerConnection(H2Protocol):
         for event in events:
             self._charge(event)
             self.processor.process(event)
+        if self._hoards():
+            self._hang_up("frame too large", ErrorCodes.FRAME_SIZE_ERROR)
         self._flush()
 
     def pause_writing(self) -> None:
@@ -191,6 +195,17 @@ class CallerConnection(H2Protocol):
         )
         connection.initiate_connection()
         return connection
+
+    def _hoards(self) -> bool:
+        """Whether h2 waits for the rest of a frame or header block that it will refuse anyway.
+
+        It looks at a frame's length only when all of it is there: up to 16 MiB a connection.
+        """
+        waiting = self._h2.incoming_buffer
+        if len(waiting._headers_buffer) > MAX_HEADER_FRAMES:
+            return True
+        announced = int.from_bytes(waiting._data[:3], "big") if len(waiting._data) >= 3 else 0
+        return announced > self._h2.max_inbound_frame_size
 
     def _charge(self, event: Event) -> None:
         cost = _COSTS.get(type(event), 0.0)

@@ -26,7 +26,7 @@ async def watch_views(source: Source, caller: Caller) -> AsyncGenerator[View, No
 
 
 async def merge(*streams: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """Items of all `streams` as they come. Ends, or raises, with the first that does."""
+    """Items of all `streams` as they come. Raises with the first that does, ends with the last."""
     queue: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue(1)
 
     async def pump(stream: AsyncGenerator[T, None]) -> None:
@@ -40,10 +40,15 @@ async def merge(*streams: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
 
     tasks = [asyncio.get_running_loop().create_task(pump(stream)) for stream in streams]
     try:
-        while (news := await queue.get()) is not None:
+        open_streams = len(tasks)
+        while open_streams:
+            news = await queue.get()
             if isinstance(news, Exception):
                 raise news
-            yield news[0]
+            if news is None:
+                open_streams -= 1
+            else:
+                yield news[0]
     finally:
         for task in tasks:
             task.cancel()

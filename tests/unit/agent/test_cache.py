@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.fakes.issuer import NOW
+from tests.fakes.server import FakeServer, make_entry, make_process, run_node
+from tests.fakes.source import in_loop
+from tests.fakes.virtualtime import VirtualTime
+from troth.agent.batches import MAX_PARALLEL, Batches
+from troth.agent.cache import MAX_TOKENS, Cache, Token
+from troth.agent.credential import generate_key, make_csr
+from troth.agent.snapshot import read_snapshot
+from troth.core.errors import Denied, Internal, Limited, Unavailable
+from troth.wire.api.certificates import CertificateRequest, InstanceClaim, IssuedCertificates
+
+KEY = generate_key()
+CSR = make_csr(KEY)
+
+
+def request(number, name="web", selectors=("unix:uid:1001",)):
+    claim = InstanceClaim(key=f"{number:032x}", pid=number, selectors=list(selectors))
+    return CertificateRequest(identity_id=f"idn_{name}", csr=CSR, instance=claim)
+
+
+def setup_batches():
+    time = VirtualTime(NOW)
+    server = FakeServer(time)
+    server.entries["idn_web"] = make_entry("web")
+    return time, server, Batches(server, time.sleep)
+
+
+async def gather(time, waits):
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await time.advance(0.01)
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@in_loop
+async def test_requests_within_five_milliseconds_share_a_call_and_get_their_own_answers():
+    time, server, batches = setup_batches()
+    server.entries["idn_api"] = make_entry("api")
+    answers = await gather(
+        time,
+        [batches.issue(request(1)), batches.issue(request(2, "api")), batches.issue(request(3))],
+    )
+    assert server.count() == {"certificate.issue": 1}
+    assert [answer.identity_id for answer in answers] == ["idn_web", "idn_api", "idn_web"]
+    assert len({answer.instance_id for answer in answers}) == 3
+
+
+@in_loop
+async def test_a_refusal_concerns_its_own_request_alone():
+    time, _server, batches = setup_batches()
+    good, bad = await gather(time, [batches.issue(request(1)), batches.issue(request(2, "none"))])
+    assert good.chain
+    assert isinstance(bad, Denied)
+
+
+@in_loop
+async def test_a_full_batch_leaves_at_once_and_few_are_under_way():
+    time, server, batches = setup_batches()
+    server.holding = asyncio.Event()
+    tasks = [asyncio.ensure_future(batches.issue(request(n))) for n in range(256 * 6 + 1)]
+    await time.settle()
+    assert server.count()["certificate.issue"] == MAX_PARALLEL
+    server.failure = Unavailable("away")
+    server.holding.set()
+    await time.advance(0.01)
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(answer, Unavailable) for answer in answers)
+    assert [len(r.requests) for r in server.requests("certificate.issue")] == [256] * 6 + [1]
+
+
+@in_loop
+async def test_heavy_requests_are_split_over_calls():
+    time, server, batches = setup_batches()
+    heavy = tuple(f"unix:path:/{n:04000d}" for n in range(50))
+    answers = await gather(time, [batches.issue(request(n, selectors=heavy)) for n in range(3)])
+    assert server.count()["certificate.issue"] == 3
+    assert all(answer.chain for answer in answers)
+
+
+@in_loop
+async def test_one_who_gave_up_disturbs_nobody():
+    time, server, batches = setup_batches()
+    gone = asyncio.ensure_future(batches.issue(request(1)))
+    await time.settle()
+    gone.cancel()
+    (answer,) = await gather(time, [batches.issue(request(2))])
+    assert answer.chain
+    assert [len(r.requests) for r in server.requests("certificate.issue")] == [1]
+
+
+@in_loop
+async def test_answers_that_do_not_fit_the_questions_are_refused():
+    time, server, batches = setup_batches()
+    real = server._issue
+    server._issue = lambda one: real(request(1))
+    server.entries["idn_api"] = make_entry("api")
+    (swapped,) = await gather(time, [batches.issue(request(2, "api"))])
+    assert isinstance(swapped, Internal)
+
+    async def answer_nothing(name, asked):
+        return IssuedCertificates(results=[])
+
+    server.call = answer_nothing
+    (short,) = await gather(time, [batches.issue(request(1))])
+    assert isinstance(short, Internal)
+
+    async def break_down(name, asked):
+        raise ZeroDivisionError
+
+    server.call = break_down
+    (broken,) = await gather(time, [batches.issue(request(1))])
+    assert isinstance(broken, Internal)
+
+
+def test_newcomers_take_the_place_of_who_does_not_watch():
+    cache = Cache(limit=2)
+    idle, busy = cache.admit(make_process(1)), cache.admit(make_process(2))
+    busy.watchers = 1
+    cache.admit(make_process(3)).watchers = 1
+    assert cache.find(idle.process.key) is None
+    with pytest.raises(Limited, match="serves 2 processes"):
+        cache.admit(make_process(4))
+    assert cache.admit(make_process(2)) is busy
+
+
+@in_loop
+async def test_a_full_node_says_so():
+    async with run_node(make_entry("web"), limit=1) as node:
+        node.watch(make_process(1))
+        await node.settle()
+        late = node.watch(make_process(2))
+        await node.settle()
+        assert isinstance(late.error, Limited)
+
+
+def test_tokens_of_one_process_are_bounded():
+    workload = Cache().admit(make_process(1))
+    server = FakeServer(VirtualTime(NOW))
+    server.entries["idn_web"] = make_entry("web")
+    registration = read_snapshot(server.snapshot(), None).registrations["idn_web"]
+    for number in range(MAX_TOKENS + 5):
+        token = Token(
+            token="t", renew_at=NOW, expires_at=NOW, registration=registration, locked=frozenset()
+        )
+        workload.keep_token(("idn_web", (str(number),)), token)
+    assert len(workload.tokens) == MAX_TOKENS
+    assert ("idn_web", ("0",)) not in workload.tokens

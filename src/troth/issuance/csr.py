@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from troth.core.errors import Invalid, TooLarge
-from troth.issuance.der import read_element
+from troth.issuance.der import read_element, read_elements
 
 MAX_CSR_SIZE = 16 * 1024
 """Bytes; a request for a P-256 key takes some 250."""
@@ -36,7 +36,18 @@ def parse_csr(der: bytes) -> bytes:
     key = _require_p256(request)
     _refuse_extensions(request)
     _check_possession(request)
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    public_key = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    # The library also understands a compressed point and written-out curve parameters. RFC 5480,
+    # section 2.1.1, forbids the latter, and one key should have one form.
+    if _read_public_key(der) != public_key:
+        raise Invalid("The CSR's key must name the curve P-256 and give the point uncompressed.")
+    return public_key
+
+
+def _read_public_key(der: bytes) -> bytes:
+    info = read_element(read_element(der).content)
+    _version, _subject, public_key, *_attributes = read_elements(info.content)
+    return public_key.encoding
 
 
 def _load(der: bytes) -> x509.CertificateSigningRequest:

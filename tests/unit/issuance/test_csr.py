@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import AttributeOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +18,7 @@ from tests.fakes.issuer import encode_spki, make_private_key
 from troth.core.errors import Invalid, TooLarge, TrothError
 from troth.issuance.csr import MAX_CSR_SIZE, parse_csr
 from troth.issuance.der import (
+    P256_PREFIX,
     assemble_signed,
     encode_element,
     read_element,
@@ -158,14 +159,24 @@ def test_a_second_extension_behind_the_first_is_seen() -> None:
         parse_csr(_sign(builder))
 
 
-def _request_with(*attributes: bytes) -> bytes:
+def _request_with(*attributes: bytes, public_key: bytes | None = None) -> bytes:
     """A request put together by hand, as its library would refuse to."""
     version, subject, key, _ = read_elements(
         next(read_elements(read_element(SOUND).content)).content
     )
-    fields = version.encoding + subject.encoding + key.encoding
+    fields = version.encoding + subject.encoding + (public_key or key.encoding)
     info = encode_element(0x30, fields + encode_element(0xA0, b"".join(attributes)))
     return assemble_signed(info, make_private_key().sign(info, ec.ECDSA(hashes.SHA256())))
+
+
+def test_a_compressed_point_is_refused_so_that_a_key_has_one_form() -> None:
+    key = make_private_key().public_key()
+    point = key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    bits = encode_element(0x03, b"\x00" + point)
+    request = _request_with(public_key=encode_element(0x30, P256_PREFIX[2:23] + bits))
+    with pytest.raises(Invalid, match="point uncompressed"):
+        parse_csr(request)
+    assert parse_csr(_request_with()) == encode_spki(make_private_key())
 
 
 def _attribute(oid: str, *values: bytes) -> bytes:

@@ -1,4 +1,5 @@
-"""The snapshot: who is cut off and what is revoked, complete, as of one position of the journal.
+"""The snapshot: who is cut off and what is revoked, complete, as of one position of the journal;
+and facts of identities, as asked for.
 
 It is fed by sealed events in order and is stale once its source has been silent for longer than
 its lease. A stale snapshot denies: `check_fresh` raises.
@@ -15,7 +16,9 @@ from datetime import datetime, timedelta
 from troth.core.clock import Clock
 from troth.core.errors import Unavailable
 from troth.core.events import SealedEvent
+from troth.core.ids import IdentityId
 from troth.identity.identity import State
+from troth.live.facts import Facts
 
 CUT_OFF = frozenset({State.SUSPENDED, State.QUARANTINED})
 """States in which whatever an identity still holds must be refused."""
@@ -45,6 +48,7 @@ class Snapshot:
         self._cut_off: dict[str, State] = {}
         self._revoked: dict[str, datetime] = {}
         self._changed = asyncio.Condition()
+        self.facts = Facts()
         self.epoch = 0
         self.nodes_epoch = 0
 
@@ -52,6 +56,7 @@ class Snapshot:
         """Start from `seed`; applying events it already covers again changes nothing."""
         self._cut_off = dict(seed.cut_off)
         self._revoked = dict(seed.revoked)
+        self.facts.clear(seed.epoch)
         self.epoch = self.nodes_epoch = seed.epoch
         self.hear()
 
@@ -68,7 +73,8 @@ class Snapshot:
             kind, body = sealed.event.type, sealed.event.body
             if kind.startswith(_SHARED_NOUNS):
                 self.nodes_epoch = sealed.position
-            if kind.startswith("identity.") and "state" in body:
+            if kind.startswith("identity."):
+                self.facts.drop(IdentityId(str(body["id"])), sealed.position)
                 self._note_state(str(body["spiffe_id"]), State(body["state"]))
             elif kind == "certificate.revoked":
                 self._revoked[str(body["serial"])] = datetime.fromisoformat(str(body["not_after"]))

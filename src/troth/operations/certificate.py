@@ -101,7 +101,7 @@ class IssueCertificates:
         wishes: dict[int, Wish] = {}
         for index, request in enumerate(requests):
             try:
-                identity = identities.get(request.identity_id)
+                identity = identities.get(IdentityId(request.identity_id))
                 if identity is None:
                     raise NotFound(f"There is no identity {request.identity_id[:60]!r}.")
                 wishes[index] = self._wish(node_id, identity, request)
@@ -114,14 +114,22 @@ class IssueCertificates:
 
     async def _read_identities(
         self, requests: list[wire.CertificateRequest]
-    ) -> dict[str, Identity]:
+    ) -> dict[IdentityId, Identity]:
+        """Facts to plan with, live where they are known; the guards look at the store itself."""
+        facts, epoch = self.snapshot.facts, self.snapshot.epoch
         ids = {IdentityId(request.identity_id) for request in requests}
+        known = {i: identity for i in ids if (identity := facts.find(i)) is not None}
+        missing = ids - known.keys()
+        if missing:
 
-        def read(tx: Transaction) -> dict[str, Identity]:
-            found = {i: tx.identities.find(i) for i in ids}
-            return {i: identity for i, identity in found.items() if identity is not None}
+            def read(tx: Transaction) -> list[Identity | None]:
+                return [tx.identities.find(i) for i in missing]
 
-        return await self.store.read(read)
+            for identity in await self.store.read(read):
+                if identity is not None:
+                    facts.remember(identity, epoch)
+                    known[identity.id] = identity
+        return known
 
     def _wish(self, node_id: NodeId, identity: Identity, request: wire.CertificateRequest) -> Wish:
         key = parse_csr(request.csr)

@@ -1,0 +1,54 @@
+"""Facts of identities: as asked for, bounded, and never older than the snapshot they belong to."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from troth.core.ids import IdentityId
+from troth.identity.identity import Identity
+
+CAPACITY = 10_000
+
+
+class Facts:
+    """The identities that were asked for last, each dropped when the journal says it changed.
+
+    A fact is read from the store while the journal moves on. So it is kept only if nothing about
+    that identity was journaled after the epoch at which the reading began.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._known: OrderedDict[IdentityId, Identity] = OrderedDict()
+        self._changed: OrderedDict[IdentityId, int] = OrderedDict()
+        self._floor = 0
+
+    def find(self, identity_id: IdentityId) -> Identity | None:
+        """The identity, or None if it must be read from the store."""
+        found = self._known.get(identity_id)
+        if found is not None:
+            self._known.move_to_end(identity_id)
+        return found
+
+    def remember(self, identity: Identity, epoch: int) -> None:
+        """Keep what was read at `epoch` or later, unless it may have changed since."""
+        if epoch < self._floor or epoch < self._changed.get(identity.id, 0):
+            return
+        self._known[identity.id] = identity
+        self._known.move_to_end(identity.id)
+        if len(self._known) > self._capacity:
+            self._known.popitem(last=False)
+
+    def drop(self, identity_id: IdentityId, position: int) -> None:
+        """The journal says at `position` that the identity changed."""
+        self._known.pop(identity_id, None)
+        self._changed[identity_id] = position
+        self._changed.move_to_end(identity_id)
+        if len(self._changed) > self._capacity:
+            _, self._floor = self._changed.popitem(last=False)
+
+    def clear(self, epoch: int) -> None:
+        """Forget everything; nothing read before `epoch` will be kept."""
+        self._known.clear()
+        self._changed.clear()
+        self._floor = epoch

@@ -1,0 +1,100 @@
+"""Background work: on a period, when woken, and whatever happens in one run."""
+
+from __future__ import annotations
+
+import asyncio
+
+from troth.core.errors import Unavailable
+from troth.server.background import Background, Task
+
+
+class Counter:
+    """An operation that counts its runs, tells types, and fails when told to."""
+
+    def __init__(self, *types: str) -> None:
+        self.types = types
+        self.runs = 0
+        self.error: Exception | None = None
+        self.ran = asyncio.Event()
+
+    async def __call__(self) -> set[str]:
+        self.runs += 1
+        self.ran.set()
+        if self.error is not None:
+            raise self.error
+        return set(self.types)
+
+    async def wait(self) -> None:
+        async with asyncio.timeout(5):
+            await self.ran.wait()
+        self.ran.clear()
+
+
+def test_each_runs_once_at_the_start_and_again_when_woken() -> None:
+    async def main() -> None:
+        one = Counter()
+        background = Background([Task("one", 3600, one)], lambda name: None)
+        background.start()
+        await one.wait()
+        background.wake("one")
+        await one.wait()
+        assert one.runs == 2
+        await background.stop()
+
+    asyncio.run(main())
+
+
+def test_sealed_types_wake_whom_they_concern() -> None:
+    async def main() -> None:
+        feed, lists, other = Counter("certificate.revoked"), Counter(), Counter()
+        tasks = [
+            Task("feed", 3600, feed),
+            Task("lists", 3600, lists, wakes=("certificate.revoked",)),
+            Task("other", 3600, other, wakes=("identity.",)),
+        ]
+        background = Background(tasks, lambda name: None)
+        background.start()
+        for counter in (feed, lists, other):
+            await counter.wait()
+        background.wake("feed")
+        await lists.wait()
+        await asyncio.sleep(0)
+        assert other.runs == 1
+        await background.stop()
+
+    asyncio.run(main())
+
+
+def test_a_period_makes_up_for_a_lost_wake_up() -> None:
+    async def main() -> None:
+        one = Counter()
+        background = Background([Task("one", 0.001, one)], lambda name: None)
+        background.start()
+        await one.wait()
+        await one.wait()
+        await background.stop()
+        runs = one.runs
+        await asyncio.sleep(0)
+        assert one.runs == runs
+
+    asyncio.run(main())
+
+
+def test_a_failure_is_counted_and_the_next_run_comes() -> None:
+    async def main() -> None:
+        failures: list[str] = []
+        one = Counter()
+        one.error = Unavailable("The database is away.")
+        background = Background([Task("one", 3600, one)], failures.append)
+        background.start()
+        await one.wait()
+        one.error = ZeroDivisionError("a mistake of our own")
+        background.wake("one")
+        await one.wait()
+        one.error = None
+        background.wake("one")
+        await one.wait()
+        assert failures == ["one", "one"]
+        await background.stop()
+
+    asyncio.run(main())

@@ -7,11 +7,11 @@ the server's certificate → listeners → background work.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
+from urllib.parse import urlsplit
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
@@ -33,6 +33,7 @@ from troth.operations.publication import StoredPublication
 from troth.operations.purge import PurgeRecords
 from troth.operations.servercert import CertifyServer, split_names
 from troth.operations.table import Parts, list_operations, list_subscriptions
+from troth.server.addresses import list_names
 from troth.server.background import Task
 from troth.server.config import Config
 from troth.server.metrics import Metrics
@@ -40,7 +41,6 @@ from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
 
 FEED = "journal.follow"
-ALWAYS_CERTIFIED = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +78,10 @@ def open_keystore(config: Config, entropy: Entropy) -> Keystore:
     return make(config.data / "keys", key, entropy)
 
 
-def list_names(config: Config) -> tuple[str, ...]:
+def find_names(config: Config) -> tuple[str, ...]:
     """Host names and addresses that the server's certificate covers."""
-    hosts = [config.public.host, config.mutual.host, socket.gethostname()]
-    named = [host for host in hosts if host not in ("", "0.0.0.0", "::")]  # noqa: S104 - compared
-    return tuple(dict.fromkeys([*ALWAYS_CERTIFIED, *named, *_list_addresses()]))
-
-
-def _list_addresses() -> list[str]:
-    try:
-        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
-    except OSError:
-        return []
-    return [str(info[4][0]).partition("%")[0] for info in found]
+    origin = urlsplit(config.origin).hostname or ""
+    return list_names((config.public.host, config.mutual.host, origin))
 
 
 def limit_manifests(config: Config) -> Limits:
@@ -102,7 +93,7 @@ def limit_manifests(config: Config) -> Limits:
         jwt_ceiling=timedelta(seconds=ttl.jwt_ceiling),
         jwt_default=timedelta(seconds=ttl.jwt_default),
         trust_domain=config.trust_domain,
-        reserved_dns_names=frozenset(split_names(list_names(config))[1]),
+        reserved_dns_names=frozenset(split_names(find_names(config))[1]),
     )
 
 
@@ -142,7 +133,7 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
         started_at=clock.now(),
     )
     metrics = Metrics()
-    certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, list_names(config))
+    certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
     sealer = Sealer(store, clock=clock, holder=new_id("srv", entropy))
     return House(
         store=store,

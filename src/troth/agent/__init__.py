@@ -1,0 +1,1 @@
+"""The node agent: attests callers, keeps their identities fresh, speaks the Workload API and SDS."""

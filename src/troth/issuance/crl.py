@@ -8,12 +8,15 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from troth.core.errors import Internal, Refused
 from troth.issuance.authorities import Authority, AuthorityState, Use
-from troth.issuance.der import check_signed
+from troth.issuance.der import check_signed, read_element, read_elements
 from troth.issuance.drafter import Drafter, Issuer
 from troth.issuance.profiles import trim_seconds
+
+_VERSION_2 = bytes.fromhex("020101")
 
 
 class RevocationReason(StrEnum):
@@ -70,7 +73,14 @@ def draft_crl(
     builder = builder.add_extension(identifier, False)
     builder = builder.add_extension(x509.CRLNumber(number), False)
     draft = drafter.sign_crl(builder)
-    _lint(draft, facts, number, this_update, this_update + lifetime, entries)
+    lint_crl(
+        draft.public_bytes(Encoding.DER),
+        issuer=facts,
+        number=number,
+        this_update=this_update,
+        next_update=this_update + lifetime,
+        revoked=entries,
+    )
     return draft.tbs_certlist_bytes
 
 
@@ -97,39 +107,52 @@ def _build_entry(entry: RevokedCertificate) -> x509.RevokedCertificate:
     return builder.build()
 
 
-def _lint(
-    draft: x509.CertificateRevocationList,
+def lint_crl(
+    der: bytes,
+    *,
     issuer: Issuer,
     number: int,
     this_update: datetime,
     next_update: datetime,
-    entries: list[RevokedCertificate],
+    revoked: Sequence[RevokedCertificate],
 ) -> None:
-    """Raise `Internal` unless the draft says what was asked for, in RFC 5280's form."""
+    """Raise `Internal` that lists everything by which the list differs from what was asked for.
+
+    `revoked` are the entries in the order they must have.
+    """
+    try:
+        crl = x509.load_der_x509_crl(der)
+        found = {e.oid: (e.value, e.critical) for e in crl.extensions}
+        entries = [_describe_entry(entry) for entry in crl]
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise Internal(f"The draft of the revocation list can't be parsed: {error}.") from error
     wrong = []
-    if draft.issuer.public_bytes() != issuer.name_der:
+    if read_element(next(read_elements(read_element(der).content)).content).encoding != _VERSION_2:
+        wrong.append("the version is not 2")
+    if crl.issuer.public_bytes() != issuer.name_der:
         wrong.append("the issuer's name is not its certificate's subject")
-    if draft.last_update_utc != this_update or draft.next_update_utc != next_update:
+    if (crl.last_update_utc, crl.next_update_utc) != (this_update, next_update):
         wrong.append("the times are not the planned ones")
     if next_update <= this_update:
         wrong.append("nextUpdate is not after thisUpdate")
-    found = {extension.oid: extension.value for extension in draft.extensions}
-    wanted = {
-        x509.CRLNumber.oid: x509.CRLNumber(number),
-        x509.AuthorityKeyIdentifier.oid: x509.AuthorityKeyIdentifier(
-            issuer.key_identifier, None, None
-        ),
-    }
-    if found != wanted or number < 0:
+    authority = x509.AuthorityKeyIdentifier(issuer.key_identifier, None, None)
+    wanted = (x509.CRLNumber(number), authority)
+    if found != {value.oid: (value, False) for value in wanted} or number < 0:
         wrong.append("the extensions are not cRLNumber and authorityKeyIdentifier as planned")
-    if [entry.serial_number for entry in draft] != [entry.serial for entry in entries]:
-        wrong.append("the serials are not the revoked ones in order")
+    if entries != [(e.serial, trim_seconds(e.revoked_at), e.reason.value) for e in revoked]:
+        wrong.append("the entries are not the revoked ones in order")
     if wrong:
         raise Internal(f"The lint refuses the revocation list: {'; '.join(wrong)}.")
 
 
-def list_serials(der: bytes) -> frozenset[int]:
-    """The serials on a list of our own making; empty for no list."""
-    if not der:
-        return frozenset()
-    return frozenset(entry.serial_number for entry in x509.load_der_x509_crl(der))
+def _describe_entry(entry: x509.RevokedCertificate) -> tuple[int, datetime, str]:
+    """Serial, time and reason; an extension beside the reason shows as a reason of its own."""
+    values = [extension.value for extension in entry.extensions]
+    match values:
+        case []:
+            reason = RevocationReason.UNSPECIFIED.value
+        case [x509.CRLReason(reason=x509.ReasonFlags() as flag)]:
+            reason = RevocationReason(flag.value).value
+        case _:
+            reason = repr(values)
+    return entry.serial_number, entry.revocation_date_utc, reason

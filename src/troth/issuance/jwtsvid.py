@@ -43,6 +43,9 @@ ALGORITHMS = (*_CURVES, *_RSA)
 _MIN_RSA_BITS = 2048
 _MAX_RSA_BITS = 8192
 _HEADERS = frozenset({"alg", "kid", "typ"})
+_KEY_USES = ("jwt-svid", "sig")
+"""`use` in a SPIFFE bundle and in an OpenID key set; a key for certificates never serves."""
+
 _PUBLIC_PARAMETERS = {"EC": ("kty", "crv", "x", "y"), "RSA": ("kty", "n", "e")}
 
 
@@ -246,7 +249,8 @@ def _read_time(claims: Mapping[str, Any], name: str) -> float | None:
 
 def _verify(token: str, header: Mapping[str, Any], keys: Sequence[Mapping[str, Any]]) -> None:
     algorithm = header["alg"]
-    chosen = [key for key in keys if key.get("kid") == header["kid"]]
+    usable = [key for key in keys if key.get("use", "jwt-svid") in _KEY_USES]
+    chosen = [key for key in usable if key.get("kid") == header["kid"]]
     if not chosen:
         raise Invalid("The trust domain's bundle has no key with the token's kid.")
     if len(chosen) > 1:

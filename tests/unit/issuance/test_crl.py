@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fakes.issuer import NOW, FakeIssuer
+from tests.fakes.issuer import NOW, FakeIssuer, make_private_key
 from troth.core.errors import Internal, Refused
 from troth.issuance.authorities import AuthorityState
-from troth.issuance.crl import RevocationReason, RevokedCertificate, check_crl, draft_crl
+from troth.issuance.crl import RevocationReason, RevokedCertificate, check_crl, draft_crl, lint_crl
+from troth.issuance.drafter import read_issuer
 from troth.issuance.profiles import CRL_LIFETIME
 from troth.issuance.x509svid import assemble_certificate
 
@@ -111,3 +114,71 @@ def test_the_check_refuses_another_list_and_another_key() -> None:
         check_crl(der, _draft(number=2), ISSUER.x509.public_key)
     with pytest.raises(Internal, match="doesn't verify"):
         check_crl(der, tbs, ISSUER.jwt.public_key)
+
+
+ENTRY = RevokedCertificate(5, NOW, RevocationReason.KEY_COMPROMISE)
+START = NOW.replace(microsecond=0)
+
+
+def _build(*extensions: x509.ExtensionType, entry: RevokedCertificate = ENTRY, **fields) -> bytes:
+    """A list by the library alone, with what is asked for and the rest as planned."""
+    facts = read_issuer(ISSUER.x509)
+    reason = x509.CRLReason(x509.ReasonFlags(entry.reason.value))
+    date = entry.revoked_at.replace(tzinfo=None, microsecond=0)
+    revoked = x509.RevokedCertificateBuilder(entry.serial, date).add_extension(reason, False)
+    values: dict[str, Any] = {
+        "issuer_name": facts.name,
+        "last_update": START.replace(tzinfo=None),
+        "next_update": (START + CRL_LIFETIME).replace(tzinfo=None),
+        "revoked_certificates": [revoked.build()],
+    }
+    builder = x509.CertificateRevocationListBuilder(**(values | fields))
+    authority = x509.AuthorityKeyIdentifier(facts.key_identifier, None, None)
+    for value in extensions or (authority, x509.CRLNumber(1)):
+        builder = builder.add_extension(value, False)
+    return builder.sign(make_private_key(1), SHA256()).public_bytes(Encoding.DER)
+
+
+def _lint(der: bytes) -> None:
+    lint_crl(
+        der,
+        issuer=read_issuer(ISSUER.x509),
+        number=1,
+        this_update=START,
+        next_update=START + CRL_LIFETIME,
+        revoked=[ENTRY],
+    )
+
+
+def test_the_lint_passes_what_is_sound() -> None:
+    _lint(_build())
+
+
+_OTHER_KEY = x509.AuthorityKeyIdentifier(bytes(20), None, None)
+_OWN_KEY = x509.AuthorityKeyIdentifier(read_issuer(ISSUER.x509).key_identifier, None, None)
+_NAIVE = START.replace(tzinfo=None)
+_HOLD = replace(ENTRY, reason=RevocationReason.CERTIFICATE_HOLD)
+_DATED = x509.RevokedCertificateBuilder(5, _NAIVE).add_extension(x509.InvalidityDate(_NAIVE), False)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: b"garbage", "can't be parsed"),
+        (lambda: _build(issuer_name=x509.Name([])), "issuer's name"),
+        (lambda: _build(last_update=_NAIVE - timedelta(1)), "times"),
+        (lambda: _build(next_update=_NAIVE + timedelta(1)), "times"),
+        (lambda: _build(_OTHER_KEY, x509.CRLNumber(1)), "extensions"),
+        (lambda: _build(_OWN_KEY, x509.CRLNumber(2)), "extensions"),
+        (lambda: _build(_OWN_KEY), "extensions"),
+        (lambda: _build(_OWN_KEY, x509.CRLNumber(1), x509.DeltaCRLIndicator(1)), "extensions"),
+        (lambda: _build(entry=replace(ENTRY, serial=6)), "entries"),
+        (lambda: _build(entry=_HOLD), "entries"),
+        (lambda: _build(entry=replace(ENTRY, revoked_at=NOW - timedelta(1))), "entries"),
+        (lambda: _build(revoked_certificates=[]), "entries"),
+        (lambda: _build(revoked_certificates=[_DATED.build()]), "entries"),
+    ],
+)
+def test_the_lint_catches_each_fault(make: Callable[[], bytes], sentence: str) -> None:
+    with pytest.raises(Internal, match=sentence):
+        _lint(make())

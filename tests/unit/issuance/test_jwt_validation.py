@@ -252,6 +252,8 @@ GOOD = JWKS["example.org"][0]
     ("keys", "sentence"),
     [
         ([], "no key with the token's kid"),
+        ([GOOD | {"use": "x509-svid"}], "no key with the token's kid"),
+        ([GOOD | {"use": "enc"}], "no key with the token's kid"),
         ([GOOD, GOOD], "several keys"),
         ([_without(GOOD, "x")], "incomplete"),
         ([GOOD | {"x": 5}], "incomplete"),

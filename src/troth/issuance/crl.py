@@ -156,3 +156,10 @@ def _describe_entry(entry: x509.RevokedCertificate) -> tuple[int, datetime, str]
         case _:
             reason = repr(values)
     return entry.serial_number, entry.revocation_date_utc, reason
+
+
+def list_serials(der: bytes) -> frozenset[int]:
+    """The serials on a list of our own making; empty for no list."""
+    if not der:
+        return frozenset()
+    return frozenset(entry.serial_number for entry in x509.load_der_x509_crl(der))

@@ -121,7 +121,7 @@ class Membership:
             ) from error
         finally:
             await connection.close()
-        credential = _read_answer(answer, key, answer.spiffe_id)
+        credential = _read_answer(answer, key)
         self.file.save(credential)
         log.info("node.joined", spiffe_id=credential.spiffe_id, until=str(credential.not_after))
         return credential
@@ -182,12 +182,12 @@ class Membership:
             )
 
 
-def _read_answer(answer: Any, key: bytes, spiffe_id: str) -> Credential:
+def _read_answer(answer: Any, key: bytes, spiffe_id: str | None = None) -> Credential:
     if not isinstance(answer, NodeCredential):
         raise Internal("The server answered with something that is no node credential.")
     return compose_credential(
         node_id=answer.node_id,
-        spiffe_id=spiffe_id,
+        spiffe_id=spiffe_id or answer.spiffe_id,
         key=key,
         chain=tuple(answer.chain),
         roots=tuple(answer.x509_authorities),

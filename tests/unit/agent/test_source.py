@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from dataclasses import replace
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from tests.fakes.server import make_entry, make_process, name_instance, run_node
+from tests.fakes.source import in_loop, until
+from troth.agent.attestation import Attestation, derive_key, load_attestors
+from troth.agent.refusals import MAX_REASON, MAX_REFUSALS, Refusals, explain_mismatch
+from troth.agent.reporting import Reporter
+from troth.agent.source import NodeSource
+from troth.agent.tokens import Tokens
+from troth.agent.view import Caller
+from troth.core.errors import Denied, Internal, Invalid, Unavailable
+from troth.drivers.attestors import Peer
+
+WEB = "spiffe://example.org/web"
+ME = Peer(os.getpid(), os.getuid(), os.getgid())
+MINE = f"unix:uid:{os.getuid()}"
+
+
+class FixedAttestor:
+    name = "fixed"
+
+    def __init__(self, *texts, error=None):
+        self.texts = texts or (MINE,)
+        self.error = error
+
+    def attest(self, peer):
+        if self.error is not None:
+            raise self.error
+        return self.texts
+
+
+def make_source(node, *attestors):
+    attestation = Attestation(attestors or (FixedAttestor(),))
+    return NodeSource(
+        attestation=attestation,
+        sync=node.sync,
+        cache=node.cache,
+        workloads=node.workloads,
+        tokens=Tokens(node.server, node.time.clock, node.entropy),
+        refusals=node.refusals,
+        clock=node.time.clock,
+    )
+
+
+async def fetch(node, source, caller, spiffe_id=None, audiences=("ledger",)):
+    return await source.fetch_jwt_svids(caller, audiences, spiffe_id)
+
+
+@in_loop
+async def test_a_registered_process_is_attested_and_watched():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        assert caller.selectors == (MINE,)
+        stream = source.watch(caller)
+        first = asyncio.ensure_future(anext(stream))
+        await node.settle()
+        assert (await first).svids[0].spiffe_id == WEB
+        await stream.aclose()
+        (request,) = node.server.requests("certificate.issue")[0].requests
+        assert request.instance.pid == os.getpid()
+        assert request.instance.selectors == [MINE]
+        assert len(request.instance.key) == 32
+
+
+@in_loop
+async def test_the_same_process_keeps_its_name_and_another_has_its_own():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        child = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=-1)
+        try:
+            one, again = await source.attest(ME), await source.attest(ME)
+            other = await source.attest(Peer(child.pid, os.getuid(), os.getgid()))
+        finally:
+            child.kill()
+            await child.wait()
+        assert one.process.instance_key == again.process.instance_key
+        assert one.process.instance_key != other.process.instance_key
+        assert one.process.is_alive()
+        assert not other.process.is_alive()
+
+
+@in_loop
+async def test_a_process_that_is_gone_is_denied():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        child = await asyncio.create_subprocess_exec(sys.executable, "-c", "pass")
+        await child.wait()
+        with pytest.raises(Denied):
+            await source.attest(Peer(child.pid, os.getuid(), os.getgid()))
+
+
+@in_loop
+async def test_processes_that_cannot_be_seen_share_an_instance_by_user():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        one = await source.attest(Peer(0, 1, 1))
+        same = await source.attest(Peer(0, 1, 1))
+        other = await source.attest(Peer(0, 2, 1))
+        assert one.process.instance_key == same.process.instance_key
+        assert one.process.instance_key != other.process.instance_key
+        assert one.process.pid == 0
+
+
+@in_loop
+async def test_an_unregistered_process_learns_about_itself_and_nothing_about_others():
+    secret = make_entry("secret-service", "unix:uid:4242", "unix:path:/opt/hidden")
+    async with run_node(secret) as node:
+        source = make_source(node, FixedAttestor(MINE, "unix:path:/bin/x"))
+        with pytest.raises(Denied) as refusal:
+            await source.attest(ME)
+        detail = refusal.value.detail
+        assert MINE in detail
+        assert "unix:path:/bin/x" in detail
+        assert f"troth doctor --pid {os.getpid()}" in detail
+        for leak in ("secret", "4242", "hidden"):
+            assert leak not in detail
+
+
+@in_loop
+async def test_before_the_first_snapshot_callers_are_asked_to_come_back():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        node.sync.snapshot = None
+        with pytest.raises(Unavailable):
+            await source.attest(ME)
+
+
+@in_loop
+async def test_attestors_that_fail_or_prove_nothing_give_nothing():
+    async with run_node(make_entry("web", MINE)) as node:
+        with pytest.raises(Internal):
+            await make_source(node, FixedAttestor(error=ZeroDivisionError())).attest(ME)
+        with pytest.raises(Denied, match="changed"):
+            await make_source(node, FixedAttestor(error=Denied("It changed."))).attest(ME)
+        with pytest.raises(Denied, match="Nothing could be proved"):
+            await make_source(node, FixedAttestor("rubbish", "unix:uid:x")).attest(ME)
+
+
+def test_attestors_are_loaded_by_name():
+    assert [attestor.name for attestor in load_attestors(("unix", "cgroup"))] == ["unix", "cgroup"]
+    with pytest.raises(Invalid, match="known: cgroup, unix"):
+        load_attestors(("os",))
+
+
+def test_derived_keys_keep_their_parts_apart():
+    assert derive_key("ab", "c") != derive_key("a", "bc")
+
+
+@in_loop
+async def test_refusals_tell_the_server_which_selector_failed():
+    near = make_entry("near", MINE, "unix:path:/usr/bin/right")
+    far = make_entry("far", "unix:uid:4242")
+    async with run_node(near, far) as node:
+        source = make_source(node, FixedAttestor(MINE, "unix:path:/tmp/wrong"))
+        for _ in range(3):
+            with pytest.raises(Denied):
+                await source.attest(ME)
+        (refused,) = node.refusals.take()
+        assert refused.count == 3
+        assert refused.pid == os.getpid()
+        near_at, far_at = refused.reason.index("near:"), refused.reason.index("far:")
+        assert near_at < far_at
+        assert "unix:path:/usr/bin/right (attested /tmp/wrong)" in refused.reason
+        assert node.refusals.take() == []
+
+
+@in_loop
+async def test_refusals_are_bounded_and_long_reasons_cut():
+    entries = [
+        make_entry(f"i{n}", *[f"unix:path:/{'x' * 500}{n}{m}" for m in range(9)]) for n in "abc"
+    ]
+    async with run_node(*entries) as node:
+        snapshot = node.sync.require_snapshot()
+        refusals = Refusals()
+        for number in range(MAX_REFUSALS + 50):
+            refusals.note(make_process(number, f"unix:uid:{number}"), snapshot)
+        taken = refusals.take()
+        assert len(taken) == MAX_REFUSALS
+        assert all(len(entry.reason) <= MAX_REASON for entry in taken)
+        refusals.put_back(taken)
+        refusals.note(make_process(0, "unix:uid:0"), snapshot)
+        again = refusals.take()
+        assert len(again) == MAX_REFUSALS
+        assert again[0].count == 2
+
+
+@in_loop
+async def test_a_node_without_identities_explains_itself():
+    async with run_node(make_entry("none", selectors=[])) as node:
+        snapshot = node.sync.require_snapshot()
+        assert "no selectors" in explain_mismatch(frozenset(), snapshot)
+        empty = replace(snapshot, registrations={})
+        assert explain_mismatch(frozenset(), empty) == "No identity is registered for this node."
+
+
+@in_loop
+async def test_reports_carry_instances_and_refusals_and_survive_an_outage():
+    async with run_node(make_entry("web")) as node:
+        node.start(Reporter(node.server, node.workloads, node.refusals, node.time.sleep).run())
+        node.watch(make_process(1))
+        await node.time.advance(31)
+        (report,) = node.server.requests("node.report")
+        key = make_process(1).instance_key
+        assert [seen.instance_id for seen in report.seen] == [name_instance("idn_web", key)]
+        node.server.failure = Unavailable("away")
+        node.refusals.note(make_process(2, "unix:uid:5"), node.sync.require_snapshot())
+        await node.time.advance(2)
+        assert len(node.refusals) == 1
+        node.server.failure = None
+        await node.time.advance(30)
+        report = node.server.requests("node.report")[-1]
+        assert [refused.pid for refused in report.refused] == [2]
+        assert len(node.refusals) == 0
+
+
+@in_loop
+async def test_a_flood_of_refusals_makes_one_report_a_second():
+    async with run_node(make_entry("web")) as node:
+        node.start(Reporter(node.server, node.workloads, node.refusals, node.time.sleep).run())
+        snapshot = node.sync.require_snapshot()
+        for number in range(200):
+            node.refusals.note(make_process(number, f"unix:uid:{number}"), snapshot)
+            await node.time.advance(0.05)
+        assert node.server.count()["node.report"] <= 11
+
+
+@in_loop
+async def test_tokens_are_kept_until_half_their_life():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        (first,) = await fetch(node, source, caller)
+        assert first.spiffe_id == WEB
+        assert await fetch(node, source, caller) == (first,)
+        assert await fetch(node, source, caller, audiences=("other",)) != (first,)
+        assert node.server.count()["jwtsvid.issue"] == 2
+        await node.time.advance(166)
+        (second,) = await fetch(node, source, caller)
+        assert second.token != first.token
+
+
+@in_loop
+async def test_a_kept_token_bridges_an_outage_until_it_expires():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        (first,) = await fetch(node, source, caller)
+        node.server.go_away()
+        await node.time.advance(200)
+        assert await fetch(node, source, caller) == (first,)
+        await node.time.advance(101)
+        with pytest.raises(Unavailable):
+            await fetch(node, source, caller)
+
+
+@in_loop
+async def test_quarantine_and_locks_end_kept_tokens():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        (first,) = await fetch(node, source, caller)
+        node.server.quarantine("web")
+        await node.settle()
+        with pytest.raises(Denied, match="cut off"):
+            await fetch(node, source, caller)
+        node.server.change("web", state="active")
+        await node.settle()
+        (second,) = await fetch(node, source, caller)
+        assert second.token != first.token
+        node.server.locked.add(name_instance("idn_web", caller.process.instance_key))
+        node.server.publish()
+        await node.settle()
+        with pytest.raises(Denied, match="locked"):
+            await fetch(node, source, caller)
+
+
+@in_loop
+async def test_a_token_that_arrives_after_quarantine_is_not_handed_out():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        real = node.server.call
+
+        async def quarantine_meanwhile(name, request):
+            answer = await real(name, request)
+            node.server.quarantine("web")
+            await until(lambda: node.sync.snapshot.registrations["idn_web"].state != "active")
+            return answer
+
+        node.server.call = quarantine_meanwhile
+        with pytest.raises(Denied, match="cut off"):
+            await fetch(node, source, caller)
+
+
+@in_loop
+async def test_one_identity_can_be_chosen_and_a_strange_one_is_denied():
+    async with run_node(make_entry("web", MINE), make_entry("api", MINE)) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        assert len(await fetch(node, source, caller)) == 2
+        (chosen,) = await fetch(node, source, caller, spiffe_id=WEB)
+        assert chosen.spiffe_id == WEB
+        with pytest.raises(Denied, match="doesn't hold"):
+            await fetch(node, source, caller, spiffe_id="spiffe://example.org/root")
+        with pytest.raises(Invalid):
+            await fetch(node, source, caller, audiences=())
+
+
+@in_loop
+async def test_a_token_for_another_identity_is_refused():
+    async with run_node(make_entry("web", MINE), make_entry("api", "unix:uid:9")) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        real = node.server._issue_token
+        node.server._issue_token = lambda request: real(
+            msgspec.structs.replace(request, identity_id="idn_api")
+        )
+        with pytest.raises(Unavailable, match="not what was asked for"):
+            await fetch(node, source, caller)
+
+
+@in_loop
+async def test_tokens_are_validated_against_the_bundle_and_the_state():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        (svid,) = await fetch(node, source, caller)
+        subject, claims = await source.validate_jwt_svid(caller, "ledger", svid.token)
+        assert subject == WEB
+        assert claims["aud"] == ["ledger"]
+        with pytest.raises(Invalid):
+            await source.validate_jwt_svid(caller, "other", svid.token)
+        with pytest.raises(Invalid):
+            await source.validate_jwt_svid(caller, "ledger", svid.token[:-4])
+        node.server.quarantine("web")
+        await node.settle()
+        with pytest.raises(Invalid, match="quarantined"):
+            await source.validate_jwt_svid(caller, "ledger", svid.token)
+        node.time.clock.advance(timedelta(hours=1))
+        with pytest.raises(Invalid):
+            await source.validate_jwt_svid(caller, "ledger", svid.token)
+
+
+@in_loop
+async def test_a_caller_that_this_source_did_not_attest_is_a_broken_promise():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        with pytest.raises(Internal):
+            source.watch(Caller(ME, (MINE,), "key"))

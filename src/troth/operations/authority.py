@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
+from troth.core.errors import Refused
 from troth.core.ids import AuthorityId, TrustDomain, new_id
 from troth.drivers.keystores import Keystore
 from troth.issuance.authorities import Authority, AuthorityState, Use
@@ -20,6 +21,7 @@ from troth.store.engine import Store
 from troth.store.transaction import Transaction
 
 LEASE = "authorities"
+TRUST_DOMAIN = "trust_domain"
 LEASE_TTL = timedelta(seconds=30)
 
 
@@ -102,4 +104,19 @@ class PrepareAuthorities:
             not_before=not_before,
             not_after=not_after,
             created_at=now,
+        )
+
+
+def claim_trust_domain(tx: Transaction, trust_domain: TrustDomain) -> None:
+    """Note the trust domain on the first start; `Refused` if it is another one later.
+
+    Everything ever issued here names it, so it can't change under one database.
+    """
+    known = tx.settings.get(TRUST_DOMAIN)
+    if known is None:
+        tx.settings.set(TRUST_DOMAIN, str(trust_domain))
+    elif known != str(trust_domain):
+        raise Refused(
+            f"This database belongs to the trust domain {known}, not {trust_domain}: set "
+            f"trust_domain = {known!r}, or start with another data directory."
         )

@@ -28,7 +28,7 @@ from troth.store.nodes import mark_page
 from troth.store.records import CertificateKind, Node, NodeState
 from troth.store.transaction import Transaction
 from troth.wire.api import nodes as wire
-from troth.wire.bundle import render_jwks
+from troth.wire.bundle import render_jwt_bundle
 
 NODE_TTL = timedelta(hours=24)
 """How long a node may be away and still come back by itself."""
@@ -254,7 +254,7 @@ class SyncNode:
             locked=[instance.id for instance in tx.instances.locked_for_node(node.id)],
             x509_authorities=collect_roots(tx),
             crls=[crl.der for crl in crls if crl is not None and crl.der is not None],
-            jwks=msgspec.json.decode(render_jwks(collect_jwt_keys(tx))),
+            jwks=msgspec.json.decode(render_jwt_bundle(collect_jwt_keys(tx))),
         )
 
 

@@ -54,7 +54,6 @@ class LocalAgent:
             await asyncio.sleep(pause)
 
     async def _run_child(self) -> int:
-        token = await self.make_token()
         command = [
             *(sys.executable, "-m", "troth", "agent"),
             *("--server", self.server_url, "--mtls-url", self.mutual_url),
@@ -70,7 +69,7 @@ class LocalAgent:
         try:
             with suppress(BrokenPipeError, ConnectionResetError):
                 assert child.stdin is not None
-                child.stdin.write(token.encode() + b"\n")
+                child.stdin.write((await self.make_token()).encode() + b"\n")
                 child.stdin.close()
             return await child.wait()
         finally:

@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 
 ROOT_READABLE = 0o644
 LOCAL_TOKEN_SECONDS = 300
+AGENT_SOCKET = "agent.sock"
+AGENT_SECONDS = 10.0
+AGENT_POLL = 0.02
 CONSOLE = Caller("troth", frozenset({"admin"}), source="local agent")
 
 
@@ -58,14 +61,19 @@ async def _serve(
     config = _pick_ports(config)
     prepare_directories(config)
     async with AsyncExitStack() as stack:
+        built: asyncio.Future[House] = loop.create_future()
+        if agent:
+            # Started first: it is ready for its token by the time the server can make one.
+            task = asyncio.create_task(_make_agent(config, built).run(), name="local agent")
+            stack.push_async_callback(_cancel, task)
         house = await build_house(config, clock, entropy)
         stack.callback(house.store.close)
         await _open_admin(stack, config, house, clock)
         tls = await _open_doors(stack, config, house, clock)
         await _start_background(stack, config, house, clock, tls)
+        built.set_result(house)
         if agent:
-            task = asyncio.create_task(_make_agent(config, house).run(), name="local agent")
-            stack.push_async_callback(_cancel, task)
+            await _await_socket(config.data / AGENT_SOCKET, stop)
         announce(config)
         await stop.wait()
         log.info("server.stopping")
@@ -162,8 +170,9 @@ async def _start_background(
     stack.push_async_callback(background.stop)
 
 
-def _make_agent(config: Config, house: House) -> LocalAgent:
+def _make_agent(config: Config, built: asyncio.Future[House]) -> LocalAgent:
     async def make_token() -> str:
+        house = await asyncio.shield(built)
         body = CreateJoinToken(node=NODE, ttl=LOCAL_TOKEN_SECONDS)
         request_id = house.dispatcher.new_request_id()
         made = await house.dispatcher.call("token.join", CONSOLE, request_id, body)
@@ -172,6 +181,21 @@ def _make_agent(config: Config, house: House) -> LocalAgent:
     return LocalAgent(
         config.data, f"https://{config.public}", f"https://{config.mutual}", make_token
     )
+
+
+async def _await_socket(path: Path, stop: asyncio.Event) -> None:
+    """Wait until the local agent answers, at most a few seconds: it will come, now or later."""
+    for _ in range(int(AGENT_SECONDS / AGENT_POLL)):
+        if stop.is_set():
+            return
+        try:
+            _, writer = await asyncio.open_unix_connection(str(path))
+        except OSError:
+            await asyncio.sleep(AGENT_POLL)
+        else:
+            writer.close()
+            return
+    log.warning("agent.late", socket=str(path))
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

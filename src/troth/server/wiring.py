@@ -22,7 +22,7 @@ from troth.drivers.keystores.kek import resolve_key_encryption_key
 from troth.identity.problem import Limits
 from troth.issuance.drafter import Drafter
 from troth.live.snapshot import Snapshot
-from troth.operations.authority import PrepareAuthorities
+from troth.operations.authority import PrepareAuthorities, claim_trust_domain
 from troth.operations.callers import CallerRegistry
 from troth.operations.crl import PublishCrls
 from troth.operations.dispatch import Dispatcher
@@ -100,6 +100,7 @@ def limit_manifests(config: Config) -> Limits:
 async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
     """Build everything but the listeners; afterwards the store holds all it needs to serve."""
     store = open_store(config.database, clock=clock)
+    await store.transact(lambda tx: claim_trust_domain(tx, config.trust_domain))
     keystore = open_keystore(config, entropy)
     drafter = Drafter()
     await PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain)()

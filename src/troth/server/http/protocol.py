@@ -7,12 +7,14 @@ the time of headers, and answers malformed requests with a problem document. Web
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import struct
 from dataclasses import dataclass, field
 from email.utils import format_datetime
 from typing import Any, cast
 
+import structlog
 from cryptography import x509
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -23,6 +25,8 @@ from troth.server.http.exchange import Connection, Peer, attach_connection
 from troth.server.http.problems import render_problem
 from troth.server.settings import Limits
 from troth.wire.api.problems import MEDIA_TYPE
+
+log = structlog.get_logger(__name__)
 
 MAX_HEADERS = 100
 DRAIN_SECONDS = 5.0
@@ -61,11 +65,26 @@ class ListenerState:
         return self._date[1]
 
 
+class _Log:
+    """What uvicorn logs to. Whoever connects can cause its warnings, so they are no news."""
+
+    level = logging.WARNING
+
+    def warning(self, message: str, *args: object) -> None:
+        log.debug("http.refused", reason=message % args if args else message)
+
+    def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
+        log.error(
+            "http.broken", reason=(message % args if args else message).strip(), exc_info=exc_info
+        )
+
+
 class PeerProtocol(HttpToolsProtocol):
     """One connection."""
 
     def __init__(self, config: Config, state: ListenerState) -> None:
         super().__init__(config, cast(ServerState, state), {})
+        self.logger = cast(logging.Logger, _Log())
         self.state = state
         self.peer_connection: Connection | None = None
         self._in_head = True

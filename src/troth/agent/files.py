@@ -204,7 +204,7 @@ def write_version(target: FileTarget, version: str, content: Mapping[str, bytes]
     """
     directory = _open_directory(target.directory)
     try:
-        before = _read_current(directory)
+        before = _read_link(directory, CURRENT)
         os.mkdir(version, 0o700, dir_fd=directory)
         inside = os.open(version, _DIRECTORY, dir_fd=directory)
         try:
@@ -214,9 +214,9 @@ def write_version(target: FileTarget, version: str, content: Mapping[str, bytes]
             os.fsync(inside)
         finally:
             os.close(inside)
-        _link(directory, version, CURRENT)
-        for name in _NAMES:
+        for name in _NAMES:  # they lead nowhere until the next line makes all of them whole at once
             _link(directory, f"{CURRENT}/{name}", name)
+        _link(directory, version, CURRENT)
         os.fsync(directory)
         _remove_versions(directory, {version, before if KEY in content else None})
     finally:
@@ -255,15 +255,17 @@ def _write_file(directory: int, name: str, data: bytes, target: FileTarget) -> N
         os.fsync(descriptor)
 
 
-def _read_current(directory: int) -> str | None:
+def _read_link(directory: int, name: str) -> str | None:
     try:
-        return os.readlink(CURRENT, dir_fd=directory)
+        return os.readlink(name, dir_fd=directory)
     except OSError:  # nothing was written yet
         return None
 
 
 def _link(directory: int, destination: str, name: str) -> None:
     """Let the symlink `name` lead to `destination`, in one step."""
+    if _read_link(directory, name) == destination:
+        return
     draft = f".{name}.new"
     try:
         os.unlink(draft, dir_fd=directory)

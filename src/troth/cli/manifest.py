@@ -183,7 +183,8 @@ def _view_problem(problem: Problem) -> dict[str, Any]:
 
 
 def _paint_problem(problem: Problem) -> RenderableType:
-    place, severity, rest = str(problem).partition(f" {problem.severity.value}: ")
+    severity = problem.severity.value
+    place, _, rest = str(problem).partition(f" {severity}: ")
     style = "red" if problem.severity is Severity.ERROR else "yellow"
     return make_text((place, "bold"), " ", (severity, style), f": {rest}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from datetime import datetime, timedelta
 
 from troth.core.errors import Invalid
@@ -74,9 +73,7 @@ def clean_text(text: object) -> str:
     the reader sees, and so could a character that turns the direction of writing.
     """
     return "".join(
-        character
-        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        else f"\\u{{{ord(character):x}}}"
+        character if character.isprintable() else f"\\u{{{ord(character):x}}}"
         for character in str(text)
     )
 

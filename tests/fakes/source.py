@@ -31,6 +31,7 @@ class FakeSource:
         self.refusal: Exception | None = None
         self.failure: Exception | None = None
         self.ended = False
+        self.strangers: set[int] = set()
         self.peers: list[Peer] = []
         self.watching = 0
         self.attest_gate: asyncio.Event | None = None
@@ -57,7 +58,9 @@ class FakeSource:
                     raise self.failure
                 if self.ended:
                     return
-                yield self.view
+                yield (
+                    View((), self.view.bundles) if caller.peer.uid in self.strangers else self.view
+                )
         finally:
             self.watching -= 1
 
@@ -142,10 +145,13 @@ def in_loop(test):
     return run
 
 
-async def until(condition, what: str = "the condition") -> None:
-    """Let the loop turn until `condition()` holds; time doesn't pass by sleeping."""
-    for _ in range(20_000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError(f"{what} never held")
+async def until(condition, what: str = "the condition", seconds: float = 10) -> None:
+    """Let the loop turn until `condition()` holds. A failure takes `seconds`, success doesn't."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    turns = 0
+    while not condition():
+        if loop.time() > end:
+            raise AssertionError(f"{what} never held")
+        turns += 1
+        await asyncio.sleep(0 if turns < 100 else 0.001)

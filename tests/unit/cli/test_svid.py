@@ -180,7 +180,7 @@ def test_watch_shows_each_change_and_survives_a_break(
             node_fail(node, source.failure)
 
     monkeypatch.setattr(module, "_show_update", show_and_go_on)
-    monkeypatch.setattr(module.threading.Event, "wait", _recover(source))
+    monkeypatch.setattr(threading.Event, "wait", _recover(source))
     result = run("svid", "watch", "--json")
     assert result.exit_code == 1
     lines = [json.loads(line) for line in result.stdout.splitlines()]

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.ids import new_id
 from troth.drivers import keystores
 from troth.drivers.keystores import Keystore
 from troth.drivers.keystores.kek import resolve_key_encryption_key
@@ -41,6 +40,9 @@ from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
 
 FEED = "journal.follow"
+FILE_HOLDER = "server"
+"""A database file has one server: a lease that a crashed one held is its successor's at once.
+Otherwise a quarantine right after a crash would wait for the sealer's lease to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
     )
     metrics = Metrics()
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
-    sealer = Sealer(store, clock=clock, holder=new_id("srv", entropy))
+    sealer = Sealer(store, clock=clock, holder=FILE_HOLDER)
     return House(
         store=store,
         snapshot=snapshot,

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.unit.server.http.stage import Registry, in_loop, open_stage
+from troth.core import errors
+from troth.server.http.problems import STATUS
+from troth.server.settings import Limits
+from troth.wire.api import identities, manifests, nodes
+from troth.wire.api.routes import ROUTES, render_request
+
+REASON = {"reason": "because"}
+
+
+@in_loop
+async def test_a_call_reaches_its_operation_with_caller_and_typed_request(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.admin_client()
+        answer = await client.post("/v1/identities/pay/quarantine", json=REASON)
+        assert answer.status_code == 200
+        assert answer.json() == {"name": "pay", "reason": "because"}
+        [call] = stage.operations.calls
+        assert call.body == identities.MoveIdentity(name="pay", reason="because")
+        assert call.caller.principal.startswith("uid:")
+        assert call.caller.source.startswith("uid:")
+        assert call.request_id == answer.headers["x-request-id"]
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "server" not in answer.headers
+        assert "date" in answer.headers
+
+
+@in_loop
+async def test_every_route_of_the_table_is_reachable(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.public_client()
+        for route in ROUTES:
+            path = route.path.replace("{name}", "x").replace("{id}", "x").replace("{serial}", "0a")
+            answer = await client.request(route.method, path)
+            # The public listener knows nobody, so the gate's answer proves that the route is there.
+            expected = 400 if route.name == "node.attest" else 401
+            assert answer.status_code == expected, route.name
+            assert answer.json()["code"] in ("unauthenticated", "invalid_request")
+        assert not stage.operations.calls
+
+
+@in_loop
+async def test_what_the_client_renders_the_server_understands(tmp_path: Path):
+    requests = {
+        "identity.ls": identities.ListIdentities(limit=7, text="a b&c=d"),
+        "identity.show": identities.NameIdentity(name="a/b c?d#e%2F"),
+        "identity.register": identities.RegisterIdentity(
+            name="x", kind="service", owner="o", purpose="p", labels={"ä": "ö"}
+        ),
+        "manifest.plan": manifests.SubmitManifests(
+            documents=[manifests.ManifestDocument(value={"deep": [1, {"er": None}]})]
+        ),
+        "token.join": nodes.CreateJoinToken(node="n1", ttl=60),
+    }
+    async with open_stage(tmp_path) as stage:
+        client = await stage.admin_client()
+        for name, request in requests.items():
+            method, path, body = render_request(name, request)
+            headers = {"content-type": "application/json"} if body else {}
+            answer = await client.request(method, path, content=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+            assert stage.operations.calls[-1].body == request
+
+
+@in_loop
+async def test_every_kind_of_error_has_its_status_and_problem_document(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.admin_client()
+        for kind in errors.KINDS:
+
+            async def fail(call, kind=kind):
+                raise kind("Do something else.")
+
+            stage.operations.answer = fail
+            answer = await client.get("/v1/status")
+            problem = answer.json()
+            assert answer.status_code == STATUS[kind.code] == problem["status"]
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert problem["code"] == kind.code
+            assert problem["detail"] == "Do something else."
+            assert problem["retryable"] is kind.retryable
+            assert problem["request_id"] == answer.headers["x-request-id"]
+            assert ("retry-after" in answer.headers) is kind.retryable
+    assert set(STATUS) == {kind.code for kind in errors.KINDS}
+
+
+@in_loop
+async def test_an_unknown_exception_shows_nothing_of_itself(tmp_path: Path, capsys):
+    async def fail(call):
+        raise RuntimeError("the password is hunter2")
+
+    async with open_stage(tmp_path) as stage:
+        stage.operations.answer = fail
+        client = await stage.admin_client()
+        answer = await client.get("/v1/status", headers={"x-request-id": "mine-1"})
+        assert answer.status_code == 500
+        assert "hunter2" not in answer.text
+        assert "RuntimeError" not in answer.text
+        assert answer.json()["code"] == "internal"
+        assert answer.json()["request_id"] == "mine-1"
+        assert "hunter2" in capsys.readouterr().out  # the log has it
+
+
+REQUEST_IDS = [
+    ("abc-DEF_1.2", True),
+    ("x" * 64, True),
+    ("x" * 65, False),
+    ("two words", False),
+    ("a\tb", False),
+    ("<script>", False),
+    ("", False),
+]
+
+
+@in_loop
+async def test_a_request_id_is_repeated_only_if_it_is_safe(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.admin_client()
+        for given, kept in REQUEST_IDS:
+            answer = await client.get("/v1/status", headers={"x-request-id": given})
+            assert (answer.headers["x-request-id"] == given) is kept, given
+            assert answer.headers["x-request-id"]
+
+
+BAD_BODIES = [
+    (b"{", 400, "not JSON"),
+    (b"", 400, "reason"),
+    (b"[]", 400, "object"),
+    (b"null", 400, "object"),
+    (b'"x"', 400, "object"),
+    (b'{"reason": 5}', 400, "str"),
+    (b'{"reason": null}', 400, "str"),
+    (b'{"reason": ""}', 400, "length"),
+    (b'{"reason": "x", "extra": 1}', 400, "extra"),
+    (b'{"reason": "x", "name": "other"}', 400, "path only"),
+    (b'{"reason": "\xff"}', 400, "UTF-8"),
+    (b'{"reason": "\\ud800"}', 400, "not JSON"),
+    (b'{"reason": NaN}', 400, "not JSON"),
+    (b"[" * 100_000, 400, "nested"),
+    (b'{"reason":' * 5000, 400, "nested"),
+    (b'{"reason": "' + b"[" * 1000 + b'"}', 400, "length"),
+    (b'{"reason": "' + b"x" * 2_000_000 + b'"}', 413, "bytes"),
+]
+
+
+@in_loop
+async def test_bad_bodies_get_a_sentence_and_reach_no_operation(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.admin_client()
+        for body, status, word in BAD_BODIES:
+            answer = await client.post(
+                "/v1/identities/pay/suspend",
+                content=body,
+                headers={"content-type": "application/json"},
+            )
+            assert answer.status_code == status, (body[:40], answer.text)
+            assert word in answer.json()["detail"], (body[:40], answer.text)
+        assert not stage.operations.calls
+
+
+MEDIA_TYPES: list[dict[str, str]] = [
+    {},
+    {"content-type": "text/plain"},
+    {"content-type": "application/x-www-form-urlencoded"},
+    {"content-type": "application/json; charset=latin-1"},
+    {"content-type": "application/jsonx"},
+    {"content-type": "application/json", "content-encoding": "gzip"},
+]
+
+
+@in_loop
+async def test_only_plain_json_is_read(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.admin_client()
+        for headers in MEDIA_TYPES:
+            answer = await client.post(
+                "/v1/identities/pay/suspend", content=json.dumps(REASON), headers=headers
+            )
+            assert answer.status_code == 415, headers
+            assert answer.json()["code"] == "invalid_request"
+        assert not stage.operations.calls
+        answer = await client.post(
+            "/v1/identities/pay/suspend",
+            content=json.dumps(REASON),
+            headers={"content-type": 'Application/JSON; charset="UTF-8"'},
+        )
+        assert answer.status_code == 200
+
+
+PATHS = [
+    ("/nix", 404),
+    ("/v1", 404),
+    ("/v1/identities/", 404),
+    ("//v1/identities", 404),
+    ("/v1//identities", 404),
+    ("/v1/./identities", 404),
+    ("/v1/x/../identities", 404),
+    ("/v1/identit%69es", 404),
+    ("/v1/identities/%2e%2e", 200),  # a field like any other: it never becomes a path
+    ("/v1/identities/a%2Fquarantine", 200),
+    ("/v1/identities/a%00b", 400),
+    ("/v1/identities/a%0ab", 400),
+    ("/v1/identities/%ff", 400),
+    ("/v1/identities/%c3%a4", 200),
+    ("/v1/identities/" + "x" * 129, 400),
+    ("/v1/identities/" + "x" * 4000, 414),
+    ("/v1/identities?limit=0", 400),
+    ("/v1/identities?limit=x", 400),
+    ("/v1/identities?limit=1&limit=2", 400),
+    ("/v1/identities?nix=1", 400),
+    ("/v1/identities?text", 400),
+    ("/v1/identities?text=%ff", 400),
+    ("/v1/identities?" + "&".join(f"a{n}=1" for n in range(100)), 400),
+    ("/v1/identities/pay?name=other", 400),
+]
+
+
+@in_loop
+async def test_paths_and_queries_mean_one_thing_or_nothing(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        for path, status in PATHS:
+            got, raw = await stage.send(
+                f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+            )
+            assert got == status, (path, raw)
+            if status == 200:
+                assert stage.operations.calls.pop().body.name in ("..", "a/quarantine", "ä")
+            else:
+                assert b"application/problem+json" in raw
+            assert not stage.operations.calls
+
+
+@in_loop
+async def test_methods_are_named_and_head_is_get_without_content(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.admin_client()
+        answer = await client.delete("/v1/identities")
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) == {"GET", "OPTIONS", "POST"}
+        assert answer.json()["detail"]
+        answer = await client.options("/v1/identities")
+        assert answer.status_code == 204
+        assert answer.headers["allow"] == "GET, OPTIONS, POST"
+        answer = await client.head("/v1/status")
+        assert (answer.status_code, answer.content) == (200, b"")
+        answer = await client.head("/nix")
+        assert (answer.status_code, answer.content) == (404, b"")
+
+
+@in_loop
+async def test_fields_stand_where_they_belong(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.admin_client()
+        answer = await client.post("/v1/identities/pay/suspend?reason=x", json=REASON)
+        assert answer.status_code == 400
+        assert "query" in answer.json()["detail"]
+        answer = await client.request("GET", "/v1/identities", content=b"{}")
+        assert answer.status_code == 400
+        assert "no body" in answer.json()["detail"]
+        assert not stage.operations.calls
+
+
+@in_loop
+async def test_manifests_may_be_larger_than_anything_else(tmp_path: Path):
+    limits = Limits(body_bytes=2048, manifest_bytes=8192, stop_seconds=1)
+    async with open_stage(tmp_path, limits=limits) as stage:
+        client = await stage.admin_client()
+        documents = {"documents": [{"value": "x" * 4000}]}
+        answer = await client.post("/v1/manifests/apply", json=documents)
+        assert answer.status_code == 200
+        answer = await client.post("/v1/identities/pay/suspend", json={"reason": "x" * 4000})
+        assert answer.status_code == 413
+        answer = await client.post(
+            "/v1/manifests/apply", json={"documents": [{"value": "x" * 9000}]}
+        )
+        assert answer.status_code == 413
+        assert answer.json()["code"] == "too_large"
+
+
+@in_loop
+async def test_a_body_is_not_read_for_who_may_not_call(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.public_client()
+        answer = await client.post("/v1/manifests/apply", content=b"x" * 20_000_000)
+        assert answer.status_code == 401
+        assert "admin socket" in answer.json()["detail"]
+        assert not stage.operations.calls
+        assert 'outcome="unauthenticated"' in stage.metrics.render(full=False).decode()
+
+
+@in_loop
+async def test_a_uid_without_a_role_is_refused(tmp_path: Path):
+    async with open_stage(tmp_path, registry=Registry(uids=set())) as stage:
+        client = await stage.admin_client()
+        answer = await client.get("/v1/status")
+        assert answer.status_code == 403
+        assert "has no role" in answer.json()["detail"]
+        assert (await client.get("/healthz")).status_code == 200
+
+
+@in_loop
+async def test_a_role_without_the_permission_is_refused(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.admin_client()  # an admin is no node
+        answer = await client.post("/v1/certificates/issue", json={"requests": []})
+        assert answer.status_code == 403
+        answer = await client.get("/v1/nodes/sync")
+        assert answer.status_code == 403
+        assert not stage.operations.calls

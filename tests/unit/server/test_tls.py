@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from tests.unit.server.http.stage import Authority
+from troth.core.errors import Invalid
+from troth.server.tls import ServerTls
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+def shake_hands(front: ssl.SSLContext, authority: Authority) -> bytes:
+    """A handshake in memory; the certificate that the server showed."""
+    client_in, client_out = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server_in, server_out = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    client = context.wrap_bio(client_in, client_out, server_hostname="localhost")
+    server = front.wrap_bio(server_in, server_out, server_side=True)
+    for _ in range(4):
+        for end, out, into in ((client, client_out, server_in), (server, server_out, client_in)):
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            into.write(out.read())
+    shown = client.getpeercert(True)
+    assert shown is not None
+    return shown
+
+
+def test_a_rotation_shows_in_the_next_handshake(authority: Authority):
+    first, second = authority.issue(), authority.issue(use_rsa=True)
+    tls = ServerTls(first.chain, first.key, [authority.der])
+    assert shake_hands(tls.public, authority) == first.der
+    tls.rotate(second.chain, second.key)
+    assert shake_hands(tls.public, authority) == second.der
+
+
+def test_a_bad_pair_changes_nothing(authority: Authority):
+    first, second = authority.issue(), authority.issue()
+    tls = ServerTls(first.chain, first.key, [authority.der])
+    for chain, key in [
+        (second.chain, first.key),
+        (b"", second.key),
+        (second.chain, b""),
+        (b"garbage", b"garbage"),
+        (second.chain[:200], second.key),
+        (second.chain, second.key[:100]),
+    ]:
+        with pytest.raises(Invalid) as caught:
+            tls.rotate(chain, key)
+        assert "PRIVATE KEY" not in caught.value.detail
+        assert shake_hands(tls.public, authority) == first.der
+    for roots in ([], [b"garbage"]):
+        with pytest.raises(Invalid):
+            tls.trust_roots(roots)
+    assert shake_hands(tls.public, authority) == first.der
+
+
+def test_an_encrypted_key_is_refused_without_asking_the_terminal(authority: Authority):
+    pair = authority.issue()
+    key = serialization.load_pem_private_key(pair.key, None)
+    sealed = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    with pytest.raises(Invalid, match="encrypted"):
+        ServerTls(pair.chain, sealed, [authority.der])
+
+
+def test_the_key_never_touches_a_disk_and_leaves_no_file_open(
+    authority: Authority, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    before = os.listdir("/proc/self/fd")
+    loaded: list[str] = []
+    plain = ssl.SSLContext.load_cert_chain
+
+    def spy(context, certfile, *args, **kwargs):
+        loaded.append(os.readlink(certfile))
+        return plain(context, certfile, *args, **kwargs)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", spy)
+    pair = authority.issue()
+    tls = ServerTls(pair.chain, pair.key, [authority.der])
+    tls.rotate(pair.chain, pair.key)
+    assert loaded
+    assert all(name.startswith("/memfd:") for name in loaded)
+    assert os.listdir(tmp_path) == []
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_the_contexts_are_strict(authority: Authority):
+    pair = authority.issue()
+    tls = ServerTls(pair.chain, pair.key, [authority.der])
+    for context in (tls.public, tls.mutual):
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_3
+        assert context.num_tickets == 0
+        assert context.options & ssl.OP_NO_TICKET
+    assert tls.public.verify_mode == ssl.CERT_NONE
+    assert tls.mutual.verify_mode == ssl.CERT_REQUIRED

@@ -16,7 +16,8 @@ def configure_logs(level: str, form: str) -> None:
     """
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     renderer = (
-        structlog.dev.ConsoleRenderer()
+        # Its own default shows each frame's local variables: keys and tokens are among them.
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if text
         else structlog.processors.JSONRenderer(sort_keys=False)
     )

@@ -34,10 +34,14 @@ _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 @dataclass(frozen=True, slots=True)
 class Ingress:
-    """Takes mutual TLS on a port that the system picks, from `callers` alone, for `application`."""
+    """Takes mutual TLS on a port that the system picks, from `callers` alone, for `application`.
+
+    Why a connection was refused is written to `refusals`, a line for each connection that ended.
+    """
 
     callers: Sequence[str]
     application: Path
+    refusals: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,18 @@ def _ingress_listener(ingress: Ingress) -> dict[str, Any]:
         "name": "ingress",
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
         "filter_chains": [chain],
+        "access_log": [_refusal_log(ingress.refusals)],
     }
+
+
+def _refusal_log(path: Path) -> dict[str, Any]:
+    line = {"text_format_source": {"inline_string": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%\n"}}
+    config = {
+        "@type": _TYPES + "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        "path": str(path),
+        "log_format": line,
+    }
+    return {"name": "envoy.access_loggers.file", "typed_config": config}
 
 
 def _egress_listener(egress: Egress) -> dict[str, Any]:

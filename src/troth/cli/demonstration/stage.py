@@ -91,11 +91,14 @@ class Stage:
         (actor.folder / "pyvenv.cfg").write_text(f"home = {source.parent}\n", encoding="utf-8")
         return _copy_apart(source, target, actor.name)
 
-    def select(self, actor: Actor, program: Path) -> list[str]:
-        """The selectors that tell `actor` from all others when it runs `program`."""
+    def select(self, actor: Actor, program: Path, *, by_path: bool = False) -> list[str]:
+        """The selectors that tell `actor` from all others when it runs `program`.
+
+        A user of its own is enough; with `by_path` the program's path is demanded as well.
+        """
         path = os.path.realpath(program)
         if actor.uid is not None:
-            return [f"unix:uid:{actor.uid}", f"unix:path:{path}"]
+            return [f"unix:uid:{actor.uid}", *([f"unix:path:{path}"] if by_path else [])]
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         return [f"unix:uid:{os.getuid()}", f"unix:path:{path}", f"unix:sha256:{digest}"]
 

@@ -108,8 +108,9 @@ class Holder:
             facts = self._facts[way]
             facts[outcome] += 1
             facts[f"last_{outcome}"] = began
-            if reason:
-                facts["reason"] = reason
+            # The alert that says why may be lost when the peer closes at once: keep it if it came.
+            if "alert" in reason or "alert" not in facts["reason"]:
+                facts["reason"] = reason or facts["reason"]
 
 
 def _no_result() -> dict[str, Any]:

@@ -11,9 +11,11 @@ import json
 import logging
 from datetime import timezone
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography.hazmat.primitives.serialization import Encoding
 from spiffe import SpiffeId, WorkloadApiClient, X509Source
 from spiffetls import ClientTlsMode, dial
 from spiffetls.tlsconfig.authorize import authorize_id
@@ -29,10 +31,11 @@ SECONDS = 5.0
 class Workload:
     """Fetches SVIDs and calls a service with them; everything is told as facts."""
 
-    def __init__(self, agent: str, peer: str, address: str) -> None:
+    def __init__(self, agent: str, peer: str, address: str, folder: Path) -> None:
         self._agent = agent
         self._peer = peer
         self._address = address
+        self._folder = folder
         self._source: X509Source | None = None
 
     def fetch(self) -> dict[str, Any]:
@@ -51,6 +54,30 @@ class Workload:
             "audience": sorted(token.audience),
             "jwt_subject": str(token.spiffe_id),
         }
+
+    def hold(self) -> dict[str, Any]:
+        """The X509-SVID alone, over a new connection to the agent."""
+        client = WorkloadApiClient(self._agent, default_timeout=SECONDS)
+        try:
+            svid = client.fetch_x509_svid()
+        finally:
+            client.close()
+        return {"spiffe_id": str(svid.spiffe_id), "serial": f"{svid.leaf.serial_number:x}"}
+
+    def write(self) -> dict[str, Any]:
+        """The X509-SVID and the roots as files in this program's own folder."""
+        client = WorkloadApiClient(self._agent, default_timeout=SECONDS)
+        try:
+            context = client.fetch_x509_context()
+        finally:
+            client.close()
+        svid = context.default_svid
+        bundle = context.x509_bundle_set.get_bundle_for_trust_domain(svid.spiffe_id.trust_domain)
+        if bundle is None:
+            raise ValueError("the Workload API gave no bundle")
+        svid.save(self._folder / "svid.pem", self._folder / "svid.key", Encoding.PEM)
+        bundle.save(self._folder / "bundle.pem", Encoding.PEM)
+        return {"serial": f"{svid.leaf.serial_number:x}", "folder": str(self._folder)}
 
     def call(self) -> dict[str, Any]:
         """One request to the peer over mutual TLS, which checks the peer's SPIFFE ID as well."""
@@ -91,17 +118,23 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Commands: `fetch` gets SVIDs, `call` calls the peer."""
+    """Commands: `fetch`, `hold` and `write` get SVIDs, `call` calls the peer."""
     parser = make_parser(__doc__)
     parser.add_argument("--agent", required=True)
     parser.add_argument("--peer", required=True)
     parser.add_argument("--address", required=True)
+    parser.add_argument("--folder", required=True, type=Path)
     options = parser.parse_args()
     become(options.uid)
     logging.disable()  # what goes wrong is told as an event
     voice = Voice()
-    workload = Workload(options.agent, options.peer, options.address)
-    actions = {"fetch": workload.fetch, "call": workload.call}
+    workload = Workload(options.agent, options.peer, options.address, options.folder)
+    actions = {
+        "fetch": workload.fetch,
+        "hold": workload.hold,
+        "write": workload.write,
+        "call": workload.call,
+    }
     voice.tell("ready")
     for word in hear():
         try:

@@ -1,0 +1,122 @@
+"""`troth demo`: the whole story on real processes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from troth.cli.command import command, make_app
+from troth.cli.terminal import DONE, WANTING, Terminal
+from troth.core.errors import Refused
+
+if TYPE_CHECKING:
+    from troth.cli.demonstration.scene import Scene
+
+app = make_app("The whole story on real processes.")
+
+
+@command(app, "demo", example="troth demo\ntroth demo --once --json")
+def demo(
+    terminal: Terminal,
+    once: Annotated[
+        bool, typer.Option("--once", help="Stop everything at the end and remove what was made.")
+    ] = False,
+    single_user: Annotated[
+        bool, typer.Option("--single-user", help="As without root: all workloads are one user.")
+    ] = False,
+) -> None:
+    """Watch the whole story: identities for real processes, and what happens when one turns bad.
+
+    Every step checks itself; the last line counts them. Without --once the server and its agent
+    stay for you to try. As root each workload runs as a user of its own.
+    """
+    from troth.cli.demonstration.narration import Narrator
+    from troth.cli.demonstration.scene import Scene
+    from troth.cli.demonstration.stage import can_switch_users
+    from troth.cli.demonstration.story import ACTS, play_story
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    data = _make_directory(terminal.options.data_dir)
+    narrator = Narrator(terminal)
+    scene = Scene(data, narrator, terminal.clock, users=not single_user and can_switch_users())
+    keep = held = False
+    try:
+        held = play_story(scene)
+        keep = held and not once
+        if keep:
+            _tell_what_next(scene)
+    except KeyboardInterrupt:
+        narrator.tell("Stopped by you; cleaning up.")
+    finally:
+        scene.close(keep_server=keep)
+    _tidy(scene, held=held, keep=keep)
+    narrator.end(planned=len(ACTS))
+    raise typer.Exit(DONE if held else WANTING)
+
+
+def _make_directory(given: Path | None) -> Path:
+    """A new or empty directory that other users may pass through."""
+    if given is None:
+        data = Path(tempfile.mkdtemp(prefix="troth-demo-"))
+    else:
+        data = given.absolute()
+        data.mkdir(parents=True, exist_ok=True)
+        if any(data.iterdir()):
+            raise Refused(f"{data} isn't empty; name a new directory with --data, or none.")
+    data.chmod(0o711)
+    return data
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """A signal to end is like Ctrl-C: everything that was started is stopped."""
+    raise KeyboardInterrupt
+
+
+def _tell_what_next(scene: Scene) -> None:
+    tell = scene.narrator.tell
+    server = scene.processes["server"]
+    tell()
+    tell("The server and its agent run on; the workloads have ended. In this or another terminal:")
+    tell()
+    for name, value in (
+        ("TROTH_DATA", scene.data),
+        ("SPIFFE_ENDPOINT_SOCKET", f"unix://{scene.agent_socket}"),
+    ):
+        tell(f"  export {name}={value}", style="cyan")
+    tell()
+    for words, line in (
+        ("what there is", "troth ps"),
+        ("what happened", "troth journal tail"),
+        ("an identity for your own processes", _compose_register(scene)),
+        ("use it", "troth svid fetch"),
+        ("is all well?", "troth doctor"),
+        ("stop it", f"kill {server.pid} && rm -r {scene.data}"),
+    ):
+        tell(f"  {line}    # {words}")
+    tell()
+
+
+def _compose_register(scene: Scene) -> str:
+    import os
+
+    return (
+        "troth identity register me --owner me --purpose 'trying troth' "
+        f"--selector unix:uid:{os.getuid()} --activate"
+    )
+
+
+def _tidy(scene: Scene, *, held: bool, keep: bool) -> None:
+    """Remove what was made, unless it is still in use or tells why something failed."""
+    if keep:
+        return
+    if held:
+        shutil.rmtree(scene.data, ignore_errors=True)
+        return
+    scene.narrator.tell(f"Logs are in {scene.stage.logs}; remove {scene.data} when you are done.")

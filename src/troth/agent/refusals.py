@@ -38,8 +38,11 @@ class Refusals:
         self._refused: dict[tuple[str, ...], _Refusal] = {}
         self.changes = Broadcast()
 
-    def note(self, process: Process, snapshot: Snapshot) -> None:
-        """Remember that `process` matched nothing; past the bound only the known are counted."""
+    def note(self, process: Process, snapshot: Snapshot) -> bool:
+        """Remember that `process` matched nothing; whether that is news.
+
+        Past the bound only the known are counted.
+        """
         known = self._refused.get(process.selectors)
         if known is not None:
             known.count += 1
@@ -50,6 +53,8 @@ class Refusals:
                 process.pid, process.selectors, reason, count=1
             )
             self.changes.announce()
+            return True
+        return False
 
     def take(self) -> list[WorkloadRefused]:
         """All of them for a report; they are forgotten here."""

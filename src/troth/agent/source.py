@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -61,9 +61,7 @@ class NodeSource:
         process = await self._attestation.examine(peer)
         snapshot = self._sync.require_snapshot()
         if not snapshot.match(process.attested):
-            self._refusals.note(process, snapshot)
-            log.info("workload.refused", pid=process.pid, selectors=list(process.selectors))
-            raise refuse_process(process)
+            self._refuse(process, snapshot)
         return AttestedCaller(
             peer=peer, selectors=process.selectors, key=process.key, process=process
         )
@@ -110,13 +108,17 @@ class NodeSource:
                 raise Invalid(f"The token's identity is {registration.state[:40]}.")
         return subject, claims
 
+    def _refuse(self, process: Process, snapshot: Snapshot) -> NoReturn:
+        if self._refusals.note(process, snapshot):  # clients try again many times a second
+            log.info("workload.refused", pid=process.pid, selectors=list(process.selectors))
+        raise refuse_process(process)
+
     def _select_servable(
         self, snapshot: Snapshot, process: Process, spiffe_id: str | None
     ) -> list[Registration]:
         matched = snapshot.match(process.attested)
         if not matched:
-            self._refusals.note(process, snapshot)
-            raise refuse_process(process)
+            self._refuse(process, snapshot)
         if spiffe_id is not None:
             matched = [r for r in matched if r.spiffe_id == spiffe_id]
             if not matched:

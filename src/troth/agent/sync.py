@@ -25,7 +25,7 @@ class Sync:
         self._api = api
         self._clock = clock
         self._sleep = sleep
-        self._backoff = Backoff(entropy, first=0.1, cap=30.0)
+        self._backoff = Backoff(entropy, first=0.1, cap=15.0)
         self._heard: float | None = None
         self.snapshot: Snapshot | None = None
         self.changes = Broadcast()
@@ -46,7 +46,7 @@ class Sync:
         return self._clock.monotonic() - self._heard
 
     async def run(self) -> None:
-        """Follow for ever; comes back after every failure, at first fast, later every 30 s."""
+        """Follow for ever; comes back after every failure, at first fast, later every 15 s."""
         while True:
             try:
                 await self._follow()

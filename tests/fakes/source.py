@@ -145,6 +145,16 @@ def in_loop(test):
     return run
 
 
+def switchboard(node: Node):
+    """The inside of the socket, to look at what it counts."""
+    return node.socket._switchboard
+
+
+def connections(node: Node) -> int:
+    """How many connections the socket holds."""
+    return len(switchboard(node).connections)
+
+
 async def until(condition, what: str = "the condition", seconds: float = 10) -> None:
     """Let the loop turn until `condition()` holds. A failure takes `seconds`, success doesn't."""
     loop = asyncio.get_running_loop()

@@ -1,0 +1,276 @@
+"""What callers send: messages that can't be read, and bytes that aren't HTTP/2."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+from grpclib.const import Status
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fakes.callers import (
+    HEADER,
+    call_once,
+    connect_deaf,
+    connect_raw,
+    open_channel,
+    read_status,
+    stream_call,
+)
+from tests.fakes.echo import Echo
+from tests.fakes.source import connections, in_loop, serve_node, switchboard, until
+from troth.agent.quota import Limits
+
+FETCH = "/SpiffeWorkloadAPI/FetchX509SVID"
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+@in_loop
+@pytest.mark.parametrize(
+    ("flag", "size", "status"),
+    [
+        (1, None, Status.UNIMPLEMENTED),
+        (2, None, Status.INVALID_ARGUMENT),
+        (0, 64 * 1024 + 1, Status.RESOURCE_EXHAUSTED),
+        (0, 0xFFFF_FFFF, Status.RESOURCE_EXHAUSTED),
+        (0, 100, Status.INVALID_ARGUMENT),
+    ],
+    ids=["compressed", "flag", "oversized", "huge", "truncated"],
+)
+async def test_a_message_that_cannot_be_read(tmp_path, flag, size, status):
+    async with (
+        serve_node(tmp_path, "/web", services=(Echo(),)) as node,
+        connect_raw(node.path) as caller,
+    ):
+        stream_id = caller.call("/Echo/Repeat")
+        caller.message(stream_id, b"hello", flag=flag, size=size, end=True)
+        trailers = await caller.trailers(stream_id)
+        assert trailers["grpc-status"] == str(status.value)
+        assert trailers["grpc-message"]
+        # The connection lives on.
+        stream_id = caller.call("/Echo/Repeat")
+        caller.message(stream_id, b"hello", end=True)
+        assert (await caller.conversation(stream_id))[0] == [b"hello"]
+
+
+@in_loop
+async def test_a_prefix_cut_short_is_invalid(tmp_path):
+    async with (
+        serve_node(tmp_path, "/web", services=(Echo(),)) as node,
+        connect_raw(node.path) as caller,
+    ):
+        stream_id = caller.call("/Echo/Repeat")
+        caller.h2.send_data(stream_id, b"\0\0", end_stream=True)
+        caller.flush()
+        trailers = await caller.trailers(stream_id)
+        assert trailers["grpc-status"] == str(Status.INVALID_ARGUMENT.value)
+
+
+@in_loop
+async def test_the_largest_message_and_the_empty_one_pass(tmp_path):
+    async with (
+        serve_node(tmp_path, "/web", services=(Echo(),)) as node,
+        open_channel(node.path) as channel,
+        stream_call(channel, "/Echo/Repeat") as stream,
+    ):
+        for message in (b"", b"x" * 64 * 1024, b""):
+            await stream.send_message(message)
+            assert await stream.recv_message() == message
+        await stream.end()
+        assert await read_status(stream) == ([], None)
+
+
+@in_loop
+async def test_a_caller_that_never_asks_is_sent_away(tmp_path):
+    limits = Limits(request_seconds=0.01)
+    async with (
+        serve_node(tmp_path, "/web", limits=limits) as node,
+        connect_raw(node.path) as caller,
+    ):
+        stream_id = caller.call(FETCH, *HEADER.items())
+        trailers = await caller.trailers(stream_id)
+        assert trailers["grpc-status"] == str(Status.UNAVAILABLE.value)
+
+
+@in_loop
+async def test_a_call_that_ends_without_a_message_is_invalid(tmp_path):
+    async with serve_node(tmp_path, "/web") as node, connect_raw(node.path) as caller:
+        trailers = await caller.trailers(caller.call(FETCH, *HEADER.items(), end=True))
+        assert trailers["grpc-status"] == str(Status.INVALID_ARGUMENT.value)
+
+
+@in_loop
+@pytest.mark.parametrize(
+    ("patience", "status"),
+    [
+        ("10m", Status.DEADLINE_EXCEEDED),
+        ("0S", Status.DEADLINE_EXCEEDED),
+        ("soon", Status.INVALID_ARGUMENT),
+        ("9" * 5000 + "S", Status.INVALID_ARGUMENT),
+    ],
+)
+async def test_deadlines(tmp_path, patience, status):
+    async with serve_node(tmp_path, "/web") as node, connect_raw(node.path) as caller:
+        stream_id = caller.call(FETCH, *HEADER.items(), ("grpc-timeout", patience))
+        caller.message(stream_id, b"", end=True)
+        trailers = await caller.trailers(stream_id)
+        assert trailers["grpc-status"] == str(status.value)
+        await until(lambda: node.source.watching == 0, "the stream's end")
+
+
+@in_loop
+@pytest.mark.parametrize(
+    ("change", "http_status"),
+    [
+        ({":method": "GET"}, "405"),
+        ({"content-type": "application/json"}, "415"),
+        ({"content-type": "application/grpc+json"}, "415"),
+        ({":method": None}, "405"),
+        ({"content-type": None}, "415"),
+    ],
+)
+async def test_what_is_not_a_grpc_call(tmp_path, change, http_status):
+    async with serve_node(tmp_path, "/web") as node, connect_raw(node.path) as caller:
+        headers: dict[str, str | None] = {
+            ":method": "POST",
+            ":path": FETCH,
+            ":scheme": "http",
+            "content-type": "application/grpc",
+        }
+        headers |= change
+        sent = [(name, value) for name, value in headers.items() if value is not None]
+        caller.h2.send_headers(1, sent, end_stream=True)
+        caller.flush()
+        trailers = await caller.trailers(1)
+        assert trailers == {":status": http_status}
+
+
+# Rude callers
+
+
+@in_loop
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64,
+        GREETING + b"\xff" * 9,
+        GREETING
+        + b"\x00\x00\x01\x01\x00\x00\x00\x00\x01\x88"
+        + b"\x00\x00\x00\x09\x00\x00\x00\x00\x01" * 9,
+        GREETING + b"\x00\x00\x05\x01\x04\x00\x00\x00\x01\xff\xff\xff\xff\xff",
+        GREETING + b"\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+        GREETING + b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+        GREETING + b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\xff\xff\xff\xff",
+    ],
+    ids=[
+        "http1",
+        "tls",
+        "huge-frame",
+        "headers-without-end",
+        "hpack",
+        "data-on-0",
+        "window-0",
+        "bad-setting",
+    ],
+)
+async def test_bytes_that_are_not_http2_end_the_connection_alone(tmp_path, data):
+    async with serve_node(tmp_path, "/web") as node, open_channel(node.path) as channel:
+        assert await call_once(channel, FETCH, b"")
+        async with connect_raw(node.path, start=False) as caller:
+            caller.writer.write(data)
+            while await caller.reader.read(65_536):
+                pass
+        assert await call_once(channel, FETCH, b"")
+        assert connections(node) == 1
+
+
+def paused(node) -> bool:
+    return any(
+        not connection.connection.write_ready.is_set()
+        for connection in switchboard(node).connections
+    )
+
+
+@in_loop
+async def test_a_reset_while_the_caller_does_not_read_leaves_nothing_behind(tmp_path):
+    echo = Echo()
+    async with serve_node(tmp_path, "/web", services=(echo,)) as node:
+        async with connect_deaf(node.path) as caller:
+            calls = [caller.call("/Echo/Flood") for _ in range(20)]
+            await until(lambda: echo.started == 20 and paused(node), "the flood")
+            for stream_id in calls:
+                caller.h2.reset_stream(stream_id)
+            caller.flush()
+        await until(lambda: echo.ended == 20, "the calls' end")
+        await until(lambda: connections(node) == 0, "the connection's end")
+        account = switchboard(node).quota._account(os.getuid())
+        assert (account.connections, account.streams) == (0, 0)
+
+
+@in_loop
+async def test_stopping_does_not_wait_for_a_caller_that_does_not_read(tmp_path):
+    echo = Echo()
+    async with (
+        serve_node(tmp_path, "/web", services=(echo,)) as node,
+        connect_deaf(node.path) as caller,
+    ):
+        caller.call("/Echo/Flood")
+        await until(lambda: paused(node), "the flood")
+        await node.socket.stop(grace=0.05)
+        assert (echo.started, echo.ended) == (1, 1)
+
+
+@in_loop
+async def test_a_caller_that_leaves_ends_its_calls(tmp_path):
+    echo = Echo()
+    async with serve_node(tmp_path, "/web", services=(echo,)) as node:
+        async with connect_raw(node.path) as caller:
+            for _ in range(5):
+                caller.message(caller.call("/Echo/Wait"), b"x")
+            await until(lambda: echo.started == 5, "the calls")
+        await until(lambda: echo.ended == 5, "the calls' end")
+
+
+@in_loop
+async def test_a_burst_of_connections_is_accepted(tmp_path):
+    async with serve_node(tmp_path, "/web") as node:
+        opened = [await asyncio.open_unix_connection(str(node.path)) for _ in range(300)]
+        await until(lambda: connections(node) == 300, "the connections")
+        for _, writer in opened:
+            writer.close()
+        await until(lambda: connections(node) == 0, "the connections' end")
+
+
+def frame(kind: int, flags: int, stream_id: int, body: bytes) -> bytes:
+    return len(body).to_bytes(3, "big") + bytes([kind, flags]) + stream_id.to_bytes(4, "big") + body
+
+
+FRAMES = st.builds(
+    frame,
+    st.integers(0, 11),
+    st.integers(0, 255),
+    st.integers(0, 5),
+    st.binary(max_size=40) | st.just(b"\x83\x86\x84") | st.binary(min_size=4, max_size=6),
+)
+
+
+def test_any_frames_leave_the_socket_alive(tmp_path_factory):
+    @given(st.lists(FRAMES, max_size=30))
+    @settings(max_examples=60, deadline=None)
+    @in_loop
+    async def play(frames):
+        async with serve_node(tmp_path_factory.mktemp("fuzz"), "/web") as node:
+            async with connect_raw(node.path, start=False) as caller:
+                caller.writer.write(GREETING + frame(4, 0, 0, b"") + b"".join(frames))
+                caller.writer.write_eof()
+                while await caller.reader.read(65_536):
+                    pass
+            await until(lambda: connections(node) == 0, "the connection's end")
+            assert switchboard(node).quota._account(os.getuid()).streams == 0
+            async with open_channel(node.path) as channel:
+                assert await call_once(channel, FETCH, b"")
+
+    play()

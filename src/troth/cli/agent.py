@@ -22,6 +22,37 @@ app = make_app("The node agent alone.")
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "text", "json"]
 
+ServerOption = Annotated[
+    str, typer.Option(help="The server's public URL (required).", metavar="URL")
+]
+MtlsOption = Annotated[
+    str | None, typer.Option(help="Its mutual-TLS URL; default one port above.", metavar="URL")
+]
+CaOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The server's ca.pem (required), brought here in a way you trust.", metavar="FILE"
+    ),
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        help="@FILE, or - for standard input; needed until the node has joined.", metavar="@FILE"
+    ),
+]
+SocketOption = Annotated[
+    Path | None,
+    typer.Option(help="The Workload API's socket; default DATA/agent.sock.", metavar="PATH"),
+]
+FilesOption = Annotated[
+    Path | None,
+    typer.Option(help="SVIDs to keep as files: a TOML file, see the docs.", metavar="FILE"),
+]
+LevelOption = Annotated[LogLevel, typer.Option(help="The least that is logged.")]
+FormatOption = Annotated[
+    LogFormat, typer.Option(help="auto: text at a terminal, JSON lines elsewhere.")
+]
+
 AGENT_DIRECTORY = "agent"
 MAX_TOKEN = 4096
 
@@ -29,43 +60,19 @@ MAX_TOKEN = 4096
 @command(
     app,
     "agent",
-    example="troth token join --node web-1 | ssh web-1 'cat > join-token'\n"
+    example="troth token join --node web-1 | ssh web-1 'umask 077; cat > join-token'\n"
     "troth agent --server https://troth:8443 --ca ca.pem --join-token @join-token",
 )
 def agent(
     terminal: Terminal,
-    server: Annotated[
-        str, typer.Option(help="The server's public URL (required).", metavar="URL")
-    ] = "",
-    mtls_url: Annotated[
-        str | None,
-        typer.Option(help="Its mutual-TLS URL; default one port above.", metavar="URL"),
-    ] = None,
-    ca: Annotated[
-        Path | None,
-        typer.Option(
-            help="The server's ca.pem (required), brought here in a way you trust.", metavar="FILE"
-        ),
-    ] = None,
-    join_token: Annotated[
-        str | None,
-        typer.Option(
-            help="@FILE, or - for standard input; needed until the node has joined.",
-            metavar="@FILE",
-        ),
-    ] = None,
-    socket: Annotated[
-        Path | None,
-        typer.Option(help="The Workload API's socket; default DATA/agent.sock.", metavar="PATH"),
-    ] = None,
-    files: Annotated[
-        Path | None,
-        typer.Option(help="SVIDs to keep as files: a TOML file, see the docs.", metavar="FILE"),
-    ] = None,
-    log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = "info",
-    log_format: Annotated[
-        LogFormat, typer.Option(help="auto: text at a terminal, JSON lines elsewhere.")
-    ] = "auto",
+    server: ServerOption = "",
+    mtls_url: MtlsOption = None,
+    ca: CaOption = None,
+    join_token: TokenOption = None,
+    socket: SocketOption = None,
+    files: FilesOption = None,
+    log_level: LevelOption = "info",
+    log_format: FormatOption = "auto",
 ) -> None:
     """Run the node agent: it attests the processes of this machine and gives them identities.
 

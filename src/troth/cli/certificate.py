@@ -24,7 +24,7 @@ def ls(terminal: Terminal, name: NameArgument) -> None:
     found = terminal.call("certificate.ls", make_request(certificates.ListCertificates, name=name))
     now = terminal.now()
     rows = [
-        (item.serial, item.state, describe_time(item.not_before, now),
+        (item.serial, describe_state(item), describe_time(item.not_before, now),
          describe_time(item.not_after, now), item.instance_id or "", item.revocation_reason or "")
         for item in found.items
     ]  # fmt: skip
@@ -52,5 +52,10 @@ def revoke(
         reason=require(reason, "--reason", "why do you revoke it?"),
     )
     view = terminal.call("certificate.revoke", request)
-    terminal.show(view, lambda: [f"{view.serial} of {view.spiffe_id} is {view.state}"])
+    terminal.show(view, lambda: [f"{view.serial} of {view.spiffe_id} is {describe_state(view)}"])
     terminal.say("To keep its identity from fetching another: `troth identity quarantine`.")
+
+
+def describe_state(view: certificates.CertificateView) -> str:
+    """Its state in one word: how far its issuance came, or that it was revoked since."""
+    return "revoked" if view.revoked_at else view.state

@@ -10,13 +10,14 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import ExtensionOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from troth.cli.words import describe_duration, describe_moment
 from troth.core.errors import Invalid, TooLarge
 from troth.issuance.der import SEQUENCE, read_elements
 
 MAX_FILE = 1 << 20
+_NAMES = {NameOID.SERIAL_NUMBER: "serialNumber"}
 _PEM_MARK = b"-----BEGIN "
 _PEM_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 
@@ -117,8 +118,8 @@ def _describe(one: x509.Certificate, signer: x509.Certificate | None) -> Certifi
     return CertificateWords(
         spiffe_ids=tuple(uri for uri in uris if uri.startswith("spiffe://")),
         dns_names=tuple(names),
-        subject=one.subject.rfc4514_string(),
-        issuer=one.issuer.rfc4514_string(),
+        subject=one.subject.rfc4514_string(_NAMES),
+        issuer=one.issuer.rfc4514_string(_NAMES),
         serial=f"{one.serial_number:040x}",
         not_before=one.not_valid_before_utc,
         not_after=one.not_valid_after_utc,

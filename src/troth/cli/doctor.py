@@ -78,7 +78,7 @@ def doctor(
     each identity demands: why does my workload get no identity?
     """
     report = Report()
-    if not terminal.options.url:
+    if terminal.options.uses_socket:
         report.findings += check_data(terminal.options.data)
         report.findings += check_sockets(terminal.options.data)
     if agent:

@@ -68,13 +68,16 @@ class Options:
             return address
         return f"unix://{self.data.absolute() / AGENT_SOCKET}"
 
-    def _is_local(self) -> bool:
-        """Whether TROTH_URL only repeats which server of this machine is meant.
+    @property
+    def uses_socket(self) -> bool:
+        """Whether calls go to the admin socket: no URL, or one that only repeats who is meant.
 
         `troth up` prints TROTH_URL and TROTH_DATA together. Over TLS a caller without a
         certificate is nobody, on the admin socket its uid is known; so the socket is used if the
         URL names this machine and the data directory was chosen, not assumed.
         """
+        if not self.url:
+            return True
         chosen = self.data_dir is not None or "TROTH_DATA" in os.environ
         if self.server_url is not None or self.certificate is not None or not chosen:
             return False
@@ -88,7 +91,7 @@ class Options:
         Raises `Invalid` for options that can't work together, `Unreachable` or `Denied` for a
         socket that can't be used.
         """
-        if not self.url or self._is_local():
+        if self.uses_socket:
             _probe_socket(self.admin_socket)
             return ApiClient.over_socket(str(self.admin_socket))
         if (self.certificate is None) != (self.key is None):

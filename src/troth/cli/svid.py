@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from troth.cli.chain import describe_chain, load_chain, next_rotation, read_certificates
 from troth.cli.command import command, make_app
 from troth.cli.terminal import Terminal, make_sheet, make_table, make_text
-from troth.cli.words import clean_text, describe_time
+from troth.cli.words import clean_text, count_noun, describe_time
 from troth.cli.workload import FetchedSvid, WorkloadApi, X509Update
 from troth.core.errors import Internal, TooLarge, Unavailable
 
@@ -215,8 +215,8 @@ def _describe_svid(svid: FetchedSvid, update: X509Update, now: datetime) -> Text
         (f"{now:%Y-%m-%d %H:%M:%S} ", "dim"),
         (svid.spiffe_id, "bold"),
         f" serial {leaf.serial_number:040x} expires "
-        f"{describe_time(leaf.not_valid_after_utc, now)}, {len(svid.bundle)} roots, "
-        f"{len(update.crls)} CRLs",
+        f"{describe_time(leaf.not_valid_after_utc, now)}, "
+        f"{count_noun(len(svid.bundle), 'root')}, {count_noun(len(update.crls), 'CRL')}",
     )
 
 

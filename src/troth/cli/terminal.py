@@ -126,8 +126,8 @@ class Terminal:
 
     def _advise(self, error: TrothError) -> list[str]:
         if type(error) is Unreachable:
-            if self.options.url:
-                return ["Is the server running there? Unset TROTH_URL to use the local socket."]
+            if not self.options.uses_socket:
+                return ["Start the server there, or correct --url or TROTH_URL."]
             return [
                 f"Start a server with `troth up --data {self.options.data}`, name its data "
                 "directory with --data or TROTH_DATA, or its address with --url or TROTH_URL."
@@ -137,8 +137,8 @@ class Terminal:
 
 
 ADVICE = {
-    "unauthenticated": "Name yourself: --cert FILE --key FILE before the command, or run it on the "
-    "server's machine, where your uid is enough.",
+    "unauthenticated": "Run it on the server's machine, where your uid is enough, or name "
+    "yourself: `troth --url URL --cert FILE --key FILE …` at the mutual-TLS listener.",
     "permission_denied": "Ask an administrator for the role, or run the command as one.",
     "not_found": "See what there is: `troth ps`.",
     "rate_limited": "Wait a moment and try again.",

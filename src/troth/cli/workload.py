@@ -199,8 +199,8 @@ def _explain_status(error: GRPCError) -> TrothError:
     words = (error.message or "").rstrip(".") or "no reason given"
     if error.status is Status.PERMISSION_DENIED:
         return NoIdentity(
-            f"The agent gives this process no identity: {words}. Ask why with "
-            f"`troth doctor`, or for another process with `troth doctor --pid PID`."
+            f"The agent gives this process no identity: {words}. For a process that runs, "
+            "`troth doctor --pid PID` explains it."
         )
     if error.status is Status.INVALID_ARGUMENT:
         return Invalid(f"The agent refused: {words}.")

@@ -249,12 +249,19 @@ def test_a_url_must_be_the_server_s(url: str, run: Run) -> None:
     assert "https://host:8443" in result.stderr
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
 def test_a_socket_that_one_may_not_open_is_a_refusal(api: FakeApi, data: Path, run: Run) -> None:
     (data / "admin.sock").chmod(0)
-    result = run("ps")
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(65534)
+    try:
+        result = run("ps")
+    finally:
+        os.seteuid(me)
     assert result.exit_code == 1
     assert "may not open" in result.stderr
+    assert "server's user" in result.stderr
+    assert api.requests == []
 
 
 def test_nothing_from_the_server_reaches_the_terminal_as_a_command(api: FakeApi, run: Run) -> None:

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,7 +20,7 @@ from tests.fakes.views import make_entry, make_identity, make_status
 from troth.core.errors import Conflict, Denied, Internal, Invalid, TooLarge, Unavailable
 from troth.wire.api import client as client_module
 from troth.wire.api import identities, journal, nodes, status
-from troth.wire.api.client import ApiClient, Unreachable
+from troth.wire.api.client import ApiClient, Unreachable, Untrusted
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def test_https_trusts_the_given_roots_alone(tmp_path: Path) -> None:
             assert client.call("status.show", status.GetStatus()).ready
         with (
             ApiClient.over_https(url, str(other)) as client,
-            pytest.raises(Unreachable, match=r"ca\.pem"),
+            pytest.raises(Untrusted, match=r"ca\.pem"),
         ):
             client.call("status.show", status.GetStatus())
 
@@ -158,7 +159,7 @@ def test_https_wants_a_url_and_files_that_work(tmp_path: Path) -> None:
 
 
 def _line(value: object) -> bytes:
-    return client_module.msgspec.json.encode(value) + b"\n"
+    return msgspec.json.encode(value) + b"\n"
 
 
 def _make_tls(folder: Path) -> tuple[ssl.SSLContext, Path, Path]:

@@ -32,6 +32,10 @@ class Unreachable(Unavailable):
     """Nothing answered: no server listens there, it is not trusted, or the connection broke."""
 
 
+class Untrusted(Unreachable):
+    """What answers doesn't prove to be the server that the CA file vouches for."""
+
+
 class ApiClient:
     """Calls operations and follows subscriptions by name. Close it, or use it in `with`.
 
@@ -113,7 +117,7 @@ class ApiClient:
         if "Errno 13" in story or "Permission denied" in story:
             return Denied(f"You may not open {self._where}; call as the server's user or as root.")
         if "CERTIFICATE_VERIFY_FAILED" in story:
-            return Unreachable(
+            return Untrusted(
                 f"The server at {self._where} is not the one that your CA file vouches for "
                 f"({_reason(story)}); give the ca.pem of that server's data directory."
             )
@@ -121,7 +125,10 @@ class ApiClient:
             return Unreachable(f"No server answers at {self._where}.")
         if isinstance(error, httpx.ReadTimeout):
             return Unreachable(f"The server at {self._where} took too long to answer; try again.")
-        return Unreachable(f"The connection to {self._where} broke ({_reason(story)}); try again.")
+        return Unreachable(
+            f"The connection to {self._where} broke ({_reason(story)}). Try again; a mutual-TLS "
+            "listener breaks it off for want of a client certificate."
+        )
 
 
 def _check_url(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 
 import structlog
@@ -20,8 +21,15 @@ def run_agent(settings: AgentSettings) -> int:
 
     Raises `TrothError` if it can't work as configured.
     """
+    raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(settings))
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: each caller is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(settings: AgentSettings) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -43,6 +44,8 @@ def run_server(config: Config, *, agent: bool, announce: Callable[[Config], None
 
     Raises `TrothError` if it can't start as configured.
     """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each connection is one
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, SystemClock(), SystemEntropy(), agent, announce))
 

@@ -18,6 +18,9 @@ from troth.wire.api.routes import JSON_LINES
 
 log = structlog.get_logger(__name__)
 
+START_SECONDS = 1.0
+"""After this long without a first value the answer begins, so that a client knows it is heard."""
+
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
@@ -36,10 +39,10 @@ class _Gone(Exception):
 class LineStream:
     """An ASGI application that sends the values of one subscription.
 
-    `values` is closed at the end. An error before the first value is raised, to become a problem
-    document with its status; a later one becomes the last line, a `StreamEnd`. The stream also ends
-    when the client goes, when it doesn't read for `write_seconds`, when its certificate expires and
-    when the server stops.
+    `values` is closed at the end. An error before the answer has begun is raised, to become a
+    problem document with its status; a later one becomes the last line, a `StreamEnd`. The stream
+    also ends when the client goes, when it doesn't read for `write_seconds`, when its certificate
+    expires and when the server stops.
     """
 
     values: AsyncIterator[Any]
@@ -91,7 +94,10 @@ class LineStream:
 
         try:
             async with deadline:
-                watchers = [asyncio.create_task(_watch_client(receive, stop))]
+                watchers = [
+                    asyncio.create_task(_watch_client(receive, stop)),
+                    asyncio.create_task(self._start_soon(send)),
+                ]
                 if connection is not None:
                     watchers.append(asyncio.create_task(_watch_stop(connection, stop)))
                 try:
@@ -120,13 +126,20 @@ class LineStream:
             raise reason
         await self._send_line(end, send, more=False)
 
+    async def _start_soon(self, send: Send) -> None:
+        await asyncio.sleep(START_SECONDS)
+        await self._start(send)
+
+    async def _start(self, send: Send) -> None:
+        if not self.started:
+            self.started = True
+            await send(_START)
+
     async def _send_line(self, value: Any, send: Send, *, more: bool = True) -> None:
         line = msgspec.json.encode(value) + b"\n"
         try:
             async with asyncio.timeout(self.write_seconds):
-                if not self.started:
-                    self.started = True
-                    await send(_START)
+                await self._start(send)
                 await send({"type": "http.response.body", "body": line, "more_body": more})
         except TimeoutError as error:
             raise _Gone from error

@@ -11,6 +11,7 @@ import httpx
 
 from tests.unit.server.http.stage import AGENT, Stage, in_loop, open_stage
 from troth.core.errors import Denied, Invalid, Unavailable
+from troth.server.http import streams
 from troth.server.settings import Limits
 from troth.wire.api import nodes
 
@@ -118,6 +119,26 @@ async def test_a_client_that_goes_before_the_first_value_too(tmp_path: Path):
         await opened.wait()
         writer.close()
         await asyncio.wait_for(stage.operations.closed.wait(), 2)
+
+
+@in_loop
+async def test_an_answer_begins_even_when_there_is_nothing_to_say_yet(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(streams, "START_SECONDS", 0.05)
+    go = asyncio.Event()
+
+    async def follow(call):
+        await go.wait()
+        yield nodes.Heartbeat(epoch=1)
+        raise Denied("You were evicted.")
+
+    async with open_stage(tmp_path) as stage:
+        stage.operations.follow = follow
+        client = await stage.admin_client()
+        async with client.stream("GET", TAIL) as answer:
+            assert answer.status_code == 200
+            go.set()
+            lines = [json.loads(line) async for line in answer.aiter_lines()]
+            assert [line["message"] for line in lines] == ["heartbeat", "end"]
 
 
 @in_loop

@@ -96,6 +96,7 @@ class NodeAgent:
         """
         for target in settings.files:
             target.check()
+        attestors = load_attestors(settings.attestors)
         mutual_url = check_url(settings.mutual_url)
         with _claim_directory(settings.data_dir) as directory:
             membership = Membership(
@@ -112,7 +113,7 @@ class NodeAgent:
             connection = Connection(mutual_url, credential.roots, credential)
             try:
                 running = _Running(settings, connection, membership, credential, clock, entropy)
-                await running.serve(sleep, ready)
+                await running.serve(Attestation(attestors), sleep, ready)
             finally:
                 await connection.close()
 
@@ -136,13 +137,14 @@ class _Running:
         self._clock = clock
         self._entropy = entropy
 
-    async def serve(self, sleep: Sleep, ready: Callable[[], None]) -> None:
+    async def serve(
+        self, attestation: Attestation, sleep: Sleep, ready: Callable[[], None]
+    ) -> None:
         clock, entropy, api = self._clock, self._entropy, self._connection
         sync = Sync(api, clock, entropy, sleep)
         cache, refusals = Cache(), Refusals()
         batches = Batches(api, sleep)
         workloads = Workloads(sync, batches, cache, clock, entropy, sleep)
-        attestation = Attestation(load_attestors(self._settings.attestors))
         source = NodeSource(
             attestation=attestation,
             sync=sync,

@@ -217,6 +217,7 @@ async def start_sleeper(tmp_path):
         "signal.pause()"
     )
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=-1)
+    assert child.stdout is not None
     assert await child.stdout.readline() == b"ready\n"
     pid_file = tmp_path / "child.pid"
     pid_file.write_text(f"{child.pid}\n")

@@ -294,7 +294,9 @@ async def test_a_token_that_arrives_after_quarantine_is_not_handed_out():
         async def quarantine_meanwhile(name, request):
             answer = await real(name, request)
             node.server.quarantine("web")
-            await until(lambda: node.sync.snapshot.registrations["idn_web"].state != "active")
+            await until(
+                lambda: node.sync.require_snapshot().registrations["idn_web"].state != "active"
+            )
             return answer
 
         node.server.call = quarantine_meanwhile

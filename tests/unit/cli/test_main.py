@@ -22,15 +22,11 @@ from troth.cli.main import ENTRIES, LazyCommand, app
 from troth.core.errors import Denied, Invalid, Unavailable
 from troth.wire.api import certificates, identities, journal, nodes
 
-NEW = {"demo"}  # written elsewhere
-
 
 def walk_commands() -> Iterator[tuple[str, Any]]:
     """Every command and group, by the words that call it."""
     yield "", typer.main.get_command(app)
     for entry in ENTRIES:
-        if entry.name in NEW:
-            continue
         command: Any = LazyCommand(entry).load()
         yield entry.name, command
         for name, inner in getattr(command, "commands", {}).items():

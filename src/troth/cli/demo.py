@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
@@ -81,35 +83,34 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 def _tell_what_next(scene: Scene) -> None:
     tell = scene.narrator.tell
-    server = scene.processes["server"]
+    troth = _name_command()
+    register = f"{troth} identity register me --owner me --purpose 'trying troth' --activate"
     tell()
-    tell("The server and its agent run on; the workloads have ended. In this or another terminal:")
+    tell("The server and its agent run on; the workloads have ended. In any terminal:")
     tell()
-    for name, value in (
-        ("TROTH_DATA", scene.data),
-        ("SPIFFE_ENDPOINT_SOCKET", f"unix://{scene.agent_socket}"),
+    tell(f"  export TROTH_DATA={scene.data}", style="cyan")
+    tell(f"  export SPIFFE_ENDPOINT_SOCKET=unix://{scene.agent_socket}", style="cyan")
+    tell()
+    for line, words in (
+        (f"{troth} ps", "what there is"),
+        (f"{troth} journal tail", "what happened"),
+        (f"{troth} doctor", "whether all is well"),
+        (f"{register} --selector unix:uid:{os.getuid()}", "an identity for your own processes"),
+        (f"{troth} svid fetch", "use it"),
     ):
-        tell(f"  export {name}={value}", style="cyan")
+        tell(f"  # {words}", style="dim")
+        tell(f"  {line}", style="cyan")
     tell()
-    for words, line in (
-        ("what there is", "troth ps"),
-        ("what happened", "troth journal tail"),
-        ("an identity for your own processes", _compose_register(scene)),
-        ("use it", "troth svid fetch"),
-        ("is all well?", "troth doctor"),
-        ("stop it", f"kill {server.pid} && rm -r {scene.data}"),
-    ):
-        tell(f"  {line}    # {words}")
-    tell()
+    tell(f"Stop both: kill {scene.processes['server'].pid}")
+    tell(f"Then remove what they made: rm -r {scene.data}")
 
 
-def _compose_register(scene: Scene) -> str:
-    import os
-
-    return (
-        "troth identity register me --owner me --purpose 'trying troth' "
-        f"--selector unix:uid:{os.getuid()} --activate"
-    )
+def _name_command() -> str:
+    """How this command was called, if the shell wouldn't find it by its name."""
+    called = Path(sys.argv[0])
+    if called.name == "troth":
+        return "troth" if shutil.which("troth") else str(called)
+    return f"{sys.executable} -m troth"
 
 
 def _tidy(scene: Scene, *, held: bool, keep: bool) -> None:

@@ -294,10 +294,12 @@ def _resolve(settings: Settings, reading: _Reading, environ: Mapping[str, str]) 
 
 
 def _choose_data(chosen: str, environ: Mapping[str, str]) -> Path:
+    if chosen and not chosen.startswith("~/"):
+        return Path(chosen).absolute()
+    if not chosen and os.geteuid() == 0:
+        return SYSTEM_DATA
     home = Path(environ.get("HOME") or "~").expanduser()
-    if chosen:
-        return (home / chosen[2:] if chosen.startswith("~/") else Path(chosen)).absolute()
-    return SYSTEM_DATA if os.geteuid() == 0 else home / PERSONAL_DATA
+    return (home / chosen[2:]).absolute() if chosen else home / PERSONAL_DATA
 
 
 def _parse_address(name: str, text: str, reading: _Reading) -> Address:

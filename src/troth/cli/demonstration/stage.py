@@ -27,10 +27,10 @@ LAST_UID = 64_999
 PROGRAMS = "troth.cli.demonstration.programs"
 
 WEAKER = (
-    "You aren't root, so all workloads run as one user and are told apart by the path and hash of "
+    "Without root, all workloads run as one user here and are told apart by the path and hash of "
     "their programs. That is weaker: a process of the same user can connect to the agent, leave "
-    "the connection to a child and run another workload's program, and so gets its identity. The "
-    "kernel's uid can't be borrowed like that. `troth check` warns about such selectors."
+    "the connection to a child, run another workload's program, and so get its identity. A uid "
+    "can't be borrowed like that."
 )
 
 

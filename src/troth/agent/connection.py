@@ -44,8 +44,8 @@ ANY_SERVER = re.compile(r"spiffe://[a-z0-9._-]+" + SERVER_PATH)
 
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 20.0
-SILENCE_TIMEOUT = 30.0
-"""Seconds without a byte on a stream, heartbeats included, after which it counts as dead."""
+SILENCE_TIMEOUT = 15.0
+"""Seconds without a byte on a stream, thrice the heartbeat, after which it counts as dead."""
 
 
 class Api(Protocol):

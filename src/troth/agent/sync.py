@@ -5,6 +5,8 @@ While the server is away the last snapshot stays; who needs to know how old it i
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import structlog
 
 from troth.agent.connection import Api
@@ -12,7 +14,7 @@ from troth.agent.snapshot import Snapshot, read_snapshot
 from troth.agent.timing import Backoff, Broadcast, Sleep
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Internal, TrothError, Unavailable, error_of
+from troth.core.errors import Denied, Internal, TrothError, Unavailable, error_of
 from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, SyncNode
 
 log = structlog.get_logger(__name__)
@@ -51,6 +53,8 @@ class Sync:
             try:
                 await self._follow()
             except TrothError as error:
+                if isinstance(error, Denied):
+                    self._cut_off()
                 delay = self._backoff.take()
                 self._tell_failure(error, delay)
                 await self._sleep(delay)
@@ -84,6 +88,13 @@ class Sync:
         self.snapshot = snapshot
         log.debug("sync.snapshot", epoch=snapshot.epoch, entries=len(snapshot.registrations))
         self.changes.announce()
+
+    def _cut_off(self) -> None:
+        """The server refuses this node, as after an eviction: nothing is served here any more."""
+        if self.snapshot is not None and self.snapshot.registrations:
+            log.error("sync.cut_off", identities=len(self.snapshot.registrations))
+            self.snapshot = replace(self.snapshot, registrations={}, index={})
+            self.changes.announce()
 
     def _tell_failure(self, error: TrothError, delay: float) -> None:
         silence = self.measure_silence()

@@ -6,6 +6,8 @@ still servable, and the same locks.
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from troth.agent.cache import Process, Token, Workload
@@ -20,6 +22,9 @@ from troth.wire.api.certificates import InstanceClaim, IssuedJwtSvid, IssueJwtSv
 
 log = structlog.get_logger(__name__)
 
+MAX_PARALLEL = 8
+"""Calls under way: one process that asks for many tokens must not take every connection."""
+
 
 class Tokens:
     """Issues and keeps JWT-SVIDs."""
@@ -28,6 +33,7 @@ class Tokens:
         self._api = api
         self._clock = clock
         self._entropy = entropy
+        self._parallel = asyncio.Semaphore(MAX_PARALLEL)
 
     async def issue(
         self,
@@ -71,7 +77,8 @@ class Tokens:
         request = IssueJwtSvid(
             identity_id=registration.identity_id, instance=claim, audiences=list(audiences)
         )
-        issued = await self._api.call("jwtsvid.issue", request)
+        async with self._parallel:
+            issued = await self._api.call("jwtsvid.issue", request)
         now = self._clock.now()
         if (
             not isinstance(issued, IssuedJwtSvid)

@@ -8,7 +8,7 @@ from tests.fakes.server import FakeServer, make_entry, run_node
 from tests.fakes.source import in_loop
 from tests.fakes.virtualtime import VirtualTime
 from troth.agent.snapshot import read_snapshot
-from troth.core.errors import Internal, Unavailable
+from troth.core.errors import Denied, Internal, Unavailable
 from troth.identity.selectors import Selector
 from troth.wire.api.nodes import StreamEnd
 
@@ -94,6 +94,21 @@ async def test_a_snapshot_that_cannot_be_used_leaves_the_one_before():
         node.server.put(make_entry("late"))
         await node.settle()
         assert len(watcher.last.svids) == 2
+
+
+@in_loop
+async def test_a_node_that_is_evicted_serves_nobody_any_more():
+    async with run_node(make_entry("web")) as node:
+        watcher = node.watch()
+        await node.settle()
+        node.server.send(Denied("Node local was evicted; join anew."))
+        node.server.failure = Denied("Node local was evicted; join anew.")
+        await node.time.advance(60)
+        assert watcher.last.svids == ()
+        assert watcher.last.withdrawn == ("spiffe://example.org/web",)
+        node.server.come_back()
+        await node.time.advance(16)
+        assert watcher.last.svids
 
 
 @in_loop

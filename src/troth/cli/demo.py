@@ -20,6 +20,8 @@ from troth.core.errors import Refused
 if TYPE_CHECKING:
     from troth.cli.demonstration.scene import Scene
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 app = make_app("The whole story on real processes.")
 
 
@@ -27,7 +29,10 @@ app = make_app("The whole story on real processes.")
 def demo(
     terminal: Terminal,
     once: Annotated[
-        bool, typer.Option("--once", help="Stop everything at the end and remove what was made.")
+        bool,
+        typer.Option(
+            "--once", help="Stop everything at the end; remove it unless --data names a place."
+        ),
     ] = False,
     single_user: Annotated[
         bool, typer.Option("--single-user", help="As without root: all workloads are one user.")
@@ -43,22 +48,28 @@ def demo(
     from troth.cli.demonstration.stage import can_switch_users
     from troth.cli.demonstration.story import ACTS, play_story
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, _leave)
     data = _make_directory(terminal.options.data_dir)
     narrator = Narrator(terminal)
     scene = Scene(data, narrator, terminal.clock, users=not single_user and can_switch_users())
-    keep = held = False
+    keep = held = stopped = False
     try:
         held = play_story(scene)
         keep = held and not once
         if keep:
             _tell_what_next(scene)
     except KeyboardInterrupt:
+        stopped = True
         narrator.tell("Stopped by you; cleaning up.")
     finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
         scene.close(keep_server=keep)
-    _tidy(scene, held=held, keep=keep)
+    if terminal.options.data_dir is None and (stopped or (held and not keep)):
+        shutil.rmtree(data, ignore_errors=True)
+    elif not keep:
+        narrator.tell(f"Logs are in {scene.stage.logs}; remove {data} when you are done.")
     narrator.end(planned=len(ACTS))
     raise typer.Exit(DONE if held else WANTING)
 
@@ -111,13 +122,3 @@ def _name_command() -> str:
     if called.name == "troth":
         return "troth" if shutil.which("troth") else str(called)
     return f"{sys.executable} -m troth"
-
-
-def _tidy(scene: Scene, *, held: bool, keep: bool) -> None:
-    """Remove what was made, unless it is still in use or tells why something failed."""
-    if keep:
-        return
-    if held:
-        shutil.rmtree(scene.data, ignore_errors=True)
-        return
-    scene.narrator.tell(f"Logs are in {scene.stage.logs}; remove {scene.data} when you are done.")

@@ -144,7 +144,7 @@ def wait_agent(data: Path) -> int:
         if time.perf_counter() > deadline:
             raise RuntimeError("the agent never became ready")
         time.sleep(0.01)
-    return int((data / "agent" / "agent.lock").read_text())
+    return int((data / "agent" / "agent.lock").read_text().split()[0])
 
 
 def read_resident(pid: int) -> float:

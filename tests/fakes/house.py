@@ -81,6 +81,7 @@ class FakeHouse:
     feed: FollowJournal
     publish: PublishCrls
     meter: FakeMeter
+    directory: Path
 
     async def call(self, name: str, body: Any, caller: Caller = ADMIN) -> Any:
         """Call an operation as `caller`, by the gate."""
@@ -88,7 +89,7 @@ class FakeHouse:
 
     async def register(self, name: str = "payments", **fields: Any) -> Any:
         """An active service identity on node local for uid 1001."""
-        values = {
+        values: dict[str, Any] = {
             "kind": "service",
             "owner": "team@example.org",
             "purpose": "Takes payments",
@@ -149,7 +150,7 @@ async def open_house(directory: Path, seed: int = 1) -> AsyncIterator[FakeHouse]
             leaves=LeafIssuer(
                 store, clock, entropy, keystore, drafter, "https://localhost:8443/crl"
             ),
-            publication=StoredPublication(store, snapshot, clock, "https://localhost:8443/svid"),
+            publication=StoredPublication(store, snapshot, clock, "https://localhost:8443"),
             trust_domain=DOMAIN,
             limits=Limits(trust_domain=DOMAIN),
             issuer_url="https://localhost:8443/svid",
@@ -167,6 +168,7 @@ async def open_house(directory: Path, seed: int = 1) -> AsyncIterator[FakeHouse]
             feed=FollowJournal(store, Sealer(store, clock=clock, holder="test"), snapshot),
             publish=publish,
             meter=meter,
+            directory=directory,
         )
     finally:
         store.close()

@@ -47,6 +47,7 @@ def make_status(**changes: Any) -> status.StatusView:
         "started_at": now - timedelta(hours=1),
         "journal_head": 7,
         "epoch": 7,
+        "origin": "https://localhost:8443",
         "identities": {"active": 1},
         "nodes": 1,
         "authorities": [],

@@ -1,1 +1,1 @@
-"""The node agent: attests callers, keeps their identities fresh, speaks the Workload API and SDS."""
+"""The node agent: attests callers, keeps their identities fresh, speaks Workload API and SDS."""

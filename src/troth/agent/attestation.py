@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ import structlog
 
 from troth.agent.cache import Process
 from troth.core.errors import Denied, Internal, Invalid, TrothError
-from troth.drivers.attestors import BUILT_IN, Peer, WorkloadAttestor
+from troth.drivers.attestors import Peer, WorkloadAttestor
 from troth.drivers.attestors.procfs import PROC, read_boot_id, read_start_time, watch_process
 from troth.identity.selectors import Selector
 from troth.wire.api.certificates import MAX_SELECTORS
@@ -22,19 +21,6 @@ log = structlog.get_logger(__name__)
 
 MAX_THREADS = 16
 """Attestors mostly wait for files and for their second look, so more threads than cores."""
-
-
-def load_attestors(names: Iterable[str]) -> tuple[WorkloadAttestor, ...]:
-    """The built-in attestors of those names; raises `Invalid` for an unknown one."""
-    loaded = []
-    for name in names:
-        if name not in BUILT_IN:
-            known = ", ".join(sorted(BUILT_IN))
-            raise Invalid(f"There is no attestor {name[:80]!r}; known: {known}.")
-        module, _, factory = BUILT_IN[name].partition(":")
-        attestor: WorkloadAttestor = getattr(importlib.import_module(module), factory)()
-        loaded.append(attestor)
-    return tuple(loaded)
 
 
 class Attestation:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from troth.agent.attestation import Attestation, load_attestors
+from troth.agent.attestation import Attestation
 from troth.agent.batches import Batches
 from troth.agent.cache import Cache
 from troth.agent.connection import Connection, check_url
@@ -35,6 +35,7 @@ from troth.agent.workloads import Workloads
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, Invalid, Refused
+from troth.drivers.attestors import load_attestors
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +99,7 @@ class NodeAgent:
             target.check()
         attestors = load_attestors(settings.attestors)
         mutual_url = check_url(settings.mutual_url)
-        with _claim_directory(settings.data_dir) as directory:
+        with _claim_directory(settings.data_dir, mutual_url) as directory:
             membership = Membership(
                 file=CredentialFile(directory),
                 dialler=Dialler(
@@ -206,7 +207,7 @@ async def _tell_ready(sync: Sync, ready: Callable[[], None]) -> None:
 
 
 @contextmanager
-def _claim_directory(path: Path) -> Iterator[Path]:
+def _claim_directory(path: Path, server: str) -> Iterator[Path]:
     """The agent's data directory, private and for this process alone."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.stat()
@@ -224,9 +225,9 @@ def _claim_directory(path: Path) -> Iterator[Path]:
             raise Conflict(
                 f"Another agent uses {path}; stop it, or give this one its own directory."
             ) from None
-        # Whoever finds the lock taken can tell by whom.
+        # Whoever finds the lock taken can tell by whom, and for which server.
         os.truncate(lock, 0)
-        os.write(lock, f"{os.getpid()}\n".encode())
+        os.write(lock, f"{os.getpid()}\n{server}\n".encode())
         yield path
     finally:
         os.close(lock)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Annotated
 
 import typer
@@ -13,11 +12,9 @@ from troth.cli.options import CA_FILE, Options
 from troth.cli.terminal import Terminal, make_request
 from troth.cli.words import describe_time, parse_duration
 from troth.core.errors import Invalid
-from troth.wire.api import nodes
+from troth.wire.api import nodes, status
 
 app = make_app("Tokens with which nodes join, once each.")
-
-DEFAULT_PORT = 8443
 
 
 @command(app, "join", example="troth token join --node web-1 --ttl 1h")
@@ -41,12 +38,12 @@ def join(
     if not terminal.json:
         ends = describe_time(made.expires_at, terminal.now())
         terminal.say("", f"It works once, for the node {made.node}, and ends {ends}.", "")
-        terminal.say(*describe_joining(terminal.options))
+        origin = terminal.call("status.show", status.GetStatus()).origin
+        terminal.say(*describe_joining(terminal.options, origin))
 
 
-def describe_joining(options: Options) -> list[str]:
+def describe_joining(options: Options, url: str) -> list[str]:
     """What to do on the node, the exact command last; the token never stands in a command."""
-    url = options.url or f"https://{socket.gethostname()}:{DEFAULT_PORT}"
     return [
         f"On that machine: put {options.ca_file or options.data / CA_FILE} of the server into",
         "ca.pem, the token into a file join-token that only the agent's user can read (in a",

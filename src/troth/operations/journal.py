@@ -50,15 +50,20 @@ class TailJournal:
         position = call.body.after
         if position < 0:
             position = await self.store.read(lambda tx: tx.journal.head())
+        told = False
         while True:
             events = await self._read_after(position)
             for sealed in events:
                 yield view_event(sealed)
                 position = sealed.position
-            if not events:
-                await self.snapshot.wait_beyond(position, HEARTBEAT_SECONDS)
-                if self.snapshot.epoch <= position:
-                    yield Heartbeat(epoch=position)
+            if not events and not told:
+                yield Heartbeat(epoch=position)  # a subscription says something at once
+            elif not events and await self._wait(position) <= position:
+                yield Heartbeat(epoch=position)
+            told = True
+
+    async def _wait(self, position: int) -> int:
+        return await self.snapshot.wait_beyond(position, HEARTBEAT_SECONDS)
 
     async def _read_after(self, position: int) -> list[SealedEvent]:
         return await self.store.read(lambda tx: tx.journal.after(position, BATCH))

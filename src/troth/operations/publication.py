@@ -23,6 +23,11 @@ REFRESH_HINT_SECONDS = 300
 class Publication(Protocol):
     """The public documents, ready to send. All raise `Unavailable` until there is something."""
 
+    @property
+    def origin(self) -> str:
+        """The URL under which the public listener is reached from outside."""
+        ...
+
     async def show_bundle(self) -> bytes:
         """The SPIFFE bundle document (JSON) of this trust domain."""
         ...
@@ -51,7 +56,12 @@ class StoredPublication:
     store: Store
     snapshot: Snapshot
     clock: Clock
-    issuer_url: str
+    origin: str
+
+    @property
+    def issuer_url(self) -> str:
+        """The issuer of JWT-SVIDs; never that of access tokens."""
+        return f"{self.origin}/svid"
 
     async def show_bundle(self) -> bytes:
         """The SPIFFE bundle document; its sequence is the newest authority's time of making."""

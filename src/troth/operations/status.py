@@ -43,6 +43,7 @@ class ShowStatus:
             return wire.StatusView(
                 version=__version__,
                 trust_domain=str(self.trust_domain),
+                origin=self.publication.origin,
                 ready=not obstacles,
                 started_at=self.started_at,
                 journal_head=tx.journal.head(),

@@ -41,6 +41,7 @@ CONFIG_FILE = "troth.toml"
 MAX_FILE = 1 << 20
 SYSTEM_DATA = Path("/var/lib/troth")
 PERSONAL_DATA = Path(".local/share/troth")
+AGENT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 _WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - recognised, never chosen
 _PLACE = re.compile(r"^(?P<what>.*?) - at `(?:key in )?\$\.?(?P<path>[^`]*)`$", re.DOTALL)
 
@@ -94,6 +95,8 @@ class Config:
     limits: Limits
     crl: Crl
     log: Log
+    agent_environ: Mapping[str, str] = field(repr=False)
+    """What the local agent gets of our environment: none of the secrets that may be in there."""
 
     @property
     def admin_socket(self) -> Path:
@@ -290,6 +293,11 @@ def _resolve(settings: Settings, reading: _Reading, environ: Mapping[str, str]) 
         limits=settings.limits,
         crl=settings.crl,
         log=settings.log,
+        agent_environ={
+            name: value
+            for name, value in environ.items()
+            if name in AGENT_VARIABLES or name.startswith("PYTHON")
+        },
     )
 
 

@@ -7,10 +7,11 @@ agent that is still there when the server comes back is adopted, and its streams
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,39 +31,49 @@ class LocalAgent:
     """Keeps one agent running for this data directory.
 
     `make_token` gives a fresh join token, which reaches the agent on its standard input and
-    nowhere else; an agent that has joined before doesn't need it.
+    nowhere else; an agent that has joined before doesn't need it. `environ` is all that it gets
+    of an environment, since ours may hold the key-encryption key or a database's password.
     """
 
     data: Path
     server_url: str
     mutual_url: str
+    environ: Mapping[str, str]
     make_token: Callable[[], Awaitable[str]]
 
     async def run(self) -> None:
         """Run until cancelled; then end the agent too."""
         failures = 0
         while True:
-            pidfd = find_agent(self.data / "agent" / LOCK)
-            if pidfd is not None:
-                log.info("agent.adopted", data=str(self.data))
-                await _wait_adopted(pidfd)
-            else:
+            found = find_agent(self.data / "agent" / LOCK)
+            if found is None:
                 code = await self._run_child()
                 log.warning("agent.ended", code=code)
+            elif found[1] == self.mutual_url:
+                log.info("agent.adopted", data=str(self.data))
+                await _wait_adopted(found[0])
+            else:
+                log.info("agent.replaced", followed=found[1], now=self.mutual_url)
+                await _end_adopted(found[0])
+                continue
             pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
             failures += 1
             await asyncio.sleep(pause)
 
-    async def _run_child(self) -> int:
-        command = [
+    @property
+    def _command(self) -> list[str]:
+        return [
             *(sys.executable, "-m", "troth", "agent"),
             *("--server", self.server_url, "--mtls-url", self.mutual_url),
             *("--ca", str(self.data / "ca.pem"), "--data", str(self.data), "--join-token", "-"),
         ]
+
+    async def _run_child(self) -> int:
         child = await asyncio.create_subprocess_exec(
-            *command,
+            *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
+            env=dict(self.environ),
             # A terminal's Ctrl-C reaches the server, which then ends its agent in order.
             start_new_session=True,
         )
@@ -88,26 +99,26 @@ async def _end_child(child: asyncio.subprocess.Process) -> None:
         await child.wait()
 
 
-def find_agent(lock: Path) -> int | None:
-    """A pidfd of the living agent that holds `lock`, or None.
+def find_agent(lock: Path) -> tuple[int, str] | None:
+    """A pidfd of the living agent that holds `lock` and the server that it follows, or None.
 
-    The lock file holds its holder's pid. The pid is believed only while somebody holds the lock,
-    looked at after the pidfd was opened, so a reused pid is never taken for the agent.
+    The lock file holds its holder's pid and the server's mutual-TLS URL, a line each. The pid is
+    believed only while somebody holds the lock, looked at after the pidfd was opened, so a reused
+    pid is never taken for the agent.
     """
     try:
-        pid = int(lock.read_text() or "0")
+        lines = lock.read_text().splitlines()
+        pid = int(lines[0]) if lines else 0
         pidfd = os.pidfd_open(pid) if pid > 0 else None
     except (OSError, ValueError):
         return None
     if pidfd is not None and not _is_locked(lock):
         os.close(pidfd)
         return None
-    return pidfd
+    return None if pidfd is None else (pidfd, lines[1] if len(lines) > 1 else "")
 
 
 def _is_locked(lock: Path) -> bool:
-    import fcntl
-
     with lock.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -118,18 +129,40 @@ def _is_locked(lock: Path) -> bool:
 
 async def _wait_adopted(pidfd: int) -> None:
     """Wait until the adopted agent ends; end it when cancelled."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
+    ended = _watch_end(pidfd)
     try:
         await ended.wait()
     except asyncio.CancelledError:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
-                await ended.wait()
+        await _terminate(pidfd, ended)
         raise
     finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
+        _forget(pidfd)
+
+
+async def _end_adopted(pidfd: int) -> None:
+    """End an agent that follows a server at another address."""
+    ended = _watch_end(pidfd)
+    try:
+        await _terminate(pidfd, ended)
+    finally:
+        _forget(pidfd)
+
+
+def _watch_end(pidfd: int) -> asyncio.Event:
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(pidfd, ended.set)
+    return ended
+
+
+async def _terminate(pidfd: int, ended: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, TimeoutError):
+            signal.pidfd_send_signal(pidfd, number)
+            async with asyncio.timeout(STOP_SECONDS):
+                await ended.wait()
+            return
+
+
+def _forget(pidfd: int) -> None:
+    asyncio.get_running_loop().remove_reader(pidfd)
+    os.close(pidfd)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import resource
 import signal
 import socket
@@ -16,6 +18,7 @@ import uvloop
 
 from troth.core.clock import Clock, SystemClock
 from troth.core.entropy import Entropy, SystemEntropy
+from troth.core.errors import Conflict
 from troth.operations.call import Caller
 from troth.operations.servercert import RenewServer, ServerPair
 from troth.server.background import Background, Task
@@ -34,6 +37,7 @@ log = structlog.get_logger(__name__)
 ROOT_READABLE = 0o644
 LOCAL_TOKEN_SECONDS = 300
 AGENT_SOCKET = "agent.sock"
+SERVER_LOCK = "server.lock"
 AGENT_SECONDS = 10.0
 AGENT_POLL = 0.02
 CONSOLE = Caller("troth", frozenset({"admin"}), source="local agent")
@@ -64,6 +68,7 @@ async def _serve(
     config = _pick_ports(config)
     prepare_directories(config)
     async with AsyncExitStack() as stack:
+        stack.callback(os.close, _claim_directory(config.data))
         built: asyncio.Future[House] = loop.create_future()
         if agent:
             # Started first: it is ready for its token by the time the server can make one.
@@ -81,6 +86,24 @@ async def _serve(
         await stop.wait()
         log.info("server.stopping")
     return 0
+
+
+def _claim_directory(data: Path) -> int:
+    """Take the data directory for this server alone; returns the lock's descriptor.
+
+    It comes before all else, since a second server would share the first one's agent and end it
+    with itself. The kernel takes the lock back from a server that has crashed.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(data / SERVER_LOCK, flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Conflict(
+            f"Another server uses {data}; stop it, or choose another data directory."
+        ) from None
+    return lock
 
 
 async def _open_admin(stack: AsyncExitStack, config: Config, house: House, clock: Clock) -> None:
@@ -182,7 +205,11 @@ def _make_agent(config: Config, built: asyncio.Future[House]) -> LocalAgent:
         return str(made.token)
 
     return LocalAgent(
-        config.data, f"https://{config.public}", f"https://{config.mutual}", make_token
+        data=config.data,
+        server_url=f"https://{config.public}",
+        mutual_url=f"https://{config.mutual}",
+        environ=config.agent_environ,
+        make_token=make_token,
     )
 
 

@@ -118,9 +118,8 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
     lease = timedelta(seconds=config.lease)
     snapshot = Snapshot(clock, lease)
     snapshot.load(await read_seed(store, clock.now()))
-    issuer_url = f"{config.origin}/svid"
     leaves = LeafIssuer(store, clock, entropy, keystore, drafter, f"{config.origin}/crl")
-    publication = StoredPublication(store, snapshot, clock, issuer_url)
+    publication = StoredPublication(store, snapshot, clock, config.origin)
     parts = Parts(
         store=store,
         snapshot=snapshot,
@@ -131,7 +130,7 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
         publication=publication,
         trust_domain=config.trust_domain,
         limits=limit_manifests(config),
-        issuer_url=issuer_url,
+        issuer_url=publication.issuer_url,
         lease=lease,
         started_at=clock.now(),
     )

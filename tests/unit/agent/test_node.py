@@ -101,7 +101,8 @@ async def test_it_joins_serves_this_process_and_leaves_nothing_behind(tmp_path, 
     site.server.entries["idn_web"] = make_entry("web", MINE)
     before = len(os.listdir("/proc/self/fd"))
     task = await site.start()
-    assert (tmp_path / "agent" / "agent.lock").read_text() == f"{os.getpid()}\n"
+    lock = (tmp_path / "agent" / "agent.lock").read_text()
+    assert lock == f"{os.getpid()}\nhttps://troth.example.org:8444\n"
     reply = await fetch(site)
     assert [svid.spiffe_id for svid in reply.svids] == ["spiffe://example.org/web"]
     await stop(task)
@@ -177,7 +178,7 @@ async def test_a_directory_that_others_can_read_is_refused(tmp_path, monkeypatch
         ({"mtls_url": "troth:8444"}, Invalid, "https://host:8443"),
         ({"join_token": None}, Denied, "troth token join"),
         ({"join_token": "bad"}, Denied, "refused the join token"),
-        ({"attestors": ("magic",)}, Invalid, "no attestor"),
+        ({"attestors": ("magic",)}, Invalid, "no workload attestor"),
     ],
 )
 @in_loop

@@ -158,11 +158,12 @@ def test_a_join_token_stands_alone_on_standard_output(api: FakeApi, run: Run) ->
     api.answers["token.join"] = nodes.JoinTokenCreated(
         token="troth-join.x.secret", node="web-1", expires_at=expires
     )
+    api.answers["status.show"] = make_status(origin="https://troth.example.org:8443")
     result = run("token", "join", "--node", "web-1", "--ttl", "10m")
     assert result.stdout == "troth-join.x.secret\n"
     assert "secret" not in result.stderr
     assert "--join-token @join-token" in result.stderr
-    assert "troth agent --server https://" in result.stderr
+    assert "troth agent --server https://troth.example.org:8443 " in result.stderr
     assert api.named("token.join") == [nodes.CreateJoinToken(node="web-1", ttl=600)]
 
 

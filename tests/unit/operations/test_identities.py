@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ async def test_names_and_paths_are_unique_among_the_living(house: FakeHouse) -> 
         {"labels": {"a b": "c"}},
     ],
 )
-def test_bad_registrations_write_nothing(fields, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_bad_registrations_write_nothing(fields: dict[str, Any], tmp_path: Path) -> None:
     @in_house
     async def test(house: FakeHouse) -> None:
         before = len(await house.events())

@@ -17,6 +17,7 @@ from troth.issuance.jwtsvid import derive_key_id, validate_jwt_svid
 from troth.operations.call import ANONYMOUS
 from troth.operations.leaf import ReconcileIssuance
 from troth.store.records import IssuanceState
+from troth.store.transaction import Transaction
 from troth.wire.api.certificates import (
     CertificateRequest,
     InstanceClaim,
@@ -34,8 +35,10 @@ async def latest_crl(house: FakeHouse) -> frozenset[int]:
     await house.settle()
     await house.publish()
 
-    def read(tx: Any) -> bytes:
-        return tx.crls.latest(tx.authorities.active(Use.X509).id).der
+    def read(tx: Transaction) -> bytes:
+        crl = tx.crls.latest(tx.authorities.active(Use.X509).id)
+        assert crl is not None
+        return crl.der or b""
 
     return list_serials(await house.parts.store.read(read))
 
@@ -261,7 +264,7 @@ async def test_jwt_svid_verifies_and_is_not_stored(house: FakeHouse) -> None:
     types = [e.type for e in await house.events("jwtsvid.")]
     assert types == ["jwtsvid.intended", "jwtsvid.issued"]
     signature = issued.token.rsplit(".", 1)[1].encode()
-    for file in house.parts.store._file._path.parent.iterdir():  # type: ignore[attr-defined]
+    for file in house.directory.iterdir():
         assert signature not in file.read_bytes()
 
 

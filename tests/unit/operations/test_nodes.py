@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests.fakes.house import ADMIN, FakeHouse, call_of, in_house, make_csr
-from troth.core.errors import Denied, Invalid, Refused
+from troth.core.errors import Denied, Invalid, Refused, TrothError
 from troth.operations.call import ANONYMOUS
 from troth.wire.api.certificates import InstanceClaim
 from troth.wire.api.identities import MoveIdentity, MoveInstance
@@ -65,7 +67,9 @@ async def test_ten_racers_for_one_token(house: FakeHouse) -> None:
         (lambda t: "troth-join.jtk_000000000000000000000000." + "A" * 43, Refused),
     ],
 )
-def test_spoilt_tokens_write_nothing(spoil, kind, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_spoilt_tokens_write_nothing(
+    spoil: Callable[[str], str], kind: type[TrothError], tmp_path: Path
+) -> None:
     @in_house
     async def test(house: FakeHouse) -> None:
         token = await make_token(house)

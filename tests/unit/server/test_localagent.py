@@ -14,7 +14,7 @@ HOLD = """
 import fcntl, os, sys
 file = open(sys.argv[1], "w+")
 fcntl.flock(file, fcntl.LOCK_EX)
-file.write(str(os.getpid()))
+file.write(f"{os.getpid()}\\nhttps://localhost:8444\\n")
 file.flush()
 print("held", flush=True)
 sys.stdin.read()
@@ -38,8 +38,10 @@ def test_the_holder_is_found_until_it_ends(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        pidfd = find_agent(lock)
-        assert pidfd is not None
+        found = find_agent(lock)
+        assert found is not None
+        pidfd, server = found
+        assert server == "https://localhost:8444"
         info = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
         assert f"Pid:\t{holder.pid}\n" in info
         os.close(pidfd)

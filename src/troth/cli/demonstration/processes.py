@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ class Process:
     popen: subprocess.Popen[bytes]
     log: Path
     _events: queue.Queue[dict[str, Any] | None] = field(default_factory=queue.Queue)
+    _listener: threading.Thread | None = None
 
     @property
     def pid(self) -> int:
@@ -46,7 +46,8 @@ class Process:
 
     def listen(self) -> None:
         """Collect its events from now on."""
-        threading.Thread(target=self._collect, daemon=True).start()
+        self._listener = threading.Thread(target=self._collect, daemon=True)
+        self._listener.start()
 
     def expect(self, event: str, patience: float = PATIENCE) -> dict[str, Any]:
         """The next event of that name; raises `Unavailable` if it doesn't come."""
@@ -74,10 +75,6 @@ class Process:
         except BrokenPipeError as error:
             raise Unavailable(f"{self.name} takes no commands any more.") from error
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to this process, if it still runs."""
-        self.popen.send_signal(number)
-
     def stop(self, grace: float = GRACE) -> None:
         """Ask it to end, and end it after `grace` seconds without that."""
         if self.popen.stdin is not None:
@@ -91,6 +88,8 @@ class Process:
         except subprocess.TimeoutExpired:
             self.popen.kill()
             self.popen.wait()
+        if self._listener is not None:
+            self._listener.join(grace)  # its output has ended with it
 
     def read_tail(self, lines: int = TAIL) -> list[str]:
         """The end of its log."""
@@ -108,6 +107,7 @@ class Process:
             except ValueError:
                 with self.log.open("ab") as log:  # no event of ours: a library prints
                     log.write(line)
+        self.popen.stdout.close()
         self._events.put(None)
 
 

@@ -136,7 +136,7 @@ class Scene:
     def wait_agent(self) -> int:
         """Wait until the agent's socket answers; returns the agent's pid."""
         self.wait(self._try_agent, "the agent answers")
-        pid = int((self.data / "agent" / "agent.lock").read_text())
+        pid = int((self.data / "agent" / "agent.lock").read_text().split()[0])
         if self._agent < 0:
             self._agent = os.pidfd_open(pid)
         return pid

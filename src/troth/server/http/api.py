@@ -76,10 +76,7 @@ class Api:
             limit = self.limits.manifest_bytes if manifest else self.limits.body_bytes
             body = await bodies.read_body(request, limit, self.limits.body_seconds)
         path = bodies.decode_segments(request.path_params)
-        try:
-            return parse_request(route, path, query, body)
-        except UnicodeDecodeError as error:
-            raise Invalid("The body is not UTF-8.") from error
+        return parse_request(route, path, query, body)
 
     def _make_handler(self, route: Route) -> HTTPRouteHandler:
         async def handle(request: Request[Any, Any, Any]) -> ASGIApp:

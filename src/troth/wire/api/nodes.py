@@ -99,7 +99,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="snapshot"):
     """The complete value for one node, as of journal position `epoch`.
 
-    `lease` is for how many seconds it holds without word from the server; `jwks` is the JWT bundle of
+    `lease` is for how many seconds it holds without word from the server; `jwks` is the JWK set of
     the JWT-SVID authorities; `locked` are ids of instances that are cut off.
     """
 

@@ -263,6 +263,8 @@ def parse_request(route: Route, path: dict[str, str], query: dict[str, str], bod
     if route.method != "GET":
         try:
             fields = msgspec.json.decode(body) if body else {}
+        except UnicodeDecodeError as error:
+            raise Invalid("The body is not UTF-8.") from error
         except (msgspec.DecodeError, RecursionError) as error:
             raise Invalid(f"The body is not JSON: {error}.") from error
         if not isinstance(fields, dict):
@@ -271,9 +273,7 @@ def parse_request(route: Route, path: dict[str, str], query: dict[str, str], bod
     if clash:
         raise Invalid(f"'{min(clash)}' belongs in the path only.")
     try:
-        return msgspec.convert(
-            {**fields, **path}, type=route.request, strict=route.method != "GET"
-        )
+        return msgspec.convert({**fields, **path}, type=route.request, strict=route.method != "GET")
     except msgspec.ValidationError as error:
         raise Invalid(f"{error}.") from error
 

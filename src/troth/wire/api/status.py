@@ -22,10 +22,13 @@ class AuthorityView(Struct, frozen=True, kw_only=True):
 
 
 class StatusView(Struct, frozen=True, kw_only=True):
-    """The installation at a glance; `findings` are sentences that say what to mend."""
+    """The installation at a glance; `findings` are sentences that say what to mend.
+
+    `origin` is the URL under which the public listener is reached from outside."""
 
     version: str
     trust_domain: str
+    origin: str
     ready: bool
     started_at: datetime
     journal_head: int

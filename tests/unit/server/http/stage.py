@@ -189,6 +189,8 @@ class Documents:
         self.obstacles: list[str] = []
         self.missing = False
 
+    origin = "https://localhost:8443"
+
     async def show_bundle(self) -> bytes:
         if self.missing:
             raise Unavailable("There is no authority yet.")

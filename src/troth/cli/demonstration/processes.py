@@ -72,7 +72,7 @@ class Process:
         try:
             self.popen.stdin.write(word.encode() + b"\n")
             self.popen.stdin.flush()
-        except BrokenPipeError as error:
+        except (BrokenPipeError, ValueError) as error:  # it has ended, or was stopped by us
             raise Unavailable(f"{self.name} takes no commands any more.") from error
 
     def stop(self, grace: float = GRACE) -> None:

@@ -1,0 +1,54 @@
+"""The demo's Envoy configuration, judged by Envoy itself and by what a quarantine needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from troth.cli.demonstration.proxies import (
+    CONNECTION_SECONDS,
+    DRAIN_SECONDS,
+    Egress,
+    Ingress,
+    render_bootstrap,
+)
+from troth.cli.demonstration.stage import find_envoy
+
+pytestmark = pytest.mark.interop
+
+
+def render(folder: Path) -> dict[str, Any]:
+    ingress = Ingress(["spiffe://troth.local/orders"], folder / "app.sock", folder / "refusals.log")
+    egress = Egress(folder / "egress.sock", "spiffe://troth.local/payments", 8443)
+    return render_bootstrap("orders", folder / "agent.sock", folder / "admin.sock", ingress, egress)
+
+
+def test_envoy_accepts_the_configuration(tmp_path):
+    config = tmp_path / "envoy.json"
+    config.write_text(json.dumps(render(tmp_path)))
+    done = subprocess.run(
+        [find_envoy(), "--mode", "validate", "-c", config],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_lets_an_old_certificate_live_on(tmp_path):
+    listener, egress = render(tmp_path)["static_resources"]["listeners"]
+    chain = listener["filter_chains"][0]
+    tls = chain["transport_socket"]["typed_config"]
+    assert tls["require_client_certificate"]
+    assert tls["disable_stateless_session_resumption"]
+    assert tls["disable_stateful_session_resumption"]
+    assert tls["common_tls_context"]["tls_params"]["tls_minimum_protocol_version"] == "TLSv1_3"
+    manager = chain["filters"][0]["typed_config"]
+    lifetime = manager["common_http_protocol_options"]["max_connection_duration"]
+    assert lifetime == f"{CONNECTION_SECONDS}s"
+    assert CONNECTION_SECONDS + DRAIN_SECONDS < 5
+    assert "pipe" in egress["address"]

@@ -33,6 +33,7 @@ DataOption = Annotated[
         "--data",
         help="The data directory, where the sockets and ca.pem are. \\[TROTH_DATA]",
         metavar="DIR",
+        readable=False,  # its mode is 0711: others may pass through to the sockets, not list it
         rich_help_panel=PANEL,
     ),
 ]

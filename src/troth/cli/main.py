@@ -107,7 +107,8 @@ def take_options(
     ctx: typer.Context,
     json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
     data: Annotated[
-        Path | None, typer.Option(help="The data directory. \\[TROTH_DATA]", metavar="DIR")
+        Path | None,
+        typer.Option(help="The data directory. \\[TROTH_DATA]", metavar="DIR", readable=False),
     ] = None,
     url: Annotated[
         str | None, typer.Option(help="The server's https URL. \\[TROTH_URL]", metavar="URL")

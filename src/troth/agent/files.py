@@ -115,6 +115,7 @@ class Files:
 
         While the server is away what was written stays: its expiry is written in it.
         """
+        await self._sync.changes.wait_beyond(0)  # until the server has spoken there is nothing
         backoff = Backoff(self._entropy, first=0.5)
         while True:
             version = self._sync.changes.version

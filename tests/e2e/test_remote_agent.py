@@ -97,7 +97,7 @@ def test_a_life_of_a_remote_node(troth, edge, programs, run_program):
     with open_folder() as folder, ExitStack() as stack:
         second = Edge(folder, troth, stack)
         done = run_troth(*second.command("--join-token", second.bring_token(token)))
-        assert_refused(done, "refused the join token", "troth token join")
+        assert_refused(done, "refused the join token", "troth token join --node")
         assert token not in done.stderr
         assert not (second.data / "agent" / "node.json").exists()
     joined = [entry.subject for entry in troth.read_journal("node.attested")]

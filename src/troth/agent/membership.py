@@ -71,7 +71,7 @@ class Membership:
             if join_token is None:
                 raise Denied(
                     "This node has not joined yet. Make a token on the server with "
-                    "'troth token join NODE' and start the agent with --join-token."
+                    "'troth token join --node NODE' and start the agent with --join-token."
                 )
             return await self._join(join_token, roots)
         try:
@@ -87,8 +87,8 @@ class Membership:
         if kept.not_after <= self.clock.now():
             raise Denied(
                 f"This node's certificate expired at {kept.not_after:%Y-%m-%d %H:%M:%S} UTC while "
-                "the agent was away. Make a token with 'troth token join NODE' and start the "
-                "agent with --join-token."
+                "the agent was away. Make a token with 'troth token join --node NODE' and start "
+                "the agent with --join-token."
             )
         connection = self.dialler.mutual(kept)
         try:
@@ -101,7 +101,8 @@ class Membership:
         except TrothError as error:
             raise Denied(
                 f"The server no longer accepts this node: {error.detail} If it shall work again, "
-                "make a token with 'troth token join NODE' and start the agent with --join-token."
+                "make a token with 'troth token join --node NODE' and start the agent with "
+                "--join-token."
             ) from error
         finally:
             await connection.close()
@@ -117,7 +118,7 @@ class Membership:
         except TrothError as error:
             raise Denied(
                 f"The server refused the join token: {error.detail} A token works once and for a "
-                "short time; make a new one with 'troth token join NODE'."
+                "short time; make a new one with 'troth token join --node NODE'."
             ) from error
         finally:
             await connection.close()
@@ -178,7 +179,7 @@ class Membership:
             log.error(
                 "node.expired",
                 reason=error.detail,
-                mend="make a token with 'troth token join NODE' and restart with --join-token",
+                mend="make a token with 'troth token join --node NODE', restart with --join-token",
             )
 
 

@@ -71,7 +71,7 @@ async def test_joining_with_a_token_keeps_key_and_certificate_private(place):
 
 @in_loop
 async def test_without_a_token_a_new_node_is_told_how_to_join(place):
-    with pytest.raises(Denied, match="troth token join NODE"):
+    with pytest.raises(Denied, match="troth token join --node NODE"):
         await place.obtain()
 
 

@@ -32,6 +32,7 @@ from troth.operations.leaf import LeafIssuer
 from troth.operations.publication import StoredPublication
 from troth.operations.table import Parts, list_operations, list_subscriptions
 from troth.store.engine import open_store
+from troth.store.records import format_serial
 from troth.store.sealer import Sealer
 from troth.wire.api.certificates import CertificateRequest, InstanceClaim, IssueCertificates
 from troth.wire.api.identities import RegisterIdentity
@@ -80,6 +81,7 @@ class FakeHouse:
     dispatcher: Dispatcher
     feed: FollowJournal
     publish: PublishCrls
+    prepare: PrepareAuthorities
     meter: FakeMeter
     directory: Path
 
@@ -103,7 +105,9 @@ class FakeHouse:
         made = await self.call("token.join", CreateJoinToken(node=name))
         body = AttestNode(method="join_token", evidence=made.token, csr=make_csr())
         node = await self.call("node.attest", body)
-        return Caller(node.spiffe_id, frozenset({"node"}), NodeId(node.node_id), "test")
+        leaf = x509.load_der_x509_certificate(node.chain[0])
+        serial = format_serial(leaf.serial_number)
+        return Caller(node.spiffe_id, frozenset({"node"}), NodeId(node.node_id), "test", serial)
 
     async def issue(self, node: Caller, *identity_ids: str, **claim: Any) -> Any:
         """One certificate for each identity, for one instance of uid 1001."""
@@ -136,7 +140,8 @@ async def open_house(directory: Path, seed: int = 1) -> AsyncIterator[FakeHouse]
     store = open_store(f"sqlite:///{directory}/troth.db", clock=clock)
     try:
         keystore, drafter = FailingKeystore(entropy), Drafter()
-        await PrepareAuthorities(store, clock, entropy, keystore, DOMAIN)()
+        prepare = PrepareAuthorities(store, clock, entropy, keystore, DOMAIN, "test")
+        await prepare()
         publish = PublishCrls(store, clock, keystore, drafter, CRL_LIFETIME, CRL_PERIOD)
         await publish()
         snapshot = Snapshot(clock, LEASE)
@@ -167,6 +172,7 @@ async def open_house(directory: Path, seed: int = 1) -> AsyncIterator[FakeHouse]
             ),
             feed=FollowJournal(store, Sealer(store, clock=clock, holder="test"), snapshot),
             publish=publish,
+            prepare=prepare,
             meter=meter,
             directory=directory,
         )

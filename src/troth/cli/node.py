@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from troth.cli.command import command, make_app
-from troth.cli.terminal import Terminal, make_table
+from troth.cli.identity import require
+from troth.cli.terminal import Terminal, make_request, make_table
 from troth.cli.words import describe_time
 from troth.wire.api import nodes
 from troth.wire.api.client import ApiClient
@@ -52,3 +53,21 @@ def ls(
     terminal.show(nodes.NodePage(items=items), lambda: [make_table(columns, rows)] if rows else [])
     if not items:
         terminal.say("No nodes. Make a token for one: `troth token join --node NAME`.")
+
+
+@command(app, "evict", example="troth node evict web-1 --reason 'stolen disk'")
+def evict(
+    terminal: Terminal,
+    name: Annotated[str, typer.Argument(help="The node's name.")],
+    reason: Annotated[str, typer.Option(help="Why; the journal keeps it (required).")] = "",
+) -> None:
+    """End a node for good: its certificate and all that its workloads hold.
+
+    It can come back only as a new node, with a new join token.
+    """
+    request = make_request(
+        nodes.EvictNode, name=name, reason=require(reason, "--reason", "why do you evict it?")
+    )
+    view = terminal.call("node.evict", request)
+    terminal.show(view, lambda: [f"{view.name} is {view.state}"])
+    terminal.say(f"To let it join again: `troth token join --node {view.name}`.")

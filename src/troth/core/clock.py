@@ -31,6 +31,36 @@ class SystemClock:
         return time.monotonic()
 
 
+class SteadyWatch:
+    """Tells whether the wall clock has gone as the monotonic one has, for a while.
+
+    What can't be undone (retiring what expired, deleting what is old) must not happen because a
+    clock was wrong for a moment. So it waits until the clock has been steady for `hold`, counted
+    from the start or from the last jump by more than `tolerance`.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        hold: timedelta = timedelta(minutes=10),
+        tolerance: timedelta = timedelta(seconds=30),
+    ) -> None:
+        self._clock = clock
+        self._hold = hold
+        self._tolerance = tolerance
+        self._since = self._seen = clock.monotonic()
+        self._wall = clock.now()
+
+    def is_steady(self) -> bool:
+        """Look at both clocks; whether they have agreed for as long as they should."""
+        wall, monotonic = self._clock.now(), self._clock.monotonic()
+        drift = (wall - self._wall) - timedelta(seconds=monotonic - self._seen)
+        if abs(drift) > self._tolerance:
+            self._since = monotonic
+        self._wall, self._seen = wall, monotonic
+        return monotonic - self._since >= self._hold.total_seconds()
+
+
 class VirtualClock:
     """A clock that moves only when told to: for tests and simulation."""
 

@@ -62,7 +62,8 @@ class IdentitySpec:
 class Identity:
     """A registered identity. `managed` is true when a manifest brought it, so `--prune` may end it.
 
-    `revision` counts changes of any field and starts at 1.
+    `revision` counts changes of any field and starts at 1. `state_before` is set in quarantine:
+    what a release returns to.
     """
 
     id: IdentityId
@@ -86,6 +87,7 @@ class Identity:
     revision: int
     created_at: datetime
     updated_at: datetime
+    state_before: State | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ from troth.issuance.profiles import JWT_TTL_CEILING, check_ttl, trim_seconds
 
 MAX_AUDIENCES = 16
 MAX_AUDIENCE_LENGTH = 2048
+MAX_AUDIENCES_LENGTH = 4096
+"""All together, so that a token stays far below what verifiers accept."""
 MAX_TOKEN_SIZE = 16 * 1024
 """Characters of the compact serialisation."""
 
@@ -181,6 +183,8 @@ def _check_audiences(audiences: Sequence[str]) -> tuple[str, ...]:
             raise Invalid(
                 f"Each audience must have 1 to {MAX_AUDIENCE_LENGTH} printable characters."
             )
+    if sum(map(len, chosen)) > MAX_AUDIENCES_LENGTH:
+        raise Invalid(f"All audiences together have {MAX_AUDIENCES_LENGTH} characters at most.")
     return chosen
 
 

@@ -69,16 +69,16 @@ class Snapshot:
         for sealed in events:
             if sealed.position <= self.epoch:
                 continue
-            self.epoch = sealed.position
             kind, body = sealed.event.type, sealed.event.body
-            if kind.startswith(_SHARED_NOUNS):
-                self.nodes_epoch = sealed.position
             if kind.startswith("identity."):
                 self.facts.drop(IdentityId(str(body["id"])), sealed.position)
                 self._note_state(str(body["spiffe_id"]), State(body["state"]))
             elif kind == "certificate.revoked":
                 self._revoked[str(body["serial"])] = datetime.fromisoformat(str(body["not_after"]))
-        self.hear()
+            # Last: an event that was not understood is met again, and until then nothing is heard.
+            self.epoch = sealed.position
+            if kind.startswith(_SHARED_NOUNS):
+                self.nodes_epoch = sealed.position
 
     def _note_state(self, spiffe_id: str, state: State) -> None:
         if state in CUT_OFF:

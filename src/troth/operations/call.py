@@ -16,14 +16,16 @@ class Caller:
     """An authenticated caller.
 
     `principal` is a SPIFFE ID, ``uid:N`` on the admin socket, ``anonymous`` or ``troth`` itself;
-    `roles` are what the permission check looks at; `node_id` is set for an attested node;
-    `source` says where the call came from, for the journal.
+    `roles` are what the permission check looks at; `node_id` is set for an attested node, and
+    `serial` is then that of the certificate it came with; `source` says where the call came from,
+    for the journal.
     """
 
     principal: str
     roles: frozenset[str]
     node_id: NodeId | None = None
     source: str = ""
+    serial: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,12 +55,12 @@ class CallerRegistry:
                 raise Denied(f"Node {name} is unknown or was evicted; join anew.")
             if node.spiffe_id != name_node(self.trust_domain, node.name):
                 raise Denied(f"Node {name} belongs to another trust domain.")
-            return Caller(str(spiffe_id), frozenset({"node"}), node.id, source)
+            return Caller(str(spiffe_id), frozenset({"node"}), node.id, source, serial)
         state = self.snapshot.find_cut_off(str(spiffe_id))
         if state is not None:
             raise Denied(f"{spiffe_id} is {state.value}.")
         role = self.spiffe_roles.get(str(spiffe_id))
-        return Caller(str(spiffe_id), frozenset({role} if role else ()), None, source)
+        return Caller(str(spiffe_id), frozenset({role} if role else ()), None, source, serial)
 
     def _read(self, der: bytes) -> tuple[SpiffeId, str]:
         certificate = x509.load_der_x509_certificate(der)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from troth.core.clock import Clock
 from troth.core.errors import Denied, Internal, Invalid, NotFound, Refused, TrothError
@@ -14,12 +14,13 @@ from troth.identity.identity import Identity, Instance
 from troth.identity.lifecycle import may_hold_credentials
 from troth.identity.selectors import Selector, match_selectors
 from troth.issuance.csr import parse_csr
+from troth.issuance.profiles import MIN_TTL
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Call, Caller
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
 from troth.operations.recording import record_revocations
 from troth.store.engine import Store
-from troth.store.records import SERIAL_DIGITS, CertificateKind, CertificateRecord, NodeState
+from troth.store.records import SERIAL_DIGITS, CertificateKind, CertificateRecord, Node, NodeState
 from troth.store.transaction import Transaction
 from troth.wire.api import certificates as wire
 
@@ -31,6 +32,24 @@ def require_node(caller: Caller) -> NodeId:
     return caller.node_id
 
 
+def admit_node(tx: Transaction, caller: Caller) -> Node:
+    """The calling node, if it is active and its certificate stands, in this very transaction.
+
+    A node that joined anew or was evicted a moment ago may still have a call under way.
+    """
+    node = tx.nodes.get(require_node(caller))
+    certificate = tx.certificates.find(caller.serial)
+    revoked = certificate is None or certificate.revoked_at is not None
+    if node.state is not NodeState.ACTIVE or revoked:
+        raise Denied(f"Node {node.name} was evicted or has joined anew; join with 'troth agent'.")
+    return node
+
+
+def limit_ttl(ttl: timedelta, identity: Identity, now: datetime) -> timedelta:
+    """`ttl`, cut so that nothing outlives its identity; the guards refuse what has expired."""
+    return max(min(ttl, identity.expires_at - now), MIN_TTL)
+
+
 def name_instance(node_id: NodeId, identity_id: IdentityId, key: str) -> InstanceId:
     """The id of one running copy: the same process of the same node gets the same one."""
     text = f"{node_id}\0{identity_id}\0{key}".encode()
@@ -39,7 +58,7 @@ def name_instance(node_id: NodeId, identity_id: IdentityId, key: str) -> Instanc
 
 def admit_instance(
     tx: Transaction,
-    node_id: NodeId,
+    caller: Caller,
     identity_id: IdentityId,
     claim: wire.InstanceClaim,
     now: datetime,
@@ -49,9 +68,7 @@ def admit_instance(
     Raises `Denied` or `Refused` with the reason. The node attested the selectors; that they are
     the ones registered is checked here again, so that an agent's mistake gives nothing away.
     """
-    node = tx.nodes.get(node_id)
-    if node.state is not NodeState.ACTIVE:
-        raise Denied(f"Node {node.name} was evicted; join anew.")
+    node = admit_node(tx, caller)
     identity = tx.identities.find(identity_id)
     if identity is None or not ({node.name, "*"} & set(identity.nodes)):
         raise Denied(f"Node {node.name} holds no identity {identity_id!r:.60}.")
@@ -62,7 +79,7 @@ def admit_instance(
     if not match.complete:
         missing = ", ".join(map(str, match.missing)) or "any selector"
         raise Denied(f"'{identity.name}' needs {missing}, which was not attested.")
-    instance_id = name_instance(node_id, identity_id, claim.key)
+    instance_id = name_instance(node.id, identity_id, claim.key)
     known = tx.instances.find(instance_id)
     if known is not None and known.locked:
         raise Denied(f"Instance {instance_id} of '{identity.name}' is locked.")
@@ -70,7 +87,7 @@ def admit_instance(
         Instance(
             id=instance_id,
             identity_id=identity_id,
-            node_id=node_id,
+            node_id=node.id,
             pid=claim.pid,
             evidence=tuple(claim.selectors),
             locked=False,
@@ -94,7 +111,7 @@ class IssueCertificates:
     async def __call__(self, call: Call[wire.IssueCertificates]) -> wire.IssuedCertificates:
         """An answer for each request, in order; one refusal doesn't touch the others."""
         self.snapshot.check_fresh()
-        node_id = require_node(call.caller)
+        require_node(call.caller)
         requests = call.body.requests
         identities = await self._read_identities(requests)
         answers: list[wire.IssuedCertificate | None] = [None] * len(requests)
@@ -104,7 +121,7 @@ class IssueCertificates:
                 identity = identities.get(IdentityId(request.identity_id))
                 if identity is None:
                     raise NotFound(f"There is no identity {request.identity_id[:60]!r}.")
-                wishes[index] = self._wish(node_id, identity, request)
+                wishes[index] = self._wish(call.caller, identity, request)
             except TrothError as refusal:
                 answers[index] = _refuse(request.identity_id, refusal)
         outcomes = await self.leaves.issue(call, list(wishes.values())) if wishes else []
@@ -131,25 +148,26 @@ class IssueCertificates:
                     known[identity.id] = identity
         return known
 
-    def _wish(self, node_id: NodeId, identity: Identity, request: wire.CertificateRequest) -> Wish:
+    def _wish(self, caller: Caller, identity: Identity, request: wire.CertificateRequest) -> Wish:
+        node_id = require_node(caller)
         key = parse_csr(request.csr)
         return Wish(
             kind=CertificateKind.WORKLOAD,
             spiffe_id=identity.spiffe_id,
             public_key=key,
-            ttl=identity.x509_ttl,
+            ttl=limit_ttl(identity.x509_ttl, identity, self.clock.now()),
             dns_names=identity.dns_names,
-            guard=self._guard(node_id, identity, request.instance),
+            guard=self._guard(caller, identity, request.instance),
             identity_id=identity.id,
             instance_id=name_instance(node_id, identity.id, request.instance.key),
             node_id=node_id,
         )
 
     def _guard(
-        self, node_id: NodeId, planned: Identity, claim: wire.InstanceClaim
+        self, caller: Caller, planned: Identity, claim: wire.InstanceClaim
     ) -> Callable[[Transaction], None]:
         def guard(tx: Transaction) -> None:
-            identity = admit_instance(tx, node_id, planned.id, claim, self.clock.now())
+            identity = admit_instance(tx, caller, planned.id, claim, self.clock.now())
             if (identity.dns_names, identity.x509_ttl) != (planned.dns_names, planned.x509_ttl):
                 raise Refused(f"'{identity.name}' was changed just now; ask again.")
 

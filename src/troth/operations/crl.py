@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from troth.core.clock import Clock
+from troth.core.errors import Conflict
+from troth.core.ids import AuthorityId
 from troth.drivers.keystores import Keystore
 from troth.issuance.authorities import Authority, AuthorityState, Use
 from troth.issuance.crl import (
@@ -17,7 +20,7 @@ from troth.issuance.crl import (
     list_serials,
 )
 from troth.issuance.drafter import Drafter
-from troth.issuance.profiles import trim_seconds
+from troth.issuance.profiles import BACKDATE, trim_seconds
 from troth.issuance.x509svid import assemble_certificate
 from troth.operations.recording import BACKGROUND, record_event
 from troth.store.engine import Store
@@ -27,7 +30,10 @@ from troth.store.transaction import Transaction
 
 @dataclass(frozen=True, slots=True)
 class PublishCrls:
-    """Background: the newest CRL of each X.509 authority says what is revoked. Idempotent."""
+    """Background: the newest CRL of each X.509 authority says what is revoked. Idempotent.
+
+    Two at once do no harm: a number is taken once, and whoever comes second looks again later.
+    """
 
     store: Store
     clock: Clock
@@ -35,6 +41,7 @@ class PublishCrls:
     drafter: Drafter
     lifetime: timedelta
     period: timedelta
+    _listed: dict[AuthorityId, tuple[int, frozenset[int]]] = field(default_factory=dict)
 
     async def __call__(self) -> None:
         """Publish where the list changed or is older than its period."""
@@ -44,56 +51,79 @@ class PublishCrls:
                 await self._publish(authority)
 
     async def _publish(self, authority: Authority) -> None:
-        planned = await self.store.transact(lambda tx: self._intend(tx, authority))
-        if planned is None:
+        latest, number, revoked = await self._read(authority)
+        if not await asyncio.to_thread(self._is_due, authority, latest, revoked):
             return
+        planned = await asyncio.to_thread(self._draft, authority, number, revoked)
+        try:
+            await self.store.transact(lambda tx: tx.crls.add_intended(planned))
+        except Conflict:
+            return  # another node took the number; its list, or the next, holds what ours would
         signature = await asyncio.to_thread(self.keystore.sign, authority.key_ref, planned.tbs)
         der = assemble_certificate(planned.tbs, signature)
         check_crl(der, planned.tbs, authority.public_key)
+        await self.store.transact(lambda tx: self._finish(tx, planned, der, len(revoked)))
 
-        def finish(tx: Transaction) -> None:
-            tx.crls.mark_issued(authority.id, planned.number, der)
-            record_event(
-                tx,
-                BACKGROUND,
-                "crl.published",
-                authority.id,
-                self.clock.now(),
-                number=planned.number,
-                next_update=planned.next_update.isoformat(),
+    async def _read(self, authority: Authority) -> tuple[CrlRecord | None, int, list[Revocation]]:
+        return await self.store.read(
+            lambda tx: (
+                tx.crls.latest(authority.id),
+                tx.crls.next_number(authority.id),
+                tx.certificates.revoked(authority.id, self.clock.now()),
             )
+        )
 
-        await self.store.transact(finish)
-
-    def _intend(self, tx: Transaction, authority: Authority) -> CrlRecord | None:
-        now = self.clock.now()
-        revoked = tx.certificates.revoked(authority.id, now)
-        latest = tx.crls.latest(authority.id)
-        if latest is not None and now - latest.this_update < self.period:
-            # By serial, not by time: a revocation may commit after a list that is dated later.
+    def _is_due(
+        self, authority: Authority, latest: CrlRecord | None, revoked: list[Revocation]
+    ) -> bool:
+        if latest is None:
+            return True
+        age = self.clock.now() - latest.this_update
+        if age >= self.period or age < timedelta(0):
+            return True  # a list from the future is of no use after the clock was set back
+        number, listed = self._listed.get(authority.id, (0, frozenset()))
+        if number != latest.number:
             listed = list_serials(latest.der or b"")
-            if all(int(entry.serial, 16) in listed for entry in revoked):
-                return None
-        number = tx.crls.next_number(authority.id)
+            self._listed[authority.id] = (latest.number, listed)
+        # By serial, not by time: a revocation may commit after a list that is dated later.
+        return not all(int(entry.serial, 16) in listed for entry in revoked)
+
+    def _draft(self, authority: Authority, number: int, revoked: list[Revocation]) -> CrlRecord:
+        """The list, dated back as certificates are: a verifier's clock may be slow."""
+        now = self.clock.now()
+        this_update = trim_seconds(now - BACKDATE)
+        lifetime = self.lifetime + BACKDATE
         tbs = draft_crl(
             issuer=authority,
             number=number,
             revoked=[_entry(entry) for entry in revoked],
-            now=now,
-            lifetime=self.lifetime,
+            now=this_update,
+            lifetime=lifetime,
             drafter=self.drafter,
         )
-        this_update = trim_seconds(now)
-        record = CrlRecord(
+        return CrlRecord(
             authority_id=authority.id,
             number=number,
             state=IssuanceState.INTENDED,
             tbs=tbs,
             this_update=this_update,
-            next_update=this_update + self.lifetime,
+            next_update=this_update + lifetime,
         )
-        tx.crls.add_intended(record)
-        return record
+
+    def _finish(self, tx: Transaction, planned: CrlRecord, der: bytes, entries: int) -> None:
+        tx.crls.mark_issued(planned.authority_id, planned.number, der)
+        tx.crls.drop_superseded(planned.authority_id, planned.number)
+        record_event(
+            tx,
+            BACKGROUND,
+            "crl.published",
+            planned.authority_id,
+            self.clock.now(),
+            number=planned.number,
+            entries=entries,
+            next_update=planned.next_update.isoformat(),
+            sha256=hashlib.sha256(der).hexdigest(),
+        )
 
 
 def _entry(revocation: Revocation) -> RevokedCertificate:

@@ -12,7 +12,7 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Denied, NotFound, TrothError, Unauthenticated
 from troth.core.ids import RequestId, new_id
-from troth.operations.call import Call, Caller, Operation, Subscription
+from troth.operations.call import ANONYMOUS, Call, Caller, Operation, Subscription
 from troth.policy.permissions import decide_operation
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ class Dispatcher:
         started = self.clock.monotonic()
         outcome = "internal"
         try:
-            self._permit(name, caller)
+            self.permit(name, caller)
             result = await self.operations[name](Call(caller, request_id, body))
             outcome = "ok"
             return result
@@ -58,18 +58,25 @@ class Dispatcher:
     def open(
         self, name: str, caller: Caller, request_id: RequestId, body: Any
     ) -> AsyncIterator[Any]:
-        """Open subscription `name`; the permission is checked before the first value."""
-        self._permit(name, caller)
+        """Open subscription `name`; the permission is checked before the first value.
+
+        Whoever passes the values on asks `permit` again for each: a stream outlives permissions.
+        """
+        self.permit(name, caller)
         return self.subscriptions[name](Call(caller, request_id, body))
 
-    def _permit(self, name: str, caller: Caller) -> None:
+    def permit(self, name: str, caller: Caller) -> None:
+        """Raise `NotFound`, `Unauthenticated` or `Denied` unless `caller` may use `name` now."""
         if name not in self.operations and name not in self.subscriptions:
             raise NotFound(f"There is no operation {name}.")
         decision = decide_operation(caller.roles, name)
         if decision.allowed:
             return
-        log.warning("call.refused", operation=name, caller=caller.principal, source=caller.source)
-        if caller.principal == "anonymous":
+        anonymous = caller.principal == ANONYMOUS.principal
+        # Strangers may not fill the log; who is known and tries too much is worth a look.
+        tell = log.debug if anonymous else log.warning
+        tell("call.refused", operation=name, caller=caller.principal, source=caller.source)
+        if anonymous:
             raise Unauthenticated(
                 f"{name} needs an authenticated caller: use the admin socket, or a certificate of "
                 "this trust domain on the mutual-TLS listener."

@@ -22,7 +22,7 @@ from troth.issuance.jwtsvid import (
 )
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Call
-from troth.operations.certificate import admit_instance, require_node
+from troth.operations.certificate import admit_instance, limit_ttl, require_node
 from troth.operations.recording import record_event
 from troth.store.engine import Store
 from troth.store.records import IssuanceState, JwtSvidRecord
@@ -56,11 +56,11 @@ class IssueJwtSvid:
         plan = self._plan(identity, authority, call.body.audiences)
         signing_input = render_signing_input(plan)
         record = _record(plan, identity, node_id, authority, signing_input)
-        await self.store.transact(lambda tx: self._intend(tx, call, node_id, record))
+        await self.store.transact(lambda tx: self._intend(tx, call, record))
         signature = await asyncio.to_thread(self.keystore.sign, authority.key_ref, signing_input)
         token = finish_jwt(signing_input, signature)
         check_jwt(token, signing_input, signature, authority.public_key)
-        refusal = await self.store.transact(lambda tx: self._finish(tx, call, node_id, record))
+        refusal = await self.store.transact(lambda tx: self._finish(tx, call, record))
         if refusal is not None:
             raise refusal
         return wire.IssuedJwtSvid(
@@ -68,25 +68,25 @@ class IssueJwtSvid:
         )
 
     def _plan(self, identity: Identity, authority: Authority, audiences: list[str]) -> JwtPlan:
+        now = self.clock.now()
         return plan_jwt_svid(
             spiffe_id=identity.spiffe_id,
             audiences=audiences,
             issuer=authority,
             issuer_url=self.issuer_url,
             jti=new_id("jti", self.entropy),
-            ttl=identity.jwt_ttl,
-            now=self.clock.now(),
+            ttl=limit_ttl(identity.jwt_ttl, identity, now),
+            now=now,
         )
 
     def _intend(
         self,
         tx: Transaction,
         call: Call[wire.IssueJwtSvid],
-        node_id: NodeId,
         record: JwtSvidRecord,
     ) -> None:
         now = self.clock.now()
-        admit_instance(tx, node_id, record.identity_id, call.body.instance, now)
+        admit_instance(tx, call.caller, record.identity_id, call.body.instance, now)
         tx.jwt_svids.add_intended(record)
         self._note(tx, call, "intended", record)
 
@@ -94,13 +94,12 @@ class IssueJwtSvid:
         self,
         tx: Transaction,
         call: Call[wire.IssueJwtSvid],
-        node_id: NodeId,
         record: JwtSvidRecord,
     ) -> TrothError | None:
         """The refusal, returned rather than raised: raising would roll the abandoning back."""
         try:
             now = self.clock.now()
-            admit_instance(tx, node_id, record.identity_id, call.body.instance, now)
+            admit_instance(tx, call.caller, record.identity_id, call.body.instance, now)
         except TrothError as refusal:
             tx.jwt_svids.abandon(record.jti)
             self._note(tx, call, "abandoned", record)

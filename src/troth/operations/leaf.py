@@ -16,7 +16,7 @@ from typing import Any
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import TrothError
+from troth.core.errors import TrothError, Unavailable
 from troth.core.ids import IdentityId, InstanceId, NodeId, SpiffeId
 from troth.drivers.keystores import Keystore
 from troth.issuance.authorities import Authority, Use
@@ -81,7 +81,12 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class LeafIssuer:
-    """Issues leaf certificates in batches. `crl_base` is the URL under which CRLs are served."""
+    """Issues leaf certificates in batches.
+
+    `crl_base` is the URL under which verifiers without a troth agent find CRLs, or "" to name none
+    in certificates. It should be http: whoever fetches a list to check our certificates can't check
+    ours first (RFC 5280, section 8).
+    """
 
     store: Store
     clock: Clock
@@ -103,7 +108,14 @@ class LeafIssuer:
         outcomes: dict[int, Leaf | TrothError] = {}
         drafts = await asyncio.to_thread(self._draft, authority, wishes, outcomes)
         drafts = await self.store.transact(lambda tx: self._intend(tx, call, drafts, outcomes))
-        signed = await asyncio.to_thread(self._sign, authority, drafts)
+        try:
+            signed = await asyncio.to_thread(self._sign, authority, drafts)
+        except Exception as error:
+            # Nothing was handed out and we know it: only what a crash leaves open is revoked.
+            await self.store.transact(lambda tx: self._give_up(tx, call, drafts))
+            if isinstance(error, TrothError):
+                raise
+            raise Unavailable("The signing key can't be used now; try again.") from error
         await self.store.transact(lambda tx: self._finish(tx, call, drafts, signed, outcomes))
         return [outcomes[index] for index in range(len(wishes))]
 
@@ -123,7 +135,7 @@ class LeafIssuer:
                     issuer=authority,
                     serial_bytes=self.entropy.token(SERIAL_BYTES),
                     now=now,
-                    crl_url=f"{self.crl_base}/{authority.id}.crl",
+                    crl_url=f"{self.crl_base}/{authority.id}.crl" if self.crl_base else None,
                 )
                 drafts[index] = _Draft(wish, plan, draft_certificate(plan, self.drafter))
             except TrothError as refusal:
@@ -158,6 +170,12 @@ class LeafIssuer:
             check_certificate(der, draft.tbs, authority.public_key)
             signed[index] = der
         return signed
+
+    def _give_up(self, tx: Transaction, call: Call[Any], drafts: dict[int, _Draft]) -> None:
+        now = self.clock.now()
+        for draft in drafts.values():
+            tx.certificates.abandon(draft.serial)
+            self._note(tx, call, "abandoned", draft, now, reason="it could not be signed")
 
     def _finish(
         self,

@@ -9,18 +9,30 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Invalid, Refused
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain, new_id
-from troth.identity.identity import State
+from troth.identity.identity import Identity, State
 from troth.identity.manifest import ManifestSet, parse_manifests
 from troth.identity.plan import Action, Change, Plan, apply_spec, new_identity, plan_changes
 from troth.identity.problem import Limits, PlainDocument
 from troth.operations.call import Call
 from troth.operations.identity import move_in
-from troth.operations.recording import record_identity
+from troth.operations.recording import record_identity, record_revocations
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.wire.api import manifests as wire
 
 SHOWN_PROBLEMS = 20
+
+
+def loses_access(before: Identity, after: Identity) -> bool:
+    """Whether some process that holds the identity, or a name in it, is not meant any more.
+
+    Its certificates are revoked then; whoever is still meant gets a new one on the open stream.
+    """
+    return (
+        before.selectors != after.selectors
+        or not set(before.nodes) <= set(after.nodes)
+        or not set(before.dns_names) <= set(after.dns_names)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +119,9 @@ class SubmitManifests:
             changed = apply_spec(change.identity, change.spec, now)
             tx.identities.save(changed, change.identity.revision)
             record_identity(tx, call, "changed", changed, now, words=list(change.words))
+            if loses_access(change.identity, changed):
+                serials = tx.certificates.revoke_for_identity(changed.id, now, "superseded")
+                record_revocations(tx, call, serials, "superseded", now)
         elif change.action is Action.REMOVE and change.identity:
             reason = "removed from the manifests"
             move_in(tx, call, change.identity, "retire", reason, now=now)

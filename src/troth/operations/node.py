@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -11,18 +11,18 @@ import msgspec
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Denied, Invalid
+from troth.core.errors import Denied, Invalid, Refused
 from troth.core.ids import InstanceId, NodeId, SpiffeId, TrustDomain, new_id
 from troth.identity.identity import Identity
 from troth.issuance.authorities import AuthorityState, Use
 from troth.issuance.csr import parse_csr
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Call
-from troth.operations.certificate import require_node
+from troth.operations.certificate import admit_node, require_node
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
 from troth.operations.publication import collect_jwt_keys
 from troth.operations.recording import record_event, record_revocations
-from troth.operations.token import parse_token, take_token
+from troth.operations.token import find_token, parse_token, take_token
 from troth.store.engine import Store
 from troth.store.nodes import mark_page
 from troth.store.records import CertificateKind, Node, NodeState
@@ -58,11 +58,15 @@ class AttestNode:
         public_key = parse_csr(call.body.csr)
         token_id, secret = parse_token(call.body.evidence)
         now = self.clock.now()
+        # Anybody may call this: what is wrong is found out without a turn of the writer.
+        await self.store.read(lambda tx: find_token(tx, token_id, secret, now))
         node_id = NodeId(new_id("nod", self.entropy))
 
         def join(tx: Transaction) -> Node:
             token = take_token(tx, token_id, secret, now, node_id)
             previous = tx.nodes.find_named(token.node_name)
+            if previous is not None and previous.state is NodeState.EVICTED:
+                previous = None  # an evicted node comes back as a new one
             node = Node(
                 id=previous.id if previous else node_id,
                 name=token.node_name,
@@ -86,7 +90,13 @@ class AttestNode:
             return node
 
         node = await self.store.transact(join)
-        return await certify_node(self.store, self.leaves, call, node, public_key)
+
+        def guard(tx: Transaction) -> None:
+            current = tx.nodes.get(node.id)
+            if current.state is not NodeState.ACTIVE or current.attested_at != node.attested_at:
+                raise Denied(f"Node {node.name} was evicted or has joined anew meanwhile.")
+
+        return await certify_node(self.store, self.leaves, call, node, public_key, guard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +111,22 @@ class RenewNode:
         public_key = parse_csr(call.body.csr)
         node_id = require_node(call.caller)
         node = await self.store.read(lambda tx: tx.nodes.get(node_id))
-        return await certify_node(self.store, self.leaves, call, node, public_key)
+
+        def guard(tx: Transaction) -> None:
+            admit_node(tx, call.caller)
+
+        return await certify_node(self.store, self.leaves, call, node, public_key, guard)
 
 
 async def certify_node(
-    store: Store, leaves: LeafIssuer, call: Call[Any], node: Node, public_key: bytes
+    store: Store,
+    leaves: LeafIssuer,
+    call: Call[Any],
+    node: Node,
+    public_key: bytes,
+    guard: Callable[[Transaction], None],
 ) -> wire.NodeCredential:
-    """Issue a node's certificate and note its serial."""
-
-    def guard(tx: Transaction) -> None:
-        if tx.nodes.get(node.id).state is not NodeState.ACTIVE:
-            raise Denied(f"Node {node.name} was evicted; join anew.")
+    """Issue a node's certificate, if `guard` agrees, and note its serial."""
 
     wish = Wish(
         kind=CertificateKind.NODE,
@@ -145,6 +160,40 @@ def collect_roots(tx: Transaction) -> list[bytes]:
     """The certificates of all X.509 authorities whose leaves may still live."""
     found = tx.authorities.list(Use.X509)
     return [a.certificate for a in found if a.state is not AuthorityState.ENDED]
+
+
+@dataclass(frozen=True, slots=True)
+class EvictNode:
+    """``node.evict``: end a node for good, with every certificate of its own and its workloads."""
+
+    store: Store
+    clock: Clock
+
+    async def __call__(self, call: Call[wire.EvictNode]) -> wire.NodeView:
+        """Evict it; `Refused` if it was evicted before. It can come back only as a new node."""
+        now = self.clock.now()
+
+        def evict(tx: Transaction) -> Node:
+            node = tx.nodes.get_named(call.body.name)
+            if node.state is not NodeState.ACTIVE:
+                raise Refused(f"Node {node.name} was evicted before.")
+            evicted = replace(node, state=NodeState.EVICTED)
+            tx.nodes.save(evicted)
+            record_event(
+                tx,
+                call,
+                "node.evicted",
+                str(node.spiffe_id),
+                now,
+                id=node.id,
+                name=node.name,
+                reason=call.body.reason,
+            )
+            serials = tx.certificates.revoke_for_node(node.id, now, "privilegeWithdrawn")
+            record_revocations(tx, call, serials, "privilegeWithdrawn", now)
+            return evicted
+
+        return _view(await self.store.transact(evict))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,17 +274,19 @@ class SyncNode:
         """Snapshots when something that concerns nodes changed, heartbeats in between."""
         node_id = require_node(call.caller)
         sent = b""
+        read_at = -1
         while True:
             self.snapshot.check_fresh()
-            epoch, seen = self.snapshot.epoch, self.snapshot.nodes_epoch
-            value = await self._read(node_id, epoch)
-            body = msgspec.json.encode(msgspec.structs.replace(value, epoch=0))
-            if body != sent:
-                sent = body
-                yield value
-            else:
+            epoch, changed = self.snapshot.epoch, self.snapshot.nodes_epoch
+            if changed == read_at:
                 yield wire.Heartbeat(epoch=epoch)
-            await self.snapshot.wait_beyond(seen, HEARTBEAT_SECONDS, nodes=True)
+            else:
+                read_at = changed
+                value = await self._read(node_id, epoch)
+                body = msgspec.json.encode(msgspec.structs.replace(value, epoch=0))
+                yield wire.Heartbeat(epoch=epoch) if body == sent else value
+                sent = body
+            await self.snapshot.wait_beyond(read_at, HEARTBEAT_SECONDS, nodes=True)
 
     async def _read(self, node_id: NodeId, epoch: int) -> wire.NodeSnapshot:
         return await self.store.read(lambda tx: self._collect(tx, node_id, epoch))

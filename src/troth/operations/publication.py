@@ -64,7 +64,7 @@ class StoredPublication:
         return f"{self.origin}/svid"
 
     async def show_bundle(self) -> bytes:
-        """The SPIFFE bundle document; its sequence is the newest authority's time of making."""
+        """The bundle document; its sequence is the position of the last change of authorities."""
 
         def render(tx: Transaction) -> bytes:
             living = [a for a in tx.authorities.list() if a.state is not AuthorityState.ENDED]
@@ -73,7 +73,7 @@ class StoredPublication:
             return render_bundle(
                 [a.certificate for a in living if a.use is Use.X509],
                 collect_jwt_keys(tx),
-                max(int(a.created_at.timestamp()) for a in living),
+                max(tx.journal.last_of("authority."), 1),
                 REFRESH_HINT_SECONDS,
             )
 
@@ -122,7 +122,7 @@ class StoredPublication:
                 obstacles.append(f"The {use.value} authority expired.")
             elif use is Use.X509:
                 crl = tx.crls.latest(authority.id)
-                if crl is None or crl.next_update <= now:
+                if crl is None or not crl.this_update <= now < crl.next_update:
                     obstacles.append("There is no current revocation list yet.")
         return obstacles
 

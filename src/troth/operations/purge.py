@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from troth.core.clock import Clock
+from troth.live.snapshot import Snapshot
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 
@@ -21,9 +22,11 @@ class PurgeRecords:
 
     store: Store
     clock: Clock
+    snapshot: Snapshot
 
     async def __call__(self) -> None:
         """Delete until nothing is left to delete."""
+        self.snapshot.drop_expired()
         before = self.clock.now() - KEPT
 
         def purge(tx: Transaction) -> bool:

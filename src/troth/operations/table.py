@@ -25,7 +25,14 @@ from troth.operations.journal import ListJournal, TailJournal
 from troth.operations.jwtsvid import IssueJwtSvid
 from troth.operations.leaf import LeafIssuer
 from troth.operations.manifest import SubmitManifests
-from troth.operations.node import AttestNode, ListNodes, RenewNode, ReportWorkloads, SyncNode
+from troth.operations.node import (
+    AttestNode,
+    EvictNode,
+    ListNodes,
+    RenewNode,
+    ReportWorkloads,
+    SyncNode,
+)
 from troth.operations.publication import Publication
 from troth.operations.status import ShowStatus
 from troth.operations.token import CreateJoinToken
@@ -79,6 +86,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "node.attest": AttestNode(p.store, p.clock, p.entropy, p.trust_domain, p.leaves),
         "node.renew": RenewNode(p.store, p.leaves),
         "node.ls": ListNodes(p.store),
+        "node.evict": EvictNode(p.store, p.clock),
         "node.report": ReportWorkloads(p.store, p.clock),
         "journal.ls": ListJournal(p.store),
         "status.show": ShowStatus(

@@ -90,11 +90,21 @@ def parse_token(text: str) -> tuple[TokenId, bytes]:
 def take_token(
     tx: Transaction, token_id: TokenId, secret: bytes, now: datetime, used_by: str
 ) -> JoinToken:
-    """Use a join token up; `Refused` says whether to make a new one, never which part was wrong."""
+    """Use a join token up; raises as `find_token` does."""
+    find_token(tx, token_id, secret, now)
+    return tx.join_tokens.take(token_id, now, used_by)
+
+
+def find_token(tx: Transaction, token_id: TokenId, secret: bytes, now: datetime) -> JoinToken:
+    """The token if its bearer could use it now; `Refused` says what to do, not what was wrong."""
     found = tx.join_tokens.find(token_id)
     if found is None or not hmac.compare_digest(found.secret_hash, hash_secret(secret)):
         raise Refused("This join token is not valid here; make one with 'troth token join'.")
-    return tx.join_tokens.take(token_id, now, used_by)
+    if found.used_at is not None:
+        raise Refused("The join token was used before; make a new one with `troth token join`.")
+    if found.expires_at <= now:
+        raise Refused("The join token has expired; make a new one with `troth token join`.")
+    return found
 
 
 def hash_secret(secret: bytes) -> str:

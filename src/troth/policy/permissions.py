@@ -28,6 +28,7 @@ OPERATES = AUDITS | {
     "instance.lock",
     "instance.unlock",
     "certificate.revoke",
+        "node.evict",
 }
 ADMINISTERS = OPERATES | {
     "identity.register",

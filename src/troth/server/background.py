@@ -21,20 +21,28 @@ class Task:
     """One line of the table.
 
     `period` in seconds; `wakes` are prefixes of event types after which it runs at once. What
-    `run` returns are types of events that it saw sealed, so that others are woken.
+    `run` returns are types of events that it saw sealed, so that others are woken. What is
+    `irreversible` waits until the clock has been steady for a while.
     """
 
     name: str
     period: float
     run: Callable[[], Awaitable[Iterable[str] | None]]
     wakes: tuple[str, ...] = ()
+    irreversible: bool = False
 
 
 class Background:
     """Runs the table. Belongs to one event loop."""
 
-    def __init__(self, tasks: Sequence[Task], count_failure: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        count_failure: Callable[[str], None],
+        is_steady: Callable[[], bool],
+    ) -> None:
         self._count_failure = count_failure
+        self._is_steady = is_steady
         self._tasks = {task.name: task for task in tasks}
         self._bells = {task.name: asyncio.Event() for task in tasks}
         self._running: list[asyncio.Task[None]] = []
@@ -75,7 +83,10 @@ class Background:
 
     async def _run_once(self, task: Task) -> None:
         try:
-            self.wake_for(await task.run() or ())
+            # Asked every time, so that it sees every jump.
+            steady = self._is_steady()
+            if steady or not task.irreversible:
+                self.wake_for(await task.run() or ())
         except TrothError as error:
             self._count_failure(task.name)
             log.warning("background.failed", task=task.name, code=error.code, detail=error.detail)

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from troth.core.clock import Clock, SystemClock
+from troth.core.clock import Clock, SteadyWatch, SystemClock
 from troth.core.entropy import Entropy, SystemEntropy
 from troth.core.errors import Conflict
 from troth.operations.call import Caller
@@ -190,7 +190,7 @@ async def _start_background(
         Task("server.renew", 60.0, renew),
         Task("metrics.show", 5.0, show_metrics),
     ]
-    background = Background(tasks, house.metrics.count_failure)
+    background = Background(tasks, house.metrics.count_failure, SteadyWatch(clock).is_steady)
     house.store.on_commit(lambda: background.wake(FEED))
     background.start()
     stack.push_async_callback(background.stop)

@@ -13,8 +13,11 @@ from datetime import timedelta
 from importlib import import_module
 from urllib.parse import urlsplit
 
+import structlog
+
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
+from troth.core.errors import Refused
 from troth.drivers import keystores
 from troth.drivers.keystores import Keystore
 from troth.drivers.keystores.kek import resolve_key_encryption_key
@@ -40,6 +43,9 @@ from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
 
 FEED = "journal.follow"
+CLOSED = "workloads of other users can't reach agent.sock in it"
+
+log = structlog.get_logger(__name__)
 FILE_HOLDER = "server"
 """A database file has one server: a lease that a crashed one held is its successor's at once.
 Otherwise a quarantine right after a crash would wait for the sealer's lease to end."""
@@ -60,10 +66,26 @@ class House:
 
 
 def prepare_directories(config: Config) -> None:
-    """The data directory: others may pass through to the sockets, and see nothing else."""
-    config.data.mkdir(mode=0o711, parents=True, exist_ok=True)
-    config.data.chmod(0o711)
-    (config.data / "keys").mkdir(mode=0o700, exist_ok=True)
+    """The data directory: others may pass through to the sockets, and see nothing else.
+
+    One that exists is taken as it is, never changed; `Refused` if somebody else could replace what
+    is in it.
+    """
+    data = config.data
+    try:
+        data.mkdir(parents=True)
+        data.chmod(0o711)
+    except FileExistsError:
+        found = data.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise Refused(
+                f"{data} must belong to the server's user and be writable by nobody else, since "
+                "it will hold keys and sockets: choose a directory of its own, or mend it with "
+                f"chown and 'chmod 711 {data}'."
+            ) from None
+        if not found.st_mode & 0o001:
+            log.warning("data.closed", data=str(data), mend=f"chmod o+x {data}", why=CLOSED)
+    (data / "keys").mkdir(mode=0o700, exist_ok=True)
 
 
 def open_keystore(config: Config, entropy: Entropy) -> Keystore:
@@ -105,7 +127,8 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
     await store.transact(lambda tx: claim_trust_domain(tx, config.trust_domain))
     keystore = open_keystore(config, entropy)
     drafter = Drafter()
-    await PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain)()
+    prepare = PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain, FILE_HOLDER)
+    await prepare()
     publish = PublishCrls(
         store,
         clock,
@@ -118,7 +141,7 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
     lease = timedelta(seconds=config.lease)
     snapshot = Snapshot(clock, lease)
     snapshot.load(await read_seed(store, clock.now()))
-    leaves = LeafIssuer(store, clock, entropy, keystore, drafter, f"{config.origin}/crl")
+    leaves = LeafIssuer(store, clock, entropy, keystore, drafter, config.crl.url)
     publication = StoredPublication(store, snapshot, clock, config.origin)
     parts = Parts(
         store=store,
@@ -153,20 +176,21 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
             config.roles.spiffe_ids,
         ),
         metrics=metrics,
-        tasks=list_tasks(parts, publish, sealer),
+        tasks=list_tasks(parts, prepare, publish, sealer),
         certify=certify,
     )
 
 
-def list_tasks(parts: Parts, publish: PublishCrls, sealer: Sealer) -> list[Task]:
+def list_tasks(
+    parts: Parts, prepare: PrepareAuthorities, publish: PublishCrls, sealer: Sealer
+) -> list[Task]:
     """The table of background work: name, period in seconds, operation, what wakes it."""
     store, clock = parts.store, parts.clock
-    prepare = PrepareAuthorities(store, clock, parts.entropy, parts.keystore, parts.trust_domain)
     return [
         Task(FEED, 1.0, FollowJournal(store, sealer, parts.snapshot)),
         Task("crl.publish", 30.0, publish, wakes=("certificate.revoked", "authority.")),
-        Task("authority.prepare", 60.0, prepare),
+        Task("authority.prepare", 60.0, prepare, irreversible=True),
         Task("issuance.reconcile", 30.0, ReconcileIssuance(store, clock)),
-        Task("identity.expire", 30.0, ExpireIdentities(store, clock)),
-        Task("store.purge", 3600.0, PurgeRecords(store, clock)),
+        Task("identity.expire", 30.0, ExpireIdentities(store, clock), irreversible=True),
+        Task("store.purge", 600.0, PurgeRecords(store, clock, parts.snapshot), irreversible=True),
     ]

@@ -55,6 +55,12 @@ class CrlGateway:
             state = self.get(authority_id, number).state.value
             raise Conflict(f"The CRL number {number} is {state} already.")
 
+    def drop_superseded(self, authority_id: AuthorityId, number: int) -> None:
+        """Forget the lists before `number`: a newer one holds all that they held."""
+        self._session.execute(
+            delete(crls).where(_t.authority_id == authority_id, _t.number < number)
+        )
+
     def latest(self, authority_id: AuthorityId) -> CrlRecord | None:
         """The issued list with the highest number, or None."""
         query = select(crls).where(

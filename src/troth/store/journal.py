@@ -70,6 +70,14 @@ class JournalGateway:
         """The position of the last sealed event; 0 before the first."""
         return self._session.execute(_HEAD).scalar() or 0
 
+    def last_row(self) -> int:
+        """The id of the last committed row, sealed or not; for `first_waiting` alone."""
+        return self._session.execute(select(func.max(_t.id))).scalar() or 0
+
+    def first_waiting(self) -> int | None:
+        """The id of the first committed row that is not sealed yet, or None."""
+        return self._session.execute(select(func.min(_t.id)).where(_t.position.is_(None))).scalar()
+
     def after(self, position: int, limit: int) -> list[SealedEvent]:
         """Sealed events after `position`, in order."""
         return self.page(after=position, limit=limit)
@@ -90,6 +98,13 @@ class JournalGateway:
         if type_prefix:
             query = query.where(_t.type.startswith(type_prefix, autoescape=True))
         return [_read_sealed(row) for row in self._session.execute(query)]
+
+    def last_of(self, type_prefix: str) -> int:
+        """The position of the last sealed event whose type begins so; 0 if there is none."""
+        query = select(func.max(_t.position)).where(
+            _t.type.startswith(type_prefix, autoescape=True)
+        )
+        return self._session.execute(query).scalar() or 0
 
     def recent(self, limit: int) -> list[SealedEvent]:
         """The last sealed events, in order: the newest is the last."""

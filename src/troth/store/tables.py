@@ -54,6 +54,7 @@ identities = Table(
     Column("expires_at", Moment, nullable=False),
     Column("state", String(16), nullable=False),
     Column("state_reason", Text, nullable=False),
+    Column("state_before", Text),
     Column("managed", Boolean, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("created_at", Moment, nullable=False),

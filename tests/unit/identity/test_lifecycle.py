@@ -11,7 +11,6 @@ LEGAL = {
     ("activate", State.PROPOSED): State.ACTIVE,
     ("suspend", State.ACTIVE): State.SUSPENDED,
     ("resume", State.SUSPENDED): State.ACTIVE,
-    ("quarantine", State.PROPOSED): State.QUARANTINED,
     ("quarantine", State.ACTIVE): State.QUARANTINED,
     ("quarantine", State.SUSPENDED): State.QUARANTINED,
     ("release", State.QUARANTINED): State.ACTIVE,
@@ -62,3 +61,12 @@ def test_expiry_is_exclusive():
     identity = make_identity(expires_at=LATER)
     assert may_hold_credentials(identity, LATER - timedelta(microseconds=1))
     assert not may_hold_credentials(identity, LATER)
+
+
+@pytest.mark.parametrize("state", [State.ACTIVE, State.SUSPENDED])
+def test_a_release_gives_back_no_more_than_the_quarantine_took(state):
+    cut_off = move_identity(make_identity(state=state), "quarantine", "odd", LATER)
+    assert cut_off.state_before is state
+    released = move_identity(cut_off, "release", "cleared", LATER)
+    assert released.state is state
+    assert released.state_before is None

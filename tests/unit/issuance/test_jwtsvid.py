@@ -110,8 +110,15 @@ def test_a_bad_request_is_refused_in_words(changes, sentence: str) -> None:
 
 
 def test_bounds_themselves_are_allowed() -> None:
-    plan = _plan(audiences=[f"{n:02}" + "a" * 2046 for n in range(16)], ttl=timedelta(hours=1))
+    plan = _plan(
+        audiences=["a" * 2048, *(f"{n:02}" + "b" * 134 for n in range(15))], ttl=timedelta(hours=1)
+    )
     assert len(plan.audiences) == 16
+
+
+def test_all_audiences_together_are_bounded() -> None:
+    with pytest.raises(Invalid, match="together"):
+        _plan(audiences=[f"{n:02}" + "a" * 2046 for n in range(3)])
 
 
 def test_one_string_is_not_taken_for_a_list_of_letters() -> None:

@@ -50,6 +50,9 @@ def test_nothing_is_permitted_before_loading_and_after_the_lease() -> None:
     with pytest.raises(Unavailable, match="lease of 15 s"):
         snapshot.check_fresh()
     snapshot.apply([])
+    with pytest.raises(Unavailable):
+        snapshot.check_fresh()
+    snapshot.hear()
     snapshot.check_fresh()
 
 

@@ -199,3 +199,41 @@ async def test_register_fields_survive(house: FakeHouse) -> None:
     )
     assert RegisterIdentity.__struct_config__.forbid_unknown_fields
     assert ADMIN.principal == (await house.events("identity."))[0].actor
+
+
+@in_house
+async def test_an_operator_cannot_activate_by_detour(house: FakeHouse) -> None:
+    await house.register(activate=False)
+    operator = Caller("uid:7", frozenset({"operator"}))
+    move = MoveIdentity(name="payments", reason="x")
+    with pytest.raises(Refused, match="proposed"):
+        await house.call("identity.quarantine", move, operator)
+
+
+@in_house
+async def test_access_that_disappears_is_revoked_and_the_rest_is_not(house: FakeHouse) -> None:
+    await house.call("manifest.apply", submit(manifest("one", nodes=["local", "edge"])))
+    node = await house.join()
+    identity = await house.call("identity.show", NameIdentity(name="one"))
+    (issued,) = await house.issue(node, identity.id)
+    await house.call("manifest.apply", submit(manifest("one", nodes=["local", "edge", "more"])))
+    await house.call("manifest.apply", submit(manifest("one", nodes=["local", "edge"], hint="x")))
+    await house.settle()
+    assert house.parts.snapshot.is_revoked(issued.serial)  # "more" went
+    (issued,) = await house.issue(node, identity.id)
+    await house.call("manifest.apply", submit(manifest("one", nodes=["local", "edge"], hint="y")))
+    await house.settle()
+    assert not house.parts.snapshot.is_revoked(issued.serial)
+    await house.call("manifest.apply", submit(manifest("one", nodes=["edge"])))
+    await house.settle()
+    assert house.parts.snapshot.is_revoked(issued.serial)
+    (refused,) = await house.issue(node, identity.id)
+    assert refused.error.code == "permission_denied"
+
+
+@in_house
+async def test_nothing_outlives_its_identity(house: FakeHouse) -> None:
+    ends = house.clock.now() + timedelta(minutes=20)
+    identity, node = await house.register(expires_at=ends), await house.join()
+    (issued,) = await house.issue(node, identity.id)
+    assert issued.not_after <= ends

@@ -18,6 +18,7 @@ from troth.wire.api.identities import MoveIdentity, MoveInstance
 from troth.wire.api.nodes import (
     AttestNode,
     CreateJoinToken,
+    EvictNode,
     Heartbeat,
     NodeSnapshot,
     RenewNode,
@@ -201,3 +202,59 @@ async def test_claims_are_bounded(house: FakeHouse) -> None:
     assert answer.error.code == "invalid_request"
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"key": "zz", "pid": 1, "selectors": []}, InstanceClaim)
+
+
+@in_house
+async def test_an_evicted_node_and_its_workloads_are_out(house: FakeHouse) -> None:
+    identity, node = await house.register(), await house.join()
+    (issued,) = await house.issue(node, identity.id)
+    stream = house.dispatcher.subscriptions["node.sync"](call_of(SyncNode(), node))
+    await anext(stream)
+    await house.call("node.evict", EvictNode(name="local", reason="stolen disk"))
+    await house.settle()
+    with pytest.raises(Denied, match="evicted"):
+        await anext(stream)
+    assert house.parts.snapshot.is_revoked(issued.serial)
+    (refused,) = await house.issue(node, identity.id)
+    assert "evicted" in refused.error.detail
+    with pytest.raises(Denied, match="evicted"):
+        await house.call("node.renew", RenewNode(csr=make_csr()), node)
+    with pytest.raises(Refused, match="before"):
+        await house.call("node.evict", EvictNode(name="local", reason="again"))
+    back = await house.join()
+    assert back.node_id != node.node_id
+    (again,) = await house.issue(back, identity.id)
+    assert again.error is None
+
+
+@in_house
+async def test_a_superseded_certificate_gets_nothing_more(house: FakeHouse) -> None:
+    """A call that was authenticated before the node joined anew, and carried out after."""
+    identity = await house.register()
+    old, new = await house.join(), await house.join()
+    assert old.node_id == new.node_id
+    with pytest.raises(Denied, match="joined anew"):
+        await house.call("node.renew", RenewNode(csr=make_csr()), old)
+    (refused,) = await house.issue(old, identity.id)
+    assert refused.error.code == "permission_denied"
+    (issued,) = await house.issue(new, identity.id)
+    assert issued.error is None
+
+
+@in_house
+async def test_a_stuck_sealer_is_no_quiet_journal(house: FakeHouse) -> None:
+    await house.settle()
+    now = house.clock.now()
+    await house.parts.store.transact(
+        lambda tx: (
+            tx.leases.release("sealer", "test")
+            and tx.leases.take("sealer", "somebody else", now, timedelta(hours=1))
+        )
+    )
+    await house.register()
+    house.clock.advance(timedelta(seconds=16))
+    await house.settle()
+    assert await house.parts.publication.find_obstacles()
+    house.clock.advance(timedelta(hours=1))
+    await house.settle()
+    assert not await house.parts.publication.find_obstacles()

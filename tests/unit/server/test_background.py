@@ -33,7 +33,7 @@ class Counter:
 def test_each_runs_once_at_the_start_and_again_when_woken() -> None:
     async def main() -> None:
         one = Counter()
-        background = Background([Task("one", 3600, one)], lambda name: None)
+        background = Background([Task("one", 3600, one)], lambda name: None, lambda: True)
         background.start()
         await one.wait()
         background.wake("one")
@@ -52,7 +52,7 @@ def test_sealed_types_wake_whom_they_concern() -> None:
             Task("lists", 3600, lists, wakes=("certificate.revoked",)),
             Task("other", 3600, other, wakes=("identity.",)),
         ]
-        background = Background(tasks, lambda name: None)
+        background = Background(tasks, lambda name: None, lambda: True)
         background.start()
         for counter in (feed, lists, other):
             await counter.wait()
@@ -68,7 +68,7 @@ def test_sealed_types_wake_whom_they_concern() -> None:
 def test_a_period_makes_up_for_a_lost_wake_up() -> None:
     async def main() -> None:
         one = Counter()
-        background = Background([Task("one", 0.001, one)], lambda name: None)
+        background = Background([Task("one", 0.001, one)], lambda name: None, lambda: True)
         background.start()
         await one.wait()
         await one.wait()
@@ -85,7 +85,7 @@ def test_a_failure_is_counted_and_the_next_run_comes() -> None:
         failures: list[str] = []
         one = Counter()
         one.error = Unavailable("The database is away.")
-        background = Background([Task("one", 3600, one)], failures.append)
+        background = Background([Task("one", 3600, one)], failures.append, lambda: True)
         background.start()
         await one.wait()
         one.error = ZeroDivisionError("a mistake of our own")
@@ -95,6 +95,23 @@ def test_a_failure_is_counted_and_the_next_run_comes() -> None:
         background.wake("one")
         await one.wait()
         assert failures == ["one", "one"]
+        await background.stop()
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_undone_waits_for_a_steady_clock() -> None:
+    async def main() -> None:
+        steady = False
+        careful, other = Counter(), Counter()
+        tasks = [Task("careful", 3600, careful, irreversible=True), Task("other", 3600, other)]
+        background = Background(tasks, lambda name: None, lambda: steady)
+        background.start()
+        await other.wait()
+        assert careful.runs == 0
+        steady = True
+        background.wake("careful")
+        await careful.wait()
         await background.stop()
 
     asyncio.run(main())

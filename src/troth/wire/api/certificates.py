@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 MAX_BATCH = 256
 MAX_SELECTORS = 64
+MAX_SELECTOR = 4200
 
 
 class InstanceClaim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,9 +18,11 @@ class InstanceClaim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `key` is the node's own stable name for the process (boot id, pid, start time, hashed).
     """
 
-    key: Annotated[str, Meta(pattern=r"^[0-9a-f]{16,64}$")]
-    pid: Annotated[int, Meta(ge=0)]
-    selectors: Annotated[list[str], Meta(max_length=MAX_SELECTORS)]
+    key: Annotated[str, Meta(pattern=r"^[0-9a-f]{16,64}$(?!\n)")]
+    pid: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    selectors: Annotated[
+        list[Annotated[str, Meta(max_length=MAX_SELECTOR)]], Meta(max_length=MAX_SELECTORS)
+    ]
 
 
 class CertificateRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +82,7 @@ class IssuedJwtSvid(Struct, frozen=True, kw_only=True):
 class RevokeCertificate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Revoke one certificate by its serial in hexadecimal."""
 
-    serial: Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$")]
+    serial: Annotated[str, Meta(pattern=r"^[0-9a-f]{1,40}$(?!\n)")]
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
 
 

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 class ListJournal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Read sealed events after a position; filters by subject and by type prefix."""
 
-    after: Annotated[int, Meta(ge=0)] = 0
+    after: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     subject: str | None = None
     type: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
@@ -20,7 +20,7 @@ class ListJournal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class TailJournal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Follow sealed events after a position; -1 starts at the present end."""
 
-    after: Annotated[int, Meta(ge=-1)] = -1
+    after: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
 
 
 class JournalEntry(Struct, frozen=True, kw_only=True, tag_field="message", tag="entry"):

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+MAX_SELECTORS = 64
+MAX_SELECTOR = 4200
+NodeName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$(?!\n)")]
 
 
 class CreateJoinToken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +49,13 @@ class NodeCredential(Struct, frozen=True, kw_only=True):
     chain: list[bytes]
     x509_authorities: list[bytes]
     not_after: datetime
+
+
+class EvictNode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """End a node, with the reason that the journal keeps."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=63)]
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
 
 
 class ListNodes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,10 +148,12 @@ class WorkloadSeen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class WorkloadRefused(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A process that got no identity: what was attested, and how near it came."""
 
-    pid: int
-    selectors: Annotated[list[str], Meta(max_length=64)]
+    pid: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    selectors: Annotated[
+        list[Annotated[str, Meta(max_length=MAX_SELECTOR)]], Meta(max_length=MAX_SELECTORS)
+    ]
     reason: Annotated[str, Meta(max_length=1000)]
-    count: int = 1
+    count: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 1
 
 
 class ReportWorkloads(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

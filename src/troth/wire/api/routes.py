@@ -192,6 +192,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     _r("node.ls", "GET", "/v1/nodes", nodes.ListNodes, nodes.NodePage, "List nodes."),
     _r(
+        "node.evict",
+        "POST",
+        "/v1/nodes/{name}/evict",
+        nodes.EvictNode,
+        nodes.NodeView,
+        "End a node, with every certificate of its own and of its workloads.",
+    ),
+    _r(
         "node.report",
         "POST",
         "/v1/nodes/report",

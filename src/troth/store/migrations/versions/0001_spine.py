@@ -43,6 +43,7 @@ def _create_identities() -> None:
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("state_reason", sa.Text(), nullable=False),
+        sa.Column("state_before", sa.Text(), nullable=True),
         sa.Column("managed", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),

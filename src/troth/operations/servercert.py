@@ -92,14 +92,18 @@ def split_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...
 
 @dataclass(frozen=True, slots=True)
 class RenewServer:
-    """Background: a new pair at half life, installed without dropping a connection."""
+    """Background: a new pair at half life or when the roots change, installed without dropping a
+    connection. `installed` is the pair in use."""
 
     certify: CertifyServer
+    store: Store
     clock: Clock
-    renew_at: Callable[[], datetime]
+    installed: Callable[[], ServerPair]
     install: Callable[[ServerPair], None]
 
     async def __call__(self) -> None:
         """Renew when due."""
-        if self.clock.now() >= self.renew_at():
+        pair = self.installed()
+        roots = tuple(await self.store.read(collect_roots))
+        if self.clock.now() >= pair.renew_at or roots != pair.roots:
             self.install(await self.certify())

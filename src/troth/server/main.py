@@ -10,7 +10,6 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -131,9 +130,9 @@ class _Doors:
         self._publish(pair)
 
     @property
-    def renew_at(self) -> datetime:
-        """When the pair is due."""
-        return self._pair.renew_at
+    def pair(self) -> ServerPair:
+        """What is served now."""
+        return self._pair
 
     def install(self, pair: ServerPair) -> None:
         """Serve `pair` from the next handshake on."""
@@ -179,7 +178,7 @@ async def _open(stack: AsyncExitStack, listener: Listener) -> None:
 async def _start_background(
     stack: AsyncExitStack, config: Config, house: House, clock: Clock, doors: _Doors
 ) -> None:
-    renew = RenewServer(house.certify, clock, lambda: doors.renew_at, doors.install)
+    renew = RenewServer(house.certify, house.store, clock, lambda: doors.pair, doors.install)
 
     async def show_metrics() -> None:
         head = await house.store.read(lambda tx: tx.journal.head())
@@ -187,7 +186,7 @@ async def _start_background(
 
     tasks = [
         *house.tasks,
-        Task("server.renew", 60.0, renew),
+        Task("server.renew", 60.0, renew, wakes=("authority.",)),
         Task("metrics.show", 5.0, show_metrics),
     ]
     background = Background(tasks, house.metrics.count_failure, SteadyWatch(clock).is_steady)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 import time
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -29,6 +30,10 @@ BOUND = 1.0
 """Seconds."""
 
 
+ROUNDS = 3
+"""How often a measurement is taken anew: other tests keep the same two cores busy meanwhile."""
+
+
 @pytest.fixture
 def start(troth, programs, run_program):
     """Starts a workload under an identity of the same name, registered when first asked for."""
@@ -41,6 +46,42 @@ def start(troth, programs, run_program):
         return run_program(name, troth.endpoint)
 
     return run
+
+
+@pytest.fixture
+def hold_bound(record_property):
+    """Takes measurements, seconds by name, until one set of them lies within the bound."""
+
+    def hold(measure: Callable[[int], dict[str, float]]) -> None:
+        for number in range(ROUNDS):
+            measured = measure(number)
+            for what, seconds in measured.items():
+                record_property(what, round(seconds, 3))
+            if max(measured.values()) < BOUND:
+                return
+        raise AssertionError(f"above {BOUND} s, {ROUNDS} times; the last: {measured}")
+
+    return hold
+
+
+@pytest.fixture(scope="module")
+def find_revoked(troth):
+    """Looks a serial up on the authority's list, as the public listener serves it."""
+    (authority,) = (
+        entry.subject
+        for entry in troth.read_journal("authority.activated")
+        if entry.body["use"] == "x509-svid"
+    )
+    trust = ssl.create_default_context(cafile=str(troth.data / "ca.pem"))
+    with httpx.Client(base_url=troth.url, verify=trust, trust_env=False) as client:
+
+        def find(serial: str) -> x509.RevokedCertificate | None:
+            answer = client.get(f"/crl/{authority}.crl")
+            assert answer.status_code == 200
+            published = x509.load_der_x509_crl(answer.content)
+            return published.get_revoked_certificate_by_serial_number(int(serial, 16))
+
+        yield find
 
 
 def follow(workload):
@@ -58,114 +99,118 @@ def expect_end(workload):
     return end
 
 
-def find_revoked(troth, serial: str) -> x509.RevokedCertificate | None:
-    """The entry of a serial on the authority's list, from the public listener."""
-    (authority,) = (
-        entry.subject
-        for entry in troth.read_journal("authority.activated")
-        if entry.body["use"] == "x509-svid"
-    )
-    trust = ssl.create_default_context(cafile=str(troth.data / "ca.pem"))
-    with httpx.Client(verify=trust, trust_env=False) as client:
-        answer = client.get(f"{troth.url}/crl/{authority}.crl")
-    assert answer.status_code == 200
-    published = x509.load_der_x509_crl(answer.content)
-    return published.get_revoked_certificate_by_serial_number(int(serial, 16))
-
-
-def test_quarantine_and_release(troth, start, record_property):
+def test_quarantine_and_release(troth, start, find_revoked, hold_bound):
     bad, peer = start("bad"), start("peer")
-    serial = serial_of(follow(bad))
-    assert serial not in follow(peer)["revoked"]
-    assert find_revoked(troth, serial) is None
+    follow(peer)
+    first = serial_of(bad.ask("fetch"))
 
-    asked = troth.move("bad", "quarantine")
-    entry = wait_for(lambda: find_revoked(troth, serial), "the serial on the published list")
-    published = time.monotonic() - asked
-    end = expect_end(bad)
-    told = peer.expect(
-        lambda told: told["event"] == "update" and serial in told["revoked"], "the list at the peer"
-    )
-    measured = {
-        "stream ended": end["at"] - asked,
-        "list published": published,
-        "list at the peer": told["at"] - asked,
-    }
-    assert "spiffe://troth.local/bad" in end["detail"]
-    reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
-    assert reason is x509.ReasonFlags.privilege_withdrawn
-    refused = bad.ask("fetch")
-    assert refused["status"] == "PERMISSION_DENIED"
-    assert bad.ask("fetch_jwt", audience="orders")["status"] == "PERMISSION_DENIED"
+    def cut_off_and_release(number: int) -> dict[str, float]:
+        serial = serial_of(follow(bad))
+        assert find_revoked(serial) is None
+        asked = troth.move("bad", "quarantine")
+        entry = wait_for(lambda: find_revoked(serial), "the serial on the published list")
+        published = time.monotonic()
+        end = expect_end(bad)
+        told = peer.expect(
+            lambda told: told["event"] == "update" and serial in told["revoked"],
+            "the list at the peer",
+        )
+        assert "spiffe://troth.local/bad" in end["detail"]
+        reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+        assert reason is x509.ReasonFlags.privilege_withdrawn
+        assert bad.ask("fetch")["status"] == "PERMISSION_DENIED"
+        assert bad.ask("fetch_jwt", audience="orders")["status"] == "PERMISSION_DENIED"
 
-    asked = troth.move("bad", "release")
-    bad.ask("follow")
-    again = bad.expect(lambda told: told["event"] in ("update", "end"), "an answer")
-    while again["event"] == "end":  # the agent hasn't heard of it yet: come back, as clients do
-        bad.ask("follow")
-        again = bad.expect(lambda told: told["event"] in ("update", "end"), "an answer")
-    measured["release to a new certificate"] = again["at"] - asked
-    assert serial_of(again) != serial
-    for what, seconds in measured.items():
-        record_property(what, round(seconds, 3))
-    assert max(measured.values()) < BOUND, measured
-    # What was revoked stays so.
-    assert find_revoked(troth, serial) is not None
+        released = troth.move("bad", "release")
+        again = wait_for(lambda: come_back(bad), "a certificate after the release")
+        assert serial_of(again) != serial
+        return {
+            "stream ended": end["at"] - asked,
+            "list published": published - asked,
+            "list at the peer": told["at"] - asked,
+            "release to a new certificate": again["at"] - released,
+        }
+
+    hold_bound(cut_off_and_release)
+    assert find_revoked(first) is not None, "what was revoked stays so"
     kinds = [entry.type for entry in troth.read_journal("identity.")]
     assert kinds.index("identity.quarantined") < kinds.index("identity.released")
 
 
-def test_a_lock_cuts_one_copy_off_and_not_its_twin(troth, start, record_property):
+def come_back(workload):
+    """What is fetched, if anything: who is refused comes back, as clients do."""
+    answer = workload.ask("fetch")
+    return answer if "svids" in answer else None
+
+
+def test_a_lock_cuts_one_copy_off_and_not_its_twin(troth, start, hold_bound):
     first, second = start("twin"), start("twin")
-    serials = {workload.pid: serial_of(follow(workload)) for workload in (first, second)}
-    assert len(set(serials.values())) == 2, "each copy has a certificate of its own"
+    kept = serial_of(follow(second))
+    lost = []
+
+    def lock(number: int) -> dict[str, float]:
+        lost.append(serial_of(follow(first)))
+        assert lost[-1] != kept, "each copy has a certificate of its own"
+        asked = time.monotonic()
+        troth.call("instance.lock", MoveInstance(id=find_instance(troth, first), reason="odd"))
+        end = expect_end(first)
+        # The twin hears of the revocation only, on the stream that goes on.
+        told = second.expect(
+            lambda told: told["event"] == "update" and lost[-1] in told["revoked"],
+            "the list at the twin",
+        )
+        assert serial_of(told) == kept
+        assert kept not in told["revoked"]
+        assert first.ask("fetch")["status"] == "PERMISSION_DENIED"
+        assert serial_of(second.ask("fetch")) == kept
+
+        troth.call("instance.unlock", MoveInstance(id=find_instance(troth, first), reason="fine"))
+        fresh = wait_for(lambda: come_back(first), "a certificate after the unlock")
+        assert serial_of(fresh) not in (*lost, kept)
+        return {"stream ended": end["at"] - asked, "list at the twin": told["at"] - asked}
+
+    hold_bound(lock)
+
+
+def find_instance(troth, workload):
     instances = troth.call("instance.ls", ListInstances(name="twin")).items
-    ids = {item.pid: item.id for item in instances}
-
-    asked = time.monotonic()
-    troth.call("instance.lock", MoveInstance(id=ids[first.pid], reason="it behaves oddly"))
-    end = expect_end(first)
-    record_property("stream ended", round(end["at"] - asked, 3))
-    assert end["at"] - asked < BOUND
-    # The twin hears of the revocation only, on the stream that goes on.
-    told = second.expect(
-        lambda told: told["event"] == "update" and serials[first.pid] in told["revoked"],
-        "the list at the twin",
-    )
-    assert serial_of(told) == serials[second.pid]
-    assert serials[second.pid] not in told["revoked"]
-    assert first.ask("fetch")["status"] == "PERMISSION_DENIED"
-    assert serial_of(second.ask("fetch")) == serials[second.pid]
-
-    troth.call("instance.unlock", MoveInstance(id=ids[first.pid], reason="it was looked at"))
-    fresh = wait_for(lambda: first.ask("fetch").get("svids"), "a certificate after the unlock")
-    assert fresh[0]["serial"] not in serials.values()
+    return {item.pid: item.id for item in instances}[workload.pid]
 
 
-def test_suspend_and_resume(troth, start, record_property):
+def test_suspend_and_resume(troth, start, hold_bound):
     workload = start("pausing")
-    serial = serial_of(follow(workload))
-    asked = troth.move("pausing", "suspend")
-    end = expect_end(workload)
-    record_property("stream ended", round(end["at"] - asked, 3))
-    assert end["at"] - asked < BOUND
-    (certificate,) = troth.call("certificate.ls", ListCertificates(name="pausing")).items
+    serial = ""
+
+    def suspend(number: int) -> dict[str, float]:
+        nonlocal serial
+        if number:
+            troth.move("pausing", "resume")
+            wait_for(lambda: come_back(workload), "another try")
+        serial = serial_of(follow(workload))
+        asked = troth.move("pausing", "suspend")
+        return {"stream ended": expect_end(workload)["at"] - asked}
+
+    hold_bound(suspend)
+    certificate, *_ = troth.call("certificate.ls", ListCertificates(name="pausing")).items
     assert (certificate.serial, certificate.revoked_at is None) == (serial, False)
     troth.move("pausing", "resume")
-    fresh = wait_for(lambda: workload.ask("fetch").get("svids"), "a certificate after resuming")
-    assert fresh[0]["serial"] != serial
+    fresh = wait_for(lambda: come_back(workload), "a certificate after resuming")
+    assert serial_of(fresh) != serial
 
 
-def test_retiring_is_final(troth, start, record_property):
-    workload = start("leaving")
-    serial = serial_of(follow(workload))
-    asked = troth.move("leaving", "retire")
-    end = expect_end(workload)
-    record_property("stream ended", round(end["at"] - asked, 3))
-    assert end["at"] - asked < BOUND
-    wait_for(lambda: find_revoked(troth, serial), "the serial on the published list")
-    for verb in ("activate", "resume", "release", "quarantine", "retire"):
-        with pytest.raises(Refused):
-            troth.call(f"identity.{verb}", MoveIdentity(name="leaving", reason="no way back"))
-    assert troth.call("identity.show", NameIdentity(name="leaving")).state == "retired"
-    assert workload.ask("fetch")["status"] == "PERMISSION_DENIED"
+def test_retiring_is_final(troth, start, find_revoked, hold_bound):
+    def retire(number: int) -> dict[str, float]:
+        name = f"leaving-{number}"
+        workload = start(name)
+        serial = serial_of(follow(workload))
+        asked = troth.move(name, "retire")
+        end = expect_end(workload)
+        wait_for(lambda: find_revoked(serial), "the serial on the published list")
+        for verb in ("activate", "resume", "release", "quarantine", "retire"):
+            with pytest.raises(Refused):
+                troth.call(f"identity.{verb}", MoveIdentity(name=name, reason="no way back"))
+        assert troth.call("identity.show", NameIdentity(name=name)).state == "retired"
+        assert workload.ask("fetch")["status"] == "PERMISSION_DENIED"
+        return {"stream ended": end["at"] - asked}
+
+    hold_bound(retire)

@@ -19,7 +19,7 @@ from h2.exceptions import StreamClosedError
 
 from troth.agent.peer import PeerHandle
 from troth.agent.quota import Limits
-from troth.agent.view import Caller, Source
+from troth.agent.view import Caller, Source, Stale
 from troth.core.errors import (
     Conflict,
     Denied,
@@ -50,6 +50,7 @@ STATUS: dict[type[TrothError], Status] = {
     TooLarge: Status.RESOURCE_EXHAUSTED,
     Limited: Status.RESOURCE_EXHAUSTED,
     Unavailable: Status.UNAVAILABLE,
+    Stale: Status.UNAVAILABLE,
     Unimplemented: Status.UNIMPLEMENTED,
     Internal: Status.INTERNAL,
 }
@@ -70,6 +71,7 @@ class Call:
         self._headers = headers
         self._handle = handle
         self._limits = limits
+        self.disowned = False
         self._answered = False
         self._finished = False
 
@@ -83,7 +85,8 @@ class Call:
         return self._headers.get(name)
 
     async def attest(self, source: Source) -> Caller:
-        """Who calls, according to `source`."""
+        """Who calls, according to `source`; waits for its uid's turn."""
+        await source.wait_until_ready()
         return await self._handle.run(source.attest)
 
     async def receive(self) -> bytes | None:
@@ -207,6 +210,7 @@ async def _run(call: Call, handler: Handler) -> None:
             await handler(call)
         await call.finish(Status.OK)
     except TrothError as error:
+        call.disowned = isinstance(error, Stale)
         await call.finish(STATUS.get(type(error), Status.INTERNAL), error.detail)
     except StreamClosedError:
         raise

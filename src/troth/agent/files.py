@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import stat
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from troth.agent.attestation import derive_key
 from troth.agent.cache import Process
-from troth.agent.reload import Reload, request_reload
+from troth.agent.place import OTHERS_WRITE, open_trusted
+from troth.agent.reload import Reload, Reloading
 from troth.agent.sync import Sync
 from troth.agent.timing import Backoff, Sleep, wait_first
 from troth.agent.view import Bundle, Svid, View
@@ -52,7 +52,8 @@ _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 class FileTarget:
     """Where the files of one identity go. `mode` is the key's; `uid` and `gid` own it.
 
-    `directory` belongs to the agent's user, who alone may write there.
+    `directory` belongs to the agent's user, who alone may write there; nobody but that user and
+    root may write to the directories above it.
     """
 
     identity: str
@@ -109,21 +110,26 @@ class Files:
         self._entropy = entropy
         self._sleep = sleep
         self._written: Mapping[str, bytes] | None = None
+        self._reloading = None if target.reload is None else Reloading(target.reload, target.uid)
 
     async def run(self) -> None:
         """Deliver for ever.
 
         While the server is away what was written stays: its expiry is written in it.
         """
-        await self._sync.changes.wait_beyond(0)  # until the server has spoken there is nothing
+        try:
+            await self._sync.changes.wait_beyond(0)  # before its first word there is nothing
+            await self._deliver_for_ever()
+        finally:
+            if self._reloading is not None:
+                await self._reloading.close()
+
+    async def _deliver_for_ever(self) -> None:
         backoff = Backoff(self._entropy, first=0.5)
         while True:
             version = self._sync.changes.version
             try:
-                async with aclosing(self._workloads.watch(self._target.process)) as views:
-                    async for view in views:
-                        await self._deliver(view)
-                        backoff.reset()
+                await self._follow(backoff)
             except Denied as error:
                 self._tell_failure(
                     f"{error.detail} The identity {self._target.identity} must be registered for "
@@ -132,7 +138,15 @@ class Files:
                 await self._withdraw_denied()
             except (TrothError, OSError) as error:
                 self._tell_failure(str(error))
+            except Exception:  # whatever is wrong with one target must not end the whole agent
+                log.exception("files.failed", identity=self._target.identity)
             await wait_first(self._sync.changes.wait_beyond(version), self._sleep(backoff.take()))
+
+    async def _follow(self, backoff: Backoff) -> None:
+        async with aclosing(self._workloads.watch(self._target.process)) as views:
+            async for view in views:
+                await self._deliver(view)
+                backoff.reset()
 
     async def _withdraw_denied(self) -> None:
         snapshot = self._sync.snapshot
@@ -155,8 +169,8 @@ class Files:
             directory=str(self._target.directory),
             withdrawn=WITHDRAWN in content,
         )
-        if self._target.reload is not None:
-            await request_reload(self._target.reload, self._target.uid)
+        if self._reloading is not None:
+            self._reloading.start()
 
     def _tell_failure(self, reason: str) -> None:
         log.warning(
@@ -225,20 +239,32 @@ def write_version(target: FileTarget, version: str, content: Mapping[str, bytes]
 
 
 def _open_directory(path: Path) -> int:
+    """The directory as a descriptor; everything is done relative to it, never by path again."""
+    parent = open_trusted(path.parent)
     try:
-        path.mkdir()
-        path.chmod(0o755)  # the reader must get through, whatever our umask says
-    except FileExistsError:
-        pass  # what an administrator made is checked below, not changed
-    directory = os.open(path, _DIRECTORY)
+        made = _make_directory(path.name, parent)
+        directory = os.open(path.name, _DIRECTORY, dir_fd=parent)
+    finally:
+        os.close(parent)
     found = os.fstat(directory)
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+    if found.st_uid != os.geteuid() or found.st_mode & OTHERS_WRITE:
         os.close(directory)
         raise Refused(
             f"{path} must belong to the agent's user, and nobody else may write there: "
             "otherwise keys could be led astray."
         )
+    if made:
+        os.fchmod(directory, 0o755)  # the reader must get through, whatever our umask says
     return directory
+
+
+def _make_directory(name: str, parent: int) -> bool:
+    """Whether it was missing; what an administrator made is checked later, not changed."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _write_file(directory: int, name: str, data: bytes, target: FileTarget) -> None:

@@ -7,7 +7,7 @@ which it renews at half their life for as long as the server lets it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -21,16 +21,26 @@ from troth.agent.credential import (
     generate_key,
     make_csr,
 )
-from troth.agent.timing import Backoff, Sleep, place_renewal, sleep_until
+from troth.agent.timing import Backoff, Broadcast, Sleep, place_renewal, sleep_until
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Denied, Internal, Limited, TrothError, Unavailable
+from troth.core.errors import Internal, Limited, Refused, TrothError, Unavailable
 from troth.wire.api.nodes import AttestNode, NodeCredential, RenewNode
 
 log = structlog.get_logger(__name__)
 
 _PASSING = (Unavailable, Limited, Internal)
 """Failures that may be over at the next try; all others are the server's considered answer."""
+
+
+_JOIN = (
+    "Make a token on the server with 'troth token join --node NODE' and start the agent with "
+    "--join-token @FILE."
+)
+
+
+class NotJoined(Refused):
+    """The agent can't be a node now; the detail says how to join, or to join anew."""
 
 
 class Closable(Api, Protocol):
@@ -49,34 +59,40 @@ class Dialler:
     mutual: Callable[[Credential], Closable]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Membership:
-    """Gets and keeps the node's credential."""
+    """Gets and keeps the node's credential.
+
+    A disk that can't be written to costs nothing while the agent runs: the credential is held in
+    memory, and `save_late` writes it as soon as that works.
+    """
 
     file: CredentialFile
     dialler: Dialler
     clock: Clock
     entropy: Entropy
     sleep: Sleep
+    _unsaved: Credential | None = field(default=None, init=False, repr=False)
+    _failures: Broadcast = field(default_factory=Broadcast, init=False, repr=False)
 
     async def obtain(self, join_token: str | None, roots: tuple[bytes, ...]) -> Credential:
         """The credential to work with: the kept one if it still holds, else by joining.
 
         `roots` are those of the CA file and are what joining trusts. Waits for the server as long
-        as it takes. Raises `Denied` if the server won't have this node, `Untrusted` if it isn't
-        the server that `roots` vouch for; both say what to do.
+        as it takes. Raises `NotJoined` if the server won't have this node, `Untrusted` if it
+        isn't the server that `roots` vouch for; both say what to do.
         """
         kept = self.file.load()
         if kept is None:
             if join_token is None:
-                raise Denied(
+                raise NotJoined(
                     "This node has not joined yet. Make a token on the server with "
                     "'troth token join --node NODE' and start the agent with --join-token."
                 )
             return await self._join(join_token, roots)
         try:
             return await self._come_back(kept)
-        except (Denied, Untrusted) as error:
+        except (NotJoined, Untrusted) as error:
             if join_token is None:
                 raise
             log.warning("node.rejoining", reason=error.detail)
@@ -85,7 +101,7 @@ class Membership:
     async def _come_back(self, kept: Credential) -> Credential:
         """Renew the kept credential at once, which also tells whether the server still knows it."""
         if kept.not_after <= self.clock.now():
-            raise Denied(
+            raise NotJoined(
                 f"This node's certificate expired at {kept.not_after:%Y-%m-%d %H:%M:%S} UTC while "
                 "the agent was away. Make a token with 'troth token join --node NODE' and start "
                 "the agent with --join-token."
@@ -99,7 +115,7 @@ class Membership:
             log.warning("node.server_away", reason=error.detail, using="the kept certificate")
             return kept
         except TrothError as error:
-            raise Denied(
+            raise NotJoined(
                 f"The server no longer accepts this node: {error.detail} If it shall work again, "
                 "make a token with 'troth token join --node NODE' and start the agent with "
                 "--join-token."
@@ -116,14 +132,14 @@ class Membership:
         except Untrusted:
             raise
         except TrothError as error:
-            raise Denied(
+            raise NotJoined(
                 f"The server refused the join token: {error.detail} A token works once and for a "
                 "short time; make a new one with 'troth token join --node NODE'."
             ) from error
         finally:
             await connection.close()
         credential = _read_answer(answer, key)
-        self.file.save(credential)
+        self._keep(credential)
         log.info("node.joined", spiffe_id=credential.spiffe_id, until=str(credential.not_after))
         return credential
 
@@ -141,20 +157,50 @@ class Membership:
                 await self.sleep(delay)
 
     async def renew(self, held: Credential, api: Api) -> Credential:
-        """A new key and certificate for the same node, saved; raises what the server answers."""
+        """A new key and certificate for the same node, kept; raises what the server answers."""
         key = generate_key()
         answer = await api.call("node.renew", RenewNode(csr=make_csr(key)))
         credential = _read_answer(answer, key, held.spiffe_id)
-        self.file.save(credential)
+        self._keep(credential)
         log.info("node.renewed", spiffe_id=held.spiffe_id, until=str(credential.not_after))
         return credential
 
     def adopt_roots(self, held: Credential, roots: tuple[bytes, ...]) -> Credential:
-        """The same credential with the trust domain's present roots, saved."""
+        """The same credential with the trust domain's present roots, kept."""
         credential = held.adopt_roots(roots)
-        self.file.save(credential)
+        self._keep(credential)
         log.info("node.roots_changed", roots=len(roots))
         return credential
+
+    def _keep(self, credential: Credential) -> None:
+        """Save `credential`, or leave it to `save_late`: what works in memory must not end here."""
+        try:
+            self.file.save(credential)
+        except OSError as error:
+            log.error(
+                "node.not_saved",
+                reason=str(error),
+                until=str(credential.not_after),
+                mend="make room in the data directory and let the agent write there; it works on, "
+                "but a restart would use what was saved before",
+            )
+            self._unsaved = credential
+            self._failures.announce()
+            return
+        if self._unsaved is not None:
+            log.info("node.saved", until=str(credential.not_after))
+        self._unsaved = None
+
+    async def save_late(self) -> None:
+        """For ever: save what could not be saved, again and again until that works."""
+        seen = 0
+        while True:
+            seen = await self._failures.wait_beyond(seen)
+            backoff = Backoff(self.entropy, first=1.0, cap=60.0)
+            while self._unsaved is not None:
+                await self.sleep(backoff.take())
+                if self._unsaved is not None:
+                    self._keep(self._unsaved)
 
     def place_renewal(self, held: Credential) -> datetime:
         """When to renew `held`: at half its life, with jitter."""

@@ -93,7 +93,7 @@ class NodeAgent:
         """Join, open the socket and serve until cancelled.
 
         `ready` is called once the first word of the server has come, so that callers are served.
-        Raises `Denied`, `Invalid`, `Conflict` or `Refused` if this can't work as configured.
+        Raises `NotJoined`, `Invalid`, `Conflict` or `Refused` if this can't work as configured.
         """
         for target in settings.files:
             target.check()
@@ -161,6 +161,7 @@ class _Running:
                 group.create_task(workloads.run())
                 group.create_task(Reporter(api, workloads, refusals, sleep).run())
                 group.create_task(self._renew_for_ever())
+                group.create_task(self._membership.save_late())
                 group.create_task(self._follow_roots(sync))
                 group.create_task(_tell_ready(sync, ready))
                 for target in self._settings.files:

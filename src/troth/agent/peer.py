@@ -10,6 +10,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
+from troth.agent.lanes import Lanes
 from troth.drivers.attestors import Peer
 
 _UCRED = struct.Struct("iII")
@@ -51,14 +52,21 @@ class PeerHandle:
     A descriptor that is closed too early can come back as another process's.
     """
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, lanes: Lanes) -> None:
         self.peer = peer
+        self._lanes = lanes
         self._users = 1
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Callable[[Peer], Awaitable[T]]) -> T:
-        """`work` with the peer. It runs to its end even if the caller is cancelled meanwhile."""
+        """`work` with the peer, when it is the uid's turn; raises `Limited` if too many wait.
+
+        A caller that is cancelled while waiting is forgotten. Work that has begun runs to its
+        end and keeps its turn, so that resetting streams brings nobody more turns.
+        """
+        await self._lanes.enter(self.peer.uid)
         if not self._users:
+            self._lanes.leave(self.peer.uid)
             raise RuntimeError("the peer was released")
         self._users += 1
 
@@ -78,6 +86,7 @@ class PeerHandle:
 
     def _finish(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        self._lanes.leave(self.peer.uid)
         if not task.cancelled():
             task.exception()  # looked at, in case the one who waited for it is gone
         self.release()

@@ -20,7 +20,8 @@ class Limits:
     `frames` are what costs us more than the sender (PING, RST_STREAM, SETTINGS, PRIORITY, unknown
     and empty frames, calls over the limit, new connections): rapid reset (CVE-2023-44487) and its
     relatives. A rate comes as burst and as what grows back each second. `connections_total` is
-    for all uids together.
+    for all uids together, and no uid gets more than half of it. `attestations` are under way at
+    once, `attestations_waiting` queue behind them.
     """
 
     connections: int = 1_000
@@ -30,12 +31,21 @@ class Limits:
     calls_per_second: int = 1_000
     frames_burst: int = 4_000
     frames_per_second: int = 1_000
+    attestations: int = 16
+    attestations_waiting: int = 1_000
     message_bytes: int = 64 * 1024
     request_seconds: float = 10.0
     """How long a caller may take for its first message."""
+    idle_seconds: float = 60.0
+    """How long a connection may stay without a call; clients connect again when they need it."""
+
+    @property
+    def share(self) -> int:
+        """How many connections one uid may have: never more than half of all."""
+        return min(self.connections, (self.connections_total + 1) // 2)
 
 
-class _Bucket:
+class Bucket:
     """A token bucket: starts full, grows back with time."""
 
     def __init__(self, burst: int, per_second: int, now: float) -> None:
@@ -45,6 +55,7 @@ class _Bucket:
         self._at = now
 
     def take(self, cost: float, now: float) -> bool:
+        """Take `cost` if there is so much at `now` (seconds of a monotonic clock)."""
         self._level = min(self._burst, self._level + (now - self._at) * self._per_second)
         self._at = now
         if self._level < cost:
@@ -59,8 +70,8 @@ class _Account:
     def __init__(self, limits: Limits, now: float) -> None:
         self.connections = 0
         self.streams = 0
-        self.calls = _Bucket(limits.calls_burst, limits.calls_per_second, now)
-        self.frames = _Bucket(limits.frames_burst, limits.frames_per_second, now)
+        self.calls = Bucket(limits.calls_burst, limits.calls_per_second, now)
+        self.frames = Bucket(limits.frames_burst, limits.frames_per_second, now)
         self.seen = now
 
 
@@ -77,7 +88,7 @@ class Quota:
         """Whether `uid` may have one more connection; counts it if so."""
         account = self._account(uid)
         if (
-            account.connections >= self.limits.connections
+            account.connections >= self.limits.share
             or self._connections >= self.limits.connections_total
         ):
             return False

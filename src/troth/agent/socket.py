@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from troth.agent.call import Handler, Service
+from troth.agent.place import find_fault, suggest_mend
 from troth.agent.quota import Limits, Quota
 from troth.agent.switchboard import Switchboard
 from troth.core.clock import Clock
@@ -30,6 +31,9 @@ MAX_PATH = 107
 """sockaddr_un, unix(7)."""
 _DESCRIPTORS_KEPT = 128
 """For everything else that the process opens; each connection takes two (socket and pidfd)."""
+
+_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_BOUND = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _log = structlog.get_logger(__name__)
 
@@ -110,16 +114,20 @@ class _SocketFile:
 
     def open(self) -> socket.socket:
         """Claim the path and bind a socket there, in place of a stale one."""
-        _check_place(self._path)
+        place = _open_place(self._path)
+        try:
+            return self._bind(place)
+        finally:
+            os.close(place)
+
+    def _bind(self, place: int) -> socket.socket:
         self._claim()
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._path.unlink(missing_ok=True)
             listening.setblocking(False)
             listening.bind(str(self._path))
-            found = self._path.lstat()
-            self._identity = (found.st_dev, found.st_ino)
-            self._path.chmod(MODE)
+            self._identity = _let_everybody_connect(self._path, place)
         except BaseException:
             listening.close()
             self.close()
@@ -157,21 +165,48 @@ class _SocketFile:
             raise
 
 
-def _check_place(path: Path) -> None:
+def _open_place(path: Path) -> int:
+    """The directory of `path`, after checking that nobody else could replace the socket there."""
     longest = MAX_PATH - len("..new")
     if len(os.fsencode(path)) > longest:
         raise Invalid(
             f"The socket's path {path} is too long; at most {longest} bytes are possible."
         )
     try:
-        mode = path.parent.stat().st_mode
+        place = os.open(path.parent, _PLACE)
     except OSError as error:
         raise Invalid(f"The directory {path.parent} can't be used: {error.strerror}.") from error
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+    found = os.fstat(place)
+    if fault := find_fault(found):
+        os.close(place)
         raise Refused(
-            f"Anybody could replace the socket in {path.parent}; "
-            "take the right to write there from others (chmod o-w)."
+            f"The directory {path.parent} {fault}, so others could replace the socket in it; "
+            f"run: {suggest_mend(found, path.parent)}"
         )
+    return place
+
+
+def _let_everybody_connect(path: Path, place: int) -> tuple[int, int]:
+    """Open up the socket just bound at `path`, in the directory `place`; returns dev and inode.
+
+    By descriptor and not by path: what stands at a path may be a symlink a moment later.
+    """
+    problem = Refused(f"Something else took the place of the socket {path}; look who did that.")
+    try:
+        bound = os.open(path.name, _BOUND, dir_fd=place)
+    except FileNotFoundError as error:
+        raise problem from error
+    try:
+        found = os.fstat(bound)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+            raise problem
+        os.chmod(f"/proc/self/fd/{bound}", MODE)
+        there = path.lstat()
+        if (there.st_dev, there.st_ino) != (found.st_dev, found.st_ino):
+            raise problem
+        return found.st_dev, found.st_ino
+    finally:
+        os.close(bound)
 
 
 def _check_stale(path: Path) -> None:

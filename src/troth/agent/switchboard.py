@@ -32,6 +32,7 @@ from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 
 from troth.agent.call import Call, Handler, answer
+from troth.agent.lanes import Lanes
 from troth.agent.peer import PeerHandle, read_peer
 from troth.agent.quota import Quota
 
@@ -61,6 +62,7 @@ class Switchboard:
     def __init__(self, handlers: Mapping[str, Handler], quota: Quota) -> None:
         self.handlers = handlers
         self.quota = quota
+        self.lanes = Lanes(quota.limits.attestations, quota.limits.attestations_waiting)
         self.connections: set[CallerConnection] = set()
         self.empty = asyncio.Event()
         self.empty.set()
@@ -104,20 +106,22 @@ class CallerConnection(H2Protocol):
         self._switchboard = switchboard
         self._handle: PeerHandle | None = None
         self._counted = False
+        self._idle: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Learn who connected and greet them, or send them away."""
         self._transport = cast(asyncio.Transport, transport)
         try:
-            self._handle = PeerHandle(read_peer(transport.get_extra_info("socket")))
+            peer = read_peer(transport.get_extra_info("socket"))
         except OSError:
             self._transport.abort()
             return
+        self._handle = PeerHandle(peer, self._switchboard.lanes)
         quota = self._switchboard.quota
         self._h2 = self._greet(quota.limits.streams)
         self.connection = Connection(self._h2, self._transport, config=self.config)
         self.processor = _Processor(self.calls, self.connection)
-        self.calls.open(self._handle, self._punish)
+        self.calls.open(self._handle, self)
         self._switchboard.add(self)
         self._counted = not self._switchboard.stopping and quota.open_connection(self._uid)
         if not self._counted:
@@ -126,6 +130,7 @@ class CallerConnection(H2Protocol):
             return
         self.connection.flush()
         self.connection.initialize()
+        self.note_calls(0)
 
     def data_received(self, data: bytes) -> None:
         """Feed HTTP/2 with bytes from the caller."""
@@ -164,12 +169,25 @@ class CallerConnection(H2Protocol):
         """End all calls and give back what was counted."""
         if self._handle is None:
             return
+        self._forget_idle()
         self.connection.write_ready.set()  # or whoever waits to write would wait for ever
         super().connection_lost(exc)
         self._switchboard.remove(self)
         if self._counted:
             self._switchboard.quota.close_connection(self._uid)
         self._handle.release()
+
+    def note_calls(self, count: int) -> None:
+        """So many calls are open now: without any the connection closes after a while."""
+        self._forget_idle()
+        if not count and self._counted and not self.connection.is_closing():
+            seconds = self._switchboard.quota.limits.idle_seconds
+            loop = asyncio.get_running_loop()
+            self._idle = loop.call_later(seconds, self._hang_up, "idle", ErrorCodes.NO_ERROR)
+
+    def disown(self) -> None:
+        """The process isn't the one that connected: what comes now must connect by itself."""
+        self._hang_up("the process has changed since it connected", ErrorCodes.NO_ERROR)
 
     def say_goodbye(self) -> None:
         """Tell the caller that the agent stops, and close once all is sent."""
@@ -212,14 +230,19 @@ class CallerConnection(H2Protocol):
         if isinstance(event, DataReceived) and not event.data and not event.stream_ended:
             cost = 1.0
         if cost:
-            self._punish(cost)
+            self.punish(cost)
 
-    def _punish(self, cost: float) -> None:
+    def punish(self, cost: float) -> None:
         """Take `cost` from the caller's allowance; hang up if it has none left."""
         if self.connection.is_closing() or self._switchboard.quota.take_frame(self._uid, cost):
             return
         _log.warning("connection.flooded", uid=self._uid)
         self._hang_up("too many control frames")
+
+    def _forget_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
 
     def _flush(self) -> None:
         if not self.connection.is_closing():
@@ -251,17 +274,17 @@ class _Calls(AbstractHandler):
         self._switchboard = switchboard
         self._tasks: dict[Stream, asyncio.Task[None]] = {}
         self._handle: PeerHandle | None = None
-        self._punish: Callable[[float], None] | None = None
+        self._connection: CallerConnection | None = None
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """The calls that have not ended."""
         return set(self._tasks.values())
 
-    def open(self, handle: PeerHandle, punish: Callable[[float], None]) -> None:
-        """Calls come from this peer; `punish` charges it for one that can't be served."""
+    def open(self, handle: PeerHandle, connection: CallerConnection) -> None:
+        """Calls come from this peer, over this connection."""
         self._handle = handle
-        self._punish = punish
+        self._connection = connection
 
     def accept(
         self,
@@ -270,26 +293,28 @@ class _Calls(AbstractHandler):
         release_stream: Callable[[], None],
     ) -> None:
         """Start answering a call, or say that it is one too many."""
-        handle, punish = self._handle, self._punish
-        if handle is None or punish is None:
+        handle, connection = self._handle, self._connection
+        if handle is None or connection is None:
             raise RuntimeError("a call came before its connection")
         quota, uid = self._switchboard.quota, handle.peer.uid
         call = Call(stream, dict(headers), handle, quota.limits)
         counted = not self._switchboard.stopping and quota.open_stream(uid)
-        work = self._serve(call) if counted else self._turn_away(call)
+        work = self._serve(call, connection) if counted else self._turn_away(call)
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[stream] = task
+        connection.note_calls(len(self._tasks))
 
         def forget(_: asyncio.Task[None]) -> None:
             # Not in the task itself: one that is cancelled before its first step never runs.
             self._tasks.pop(stream, None)
             release_stream()
+            connection.note_calls(len(self._tasks))
             if counted:
                 quota.close_stream(uid)
 
         task.add_done_callback(forget)
         if not counted:
-            punish(1.0)
+            connection.punish(1.0)
 
     def cancel(self, stream: Stream) -> None:
         """The caller has reset the stream."""
@@ -302,9 +327,11 @@ class _Calls(AbstractHandler):
         for task in self.tasks:
             task.cancel()
 
-    async def _serve(self, call: Call) -> None:
+    async def _serve(self, call: Call, connection: CallerConnection) -> None:
         try:
             await answer(call, self._switchboard.handlers.get(call.method))
+            if call.disowned:
+                connection.disown()
         except asyncio.CancelledError:
             if not self._switchboard.stopping:
                 raise

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from troth.core.errors import Unavailable
 from troth.drivers.attestors import Peer
 
 
@@ -58,13 +59,15 @@ class View:
     """Everything one caller may see now.
 
     The caller's default identity comes first in `svids`, its own trust domain first in `bundles`.
-    `withdrawn` are SPIFFE IDs that the caller held and that are cut off (quarantined, suspended,
-    retired, or its instance locked): Envoy gets a tombstone for each.
+    `withdrawn` are SPIFFE IDs that the caller held or would hold and that are cut off: Envoy gets
+    a tombstone for each. `reasons` says why in a word or two, as far as that is known
+    (``quarantined``, ``suspended``, ``locked``).
     """
 
     svids: tuple[Svid, ...]
     bundles: tuple[Bundle, ...]
     withdrawn: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,20 @@ class Caller:
     key: str
 
 
+class Stale(Unavailable):
+    """The process is no longer the one that connected or was attested: it must connect again."""
+
+
 class Source(Protocol):
     """Where views and tokens come from. Every method raises a kind of `TrothError` to refuse."""
 
+    async def wait_until_ready(self) -> None:
+        """Return once callers can be served; `Unavailable` if that takes too long."""
+        ...
+
     async def attest(self, peer: Peer) -> Caller:
-        """Who `peer` is; `Denied` if nothing can be proved, `Unavailable` while starting.
+        """Who `peer` is; `Denied` if nothing can be proved, `Unavailable` while starting, `Stale`
+        if the process runs under another user than the one that connected.
 
         It is never cancelled halfway, and ``peer.pidfd`` stays open until it returns or raises.
         """
@@ -90,7 +102,7 @@ class Source(Protocol):
         """The view now, at once, then one after each change; changes in quick succession merge.
 
         Ends by raising: `Denied` when the caller is nobody any more, `Unavailable` when the source
-        goes away.
+        goes away, `Stale` when the process has ended or become another.
         """
         ...
 

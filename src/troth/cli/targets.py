@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 import re
 import signal
@@ -14,8 +15,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from troth.agent.files import FileTarget
+from troth.agent.place import find_fault, suggest_mend
 from troth.agent.reload import CommandReload, Reload, SignalReload
-from troth.core.errors import Invalid, TooLarge
+from troth.core.errors import Invalid, Refused, TooLarge
 
 MAX_FILE = 1 << 20
 MAX_TARGETS = 1000
@@ -48,8 +50,18 @@ class TargetFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def read_targets(path: Path) -> tuple[FileTarget, ...]:
-    """The targets in the TOML file at `path`; raises `Invalid` with the place and the remedy."""
+    """The targets in the TOML file at `path`.
+
+    Raises `Invalid` with the place and the remedy, or `Refused` if others could have written it:
+    it names programs that the agent runs.
+    """
     with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        if fault := find_fault(found):
+            raise Refused(
+                f"{path} {fault}, and it names programs that run as the agent's user; "
+                f"run: {suggest_mend(found, path)}"
+            )
         data = file.read(MAX_FILE + 1)
     if len(data) > MAX_FILE:
         raise TooLarge(f"{path}: the file has more than {MAX_FILE:,} bytes.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import select
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,6 +25,8 @@ NODE = "local"
 LOCK = "agent.lock"
 RESTART_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 STOP_SECONDS = 10.0
+HEALTHY_SECONDS = 60.0
+"""An agent that lived longer was well: the next restart is a quick one again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +43,42 @@ class LocalAgent:
     mutual_url: str
     environ: Mapping[str, str]
     make_token: Callable[[], Awaitable[str]]
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def run(self) -> None:
-        """Run until cancelled; then end the agent too."""
+        """Run until cancelled; then end the agent too. Whatever fails is tried again."""
+        loop = asyncio.get_running_loop()
         failures = 0
         while True:
-            found = find_agent(self.data / "agent" / LOCK)
-            if found is None:
-                code = await self._run_child()
-                log.warning("agent.ended", code=code)
-            elif found[1] == self.mutual_url:
-                log.info("agent.adopted", data=str(self.data))
-                await _wait_adopted(found[0])
-            else:
-                log.info("agent.replaced", followed=found[1], now=self.mutual_url)
-                await _end_adopted(found[0])
+            began = loop.time()
+            try:
+                again_at_once = await self._watch_one()
+            except Exception as error:  # noqa: BLE001  # full disk, busy store: watch on
+                log.error("agent.not_started", reason=f"{type(error).__name__}: {error}"[:300])
+                again_at_once = False
+            if again_at_once:
                 continue
+            if loop.time() - began > HEALTHY_SECONDS:
+                failures = 0
             pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
             failures += 1
-            await asyncio.sleep(pause)
+            await self.sleep(pause)
+
+    async def _watch_one(self) -> bool:
+        """Start or adopt an agent and see it end; whether the next may follow at once."""
+        found = find_agent(self.data / "agent" / LOCK)
+        if found is None:
+            code = await self._run_child()
+            log.warning("agent.ended", code=code)
+            return False
+        pidfd, followed = found
+        if followed == self.mutual_url:
+            log.info("agent.adopted", data=str(self.data))
+            await _wait_adopted(pidfd)
+            return False
+        log.info("agent.replaced", followed=followed, now=self.mutual_url)
+        await _end_adopted(pidfd)
+        return True
 
     @property
     def _command(self) -> list[str]:
@@ -102,20 +122,44 @@ async def _end_child(child: asyncio.subprocess.Process) -> None:
 def find_agent(lock: Path) -> tuple[int, str] | None:
     """A pidfd of the living agent that holds `lock` and the server that it follows, or None.
 
-    The lock file holds its holder's pid and the server's mutual-TLS URL, a line each. The pid is
-    believed only while somebody holds the lock, looked at after the pidfd was opened, so a reused
-    pid is never taken for the agent.
+    The lock file holds its holder's pid and the server's mutual-TLS URL, a line each. Between
+    taking the lock and writing there, a new agent's file still names the one before. So a pid is
+    believed only if the file says the same once the lock was seen held, and if that very process,
+    alive to the end of the look, has the file open.
     """
     try:
-        lines = lock.read_text().splitlines()
+        text = lock.read_text()
+        lines = text.splitlines()
         pid = int(lines[0]) if lines else 0
         pidfd = os.pidfd_open(pid) if pid > 0 else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):
         return None
-    if pidfd is not None and not _is_locked(lock):
+    if pidfd is None:
+        return None
+    try:
+        held = _is_locked(lock) and lock.read_text() == text and _has_open(pid, lock)
+        sure = held and _is_alive(pidfd)
+    except (OSError, ValueError):
+        sure = False
+    if not sure:
         os.close(pidfd)
         return None
-    return None if pidfd is None else (pidfd, lines[1] if len(lines) > 1 else "")
+    return pidfd, lines[1] if len(lines) > 1 else ""
+
+
+def _is_alive(pidfd: int) -> bool:
+    poll = select.poll()  # not select(): the descriptor may be a high number
+    poll.register(pidfd, select.POLLIN)
+    return not poll.poll(0)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    wanted = path.stat()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if os.path.samestat(descriptor.stat(), wanted):
+                return True
+    return False
 
 
 def _is_locked(lock: Path) -> bool:

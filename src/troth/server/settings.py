@@ -116,6 +116,10 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body_bytes: Annotated[
         int, Meta(ge=KiB, le=64 * MiB, description="Largest request body, manifests apart.")
     ] = MiB
+    anonymous_body_bytes: Annotated[
+        int,
+        Meta(ge=KiB, le=64 * MiB, description="Largest body from a caller without a certificate."),
+    ] = 32 * KiB
     manifest_bytes: Annotated[
         int, Meta(ge=KiB, le=64 * MiB, description="Largest body of manifest.plan and .apply.")
     ] = 8 * MiB
@@ -123,8 +127,23 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=KiB, le=MiB, description="Largest request line with all headers.")
     ] = 32 * KiB
     connections: Annotated[
-        int, Meta(ge=1, le=1_000_000, description="Open connections of each listener.")
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Open connections of each listener, those in a TLS handshake included; "
+            "lowered to its share of the files that the process may open.",
+        ),
     ] = 10_000
+    connections_per_address: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Open connections of each listener from one IPv4 address, one IPv6 /64 "
+            "or one uid; never more than three quarters of the listener's.",
+        ),
+    ] = 1024
     header_seconds: Annotated[
         int, Meta(ge=1, le=300, description="Time for a TLS handshake, and for all headers.")
     ] = 10
@@ -143,6 +162,14 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Crl(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Certificate revocation lists, in seconds."""
 
+    url: Annotated[
+        str,
+        Meta(
+            description="URL under which verifiers without a troth agent find the lists; put into "
+            "every certificate as URL/AUTHORITY.crl. It should be http, since whoever needs the "
+            "list can't check our certificate yet; by default certificates name none."
+        ),
+    ] = ""
     lifetime: Annotated[
         int,
         Meta(

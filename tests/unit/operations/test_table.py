@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+
+import pytest
 
 from tests.fakes.house import FakeHouse, in_house
 from troth.policy.permissions import ROLES, decide_operation
@@ -24,6 +27,15 @@ def test_every_operation_is_documented() -> None:
     missing = [route.name for route in ROUTES if f"`{route.name}`" not in text]
     assert not missing
     assert all(route.summary.endswith(".") for route in ROUTES)
+
+
+@in_house
+async def test_an_operation_is_small_and_frozen(house: FakeHouse) -> None:
+    for name, call in {**house.dispatcher.operations, **house.dispatcher.subscriptions}.items():
+        assert dataclasses.is_dataclass(call), name
+        assert len(dataclasses.fields(call)) <= 6, name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            call.store = None  # type: ignore[union-attr]
 
 
 def test_routes_are_distinct() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -15,6 +16,13 @@ BUILT_IN: dict[str, str] = {
     "cgroup": "troth.drivers.attestors.cgroup:open_attestor",
 }
 """Name → ``module:factory``; each factory takes no arguments beyond keyword settings."""
+
+RECHECK_AFTER = 0.02
+"""Seconds between the two looks at a process. Longer than the clock tick of any kernel, so that a
+file that was changed in between can't carry the same time of change."""
+
+Examination = Generator[None, None, tuple[str, ...]]
+"""Two looks at one process. It pauses after the first; what it returns after the second counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +40,24 @@ class Peer:
 
 
 class WorkloadAttestor(Protocol):
-    """Turns a peer into selectors. Blocking: called in a thread.
+    """Turns a peer into selectors. Blocking: run in a thread.
 
-    Returns ``type:attribute:value`` texts. Raises `Denied` if the process is gone or changed
-    under the attestor's eyes; returns an empty tuple if it has nothing to say.
+    The selectors are ``type:attribute:value`` texts. Raises `Denied` if the process is gone or
+    changed under the attestor's eyes; an empty tuple means that it has nothing to say.
     """
 
     name: str
 
+    def examine(self, peer: Peer) -> Examination:
+        """Begin to look at `peer`.
+
+        It pauses once, or not at all, for `RECHECK_AFTER`: whoever runs it lets that time pass,
+        once for all attestors together. Each step may run in another thread.
+        """
+        ...
+
     def attest(self, peer: Peer) -> tuple[str, ...]:
-        """The selectors proved about `peer`."""
+        """The selectors proved about `peer` by this attestor alone."""
         ...
 
 
@@ -63,11 +79,70 @@ def load_attestors(
     return tuple(opened)
 
 
-def attest_peer(attestors: Iterable[WorkloadAttestor], peer: Peer) -> frozenset[Selector]:
+def attest_peer(
+    attestors: Iterable[WorkloadAttestor],
+    peer: Peer,
+    wait: Callable[[float], None] = time.sleep,
+) -> frozenset[Selector]:
     """Everything that `attestors` prove about `peer`. Blocking: call it in a thread.
 
     Raises `Denied` if the process is gone or changed under their eyes; what one attestor proved
     before doesn't count then.
     """
-    texts = [text for attestor in attestors for text in attestor.attest(peer)]
-    return frozenset(Selector.parse(text) for text in texts)
+    looks = Looks(attestor.examine(peer) for attestor in attestors)
+    try:
+        looks.begin()
+        wait(RECHECK_AFTER)
+        return frozenset(Selector.parse(text) for text in looks.finish())
+    finally:
+        looks.close()
+
+
+def attest_alone(
+    examination: Examination, wait: Callable[[float], None], seconds: float
+) -> tuple[str, ...]:
+    """What one examination proves, with `wait` called between its looks if it has two."""
+    looks = Looks((examination,))
+    try:
+        if looks.begin():
+            wait(seconds)
+        return tuple(looks.finish())
+    finally:
+        looks.close()
+
+
+class Looks:
+    """Several examinations of one process around a single pause."""
+
+    def __init__(self, examinations: Iterable[Examination]) -> None:
+        self._paused: list[Examination] = []
+        self._waiting = list(examinations)
+        self._proved: list[str] = []
+
+    def begin(self) -> bool:
+        """The first look of each; whether any of them wants a second."""
+        while self._waiting:
+            self._paused.append(self._waiting.pop(0))
+            self._step(self._paused[-1])
+        return bool(self._paused)
+
+    def finish(self) -> list[str]:
+        """The second look of each, and all that was proved."""
+        for examination in list(self._paused):
+            self._step(examination)
+        if self._paused:
+            raise RuntimeError("an attestor wants a third look")
+        return self._proved
+
+    def close(self) -> None:
+        """Let go of what the examinations hold; nothing happens to those that have ended."""
+        for examination in (*self._paused, *self._waiting):
+            examination.close()
+        self._paused, self._waiting = [], []
+
+    def _step(self, examination: Examination) -> None:
+        try:
+            next(examination)
+        except StopIteration as end:
+            self._paused.remove(examination)
+            self._proved += end.value

@@ -19,9 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from troth.core.errors import Denied, Invalid
-from troth.drivers.attestors import Peer, WorkloadAttestor
+from troth.drivers.attestors import (
+    RECHECK_AFTER,
+    Examination,
+    Peer,
+    WorkloadAttestor,
+    attest_alone,
+)
 from troth.drivers.attestors.procfs import PROC, read_proc_file, watch_process
-from troth.drivers.attestors.unix import RECHECK_AFTER
 from troth.identity.selectors import Selector
 
 _MOVED = "The calling process moved to another control group while it was looked at; connect again."
@@ -54,11 +59,15 @@ class CgroupAttestor:
 
     def attest(self, peer: Peer) -> tuple[str, ...]:
         """The selectors of `peer`; raises `Denied` if it is gone or moves while looked at."""
+        return attest_alone(self.examine(peer), self._wait, self._recheck_after)
+
+    def examine(self, peer: Peer) -> Examination:
+        """The same in two looks; see `WorkloadAttestor`."""
         watch = watch_process(self._proc, peer)
         if watch is None:
             return ()
         first = read_proc_file(watch.folder / "cgroup")
-        self._wait(self._recheck_after)
+        yield
         watch.check()
         if read_proc_file(watch.folder / "cgroup") != first:
             raise Denied(_MOVED)

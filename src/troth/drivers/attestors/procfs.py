@@ -2,8 +2,8 @@
 
 A pid is a name that the kernel gives to somebody else once its process is gone. Three things tell
 whether it still means the process that connected: the peer's pidfd (Linux ≥ 6.5), which stays with
-that one process; the start time, which a successor doesn't share; and, where there is no pidfd,
-that the process still runs under the uid that the kernel noted on connect.
+that one process; the start time, which a successor doesn't share; and that the
+process still runs under the uid that the kernel noted on connect.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ _STATE, _START_TIME = 0, 19  # fields 3 and 22 of proc_pid_stat(5), counted afte
 _EFFECTIVE_UID = re.compile(rb"^Uid:\s+\d+\s+(\d+)\s", re.MULTILINE)
 
 
+class UserChanged(Denied):
+    """The process runs under another user than the one that connected."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessWatch:
     """A process that was there when the watch began; `started` is in clock ticks since boot."""
@@ -43,8 +47,8 @@ class ProcessWatch:
         _check_alive(self.peer)
         if read_start_time(self.proc, self.peer.pid) != self.started:
             raise Denied(_REPLACED)
-        if self.peer.pidfd < 0:
-            _check_user(self.proc, self.peer)
+        if read_user(self.proc, self.peer.pid) != self.peer.uid:
+            raise UserChanged(_OTHER_USER)
         _check_alive(self.peer)
 
 
@@ -82,6 +86,21 @@ def read_start_time(proc: Path, pid: int) -> int:
     return int(fields[_START_TIME])
 
 
+def read_user(proc: Path, pid: int) -> int:
+    """The effective uid of the process now, -1 if it has none; raises `Denied` if it is gone."""
+    found = _EFFECTIVE_UID.search(read_proc_file(proc / str(pid) / "status"))
+    return -1 if found is None else int(found.group(1))
+
+
+def read_program(proc: Path, pid: int) -> tuple[int, int] | None:
+    """Device and inode of the program that the process runs; None if it may not be looked at."""
+    try:
+        found = (proc / str(pid) / "exe").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def read_boot_id(proc: Path) -> str:
     """The random id of this boot of the machine."""
     return read_proc_file(proc / "sys/kernel/random/boot_id").decode("ascii").strip()
@@ -106,7 +125,3 @@ def _check_alive(peer: Peer) -> None:
         raise Denied(_GONE)
 
 
-def _check_user(proc: Path, peer: Peer) -> None:
-    found = _EFFECTIVE_UID.search(read_proc_file(proc / str(peer.pid) / "status"))
-    if found is None or int(found.group(1)) != peer.uid:
-        raise Denied(_OTHER_USER)

@@ -22,18 +22,20 @@ import os
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from threading import Lock
 
 from troth.core.errors import Denied, Invalid
-from troth.drivers.attestors import Peer, WorkloadAttestor
+from troth.drivers.attestors import (
+    RECHECK_AFTER,
+    Examination,
+    Peer,
+    WorkloadAttestor,
+    attest_alone,
+)
 from troth.drivers.attestors.procfs import PROC, ProcessWatch, watch_process
 from troth.identity.selectors import Selector
-
-RECHECK_AFTER = 0.02
-"""Seconds between the two looks at a process. Longer than the clock tick of any kernel, so that a
-file that was changed in between can't carry the same time of change."""
 
 MAX_PROGRAM = 512 << 20
 CACHE_SIZE = 256
@@ -95,6 +97,10 @@ class UnixAttestor:
 
     def attest(self, peer: Peer) -> tuple[str, ...]:
         """The selectors of `peer`; raises `Denied` if it is gone or changes while looked at."""
+        return attest_alone(self.examine(peer), self._wait, self._recheck_after)
+
+    def examine(self, peer: Peer) -> Examination:
+        """The same in two looks; see `WorkloadAttestor`."""
         proved = []
         if peer.uid != self._unmapped_uid:
             proved.append(f"unix:uid:{peer.uid}")
@@ -102,10 +108,10 @@ class UnixAttestor:
             proved.append(f"unix:gid:{peer.gid}")
         watch = watch_process(self._proc, peer)
         if watch is not None:
-            proved += self._attest_program(watch)
+            proved += yield from self._examine_program(watch)
         return tuple(proved)
 
-    def _attest_program(self, watch: ProcessWatch) -> list[str]:
+    def _examine_program(self, watch: ProcessWatch) -> Generator[None, None, list[str]]:
         """Path and digest; nothing for a program that may not be looked at or was deleted."""
         link = watch.folder / "exe"
         pinned = _open_quietly(link, os.O_PATH)  # holds the inode, so its number can't be reused
@@ -119,7 +125,7 @@ class UnixAttestor:
                 watch.check()
                 return []
             digest = self._hash_program(link, first)
-            self._wait(self._recheck_after)
+            yield
             watch.check()
             if not _is_same(link, first) or _read_link(link) != path:
                 raise Denied(_CHANGED)

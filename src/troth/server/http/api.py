@@ -18,7 +18,7 @@ from litestar.types import ASGIApp
 
 from troth.core.errors import Invalid
 from troth.core.ids import RequestId
-from troth.operations.call import Caller
+from troth.operations.call import ANONYMOUS, Caller
 from troth.operations.dispatch import Dispatcher
 from troth.policy.permissions import decide_operation
 from troth.server.http import bodies
@@ -49,12 +49,21 @@ class Api:
         caller = await self.authenticate(request.scope)
         if not decide_operation(caller.roles, route.name).allowed:
             await self._refuse(route, caller, request_id)
-        body = await self._read_request(route, request)
+        body = await self._read_request(route, request, caller)
         if route.stream:
-            values = self.dispatcher.open(route.name, caller, request_id, body)
-            return LineStream(values, self.dispatcher.clock, self.limits.write_seconds)
+            return self._follow(route, request, caller, body)
         result = await self.dispatcher.call(route.name, caller, request_id, body)
         return ASGIResponse(body=msgspec.json.encode(result), media_type="application/json")
+
+    def _follow(
+        self, route: Route, request: Request[Any, Any, Any], caller: Caller, body: Any
+    ) -> LineStream:
+        async def check() -> None:
+            self.dispatcher.permit(route.name, await self.authenticate(request.scope))
+
+        request_id = RequestId(request_id_of(request.scope))
+        values = self.dispatcher.open(route.name, caller, request_id, body)
+        return LineStream(values, check, self.dispatcher.clock, self.limits.write_seconds)
 
     async def _refuse(self, route: Route, caller: Caller, request_id: RequestId) -> None:
         """Let the gate refuse, count and log it: it checks before it looks at the body."""
@@ -64,7 +73,9 @@ class Api:
             await self.dispatcher.call(route.name, caller, request_id, None)
         raise AssertionError("the gate let a call pass that the policy refuses")
 
-    async def _read_request(self, route: Route, request: Request[Any, Any, Any]) -> Any:
+    async def _read_request(
+        self, route: Route, request: Request[Any, Any, Any], caller: Caller
+    ) -> Any:
         query = bodies.parse_query(request.scope["query_string"])
         body = b""
         if route.method == "GET":
@@ -72,11 +83,19 @@ class Api:
         elif query:
             raise Invalid("Only a GET takes fields from the query: put them into the body.")
         else:
-            manifest = route.name.startswith("manifest.")
-            limit = self.limits.manifest_bytes if manifest else self.limits.body_bytes
+            limit = self._limit_body(route, caller)
             body = await bodies.read_body(request, limit, self.limits.body_seconds)
         path = bodies.decode_segments(request.path_params)
         return parse_request(route, path, query, body)
+
+    def _limit_body(self, route: Route, caller: Caller) -> int:
+        limits = self.limits
+        limit = limits.body_bytes
+        if route.name.startswith("manifest."):
+            limit = limits.manifest_bytes
+        if caller.principal == ANONYMOUS.principal:
+            limit = min(limit, limits.anonymous_body_bytes)
+        return limit
 
     def _make_handler(self, route: Route) -> HTTPRouteHandler:
         async def handle(request: Request[Any, Any, Any]) -> ASGIApp:

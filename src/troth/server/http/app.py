@@ -33,7 +33,7 @@ from troth.wire.api.problems import MEDIA_TYPE
 from troth.wire.api.routes import ROUTES
 
 MAX_PATH = 2048
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PATH = re.compile(rb"/|(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%-]+)+")
 
 Message = Any
@@ -59,7 +59,7 @@ def build_app(
         *spiffe.make_handlers(publication),
         *pki.make_handlers(publication),
         *health.make_handlers(publication, metrics, full_metrics=full_metrics),
-        serve_document("/v1/openapi.json", _show_openapi),
+        _serve_openapi(),
     ]
     inner = Litestar(
         [*_list_options(handlers), *handlers],
@@ -89,8 +89,13 @@ def _make_options(path: str, allow: str) -> HTTPRouteHandler:
     return HTTPRouteHandler(path, http_method=HttpMethod.OPTIONS, status_code=200)(show_options)
 
 
-async def _show_openapi(request: Request[Any, Any, Any]) -> ASGIApp:
-    return answer_document(msgspec.json.encode(openapi.render_openapi(ROUTES)), JSON)
+def _serve_openapi() -> HTTPRouteHandler:
+    document = msgspec.json.encode(openapi.render_openapi(ROUTES))  # once: it takes milliseconds
+
+    async def show(request: Request[Any, Any, Any]) -> ASGIApp:
+        return answer_document(document, JSON)
+
+    return serve_document("/v1/openapi.json", show)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +109,13 @@ class Edge:
         """Answer one exchange."""
         if scope["type"] != "http":
             raise ValueError(f"{scope['type']} is not served here")
-        request_id = _choose_request_id(scope["headers"]) or self.dispatcher.new_request_id()
+        # Always our own: it goes into the journal, where a client's would be a forged trace.
+        request_id = self.dispatcher.new_request_id()
+        bound = {"request_id": request_id, **_read_client_id(scope["headers"])}
         scope = dict(scope)
         attach_request_id(scope, request_id)
         answer = _Answer(send, request_id, scope["raw_path"].startswith(b"/v1/"))
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(**bound):
             try:
                 self._check_certificate(scope)
                 _normalise(scope)
@@ -166,12 +173,12 @@ class _Answer:
         await self.out(message)
 
 
-def _choose_request_id(headers: list[tuple[bytes, bytes]]) -> str:
-    """The client's own id, if it sent one that is safe to repeat and to keep; else ""."""
+def _read_client_id(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The client's own request id for the log alone, if it sent one that is safe to write there."""
     given = [value for name, value in headers if name == b"x-request-id"]
-    if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
-        return given[0].decode()
-    return ""
+    if len(given) == 1 and _CLIENT_ID.fullmatch(given[0]):
+        return {"client_request_id": given[0].decode()}
+    return {}
 
 
 def _normalise(scope: Any) -> None:

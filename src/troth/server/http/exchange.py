@@ -7,6 +7,8 @@ reads them here, so no other module knows where they are kept.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +16,7 @@ from typing import Any
 
 _CONNECTION = "troth.connection"
 _REQUEST_ID = "troth.request_id"
+_UCRED = struct.Struct("iII")  # pid, uid, gid: struct ucred of unix(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,14 @@ class Connection:
     not_after: datetime | None
     stopping: asyncio.Event
     abort: Callable[[], None]
+
+
+def read_peer(connected: Any) -> Peer | None:
+    """Who connected to a Unix socket; None for another kind. `OSError` when the peer has gone."""
+    if connected is None or connected.family != socket.AF_UNIX:
+        return None
+    raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return Peer(*_UCRED.unpack(raw))
 
 
 def attach_connection(scope: Any, connection: Connection) -> None:

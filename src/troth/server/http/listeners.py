@@ -22,6 +22,8 @@ import uvicorn
 
 from troth.core.clock import Clock
 from troth.core.errors import Conflict, Invalid, Refused, TrothError, Unavailable
+from troth.server.http.acceptor import Acceptor, Greet
+from troth.server.http.capacity import Capacity, Slot, count_descriptors, fit_caps
 from troth.server.http.protocol import ListenerState, PeerProtocol
 from troth.server.settings import Limits
 
@@ -80,7 +82,7 @@ class Listener:
             date_header=False,
             timeout_keep_alive=limits.idle_seconds,
         )
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._inode: int | None = None
         self.port = 0
         """The bound port once started; 0 for a Unix socket."""
@@ -92,11 +94,14 @@ class Listener:
         `Refused` or `Unavailable` when the system says no.
         """
         self._config.load()
+        admin = isinstance(self._binding, UnixBinding)
+        capacity = Capacity(fit_caps(self._limits, admin=admin, descriptors=count_descriptors()))
         if isinstance(self._binding, UnixBinding):
-            await self._start_unix(self._binding)
+            await self._start_unix(self._binding, capacity)
         else:
-            await self._start_tcp(self._binding)
-        log.info("listener.started", listener=self.name, where=self.where)
+            await self._start_tcp(self._binding, capacity)
+        connections = capacity.caps.total
+        log.info("listener.started", listener=self.name, where=self.where, connections=connections)
 
     @property
     def where(self) -> str:
@@ -108,11 +113,11 @@ class Listener:
 
     async def stop(self) -> None:
         """Accept nothing more, end streams, let requests finish for `stop_seconds`, close all."""
-        for server in self._servers:
-            server.close()
-        self._remove_socket()
         state = self._state
         state.stopping.set()
+        while self._acceptors:
+            await self._acceptors.pop().stop()
+        self._remove_socket()
         state.emptied.clear()
         for connection in list(state.connections):
             connection.shutdown()
@@ -129,26 +134,28 @@ class Listener:
             await asyncio.wait(late, timeout=self._limits.stop_seconds or 1)
         log.info("listener.stopped", listener=self.name, cancelled=len(late))
 
-    def _make_protocol(self) -> PeerProtocol:
-        return PeerProtocol(self._config, self._state)
-
-    async def _start_tcp(self, binding: TcpBinding) -> None:
+    async def _start_tcp(self, binding: TcpBinding, capacity: Capacity) -> None:
         sockets = await _bind_tcp(binding)
         self.port = sockets[0].getsockname()[1]
-        loop = asyncio.get_running_loop()
-        for bound in sockets:
-            self._servers.append(
-                await loop.create_server(
-                    self._make_protocol,
-                    sock=bound,
-                    ssl=binding.tls,
-                    backlog=BACKLOG,
-                    ssl_handshake_timeout=self._limits.header_seconds,
-                    ssl_shutdown_timeout=2,
-                )
+
+        async def greet(connected: socket.socket, slot: Slot) -> None:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: PeerProtocol(self._config, self._state, slot),
+                connected,
+                ssl=binding.tls,
+                ssl_handshake_timeout=self._limits.header_seconds,
+                ssl_shutdown_timeout=2,
             )
 
-    async def _start_unix(self, binding: UnixBinding) -> None:
+        for bound in sockets:
+            self._accept(bound, capacity, greet)
+
+    def _accept(self, bound: socket.socket, capacity: Capacity, greet: Greet) -> None:
+        acceptor = Acceptor(bound, capacity, greet, self._state.clock, self.name)
+        acceptor.start()
+        self._acceptors.append(acceptor)
+
+    async def _start_unix(self, binding: UnixBinding, capacity: Capacity) -> None:
         path = binding.path
         if len(os.fsencode(path)) + len(_suffix()) > _MAX_SOCKET_PATH:
             raise Invalid(
@@ -163,13 +170,16 @@ class Listener:
         try:
             bound = _bind_unix(fresh, binding.mode)
             self._inode = fresh.lstat().st_ino
-            loop = asyncio.get_running_loop()
-            self._servers.append(
-                await loop.create_unix_server(self._make_protocol, sock=bound, backlog=BACKLOG)
-            )
             fresh.rename(path)
         except OSError as error:
             raise Unavailable(f"The socket {path} can't be made: {error.strerror}.") from error
+
+        async def greet(connected: socket.socket, slot: Slot) -> None:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: PeerProtocol(self._config, self._state, slot), connected
+            )
+
+        self._accept(bound, capacity, greet)
 
     def _remove_socket(self) -> None:
         if not isinstance(self._binding, UnixBinding) or self._inode is None:
@@ -191,6 +201,7 @@ def _bind_unix(path: Path, mode: int) -> socket.socket:
         bound.bind(str(path))
         path.chmod(mode)  # before anybody can connect: it doesn't listen yet
         bound.setblocking(False)
+        bound.listen(BACKLOG)
     except OSError:
         bound.close()
         raise
@@ -260,6 +271,7 @@ def _bind_address(family: int, address: Any) -> socket.socket:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind(address)
         bound.setblocking(False)
+        bound.listen(BACKLOG)
     except OSError:
         bound.close()
         raise

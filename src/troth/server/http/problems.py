@@ -11,7 +11,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from troth.core.errors import TrothError
+from troth.core.errors import TrothError, Unauthenticated
 from troth.server.http.exchange import request_id_of
 from troth.wire.api.problems import MEDIA_TYPE, Problem
 
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 STATUS: Mapping[str, int] = {
     "invalid_request": 400,
-    "unauthenticated": 401,  # without WWW-Authenticate: the credential is the connection itself
+    "unauthenticated": 401,
     "permission_denied": 403,
     "not_found": 404,
     "conflict": 409,
@@ -41,6 +41,12 @@ _ROUTING: Mapping[int, tuple[str, str]] = {
     414: ("too_large", "The path is too long."),
     415: ("invalid_request", "The body must be application/json, without a content encoding."),
 }
+CHALLENGE = 'ClientCertificate realm="mutual-TLS listener", UnixPeer realm="admin socket"'
+"""What a 401 asks for (RFC 9110, section 11.6.1).
+
+Credentials here belong to the connection, and no registered scheme stands for that. So the names
+say what it takes: a client certificate in the TLS handshake, or a uid that the kernel vouches for.
+"""
 _BARE = "Something went wrong here; the server's log has the reason under the request id."
 
 
@@ -77,6 +83,8 @@ def explain_error(error: Exception, request_id: str) -> tuple[int, bytes, dict[s
         if error.code == "internal":
             log.error("request.broken", request_id=request_id, exc_info=error)
         headers = {"Retry-After": "1"} if error.retryable else {}
+        if isinstance(error, Unauthenticated):
+            headers["WWW-Authenticate"] = CHALLENGE
         status, body = render_problem(
             error.code, error.detail, request_id, retryable=error.retryable
         )

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import struct
 from dataclasses import dataclass, field
 from email.utils import format_datetime
 from typing import Any, cast
@@ -21,7 +19,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from troth.core.clock import Clock
-from troth.server.http.exchange import Connection, Peer, attach_connection
+from troth.server.http.capacity import Slot
+from troth.server.http.exchange import Connection, attach_connection, read_peer
 from troth.server.http.problems import render_problem
 from troth.server.settings import Limits
 from troth.wire.api.problems import MEDIA_TYPE
@@ -32,7 +31,6 @@ MAX_HEADERS = 100
 DRAIN_SECONDS = 5.0
 """How long a client may go on sending a body that was answered without being read."""
 MAX_PIPELINE = 16
-_UCRED = struct.Struct("iII")  # pid, uid, gid: struct ucred of unix(7)
 _FRAMING_SLACK = 512 * 1024
 _FRAMING_SHARE = 16
 _HEAD_TOO_LARGE = ("too_large", "The request line and headers are too large.", 431)
@@ -80,12 +78,13 @@ class _Log:
 
 
 class PeerProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection, which gives its `slot` back at its end."""
 
-    def __init__(self, config: Config, state: ListenerState) -> None:
+    def __init__(self, config: Config, state: ListenerState, slot: Slot) -> None:
         super().__init__(config, cast(ServerState, state), {})
         self.logger = cast(logging.Logger, _Log())
         self.state = state
+        self._slot = slot
         self.peer_connection: Connection | None = None
         self._in_head = True
         self._head_size = 0
@@ -97,9 +96,7 @@ class PeerProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected, and the TLS handshake is done."""
         super().connection_made(transport)
-        if len(self.state.connections) > self.state.limits.connections or (
-            self.state.stopping.is_set()
-        ):
+        if self.state.stopping.is_set():
             transport.abort()
             return
         try:
@@ -113,6 +110,7 @@ class PeerProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         super().connection_lost(exc)
+        self._slot.release()
         self._stop_timers()
         if not self.state.connections:
             self.state.emptied.set()
@@ -236,7 +234,7 @@ def _describe_connection(
     not_after = None
     if certificate is not None:
         not_after = x509.load_der_x509_certificate(certificate).not_valid_after_utc
-    peer = _read_peer(transport)
+    peer = read_peer(transport.get_extra_info("socket"))
     if peer is not None:
         source = f"uid:{peer.uid}/pid:{peer.pid}"
     else:
@@ -250,11 +248,3 @@ def _describe_connection(
         stopping=state.stopping,
         abort=transport.abort,
     )
-
-
-def _read_peer(transport: asyncio.Transport) -> Peer | None:
-    connected: Any = transport.get_extra_info("socket")
-    if connected is None or connected.family != socket.AF_UNIX:
-        return None
-    raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return Peer(*_UCRED.unpack(raw))

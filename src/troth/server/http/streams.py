@@ -39,6 +39,10 @@ class _Gone(Exception):
 class LineStream:
     """An ASGI application that sends the values of one subscription.
 
+    `check` raises when the caller may no longer follow: it is asked before each value. So who is
+    cut off gets no value more, and learns why with the next one; subscriptions send a heartbeat
+    every 5 s, which is the bound.
+
     `values` is closed at the end. An error before the answer has begun is raised, to become a
     problem document with its status; a later one becomes the last line, a `StreamEnd`. The stream
     also ends when the client goes, when it doesn't read for `write_seconds`, when its certificate
@@ -46,6 +50,7 @@ class LineStream:
     """
 
     values: AsyncIterator[Any]
+    check: Callable[[], Awaitable[None]]
     clock: Clock
     write_seconds: float
     started: bool = False
@@ -102,6 +107,7 @@ class LineStream:
                     watchers.append(asyncio.create_task(_watch_stop(connection, stop)))
                 try:
                     async for value in self.values:
+                        await self.check()
                         await self._send_line(value, send)
                 finally:
                     for watcher in watchers:

@@ -162,17 +162,24 @@ def _usage(**allowed: bool) -> x509.KeyUsage:
 
 
 class Registry:
-    """Callers of the test: every uid in `uids` is admin, every certificate a node."""
+    """Callers of the test: every uid in `uids` is admin, every certificate a node.
+
+    A test changes `uids`, `roles` and `revoked` while connections are open.
+    """
 
     def __init__(self, uids: set[int] | None = None) -> None:
         self.uids = uids
+        self.roles = frozenset({"admin"})
+        self.revoked = False
 
     def by_uid(self, uid: int, source: str) -> Caller:
         if self.uids is not None and uid not in self.uids:
             raise Denied(f"uid {uid} has no role here.")
-        return Caller(f"uid:{uid}", frozenset({"admin"}), source=source)
+        return Caller(f"uid:{uid}", self.roles, source=source)
 
     async def by_certificate(self, der: bytes, source: str) -> Caller:
+        if self.revoked:
+            raise Unauthenticated("The client certificate was revoked; get a new one.")
         names = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         )

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+import structlog
+from structlog.testing import capture_logs
 
 from tests.unit.server.http.stage import Registry, in_loop, open_stage
 from troth.core import errors
@@ -98,12 +102,12 @@ async def test_an_unknown_exception_shows_nothing_of_itself(tmp_path: Path, caps
     async with open_stage(tmp_path) as stage:
         stage.operations.answer = fail
         client = await stage.admin_client()
-        answer = await client.get("/v1/status", headers={"x-request-id": "mine-1"})
+        answer = await client.get("/v1/status")
         assert answer.status_code == 500
         assert "hunter2" not in answer.text
         assert "RuntimeError" not in answer.text
         assert answer.json()["code"] == "internal"
-        assert answer.json()["request_id"] == "mine-1"
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
         assert "hunter2" in capsys.readouterr().out  # the log has it
 
 
@@ -119,13 +123,30 @@ REQUEST_IDS = [
 
 
 @in_loop
-async def test_a_request_id_is_repeated_only_if_it_is_safe(tmp_path: Path):
+async def test_a_clients_request_id_reaches_the_log_and_never_the_journal(tmp_path: Path):
+    contexts: list[dict[str, Any]] = []
+
+    async def answer(call):
+        contexts.append(structlog.contextvars.get_contextvars())
+        raise errors.Invalid("No.")
+
     async with open_stage(tmp_path) as stage:
+        stage.operations.answer = answer
         client = await stage.admin_client()
+        seen = set()
         for given, kept in REQUEST_IDS:
-            answer = await client.get("/v1/status", headers={"x-request-id": given})
-            assert (answer.headers["x-request-id"] == given) is kept, given
-            assert answer.headers["x-request-id"]
+            response = await client.get("/v1/status", headers={"x-request-id": given})
+            ours = response.headers["x-request-id"]
+            assert ours.startswith("req_")
+            seen.add(ours)
+            # What the operation gets is what it writes into the journal.
+            assert stage.operations.calls[-1].request_id == ours == response.json()["request_id"]
+            assert contexts[-1]["request_id"] == ours
+            assert contexts[-1].get("client_request_id") == (given if kept else None)
+        assert len(seen) == len(REQUEST_IDS)
+        twice = [("x-request-id", "a"), ("x-request-id", "b")]
+        await client.get("/v1/status", headers=twice)
+        assert "client_request_id" not in contexts[-1]
 
 
 BAD_BODIES = [
@@ -289,9 +310,57 @@ async def test_a_body_is_not_read_for_who_may_not_call(tmp_path: Path):
         client = await stage.public_client()
         answer = await client.post("/v1/manifests/apply", content=b"x" * 20_000_000)
         assert answer.status_code == 401
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["www-authenticate"].startswith("ClientCertificate realm=")
         assert "admin socket" in answer.json()["detail"]
         assert not stage.operations.calls
         assert 'outcome="unauthenticated"' in stage.metrics.render(full=False).decode()
+
+
+@in_loop
+async def test_strangers_may_send_less_than_callers_who_are_known(tmp_path: Path):
+    def attest(size: int) -> dict[str, str]:
+        return {"method": "join_token", "evidence": "x", "csr": "A" * (size - size % 4)}
+
+    async with open_stage(tmp_path) as stage:
+        client = await stage.public_client()
+        answer = await client.post("/v1/nodes/attest", json=attest(32_800))
+        assert answer.status_code == 413
+        assert "32,768" in answer.json()["detail"]
+        assert not stage.operations.calls
+        answer = await client.post("/v1/nodes/attest", json=attest(4000))
+        assert answer.status_code == 200, answer.text
+        admin = await stage.admin_client()
+        answer = await admin.post("/v1/identities/pay/suspend", json={"reason": "x" * 33_000})
+        assert answer.status_code == 400  # read, and refused for what it says
+
+
+@in_loop
+async def test_strangers_do_not_fill_the_log_with_refusals(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        public, admin = await stage.public_client(), await stage.admin_client()
+        with capture_logs() as entries:
+            assert (await public.get("/v1/status")).status_code == 401
+            assert (await admin.get("/v1/nodes/sync")).status_code == 403
+        refused = [entry for entry in entries if entry["event"] == "call.refused"]
+        assert [entry["log_level"] for entry in refused] == ["debug", "warning"]
+
+
+@in_loop
+async def test_numbers_that_no_position_can_have_are_refused(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.admin_client()
+        for path in ("/v1/journal", "/v1/journal/tail"):
+            for number in (2**63, 2**64, 10**30, -(2**63) - 1):
+                answer = await client.get(f"{path}?after={number}")
+                assert answer.status_code == 400, (path, number, answer.text)
+                assert "after" in answer.json()["detail"]
+        for number in (2**63, 10**30):
+            answer = await client.post("/v1/join-tokens", json={"node": "n1", "ttl": number})
+            assert answer.status_code == 400, answer.text
+        assert not stage.operations.calls
+        answer = await client.get(f"/v1/journal?after={2**63 - 1}")
+        assert answer.status_code == 200
 
 
 @in_loop

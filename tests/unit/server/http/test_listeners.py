@@ -148,7 +148,7 @@ async def test_port_0_is_one_port_on_every_address_of_the_host():
     listener = tcp("localhost", 0)
     await listener.start()
     assert listener.port > 0
-    ports = {bound.getsockname()[1] for server in listener._servers for bound in server.sockets}
+    ports = {acceptor.bound.getsockname()[1] for acceptor in listener._acceptors}
     assert ports == {listener.port}
     assert listener.where == f"localhost:{listener.port}"
     await listener.stop()

@@ -63,6 +63,7 @@ async def test_wrong_expired_and_missing_certificates_do_not_get_in(tmp_path: Pa
         client = await stage.node_client(stage.authority.issue("spiffe://other/x"), tmp_path)
         answer = await client.post(REPORT, json={})
         assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("ClientCertificate ")
         assert not stage.operations.calls
 
 
@@ -80,6 +81,7 @@ async def test_a_certificate_that_expires_on_a_kept_alive_connection_is_refused(
         assert answer.status_code == 401
         assert "expired" in answer.json()["detail"]
         assert answer.headers["connection"] == "close"
+        assert answer.headers["www-authenticate"].startswith("ClientCertificate ")
         assert len(stage.operations.calls) == 2
 
 

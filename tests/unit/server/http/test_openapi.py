@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.unit.server.http.stage import in_loop, open_stage
 from troth.policy.permissions import ROLES
+from troth.server.http import openapi
 from troth.server.http.openapi import render_openapi
 from troth.wire.api.routes import ROUTES
 
@@ -27,6 +29,24 @@ def references(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from references(inner)
+
+
+@in_loop
+async def test_the_document_is_made_once_and_not_for_each_who_asks(tmp_path: Path, monkeypatch):
+    made = []
+
+    def render(routes):
+        made.append(routes)
+        return render_openapi(routes)
+
+    monkeypatch.setattr(openapi, "render_openapi", render)
+    async with open_stage(tmp_path) as stage:
+        before = len(made)
+        client = await stage.public_client()
+        first, second = [await client.get("/v1/openapi.json") for _ in range(2)]
+        assert first.status_code == 200
+        assert first.json() == second.json() == json.loads(json.dumps(render_openapi(ROUTES)))
+        assert len(made) == before
 
 
 def test_every_route_of_the_table_is_described():

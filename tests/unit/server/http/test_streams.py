@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.unit.server.http.stage import AGENT, Stage, in_loop, open_stage
+from tests.unit.server.http.stage import AGENT, Registry, Stage, in_loop, open_stage
 from troth.core.errors import Denied, Invalid, Unavailable
 from troth.server.http import streams
 from troth.server.settings import Limits
@@ -180,6 +180,75 @@ async def test_a_stream_ends_with_the_certificate_of_its_connection(tmp_path: Pa
         end = end_of(answer)
         assert (end["code"], end["retryable"]) == ("unavailable", True)
         assert "certificate" in str(end["detail"])
+
+
+def revoke(registry: Registry) -> None:
+    registry.revoked = True
+
+
+def forget(registry: Registry) -> None:
+    registry.uids = set()
+
+
+def demote(registry: Registry) -> None:
+    registry.roles = frozenset({"node"})
+
+
+@in_loop
+async def test_who_is_cut_off_gets_no_value_more(tmp_path: Path):
+    for cut, path, code in [
+        (revoke, "/v1/nodes/sync", "unauthenticated"),
+        (forget, TAIL, "permission_denied"),
+        (demote, TAIL, "permission_denied"),
+    ]:
+        go, registry = asyncio.Event(), Registry()
+        async with open_stage(tmp_path, registry=registry) as stage:
+            stage.operations.follow = partial(beat_twice, go)
+            client = await stage.admin_client()
+            if path != TAIL:
+                client = await stage.node_client(stage.authority.issue(AGENT), tmp_path)
+            async with client.stream("GET", path) as answer:
+                lines = answer.aiter_lines()
+                assert json.loads(await anext(lines)) == {"message": "heartbeat", "epoch": 1}
+                cut(registry)
+                go.set()
+                [end] = [json.loads(line) async for line in lines]
+                assert (end["message"], end["code"], end["retryable"]) == ("end", code, False)
+                assert end["detail"]
+            await asyncio.wait_for(stage.operations.closed.wait(), 2)
+
+
+async def beat_twice(go: asyncio.Event, call):
+    yield nodes.Heartbeat(epoch=1)
+    await go.wait()
+    yield nodes.Heartbeat(epoch=2)
+    raise Unavailable("The end that only who may read on gets to see.")
+
+
+class Forgetful(Registry):
+    """A registry that at some time can't tell any more."""
+
+    away = False
+
+    def by_uid(self, uid, source):
+        if self.away:
+            raise Unavailable("The view is too old.")
+        return super().by_uid(uid, source)
+
+
+@in_loop
+async def test_a_check_that_can_not_be_made_ends_the_stream_too(tmp_path: Path):
+    go, registry = asyncio.Event(), Forgetful()
+    async with open_stage(tmp_path, registry=registry) as stage:
+        stage.operations.follow = partial(beat_twice, go)
+        client = await stage.admin_client()
+        async with client.stream("GET", TAIL) as answer:
+            lines = answer.aiter_lines()
+            await anext(lines)
+            registry.away = True
+            go.set()
+            [end] = [json.loads(line) async for line in lines]
+            assert (end["detail"], end["retryable"]) == ("The view is too old.", True)
 
 
 async def read_stream(client: httpx.AsyncClient, stage: Stage) -> str:

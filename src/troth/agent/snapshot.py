@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -79,12 +80,21 @@ class Snapshot:
         return sorted(found.values(), key=lambda r: (-len(r.selectors), r.name, r.identity_id))
 
     def rank_nearest(
-        self, attested: frozenset[Selector], limit: int
+        self, attested: frozenset[Selector], limit: int, effort: int
     ) -> list[tuple[Registration, Match]]:
-        """The registrations that `attested` comes nearest to, for explaining a refusal."""
+        """The registrations that `attested` comes nearest to, for explaining a refusal.
+
+        Compares at most `effort` of them, beginning with those that share a rare selector.
+        """
+        likely = (one for selector in sorted(attested) for one in self.index.get(selector, ()))
+        chosen = {one.identity_id: one for one in islice(likely, effort)}
+        for identity_id, registration in self.registrations.items():
+            if len(chosen) >= effort:
+                break
+            chosen.setdefault(identity_id, registration)
         compared = [
             (registration, match_selectors(registration.selectors, attested))
-            for registration in self.registrations.values()
+            for registration in chosen.values()
         ]
         compared.sort(key=lambda pair: (-len(pair[1].held), len(pair[1].missing), pair[0].name))
         return compared[:limit]

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import ssl
 import stat
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -13,6 +16,7 @@ from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_crl
 
 from tests.fakes.server import make_entry, run_node
 from tests.fakes.source import in_loop
+from troth.agent import files
 from troth.agent.files import CURRENT, Files, FileTarget, write_version
 from troth.agent.reload import CommandReload, SignalReload, request_reload
 from troth.core.errors import Invalid, Refused, Unavailable
@@ -20,6 +24,12 @@ from troth.core.errors import Invalid, Refused, Unavailable
 UID, GID = os.getuid(), os.getgid()
 MINE = f"unix:uid:{UID}"
 VERSION = "v0123456789abcdef"
+
+
+def as_root(test):
+    """Mark a test that gives things to another uid."""
+    unless = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for files of another uid")
+    return pytest.mark.root(unless(test))
 
 
 def make_target(folder, **changes):
@@ -184,6 +194,140 @@ def test_a_crash_before_the_switch_leaves_the_old_set(tmp_path, monkeypatch):
     assert len(list(target.directory.glob("v*"))) == 1
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o707])
+def test_a_place_that_others_can_write_to_is_refused_and_mended(tmp_path, mode):
+    above = tmp_path / "app"
+    (above / "run").mkdir(parents=True)
+    target = make_target(above / "run")
+    above.chmod(mode)
+    with pytest.raises(Refused, match=re.escape(f"run: chmod go-w {above}")):
+        write_version(target, VERSION, {"svid.pem": b""})
+    assert not target.directory.exists()
+    above.chmod(0o1777)  # there nobody can rename what isn't theirs
+    write_version(target, VERSION, {"svid.pem": b""})
+
+
+@as_root
+def test_a_place_of_the_workload_s_own_is_refused_and_mended(tmp_path):
+    above = tmp_path / "app"
+    above.mkdir()
+    os.chown(above, 4711, 4711)
+    target = make_target(above, uid=4711)
+    with pytest.raises(Refused, match=re.escape(f"{above} belongs to uid 4711")) as caught:
+        write_version(target, VERSION, {"svid.pem": b""})
+    assert f"run: chown 0 {above}" in caught.value.detail
+    assert not target.directory.exists()
+
+
+@as_root
+def test_a_directory_of_the_workload_s_own_is_refused(tmp_path):
+    target = make_target(tmp_path, uid=4711)
+    target.directory.mkdir()
+    os.chown(target.directory, 4711, 4711)
+    with pytest.raises(Refused, match="must belong to the agent's user"):
+        write_version(target, VERSION, {"svid.pem": b""})
+
+
+def test_a_symlink_that_takes_the_fresh_directory_s_place_changes_nothing_else(
+    tmp_path, monkeypatch
+):
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    target = make_target(tmp_path)
+    mkdir = os.mkdir
+
+    def lose_the_race(path, mode=0o777, *, dir_fd=None):
+        mkdir(path, mode, dir_fd=dir_fd)
+        if os.fspath(path) in (str(target.directory), target.directory.name):
+            target.directory.rmdir()
+            target.directory.symlink_to(victim)
+
+    monkeypatch.setattr(os, "mkdir", lose_the_race)
+    with pytest.raises(OSError, match="tls"):
+        write_version(target, VERSION, {"svid.pem": b""})
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o700
+    assert list(victim.iterdir()) == []
+
+
+def test_an_administrator_s_symlinks_on_the_way_are_followed(tmp_path):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "absolute").symlink_to(tmp_path / "real")
+    (tmp_path / "relative").symlink_to("absolute/deep")
+    write_version(make_target(tmp_path / "relative"), VERSION, {"svid.pem": b"x"})
+    assert (tmp_path / "real/deep/tls/svid.pem").read_bytes() == b"x"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(Refused, match="Too many levels"):
+        write_version(make_target(tmp_path / "loop"), VERSION, {})
+    with pytest.raises(Refused, match=r"No such file.*Make it"):
+        write_version(make_target(tmp_path / "missing"), VERSION, {})
+
+
+@as_root
+def test_a_stranger_s_symlink_on_the_way_is_refused(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    os.chown(tmp_path / "link", 4711, 4711, follow_symlinks=False)
+    with pytest.raises(Refused, match="link belongs to uid 4711"):
+        write_version(make_target(tmp_path / "link"), VERSION, {})
+
+
+def test_looking_for_a_place_leaves_no_descriptor_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    (tmp_path / "loop").symlink_to("loop")
+    for folder in (tmp_path, tmp_path / "loop", tmp_path / "missing"):
+        with suppress(Refused):
+            write_version(make_target(folder), VERSION, {})
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@in_loop
+async def test_one_target_that_breaks_ends_nothing(tmp_path, monkeypatch, capsys):
+    target, broken = make_target(tmp_path), []
+
+    def write(*args):
+        if not broken:
+            broken.append(args)
+            raise RuntimeError("a bug")
+        write_version(*args)
+
+    monkeypatch.setattr(files, "write_version", write)
+    async with run_node(make_entry("web", MINE)) as node:
+        deliver(node, target)
+        await finish_writing(node, lambda: broken)
+        await finish_writing(node, lambda: "a bug" in capsys.readouterr().out)
+        await node.time.advance(1)
+        await finish_writing(node, (target.directory / "svid.pem").exists)
+
+
+@in_loop
+async def test_a_command_that_hangs_delays_no_withdrawal(tmp_path):
+    started = tmp_path / "started"
+    script = f'echo $$ >> {started}; sleep 1000 & wait'
+    target = make_target(tmp_path, reload=CommandReload(("sh", "-c", script)))
+    async with run_node(make_entry("web", MINE)) as node:
+        deliver(node, target)
+        await finish_writing(node, lambda: started.exists() and started.read_text())
+        node.server.quarantine("web")
+        await finish_writing(node, (target.directory / "withdrawn").exists)
+        await finish_writing(node, lambda: not list(target.directory.glob("v*/svid_key.pem")))
+        await finish_writing(node, lambda: len(started.read_text().split()) == 2)
+        first, second = map(int, started.read_text().split())
+        assert not list_group(first)
+        assert list_group(second)
+    assert not list_group(second)
+
+
+def list_group(leader: int) -> list[str]:
+    """What lives of a process group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(group) == leader and state != "Z":
+                found.append(path.parent.name)
+    return found
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o700, 0o200, 0o1600])
 def test_a_key_that_others_could_read_is_refused(tmp_path, mode):
     with pytest.raises(Invalid, match="such as 0600 or 0640"):
@@ -199,8 +343,7 @@ def test_targets_are_checked(tmp_path, monkeypatch):
         make_target(tmp_path).check()
 
 
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give the key to another uid")
+@as_root
 def test_the_key_belongs_to_the_target_before_it_has_content(tmp_path):
     target = make_target(tmp_path, uid=4711, gid=4712, mode=0o640)
     write_version(target, VERSION, {"svid_key.pem": b"key", "svid.pem": b"chain"})
@@ -221,6 +364,7 @@ async def start_sleeper(tmp_path):
     assert await child.stdout.readline() == b"ready\n"
     pid_file = tmp_path / "child.pid"
     pid_file.write_text(f"{child.pid}\n")
+    pid_file.chmod(0o644)
     return child, SignalReload(signal.SIGHUP, pid_file)
 
 
@@ -244,13 +388,99 @@ async def test_a_pid_file_that_names_anothers_process_signals_nobody(tmp_path, c
         await child.wait()
 
 
-@pytest.mark.parametrize("content", ["", "-1", "0", "1", "rubbish", "999999999"])
+@pytest.mark.parametrize("content", ["", "-1", "0", "1", "rubbish", "999999999", "9" * 40, "9" * 63])
 @in_loop
 async def test_a_broken_pid_file_is_told_and_hurts_nobody(tmp_path, capsys, content):
     pid_file = tmp_path / "pid"
     pid_file.write_text(content)
+    pid_file.chmod(0o644)
     await request_reload(SignalReload(signal.SIGKILL, pid_file), UID)
     assert "files.reload_failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "symlink", "device"])
+@in_loop
+async def test_a_pid_file_that_is_none_is_told_and_blocks_nothing(tmp_path, capsys, kind):
+    child, reload = await start_sleeper(tmp_path)
+    real = reload.pid_file.rename(tmp_path / "real")
+    match kind:
+        case "fifo":
+            os.mkfifo(reload.pid_file)
+        case "directory":
+            reload.pid_file.mkdir()
+        case "symlink":
+            reload.pid_file.symlink_to(real)
+        case _:
+            reload = SignalReload(signal.SIGHUP, Path("/dev/zero"))
+    try:
+        async with asyncio.timeout(5):
+            await request_reload(reload, UID)
+        assert "files.reload_failed" in capsys.readouterr().out
+        assert child.returncode is None
+    finally:
+        child.kill()
+        await child.wait()
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664])
+@in_loop
+async def test_a_pid_file_that_others_can_write_signals_nobody(tmp_path, capsys, mode):
+    child, reload = await start_sleeper(tmp_path)
+    reload.pid_file.chmod(mode)
+    try:
+        await request_reload(reload, UID)
+        assert "could have written" in capsys.readouterr().out
+        assert child.returncode is None
+    finally:
+        child.kill()
+        await child.wait()
+
+
+@as_root
+@in_loop
+async def test_a_pid_file_of_another_user_signals_nobody(tmp_path, capsys):
+    child, reload = await start_sleeper(tmp_path)
+    os.chown(reload.pid_file, 4711, 4711)
+    try:
+        await request_reload(reload, UID)
+        assert "could have written" in capsys.readouterr().out
+        assert child.returncode is None
+    finally:
+        child.kill()
+        await child.wait()
+
+
+@as_root
+@in_loop
+async def test_a_process_with_more_rights_than_the_target_is_no_target(tmp_path, capsys):
+    code = (
+        "import os, sys\n"
+        "os.setresuid(0, 4711, 0)\n"  # as in a setuid program: /proc shows the effective uid
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=-1, stdout=-1)
+    try:
+        assert await child.stdout.readline() == b"ready\n"
+        pid_file = tmp_path / "pid"
+        pid_file.write_text(str(child.pid))
+        pid_file.chmod(0o644)
+        await request_reload(SignalReload(signal.SIGKILL, pid_file), 4711)
+        assert "belongs to uid 0, 4711" in capsys.readouterr().out
+        assert child.returncode is None
+    finally:
+        child.kill()
+        await child.wait()
+
+
+@in_loop
+async def test_a_command_has_a_bounded_time_and_takes_its_children_along(tmp_path, capsys):
+    group = tmp_path / "group"
+    script = f"echo $$ > {group}; sleep 1000 & wait"
+    waiting = asyncio.create_task(request_reload(CommandReload(("sh", "-c", script)), UID, 0.3))
+    await waiting
+    assert "longer than 0.3 s" in capsys.readouterr().out
+    assert not group.exists() or not list_group(int(group.read_text()))
 
 
 @in_loop

@@ -18,7 +18,7 @@ from troth.agent.reload import CommandReload, SignalReload
 from troth.cli import agent as agent_module
 from troth.cli import up as up_module
 from troth.cli.targets import read_targets
-from troth.core.errors import Conflict, Invalid
+from troth.core.errors import Conflict, Invalid, Refused
 from troth.server import main as server_main
 from troth.server.config import Config
 
@@ -122,6 +122,7 @@ reload = {{command = ["systemctl", "reload", "orders"]}}
 def test_file_targets(tmp_path: Path, started: list[AgentSettings], run: Run) -> None:
     path = tmp_path / "files.toml"
     path.write_text(TARGETS.format(user=os.geteuid()))
+    path.chmod(0o644)
     assert run(*LINE, "--files", str(path)).exit_code == 0
     first, second = started[0].files
     assert (first.identity, first.uid, first.gid, first.mode) == (
@@ -158,9 +159,34 @@ def test_file_targets_that_are_wrong(old: str, new: str, words: str, tmp_path: P
     old = old.replace("user = 0", f"user = {os.geteuid()}")
     assert old in text
     path.write_text(text.replace(old, new))
+    path.chmod(0o644)
     with pytest.raises(Invalid, match=str(path)) as caught:
         read_targets(path)
     assert words in caught.value.detail
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o1666])
+def test_file_targets_that_others_can_write_are_refused(
+    mode: int, tmp_path: Path, started: list[AgentSettings], run: Run
+) -> None:
+    path = tmp_path / "files.toml"
+    path.write_text(TARGETS.format(user=os.geteuid()))
+    path.chmod(mode)
+    result = run(*LINE, "--files", str(path))
+    assert result.exit_code == 1
+    assert not started
+    assert f"run: chmod go-w {path}" in result.stderr
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file of another uid")
+def test_file_targets_of_another_user_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "files.toml"
+    path.write_text(TARGETS.format(user=0))
+    path.chmod(0o644)
+    os.chown(path, 4711, 4711)
+    with pytest.raises(Refused, match=f"belongs to uid 4711.*chown 0 {path}"):
+        read_targets(path)
 
 
 @pytest.fixture

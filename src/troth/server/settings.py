@@ -167,7 +167,8 @@ class Crl(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             description="URL under which verifiers without a troth agent find the lists; put into "
             "every certificate as URL/AUTHORITY.crl. It should be http, since whoever needs the "
-            "list can't check our certificate yet; by default certificates name none."
+            "list can't check our certificate yet.",
+            extra={"default": "none: certificates name no list"},
         ),
     ] = ""
     lifetime: Annotated[

@@ -291,7 +291,9 @@ def name_instance(identity_id: str, key: str) -> str:
     return f"ins_{hashlib.sha256(f'{identity_id}/{key}'.encode()).hexdigest()[:16]}"
 
 
-def make_process(number: int = 1, *selectors: str, alive: list[int] | None = None) -> Process:
+def make_process(
+    number: int = 1, *selectors: str, alive: list[int] | None = None, uid: int = 1001
+) -> Process:
     """A process with its own instance key; it is alive while `number` is in `alive`."""
     texts = selectors or ("unix:uid:1001",)
     return Process(
@@ -300,6 +302,7 @@ def make_process(number: int = 1, *selectors: str, alive: list[int] | None = Non
         selectors=texts,
         attested=frozenset(Selector.parse(text) for text in texts),
         is_alive=lambda: alive is None or number in alive,
+        uid=uid,
     )
 
 

@@ -102,13 +102,14 @@ class Refusals:
 
     def put_back(self, report: list[WorkloadRefused]) -> None:
         """The report didn't get through: keep its refusals for the next one."""
+        back: dict[Key, _Refusal] = {}
         for entry in report:
             key = tuple(entry.selectors)
-            refusal = self._pending.get(key) or self._known.get(key)
-            if refusal is None:
-                continue  # forgotten meanwhile: ten minutes have passed
-            refusal.count += entry.count
-            self._pending[key] = refusal
+            refusal = self._pending.pop(key, None) or self._known.get(key)
+            if refusal is not None:  # or it was forgotten meanwhile: ten minutes have passed
+                refusal.count += entry.count
+                back[key] = refusal
+        self._pending = back | self._pending
 
     def __len__(self) -> int:
         return len(self._pending)

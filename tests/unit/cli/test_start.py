@@ -18,7 +18,7 @@ from troth.agent.reload import CommandReload, SignalReload
 from troth.cli import agent as agent_module
 from troth.cli import up as up_module
 from troth.cli.targets import read_targets
-from troth.core.errors import Conflict, Invalid, Refused
+from troth.core.errors import Conflict, Denied, Invalid, Refused
 from troth.server import main as server_main
 from troth.server.config import Config
 
@@ -30,8 +30,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[AgentSettings]:
     """The settings of agents that were started instead of running."""
     settings: list[AgentSettings] = []
 
-    def run_agent(given: AgentSettings) -> int:
+    def run_agent(given: AgentSettings, ready: Callable[[], None]) -> int:
         settings.append(given)
+        ready()
         return 0
 
     monkeypatch.setattr(agent_main, "run_agent", run_agent)
@@ -93,13 +94,29 @@ def test_what_is_no_token_starts_nothing(
 def test_an_agent_that_cannot_start(
     started: list[AgentSettings], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(settings: AgentSettings) -> int:
+    def refuse(settings: AgentSettings, ready: Callable[[], None]) -> int:
         raise Conflict("Another agent uses it; stop it.")
 
     monkeypatch.setattr(agent_main, "run_agent", refuse)
     result = run(*LINE)
     assert result.exit_code == 1
     assert "Another agent uses it" in result.stderr
+    (line,) = run(*LINE, "--json").stdout.splitlines()
+    assert json.loads(line)["code"] == "conflict"
+
+
+def test_an_agent_that_fails_later_ends_its_stream_of_lines(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(settings: AgentSettings, ready: Callable[[], None]) -> int:
+        ready()
+        raise Denied("The node was evicted.")
+
+    monkeypatch.setattr(agent_main, "run_agent", fail)
+    monkeypatch.setattr(agent_module, "configure_logs", lambda *_: None)
+    lines = [json.loads(line) for line in run(*LINE, "--json").stdout.splitlines()]
+    assert [line["message"] for line in lines] == ["ready", "end"]
+    assert lines[1]["code"] == "permission_denied"
 
 
 TARGETS = """

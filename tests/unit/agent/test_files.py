@@ -274,7 +274,8 @@ def test_looking_for_a_place_leaves_no_descriptor_open(tmp_path):
 
 @in_loop
 async def test_one_target_that_breaks_ends_nothing(tmp_path, monkeypatch, capsys):
-    target, broken = make_target(tmp_path), []
+    target = make_target(tmp_path)
+    broken: list[object] = []
 
     def write(*args):
         if not broken:

@@ -294,6 +294,7 @@ async def test_a_full_disk_ends_nothing_and_is_written_to_later(place, monkeypat
         case "renew":
             kept = await place.membership.renew(held, place.server)
         case _:
+            assert held is not None
             kept = place.membership.adopt_roots(held, held.roots * 2)
     assert kept != held
     assert place.file.load() == held

@@ -128,6 +128,7 @@ async def test_a_process_with_more_rights_than_the_target_is_no_target(tmp_path,
     )
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=-1, stdout=-1)
     try:
+        assert child.stdout is not None
         assert await child.stdout.readline() == b"ready\n"
         pid_file = tmp_path / "pid"
         pid_file.write_text(str(child.pid))

@@ -56,13 +56,17 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that concerns this node, as of journal position `epoch`."""
+    """Everything that concerns this node, as of journal position `epoch`.
+
+    `cut_off` are SPIFFE IDs, registered anywhere, whose tokens must be refused.
+    """
 
     epoch: int
     lease: int
     trust_domain: TrustDomain
     registrations: Mapping[str, Registration]
     locked: frozenset[str]
+    cut_off: frozenset[str]
     revoked: frozenset[int]
     roots: tuple[bytes, ...]
     bundle: Bundle
@@ -128,6 +132,7 @@ def read_snapshot(message: NodeSnapshot, before: Snapshot | None) -> Snapshot:
         trust_domain=trust_domain,
         registrations=registrations,
         locked=frozenset(message.locked),
+        cut_off=frozenset(message.cut_off),
         revoked=revoked,
         roots=roots,
         bundle=Bundle(

@@ -112,15 +112,14 @@ class NodeSource:
     async def validate_jwt_svid(
         self, caller: Caller, audience: str, token: str
     ) -> tuple[str, Mapping[str, Any]]:
-        """The SPIFFE ID and claims of a sound token whose identity isn't cut off here."""
+        """The SPIFFE ID and claims of a sound token whose identity isn't cut off anywhere."""
         _require_process(caller)
         snapshot = self._sync.require_snapshot()
         keys = {snapshot.trust_domain.name: snapshot.jwks["keys"]}
         claims = validate_jwt_svid(token, audience, keys, self._clock.now())
         subject = str(claims["sub"])
-        for registration in snapshot.registrations.values():
-            if registration.spiffe_id == subject and registration.state != State.ACTIVE:
-                raise Invalid(f"The token's identity is {registration.state[:40]}.")
+        if subject in snapshot.cut_off:
+            raise Invalid("The token's identity is cut off: suspended, quarantined or retired.")
         return subject, claims
 
     def _refuse(self, process: Process, snapshot: Snapshot) -> NoReturn:

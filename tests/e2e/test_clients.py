@@ -73,6 +73,25 @@ def test_mutual_tls_between_two_services(troth, programs, run_program):
     assert answer.get("peer") == ids["orders"], answer
 
 
+def test_a_library_that_looks_at_no_list_accepts_until_the_end(troth, programs, run_program):
+    """What revocation can't reach (revocation-reach.md), so that nobody counts on it."""
+    ids = {}
+    for name in ("lists-none", "cut-off"):
+        ids[name] = troth.register(name, *programs.selectors(name)).spiffe_id
+    server, client = (run_program(name, troth.endpoint, script="peer.py") for name in ids)
+    port = server.ask("serve", allowed=ids["cut-off"])["port"]
+    kept = client.ask("who")["serial"]
+    troth.move("cut-off", "quarantine")
+    revoked = troth.wait_for_journal("certificate.revoked", ids["cut-off"])
+    wait_for(
+        lambda: [e for e in troth.read_journal("crl.published") if e.position > revoked.position],
+        "a list that holds it",
+    )
+    answer = client.ask("dial", port=port, expected=ids["lists-none"])
+    assert client.ask("who")["serial"] == kept
+    assert answer.get("line") == f"hello {ids['cut-off']}", answer
+
+
 @pytest.fixture
 def write_svid(troth, programs, run_program, folder):
     """Registers an identity and writes its SVID as files, as `svid fetch --write` would."""

@@ -56,7 +56,10 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that concerns this node, as of journal position `epoch`."""
+    """Everything that concerns this node, as of journal position `epoch`.
+
+    What a key in `tainted` signed must be replaced now.
+    """
 
     epoch: int
     lease: int
@@ -68,6 +71,7 @@ class Snapshot:
     bundle: Bundle
     jwks: Mapping[str, Any]
     index: Mapping[Selector, tuple[Registration, ...]]
+    tainted: frozenset[str] = frozenset()
 
     def match(self, attested: frozenset[Selector]) -> list[Registration]:
         """The registrations that `attested` fulfils, the most demanding first."""
@@ -138,6 +142,7 @@ def read_snapshot(message: NodeSnapshot, before: Snapshot | None) -> Snapshot:
         ),
         jwks=jwks,
         index=_index_registrations(registrations.values()),
+        tainted=frozenset(message.tainted),
     )
 
 

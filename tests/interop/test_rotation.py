@@ -90,13 +90,16 @@ class Site:
     async def find(self, state: str) -> SigningAuthority:
         """The X.509 authority in that state."""
         items = (await self.call("authority.ls", ListAuthorities())).items
-        (found,) = (i for i in items if (i.use, i.state) == ("x509-svid", state))
-        return found
+        found: list[SigningAuthority] = [
+            item for item in items if (item.use, item.state) == ("x509-svid", state)
+        ]
+        (one,) = found
+        return one
 
     async def count_holders(self, id: str) -> int:
         """Who depends on an authority."""
         items = (await self.call("authority.ls", ListAuthorities())).items
-        return next(i.holders for i in items if i.id == id)
+        return int(next(item.holders for item in items if item.id == id))
 
     async def trust(self, roots: int) -> bool:
         """Whether both Envoys trust that many roots."""
@@ -149,7 +152,7 @@ def test_no_request_fails_through_a_forced_rotation() -> None:
             traffic = Traffic(site.envoys[1])
 
             async def answers() -> bool:
-                return (await site.envoys[1].get()).status_code == 200
+                return bool((await site.envoys[1].get()).status_code == 200)
 
             await until(answers, "the first answer")
             task = asyncio.create_task(traffic.run())

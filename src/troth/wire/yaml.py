@@ -150,7 +150,7 @@ def _read_scalar(reading: _Reading, event: Any) -> Any:
     if not _NUMBER.fullmatch(text):
         return text
     if _INTEGER.fullmatch(text):
-        if len(text) > _MAX_DIGITS:
+        if len(text.lstrip("+-")) > _MAX_DIGITS:
             _fail(reading, event, "the number has too many digits; quote it if it is a text")
         return int(text)
     number = float(text)

@@ -90,7 +90,7 @@ def _request_parts(route: Route) -> st.SearchStrategy[tuple[Route, dict[str, str
     return st.tuples(st.just(route), segments, query, body)
 
 
-@fuzz(st.sampled_from(ROUTES).flatmap(_request_parts), examples=200)
+@fuzz(st.sampled_from(ROUTES).flatmap(_request_parts), examples=120)
 def fuzz_request(found: tuple[Route, dict[str, str], bytes, bytes]) -> None:
     route, segments, raw_query, body = found
     try:
@@ -167,7 +167,7 @@ PROBLEM = msgspec.json.decode(render_problem("conflict", "The name is taken.", "
 PROBLEMS = json_documents(PROBLEM, {**PROBLEM, "code": "no such", "detail": ""})
 
 
-@fuzz(st.sampled_from(ROUTES).flatmap(_answer_parts), examples=200)
+@fuzz(st.sampled_from(ROUTES).flatmap(_answer_parts), examples=120)
 def fuzz_result(found: tuple[Route, int, bytes]) -> None:
     route, status, body = found
     result = answer(parse_result, route, status, body, internal=True)

@@ -100,7 +100,7 @@ class Target:
 def fuzz(
     inputs: st.SearchStrategy[Any],
     *,
-    examples: int = 120,
+    examples: int = 80,
     stage: Callable[[], AbstractContextManager[Any]] | None = None,
 ) -> Callable[[Callable[..., None]], Target]:
     """Make the decorated function a target; ``fuzz_csr`` becomes ``csr``."""

@@ -51,7 +51,7 @@ def open_server() -> Iterator[tuple[asyncio.Runner, Stage]]:
             loop.run(opening.__aexit__(None, None, None))
 
 
-@fuzz(mutated(*REQUESTS), examples=60, stage=open_server)
+@fuzz(mutated(*REQUESTS), examples=40, stage=open_server)
 def fuzz_http1(data: bytes, server: tuple[asyncio.Runner, Stage]) -> None:
     loop, stage = server
     stage.operations.calls.clear()

@@ -59,7 +59,7 @@ _STATUS = b"Name:\tx\nUid:\t5\t1001\t6\t7\nGid:\t8\t1002\t8\t8\nGroups:\t1 2\n"
             f"{PID}/cgroup": mutated(*_CGROUPS) | st.just(_CGROUPS[0]),
         }
     ),
-    examples=60,
+    examples=40,
     stage=open_proc,
 )
 def fuzz_proc(texts: dict[str, bytes], proc: FakeProc) -> None:
@@ -109,7 +109,7 @@ _VALUES = st.text(WILD, max_size=40) | st.sampled_from(
             st.sampled_from(_VARIABLES) | st.just("TROTH_LISTENN_PUBLIC"), _VALUES, max_size=2
         ),
     ),
-    examples=60,
+    examples=40,
     stage=open_folder,
 )
 def fuzz_config(found: tuple[bytes, dict[str, str]], folder: Path) -> None:

@@ -12,6 +12,8 @@ STAMP := $(VENV)/.installed
 # Two test processes: enough to show that tests don't lean on each other, and what a small
 # machine has cores for.
 WORKERS ?= 2
+# How long `make fuzz` and `make fuzz-NAME` go on.
+HOURS ?= 1
 CODE := src tests $(wildcard benchmarks)
 
 export PYTHON
@@ -19,7 +21,7 @@ export PYTHON
 export CI ?= true
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test check docs lock format venv system clean
+.PHONY: help demo test check fuzz docs lock format venv system clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +40,12 @@ bench-%: system $(STAMP) ## one benchmark, e.g. bench-startup; its last line is 
 	@if [[ ! -f benchmarks/bench_$*.py ]]; then \
 	  echo "there is no benchmarks/bench_$*.py" >&2; exit 2; fi
 	@$(BIN)/python benchmarks/bench_$*.py
+
+fuzz: system $(STAMP) ## every fuzz target in turn, for HOURS (1 if not given)
+	@$(BIN)/python -m tests.fuzz --hours $(HOURS)
+
+fuzz-%: system $(STAMP) ## one fuzz target for HOURS, e.g. fuzz-csr; fuzz-list lists them
+	@$(BIN)/python -m tests.fuzz --hours $(HOURS) $*
 
 format: $(STAMP) ## let ruff rewrite what it can
 	@$(BIN)/ruff check --quiet --fix $(CODE); $(BIN)/ruff format --quiet $(CODE)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -30,6 +31,15 @@ from troth.issuance.der import read_signer
 FILE_NAME = "node.json"
 MAX_FILE_SIZE = 1 << 20
 MAX_ROOTS = 64
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises for certificates and lists that it can't read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,7 @@ def read_leaf(chain: tuple[bytes, ...], key: bytes, spiffe_id: str) -> x509.Cert
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
         certified = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except (*UNREADABLE, x509.ExtensionNotFound) as error:
         raise Internal("The server answered with a certificate that can't be read.") from error
     own = load_der_private_key(key, None).public_key()
     if certified != own.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
@@ -132,7 +142,7 @@ def check_roots(roots: tuple[bytes, ...]) -> None:
     try:
         for der in roots:
             x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise Internal("A root of the trust bundle can't be read.") from error
 
 

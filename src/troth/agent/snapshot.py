@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from cryptography import x509
 
-from troth.agent.credential import check_roots
+from troth.agent.credential import UNREADABLE, check_roots
 from troth.agent.view import Bundle
 from troth.core.errors import Internal, Invalid
 from troth.core.ids import SpiffeId, TrustDomain
@@ -184,7 +184,7 @@ def _read_crls(crls: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], frozenset[in
         try:
             parsed = x509.load_der_x509_crl(der)
             serials.update(revoked.serial_number for revoked in parsed)
-        except (ValueError, TypeError) as error:
+        except UNREADABLE as error:
             log.warning("snapshot.crl_unusable", reason=str(error)[:200])
             continue
         readable.append(der)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtensionOID, NameOID
 
@@ -18,6 +18,13 @@ from troth.issuance.der import SEQUENCE, read_elements
 
 MAX_FILE = 1 << 20
 _NAMES = {NameOID.SERIAL_NUMBER: "serialNumber"}
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 _PEM_MARK = b"-----BEGIN "
 _PEM_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 
@@ -74,7 +81,7 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
         if _PEM_CERTIFICATE in data:
             return x509.load_pem_x509_certificates(data)
         return load_chain(split_der(data))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise Invalid(f"{path}: this is neither a PEM nor a DER certificate.") from error
 
 
@@ -88,7 +95,10 @@ def split_der(data: bytes) -> list[bytes]:
 
 def load_chain(chain: Iterable[bytes]) -> list[x509.Certificate]:
     """Parse DER certificates; raises ValueError."""
-    return [x509.load_der_x509_certificate(der) for der in chain]
+    try:
+        return [x509.load_der_x509_certificate(der) for der in chain]
+    except x509.InvalidVersion as error:
+        raise ValueError("a version that doesn't exist") from error
 
 
 def describe_chain(chain: list[x509.Certificate]) -> list[CertificateWords]:
@@ -103,18 +113,22 @@ def next_rotation(not_before: datetime, not_after: datetime) -> datetime:
 
 
 def _describe(one: x509.Certificate, signer: x509.Certificate | None) -> CertificateWords:
+    try:
+        return _put_in_words(one, signer)
+    except _UNREADABLE as error:  # the library parses most parts only when they are asked for
+        raise Invalid(f"A part of the certificate can't be read: {error}.") from error
+
+
+def _put_in_words(one: x509.Certificate, signer: x509.Certificate | None) -> CertificateWords:
     uris: list[str] = []
     names: list[str] = []
     is_ca = False
-    try:
-        for extension in one.extensions:
-            if extension.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME:
-                uris = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
-                names = extension.value.get_values_for_type(x509.DNSName)
-            elif extension.oid == ExtensionOID.BASIC_CONSTRAINTS:
-                is_ca = extension.value.ca
-    except (ValueError, x509.DuplicateExtension) as error:
-        raise Invalid(f"The certificate's extensions can't be read: {error}.") from error
+    for extension in one.extensions:
+        if extension.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME:
+            uris = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
+            names = extension.value.get_values_for_type(x509.DNSName)
+        elif extension.oid == ExtensionOID.BASIC_CONSTRAINTS:
+            is_ca = extension.value.ca
     return CertificateWords(
         spiffe_ids=tuple(uri for uri in uris if uri.startswith("spiffe://")),
         dns_names=tuple(names),
@@ -132,7 +146,7 @@ def _describe(one: x509.Certificate, signer: x509.Certificate | None) -> Certifi
 def _is_issued_by(one: x509.Certificate, signer: x509.Certificate) -> bool:
     try:
         one.verify_directly_issued_by(signer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*_UNREADABLE, InvalidSignature):
         return False
     return True
 

@@ -72,7 +72,7 @@ def read_targets(path: Path) -> tuple[FileTarget, ...]:
             target.check()
     except UnicodeDecodeError as error:
         raise Invalid(f"{path}: the file is not UTF-8; save it as UTF-8.") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError; an endless integer
         raise Invalid(f"{path}: not TOML: {error}.") from error
     except msgspec.ValidationError as error:
         raise Invalid(f"{path}: {error}; see `troth agent --help`.") from error

@@ -95,7 +95,13 @@ def _refuse_extensions(request: x509.CertificateSigningRequest) -> None:
     try:
         requests = [a for a in request.attributes if a.oid.dotted_string in _EXTENSION_REQUESTS]
         extensions = list(request.extensions)
-    except (ValueError, TypeError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ) as error:
         raise Invalid("The CSR's extension request can't be parsed; leave it out.") from error
     # The library reads the first one only; what a second one asks for would go unseen.
     if len(requests) > 1:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +40,9 @@ _CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 ALGORITHMS = (*_CURVES, *_RSA)
 """The `alg` values of section 2.1; "none" and the HMAC ones are not among them."""
+
+_MAX_TIME = 1 << 53
+"""Seconds; JSON may hold integers that no float can, and a float is what the clock gives."""
 
 _MIN_RSA_BITS = 2048
 _MAX_RSA_BITS = 8192
@@ -246,7 +248,9 @@ def _read_time(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None and name not in claims:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Invalid(f"The token's {name} must be a number of seconds.")
+    if not abs(value) <= _MAX_TIME:  # NaN and infinity among them
         raise Invalid(f"The token's {name} must be a number of seconds.")
     return value
 

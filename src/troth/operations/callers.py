@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from troth.core.clock import Clock
 from troth.core.errors import Denied, Invalid, Unauthenticated
@@ -16,6 +17,16 @@ from troth.operations.call import Caller
 from troth.operations.node import name_node
 from troth.store.engine import Store
 from troth.store.records import NodeState, format_serial
+
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises for a certificate that OpenSSL has let pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +76,26 @@ class CallerRegistry:
 
     def _read(self, der: bytes) -> tuple[SpiffeId, str, str]:
         """SPIFFE ID, serial as stored, and the key identifier (hex) of the signer."""
-        certificate = x509.load_der_x509_certificate(der)
-        if certificate.not_valid_after_utc <= self.clock.now():
-            raise Unauthenticated("The client certificate has expired; get a new one.")
         try:
+            certificate = x509.load_der_x509_certificate(der)
+            serial, end = certificate.serial_number, certificate.not_valid_after_utc
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
             uris = names.value.get_values_for_type(x509.UniformResourceIdentifier)
-            if len(uris) != 1:
-                raise Unauthenticated("The client certificate must carry exactly one SPIFFE ID.")
+            signer = read_signer(certificate)
+        except x509.ExtensionNotFound as error:
+            raise Unauthenticated("The client certificate carries no SPIFFE ID.") from error
+        except _UNREADABLE as error:
+            raise Unauthenticated(
+                "The client certificate can't be read; show an X.509-SVID."
+            ) from error
+        if end <= self.clock.now():
+            raise Unauthenticated("The client certificate has expired; get a new one.")
+        if len(uris) != 1:
+            raise Unauthenticated("The client certificate must carry exactly one SPIFFE ID.")
+        try:
             spiffe_id = SpiffeId.parse(uris[0])
-        except (x509.ExtensionNotFound, Invalid) as error:
+        except Invalid as error:
             raise Unauthenticated("The client certificate carries no SPIFFE ID.") from error
         if spiffe_id.trust_domain != self.trust_domain:
             raise Unauthenticated(f"{spiffe_id.trust_domain} is not this trust domain.")
-        return spiffe_id, format_serial(certificate.serial_number), read_signer(certificate)
+        return spiffe_id, format_serial(serial), signer

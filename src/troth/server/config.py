@@ -247,7 +247,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(content.decode())
     except UnicodeDecodeError as error:
         raise Invalid(f"{path}: the file is not UTF-8; save it as UTF-8.") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError; an endless integer
         raise Invalid(f"{path}: not TOML: {error}.") from error
 
 

@@ -258,6 +258,7 @@ def describe_settings() -> list[Setting]:
 
 def _describe(struct: type[Struct], prefix: str) -> Iterator[Setting]:
     info: Any = msgspec.inspect.type_info(struct)
+    words = _read_help(struct)  # once a table: the schema takes a millisecond
     for field in info.fields:
         kind: Any = field.type
         meta: dict[str, Any] = {}
@@ -267,14 +268,13 @@ def _describe(struct: type[Struct], prefix: str) -> Iterator[Setting]:
             yield from _describe(kind.cls, f"{prefix}{field.name}.")
             continue
         default = meta.get("default") or _render(_default_of(field))
-        yield Setting(prefix + field.name, _name_type(kind), default, _help(struct, field.name))
+        yield Setting(prefix + field.name, _name_type(kind), default, words[field.name])
 
 
-def _help(struct: type[Struct], name: str) -> str:
-    """The description of a field: msgspec's inspection drops it, its JSON Schema keeps it."""
-    schema = msgspec.json.schema(struct)
-    properties = schema["$defs"][struct.__name__]["properties"]
-    return str(properties[name].get("description", ""))
+def _read_help(struct: type[Struct]) -> dict[str, str]:
+    """The description of each field: msgspec's inspection drops it, its JSON Schema keeps it."""
+    properties = msgspec.json.schema(struct)["$defs"][struct.__name__]["properties"]
+    return {name: str(shape.get("description", "")) for name, shape in properties.items()}
 
 
 def _default_of(field: Any) -> Any:

@@ -155,6 +155,7 @@ def _read_public_key(der: bytes) -> bytes:
         UnsupportedAlgorithm,
         x509.DuplicateExtension,
         x509.InvalidVersion,
+        x509.UnsupportedGeneralNameType,
     ) as error:
         raise Invalid("An X.509 authority's certificate can't be parsed.") from error
     if not constraints.ca:

@@ -168,9 +168,19 @@ class WorkloadMessages:
         return _serialize(reply)
 
     def render_validation(self, spiffe_id: str, claims: Mapping[str, Any]) -> bytes:
-        """A ValidateJWTSVIDResponse; numbers become doubles, as google.protobuf.Struct has it."""
+        """A ValidateJWTSVIDResponse; numbers become doubles, as google.protobuf.Struct has it.
+
+        Raises `Invalid` for claims that it can't hold: integers beyond any double, lone surrogates,
+        endless nesting.
+        """
         reply: Any = self._types["ValidateJWTSVIDResponse"](spiffe_id=spiffe_id)
-        reply.claims.update(dict(claims))
+        try:
+            reply.claims.update(dict(claims))
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise Invalid(
+                "The token is sound, but protobuf can't hold its claims; ask its issuer for "
+                "plainer ones."
+            ) from error
         return _serialize(reply)
 
 

@@ -192,3 +192,11 @@ def test_matching_agrees_with_comparing_every_registration():
     expected = {r.name for r in read.registrations.values() if set(r.selectors) <= attested}
     assert {r.name for r in read.match(attested)} == expected
     assert expected
+
+
+def test_certificates_of_a_version_that_does_not_exist_are_refused_as_rubbish():
+    issuer = FakeServer(VirtualTime(NOW)).issuer
+    root = issuer.x509.certificate.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", 1)
+    assert root != issuer.x509.certificate
+    with pytest.raises(Internal, match="root"):
+        read_snapshot(snapshot(x509_authorities=[root]), None)

@@ -168,6 +168,7 @@ def test_file_targets(tmp_path: Path, started: list[AgentSettings], run: Run) ->
         (', pid_file = "/run/p.pid"', "", "either 'command'"),
         ('"/run/payments"', '"run/payments"', "absolute"),
         ('"/run/payments"', "7", "files[0].directory"),
+        ('"/run/payments"', "9" * 5000, "not TOML"),
     ],
 )
 def test_file_targets_that_are_wrong(old: str, new: str, words: str, tmp_path: Path) -> None:

@@ -37,7 +37,10 @@ def test_a_process_that_waits_for_its_parent_is_gone(proc, state):
         read_start_time(proc.root, PID)
 
 
-@pytest.mark.parametrize("text", ["", "4242", "4242 (x) S 1 2 3", "no brackets at all"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "4242", "4242 (x) S 1 2 3", "no brackets at all", "4242 (x) S" + " x" * 50],
+)
 def test_a_broken_stat_is_no_process(proc, text):
     proc.write(f"{PID}/stat", text)
     with pytest.raises(Denied):

@@ -232,3 +232,24 @@ def test_a_changed_byte_never_yields_another_key(position: int, change: int) -> 
     data[position] ^= change
     with pytest.raises(Invalid):
         parse_csr(bytes(data))
+
+
+@pytest.mark.parametrize("resign", [False, True])
+def test_a_name_that_the_library_cannot_read_is_refused(resign: bool) -> None:
+    """An x400Address in the subjectAltName (RFC 5280, section 4.2.1.6)."""
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier("a" * 22)])
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .add_extension(names, critical=False)
+        .sign(make_private_key(), hashes.SHA256())
+        .public_bytes(Encoding.DER)
+    )
+    changed = request.replace(b"\x86\x16" + b"a" * 22, b"\xa3\x16\x04\x14" + b"a" * 20)
+    assert changed != request
+    if resign:
+        body = next(read_elements(read_element(changed).content)).encoding
+        signature = make_private_key().sign(body, ec.ECDSA(hashes.SHA256()))
+        changed = assemble_signed(body, signature)
+    with pytest.raises(Invalid, match="extension request can't be parsed"):
+        parse_csr(changed)

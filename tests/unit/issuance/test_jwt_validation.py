@@ -310,3 +310,10 @@ def test_no_changed_character_passes(position: int, character: str) -> None:
     if changed != TOKEN:
         with pytest.raises(Invalid):
             _validate(changed)
+
+
+@pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e300])
+def test_a_time_beyond_all_clocks_is_refused(name: str, value: float) -> None:
+    with pytest.raises(Invalid, match=f"{name} must be a number of seconds"):
+        _validate(_sign(claims=CLAIMS | {name: value}))

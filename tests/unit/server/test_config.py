@@ -183,6 +183,7 @@ def test_picked_ports_go_into_a_derived_origin_alone():
         ("[crl]\nlifetime = 172800\nperiod = 3600", ["crl.lifetime", "176400"]),
         ("lease = 9\nlease = x", ["not TOML", "line 2"]),
         ("a = " + "[" * 5000, ["not TOML"]),
+        ("a = " + "9" * 5000, ["not TOML"]),
     ],
 )
 def test_a_bad_file_is_explained_with_file_and_key(tmp_path: Path, text: str, words: list[str]):

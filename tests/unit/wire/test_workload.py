@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2
@@ -81,3 +83,13 @@ def test_claims_of_every_json_type_survive():
     assert reply.spiffe_id == "spiffe://example.org/a"
     assert dict(reply.claims.items())["a"] == 1
     assert list(reply.claims["b"]) == [1.5, "x", None, True]  # type: ignore[arg-type]  # a list
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [10**400, [{"a": "\ud800"}], json.loads("[" * 900 + "]" * 900)],
+    ids=["int", "text", "deep"],
+)
+def test_claims_that_protobuf_cannot_hold_are_refused(claim: Any) -> None:
+    with pytest.raises(Invalid, match="can't hold its claims"):
+        WorkloadMessages().render_validation("spiffe://example.org/a", {"extra": claim})

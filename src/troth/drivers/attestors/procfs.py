@@ -20,9 +20,11 @@ PROC = Path("/proc")
 MAX_FILE = 64 * 1024
 _GONE = "The calling process has exited; connect again and stay until the answer has come."
 _REPLACED = "The calling process was replaced by another one with its number; connect again."
+_UNREADABLE = "What /proc says about the calling process can't be read; nothing is proved."
 _OTHER_USER = "The calling process has changed its user since it connected; connect again."
 _STATE, _START_TIME = 0, 19  # fields 3 and 22 of proc_pid_stat(5), counted after the name
-_EFFECTIVE_UID = re.compile(rb"^Uid:\s+\d+\s+(\d+)\s", re.MULTILINE)
+_COUNT = re.compile(rb"[0-9]{1,20}")
+_EFFECTIVE_UID = re.compile(rb"^Uid:\s+\d+\s+(\d{1,10})\s", re.MULTILINE)
 
 
 class UserChanged(Denied):
@@ -83,6 +85,8 @@ def read_start_time(proc: Path, pid: int) -> int:
     fields = data[data.rfind(b")") + 1 :].split()  # the name may hold blanks and brackets
     if len(fields) <= _START_TIME or fields[_STATE] in (b"Z", b"X"):
         raise Denied(_GONE)
+    if not _COUNT.fullmatch(fields[_START_TIME]):
+        raise Denied(_UNREADABLE)
     return int(fields[_START_TIME])
 
 

@@ -101,7 +101,7 @@ class PeerProtocol(HttpToolsProtocol):
             return
         try:
             self.peer_connection = _describe_connection(transport, self.client, self.state)
-        except (OSError, ValueError):
+        except (OSError, ValueError, x509.InvalidVersion):
             # Gone before we could ask who it was, or a certificate that only OpenSSL can read.
             transport.abort()
             return

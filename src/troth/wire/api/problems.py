@@ -24,5 +24,5 @@ def parse_problem(body: bytes) -> Problem | None:
     """The problem in `body`, or None if it isn't one."""
     try:
         return msgspec.json.decode(body, type=Problem)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

@@ -340,7 +340,7 @@ def parse_result(route: Route, status_code: int, body: bytes) -> Any:
     if 200 <= status_code < 300:
         try:
             return msgspec.json.decode(body, type=route.result)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Internal(f"The server's answer to {route.name} was not understood.") from error
     raise parse_failure(status_code, body)
 

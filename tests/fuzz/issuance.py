@@ -1,0 +1,194 @@
+"""What proves something: requests for certificates, client certificates, tokens, bundles."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode, urlsafe_b64encode
+from typing import Any, cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import strategies as st
+
+from tests.fakes.issuer import NOW, FakeIssuer, encode_spki, make_private_key
+from tests.fuzz.harness import answer, fuzz
+from tests.fuzz.mutations import (
+    HUGE,
+    json_documents,
+    mutated_der,
+    mutated_json,
+    mutated_text,
+    read_first,
+)
+from troth.agent.credential import check_roots, read_leaf
+from troth.cli.chain import describe_chain, load_chain, split_der
+from troth.core.clock import VirtualClock
+from troth.core.ids import SpiffeId
+from troth.issuance.csr import parse_csr
+from troth.issuance.der import assemble_signed
+from troth.issuance.jwtsvid import LEEWAY, derive_key_id, finish_jwt, validate_jwt_svid
+from troth.operations.callers import CallerRegistry
+from troth.wire.bundle import list_jwks, parse_bundle, render_bundle
+from troth.wire.jwt import parse_key, parse_unverified, render_jwk, render_key
+from troth.wire.workload import WorkloadMessages
+
+DER = Encoding.DER
+KEY = make_private_key()
+ISSUER = FakeIssuer()
+KID = derive_key_id(ISSUER.jwt.public_key)
+JWK = render_jwk(KID, ISSUER.jwt.public_key, "jwt-svid")
+MESSAGES = WorkloadMessages()
+
+
+def _make_csr(*extensions: x509.ExtensionType) -> bytes:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(KEY, hashes.SHA256()).public_bytes(DER)
+
+
+def _resign(der: bytes) -> bytes:
+    """`der` with a signature that is right again, so that what is behind it is reached too."""
+    try:
+        body = read_first(der)
+    except ValueError:
+        return der
+    return assemble_signed(body, KEY.sign(body, ec.ECDSA(hashes.SHA256())))
+
+
+_NAMES = x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://example.org/a")])
+_CSRS = mutated_der(_make_csr(), _make_csr(_NAMES, x509.BasicConstraints(True, 0)))
+
+
+@fuzz(_CSRS | _CSRS.map(_resign))
+def fuzz_csr(der: bytes) -> None:
+    public_key = answer(parse_csr, der)
+    if public_key is not None:
+        assert public_key == encode_spki(KEY)  # nobody else's key can sign for itself here
+
+
+_LEAF = ISSUER.issue(ISSUER.plan())
+_FULL = ISSUER.issue(ISSUER.plan(dns_names=("a.example.org",)))
+_CERTIFICATES = mutated_der(_LEAF, _FULL, ISSUER.x509.certificate)
+_PKCS8 = KEY.private_bytes(DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _make_registry() -> CallerRegistry:
+    nothing = cast(Any, None)  # reading a certificate asks neither the store nor the snapshot
+    return CallerRegistry(nothing, nothing, VirtualClock(NOW), ISSUER.trust_domain, {}, {})
+
+
+REGISTRY = _make_registry()
+
+
+@fuzz(_CERTIFICATES)
+def fuzz_client_certificate(der: bytes) -> None:
+    found = answer(REGISTRY._read, der)
+    if found is not None:
+        spiffe_id, serial, _ = found
+        assert spiffe_id.trust_domain == ISSUER.trust_domain
+        assert SpiffeId.parse(str(spiffe_id)) == spiffe_id
+        assert serial
+
+
+@fuzz(_CERTIFICATES)
+def fuzz_received_certificate(der: bytes) -> None:
+    """What an agent is sent, and what a person hands to ``troth svid show``."""
+    answer(check_roots, (der,), internal=True)
+    answer(read_leaf, (der,), _PKCS8, "spiffe://example.org/payments", internal=True)
+    try:
+        chain = load_chain(split_der(der))
+    except ValueError:
+        return
+    answer(describe_chain, chain)
+
+
+_START = int(NOW.timestamp())
+_HEADER = {"alg": "ES256", "kid": KID, "typ": "JWT"}
+_CLAIMS = {
+    "sub": "spiffe://example.org/payments",
+    "aud": ["ledger", "audit"],
+    "exp": _START + 60,
+    "iat": _START,
+    "nbf": _START,
+    "extra": {"n": [1, 2.5, None, "text"]},
+}
+_ODD_CLAIMS = (
+    _CLAIMS,
+    _CLAIMS | {"exp": HUGE},
+    _CLAIMS | {"extra": [HUGE]},
+    _CLAIMS | {"extra": "\ud800", "\udc00": 1},
+)
+_ALGORITHMS = ["none", "HS256", "RS256", "PS512", "ES384", "ES512", "EdDSA", "es256"]
+
+
+def _encode(raw: bytes) -> bytes:
+    return urlsafe_b64encode(raw).rstrip(b"=")
+
+
+def _sign(header: bytes, claims: bytes) -> str:
+    signing_input = _encode(header) + b"." + _encode(claims)
+    return finish_jwt(signing_input, ISSUER.keystore.sign("jwt", signing_input))
+
+
+_TOKENS = (
+    mutated_text(ISSUER.issue_jwt())
+    | st.builds(_sign, st.just(json.dumps(_HEADER).encode()), json_documents(*_ODD_CLAIMS))
+    | st.builds(
+        _sign,
+        json_documents(_HEADER, *({**_HEADER, "alg": name} for name in _ALGORITHMS)),
+        st.just(json.dumps(_CLAIMS).encode()),
+    )
+)
+
+
+@fuzz(_TOKENS, examples=200)
+def fuzz_jwt_svid(token: str) -> None:
+    """Signed by our own authority, so that claims are reached; only sound ones pass."""
+    answer(parse_unverified, token)
+    jwks = {"example.org": [JWK]}
+    claims = answer(validate_jwt_svid, token, "ledger", jwks, NOW)
+    if claims is None:
+        return
+    assert SpiffeId.parse(claims["sub"]).path
+    assert "ledger" in claims["aud"]
+    assert claims["exp"] > (NOW - LEEWAY).timestamp()
+    answer(MESSAGES.render_validation, claims["sub"], claims)
+
+
+@fuzz(mutated_json(JWK, {"kty": "RSA", "kid": KID, "n": "u" * 342, "e": "AQAB"}))
+def fuzz_jwk(jwk: Any) -> None:
+    """A key of a bundle that somebody else publishes: alone, and to check a token with."""
+    if not isinstance(jwk, dict):
+        return
+    public_key = answer(parse_key, jwk)
+    if public_key is not None:
+        assert parse_key(render_key(public_key)) == public_key
+    token = _sign(json.dumps(_HEADER).encode(), json.dumps(_CLAIMS).encode())
+    answer(validate_jwt_svid, token, "ledger", {"example.org": [jwk]}, NOW)
+
+
+_BUNDLE = json.loads(
+    render_bundle([ISSUER.x509.certificate], [(KID, ISSUER.jwt.public_key)], 7, 300)
+)
+
+
+def _hold(der: bytes) -> bytes:
+    entry = {**_BUNDLE["keys"][0], "x5c": [b64encode(der).decode()]}
+    return json.dumps({**_BUNDLE, "keys": [entry]}).encode()
+
+
+@fuzz(json_documents(_BUNDLE) | mutated_der(ISSUER.x509.certificate).map(_hold))
+def fuzz_bundle(document: bytes) -> None:
+    bundle = answer(parse_bundle, document)
+    if bundle is None:
+        return
+    list_jwks(bundle)
+    again = render_bundle(
+        bundle.x509_authorities, bundle.jwt_keys, bundle.sequence or 0, bundle.refresh_hint_s or 0
+    )
+    parsed = parse_bundle(again)
+    assert parsed.x509_authorities == bundle.x509_authorities
+    assert parsed.jwt_keys == bundle.jwt_keys

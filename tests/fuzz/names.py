@@ -1,0 +1,70 @@
+"""Names and tokens: SPIFFE IDs, selectors, join tokens, durations, moments."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import strategies as st
+
+from tests.fuzz.harness import answer, fuzz
+from tests.fuzz.mutations import mutated_text
+from troth.cli.words import parse_duration, parse_moment
+from troth.core.ids import MAX_SPIFFE_ID_LENGTH, SpiffeId, TokenId, TrustDomain
+from troth.identity.readers import read_duration, render_duration
+from troth.identity.selectors import Selector
+from troth.operations.token import parse_token, render_token
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SELECTORS = (
+    "unix:uid:1001",
+    "unix:path:/usr/bin/x y",
+    "unix:sha256:" + "0f" * 32,
+    "systemd:unit:a@b.service",
+    "container:id:" + "0f" * 32,
+)
+JOIN_TOKEN = render_token(TokenId("jtk_0123456789abcdef01234567"), bytes(range(32)))
+
+
+@fuzz(mutated_text("spiffe://example.org/a/b", "spiffe://example.org", "spiffe://a." + "b" * 2040))
+def fuzz_spiffe_id(text: str) -> None:
+    parsed = answer(SpiffeId.parse, text)
+    if parsed is not None:
+        assert str(parsed) == text
+        assert text.isascii()
+        assert len(text) <= MAX_SPIFFE_ID_LENGTH
+        assert not {".", ".."} & set(text.split("/"))
+    domain = answer(TrustDomain.parse, text)
+    if domain is not None:
+        assert TrustDomain.parse(str(domain.id)) == domain
+
+
+@fuzz(mutated_text(*SELECTORS))
+def fuzz_selector(text: str) -> None:
+    parsed = answer(Selector.parse, text)
+    if parsed is not None:
+        assert str(parsed) == text
+        assert "\n" not in text
+        assert Selector.parse(str(parsed)) == parsed
+
+
+@fuzz(mutated_text(JOIN_TOKEN))
+def fuzz_join_token(text: str) -> None:
+    parsed = answer(parse_token, text)
+    if parsed is not None:
+        token_id, secret = parsed
+        assert len(secret) == 32
+        assert parse_token(render_token(token_id, secret)) == parsed
+
+
+@fuzz(
+    mutated_text("1h30m", "9999d", "600", "2027-06-30T12:00:00Z", "9999-12-31", "7d")
+    | st.sampled_from(["9" * 5_000, "9" * 12 + "d", "0001-01-01T00:00:00+23:59"])
+)
+def fuzz_time(text: str) -> None:
+    answer(parse_duration, text)
+    moment = answer(parse_moment, text, NOW)
+    if moment is not None:
+        assert moment.tzinfo is not None
+    duration = answer(read_duration, text)
+    if duration is not None and duration < timedelta(days=365):
+        assert read_duration(render_duration(duration)) == duration

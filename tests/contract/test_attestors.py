@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from troth.core.errors import Denied, Invalid
-from troth.drivers.attestors import BUILT_IN, Peer, attest_peer, load_attestors
+from troth.drivers.attestors import BUILT_IN, Examination, Peer, attest_peer, load_attestors
 from troth.identity.selectors import Selector, find_weakness, match_selectors
 
 SO_PEERPIDFD = 77  # Linux 6.5; Python's socket module has no name for it yet
@@ -175,7 +175,7 @@ def test_an_unknown_driver_is_refused_with_the_known_names():
 
 
 def test_the_program_and_its_owner(started, peer_for):
-    attested = attest_peer(load_attestors(wait=lambda _: None), peer_for(started(SLEEP, 600).pid))
+    attested = attest_peer(load_attestors(), peer_for(started(SLEEP, 600).pid), lambda _: None)
     assert Selector("unix:uid", str(os.getuid())) in attested
     assert Selector("unix:path", str(SLEEP)) in attested
     digest = hashlib.sha256(SLEEP.read_bytes()).hexdigest()
@@ -186,18 +186,28 @@ def test_one_denial_spoils_all_that_was_proved():
     class Broken:
         name = "broken"
 
-        def attest(self, peer: Peer) -> tuple[str, ...]:
+        def examine(self, peer: Peer) -> Examination:
+            yield
             raise Denied("gone")
+
+        def attest(self, peer: Peer) -> tuple[str, ...]:
+            raise AssertionError("not called")
 
     class Fine:
         name = "fine"
 
-        def attest(self, peer: Peer) -> tuple[str, ...]:
+        def examine(self, peer: Peer) -> Examination:
+            yield
             return ("unix:uid:1",)
 
-    assert attest_peer([Fine()], Peer(1, 1, 1)) == {Selector("unix:uid", "1")}
+        def attest(self, peer: Peer) -> tuple[str, ...]:
+            raise AssertionError("not called")
+
+    waits: list[float] = []
+    assert attest_peer([Fine()], Peer(1, 1, 1), waits.append) == {Selector("unix:uid", "1")}
     with pytest.raises(Denied):
-        attest_peer([Fine(), Broken()], Peer(1, 1, 1))
+        attest_peer([Fine(), Broken()], Peer(1, 1, 1), waits.append)
+    assert waits == [0.02, 0.02]
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
@@ -261,7 +271,7 @@ def attest_attacker(started, uid: int) -> frozenset[Selector]:
             peer = peer_of(connection)
             assert peer.pid == process.pid
             try:
-                attested = attest_peer(load_attestors(wait=lambda _: None), peer)
+                attested = attest_peer(load_attestors(), peer, lambda _: None)
                 connection.sendall(b"identity of somebody else")  # the child would get it
             finally:
                 if peer.pidfd >= 0:

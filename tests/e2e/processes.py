@@ -256,6 +256,13 @@ class Server:
         return wait_for(look, f"{kind} in the journal")
 
 
+def find_authority(troth: Server) -> str:
+    """The id of the authority that signs certificates, which its list is named after."""
+    made = troth.read_journal("authority.activated")
+    (authority,) = (entry.subject for entry in made if entry.body["use"] == "x509-svid")
+    return authority
+
+
 class Programs:
     """Copies of this Python under names of their own, so that each is a program of its own.
 

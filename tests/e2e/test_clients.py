@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Server, wait_for
+from tests.e2e.processes import Server, find_authority, wait_for
 from troth.wire.api.identities import NameIdentity
 
 pytest.importorskip("spiffetls", reason="the PyPI package 'spiffe-tls' isn't installed")
@@ -19,12 +19,13 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 needs_openssl = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="openssl is not installed"
 )
+LISTS = "http://lists.example.org/troth"
 OPERATOR = "spiffe://troth.local/operator"
 
 
 @pytest.fixture(scope="module")
 def settings() -> str:
-    return f'[roles.spiffe_ids]\n"{OPERATOR}" = "operator"\n'
+    return f'[roles.spiffe_ids]\n"{OPERATOR}" = "operator"\n\n[crl]\nurl = "{LISTS}"\n'
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -72,6 +73,25 @@ def test_mutual_tls_between_two_services(troth, programs, run_program):
     assert answer.get("peer") == ids["orders"], answer
 
 
+def test_a_library_that_looks_at_no_list_accepts_until_the_end(troth, programs, run_program):
+    """What revocation can't reach (revocation-reach.md), so that nobody counts on it."""
+    ids = {}
+    for name in ("lists-none", "cut-off"):
+        ids[name] = troth.register(name, *programs.selectors(name)).spiffe_id
+    server, client = (run_program(name, troth.endpoint, script="peer.py") for name in ids)
+    port = server.ask("serve", allowed=ids["cut-off"])["port"]
+    kept = client.ask("who")["serial"]
+    troth.move("cut-off", "quarantine")
+    revoked = troth.wait_for_journal("certificate.revoked", ids["cut-off"])
+    wait_for(
+        lambda: [e for e in troth.read_journal("crl.published") if e.position > revoked.position],
+        "a list that holds it",
+    )
+    answer = client.ask("dial", port=port, expected=ids["lists-none"])
+    assert client.ask("who")["serial"] == kept
+    assert answer.get("line") == f"hello {ids['cut-off']}", answer
+
+
 @pytest.fixture
 def write_svid(troth, programs, run_program, folder):
     """Registers an identity and writes its SVID as files, as `svid fetch --write` would."""
@@ -89,13 +109,8 @@ def write_svid(troth, programs, run_program, folder):
 
 def fetch_crl(troth: Server, folder: Path) -> Path:
     """The published list as PEM, by curl."""
-    (authority,) = (
-        entry.subject
-        for entry in troth.read_journal("authority.activated")
-        if entry.body["use"] == "x509-svid"
-    )
     raw, pem = folder / "list.der", folder / "list.pem"
-    address = f"{troth.url}/crl/{authority}.crl"
+    address = f"{troth.url}/crl/{find_authority(troth)}.crl"
     done = run("curl", "--fail", "--cacert", troth.data / "ca.pem", "-sS", "-o", raw, address)
     assert done.returncode == 0, done.stderr
     done = run("openssl", "crl", "-inform", "DER", "-in", raw, "-out", pem)
@@ -116,9 +131,9 @@ def test_openssl_and_curl_agree_on_who_is_revoked(troth, write_svid, folder):
 
     done = verify()
     assert done.returncode == 0, done.stderr
-    # The list stands where the certificate says.
+    # The certificate says where others find the list, as the configuration has it.
     text = run("openssl", "x509", "-in", certificate, "-noout", "-text").stdout
-    assert f"URI:{troth.url}/crl/" in text
+    assert f"URI:{LISTS}/{find_authority(troth)}.crl" in text
     troth.move("checked", "quarantine")
     refused = wait_for(
         lambda: done if (done := verify()).returncode else None, "the refusal by openssl"

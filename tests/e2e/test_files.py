@@ -37,6 +37,7 @@ def keep_files(troth, folder):
     def keep(text: str) -> Daemon:
         targets = folder / "targets.toml"
         targets.write_text(text)
+        targets.chmod(0o644)
         token = folder / "join-token"
         token.touch(mode=0o600)
         token.write_text(troth.call("token.join", CreateJoinToken(node="files")).token)

@@ -54,6 +54,8 @@ from troth.wire.api.nodes import (
 FAR = NOW + timedelta(days=3650)
 NODE_ID = "spiffe://example.org/troth/node/local"
 
+CUT_OFF = ("suspended", "quarantined")
+
 
 def make_entry(name: str, *selectors: str, **changes: Any) -> Entry:
     """An active entry for ``spiffe://example.org/<name>``."""
@@ -81,6 +83,7 @@ class FakeServer:
         self.issuer = FakeIssuer(now=NOW)
         self.entries: dict[str, Entry] = {}
         self.locked: set[str] = set()
+        self.cut_off_elsewhere: set[str] = set()
         self.refusals: dict[str, TrothError] = {}
         self.revoked: list[RevokedCertificate] = []
         self.issued: dict[str, list[int]] = {}
@@ -161,6 +164,14 @@ class FakeServer:
             x509_authorities=[self.issuer.x509.certificate],
             crls=[self.crl],
             jwks={"keys": [self._jwk()]},
+            cut_off=sorted(
+                {
+                    e.spiffe_id
+                    for e in self.entries.values()
+                    if e.state in ("suspended", "quarantined")
+                }
+                | self.cut_off_elsewhere
+            ),
         )
 
     def _jwk(self) -> dict[str, str]:
@@ -291,7 +302,9 @@ def name_instance(identity_id: str, key: str) -> str:
     return f"ins_{hashlib.sha256(f'{identity_id}/{key}'.encode()).hexdigest()[:16]}"
 
 
-def make_process(number: int = 1, *selectors: str, alive: list[int] | None = None) -> Process:
+def make_process(
+    number: int = 1, *selectors: str, alive: list[int] | None = None, uid: int = 1001
+) -> Process:
     """A process with its own instance key; it is alive while `number` is in `alive`."""
     texts = selectors or ("unix:uid:1001",)
     return Process(
@@ -300,6 +313,7 @@ def make_process(number: int = 1, *selectors: str, alive: list[int] | None = Non
         selectors=texts,
         attested=frozenset(Selector.parse(text) for text in texts),
         is_alive=lambda: alive is None or number in alive,
+        uid=uid,
     )
 
 

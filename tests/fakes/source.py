@@ -38,6 +38,9 @@ class FakeSource:
         self._changed = asyncio.Condition()
         self._version = 0
 
+    async def wait_until_ready(self) -> None:
+        pass
+
     async def attest(self, peer: Peer) -> Caller:
         self.peers.append(peer)
         if self.attest_gate is not None:

@@ -1,23 +1,35 @@
 """What the agent holds for the processes of its node: keys, certificates, tokens. Memory only.
 
-Bounded: who isn't watching makes room for who is, and beyond that newcomers are told to wait.
+Bounded, for all together and for each uid: who isn't watching makes room for who is, and beyond
+that newcomers are told to wait. Every new process costs a key, a certificate and rows in the
+server's journal, so each uid may bring only so many new ones a second.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from troth.agent.quota import Bucket
 from troth.agent.snapshot import Registration
 from troth.agent.timing import Backoff, Broadcast
 from troth.agent.view import Svid
-from troth.core.errors import Limited, TrothError
+from troth.core.errors import Limited, TrothError, Unavailable
 from troth.identity.selectors import Selector
 
 MAX_WORKLOADS = 10_000
+MAX_WORKLOADS_PER_UID = 2_000
+NEW_BURST = MAX_WORKLOADS_PER_UID
+"""An agent that restarts meets all of a uid's processes at once, and serves them all."""
+NEW_PER_SECOND = 5
+"""What grows back. A job that crashes and restarts in a loop brings a new process each time: the
+server's journal keeps every one, so this bounds what one broken unit writes in a day."""
+MAX_BUCKETS = 1_024
+NOBODY = -1
+"""The uid of what the agent itself holds, such as identities kept as files: not counted."""
 MAX_TOKENS = 64
 """JWT-SVIDs kept for one process."""
 
@@ -27,7 +39,8 @@ class Process:
     """An attested process.
 
     `instance_key` is the node's stable name for it; `is_alive` tells, without blocking for long,
-    whether it is still the same one. `only` narrows it to the identity of that name.
+    whether it is still the same one, with the same program and user. `only` narrows it to the
+    identity of that name. `uid` is whose allowance it uses.
     """
 
     instance_key: str
@@ -36,6 +49,7 @@ class Process:
     attested: frozenset[Selector]
     is_alive: Callable[[], bool] = field(compare=False, repr=False)
     only: str | None = None
+    uid: int = field(default=NOBODY, compare=False)
 
     @property
     def key(self) -> str:
@@ -105,7 +119,10 @@ class Holding:
 
 @dataclass(slots=True, eq=False)
 class Workload:
-    """One process and all it holds. `held` maps SPIFFE IDs it was shown to their expiry."""
+    """One process and all it holds. `held` maps SPIFFE IDs it was shown to their expiry.
+
+    `ended` is set once the process is gone or another: then nothing is served any more.
+    """
 
     process: Process
     changes: Broadcast = field(default_factory=Broadcast)
@@ -115,6 +132,7 @@ class Workload:
     tokens: OrderedDict[tuple[str, tuple[str, ...]], Token] = field(default_factory=OrderedDict)
     watchers: int = 0
     used_at: float = 0.0
+    ended: TrothError | None = None
 
     def drop(self) -> None:
         """Forget every key, certificate and token."""
@@ -135,9 +153,14 @@ class Workload:
 class Cache:
     """Workloads by key, the one used the longest ago first."""
 
-    def __init__(self, limit: int = MAX_WORKLOADS) -> None:
+    def __init__(
+        self, limit: int = MAX_WORKLOADS, limit_per_uid: int = MAX_WORKLOADS_PER_UID
+    ) -> None:
         self._limit = limit
+        self._limit_per_uid = limit_per_uid
         self._workloads: OrderedDict[str, Workload] = OrderedDict()
+        self._counts: Counter[int] = Counter()
+        self._new: OrderedDict[int, Bucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._workloads)
@@ -149,27 +172,59 @@ class Cache:
         """The workload under `key`, if it is here."""
         return self._workloads.get(key)
 
-    def admit(self, process: Process) -> Workload:
-        """The workload of `process`, new or known; raises `Limited` when there is no room."""
+    def admit(self, process: Process, now: float) -> Workload:
+        """The workload of `process`, new or known. `now` is of a monotonic clock, in seconds.
+
+        Raises `Limited` when there is no room, `Unavailable` when its uid brings new processes
+        faster than it may.
+        """
         workload = self._workloads.get(process.key)
         if workload is None:
-            if len(self._workloads) >= self._limit:
-                self._make_room()
+            self._make_room(process.uid)
+            self._check_pace(process.uid, now)
             workload = self._workloads[process.key] = Workload(process)
+            self._counts[process.uid] += 1
         self._workloads.move_to_end(process.key)
         return workload
 
     def remove(self, workload: Workload) -> None:
-        """Forget the workload and all it holds."""
+        """Forget the workload and all it holds; one that has come in its place stays."""
         workload.drop()
-        self._workloads.pop(workload.process.key, None)
+        key, uid = workload.process.key, workload.process.uid
+        if self._workloads.get(key) is workload:
+            del self._workloads[key]
+            self._counts[uid] -= 1
+            if not self._counts[uid]:
+                del self._counts[uid]
 
-    def _make_room(self) -> None:
-        for workload in self._workloads.values():
-            if workload.watchers == 0:
-                self.remove(workload)
-                return
+    def _make_room(self, uid: int) -> None:
+        """One place for `uid`: a uid at its bound gives up its own idle one before anybody's."""
+        crowded = uid != NOBODY and self._counts[uid] >= self._limit_per_uid
+        if not crowded and len(self._workloads) < self._limit:
+            return
+        idle = [workload for workload in self._workloads.values() if not workload.watchers]
+        own = (workload for workload in idle if workload.process.uid == uid)
+        oldest = next(own, None) or (None if crowded else next(iter(idle), None))
+        if oldest is not None:
+            self.remove(oldest)
+            return
+        whose = f"processes of uid {uid}" if crowded else "processes"
         raise Limited(
-            f"This node's agent already serves {self._limit} processes, which is all it may; "
-            "end some of them, or try again later."
+            f"This node's agent already serves {self._counts[uid] if crowded else self._limit} "
+            f"{whose}, which is all it may; end some of them, or try again later."
         )
+
+    def _check_pace(self, uid: int, now: float) -> None:
+        if uid == NOBODY:
+            return
+        bucket = self._new.get(uid)
+        if bucket is None:
+            bucket = self._new[uid] = Bucket(NEW_BURST, NEW_PER_SECOND, now)
+        self._new.move_to_end(uid)
+        while len(self._new) > MAX_BUCKETS:
+            self._new.popitem(last=False)
+        if not bucket.take(1, now):
+            raise Unavailable(
+                f"Uid {uid} starts new processes faster than the {NEW_PER_SECOND} a second that "
+                "get an identity here; is one of them crashing and restarting? Try again soon."
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+from collections.abc import Callable
 
 import structlog
 import uvloop
@@ -16,14 +17,14 @@ from troth.core.entropy import SystemEntropy
 log = structlog.get_logger(__name__)
 
 
-def run_agent(settings: AgentSettings) -> int:
-    """Run the node agent until SIGTERM or SIGINT; returns 0.
+def run_agent(settings: AgentSettings, ready: Callable[[], None] = lambda: None) -> int:
+    """Run the node agent until SIGTERM or SIGINT; returns 0. `ready` is called once it serves.
 
     Raises `TrothError` if it can't work as configured.
     """
     raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(settings))
+        return runner.run(_run(settings, ready))
 
 
 def raise_file_limit() -> None:
@@ -32,8 +33,8 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _run(settings: AgentSettings) -> int:
-    agent = NodeAgent().run(settings, SystemClock(), SystemEntropy(), lambda: None)
+async def _run(settings: AgentSettings, ready: Callable[[], None]) -> int:
+    agent = NodeAgent().run(settings, SystemClock(), SystemEntropy(), ready)
     running = asyncio.create_task(agent, name="agent")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -33,12 +33,6 @@ _PASSING = (Unavailable, Limited, Internal)
 """Failures that may be over at the next try; all others are the server's considered answer."""
 
 
-_JOIN = (
-    "Make a token on the server with 'troth token join --node NODE' and start the agent with "
-    "--join-token @FILE."
-)
-
-
 class NotJoined(Refused):
     """The agent can't be a node now; the detail says how to join, or to join anew."""
 

@@ -1,12 +1,18 @@
-"""Processes that got no identity: why, in words for the administrator, until the next report.
+"""Processes that got no identity: why, in words for the administrator.
 
 What the caller is told names only what was attested about itself. What the nearest registrations
 demand goes to the server alone, since it would tell an impostor what to imitate.
+
+Every report becomes a row of the server's journal, for good. A refused process tries again many
+times a second, so the same refusal is reported once, then as a count every ten minutes at most,
+and a uid that thinks of ever new ones only so often.
 """
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from itertools import islice
 
 from troth.agent.cache import Process
 from troth.agent.snapshot import Registration, Snapshot
@@ -16,71 +22,111 @@ from troth.identity.selectors import Match, Selector
 from troth.wire.api.nodes import WorkloadRefused
 
 MAX_REFUSALS = 100
+"""In one report."""
 MAX_REASON = 1000
 NEAREST = 3
+MAX_COMPARED = 2_000
+"""Registrations compared for one explanation: some milliseconds of the agent's time."""
+REPEAT_AFTER = 600.0
+"""Seconds until the same refusal is worth another row and another line in the log."""
+MAX_KNOWN = 1_000
+MAX_KNOWN_PER_UID = 20
+"""Different refusals of one uid within `REPEAT_AFTER`."""
+
+Key = tuple[str, ...]
 
 
 @dataclass(slots=True)
 class _Refusal:
+    uid: int
     pid: int
-    selectors: tuple[str, ...]
+    selectors: Key
     reason: str
     count: int
+    noted_at: float
 
 
 class Refusals:
-    """Refused processes since the last report, those with the same selectors counted together.
+    """Refused processes, those with the same selectors counted together.
 
-    `changes` are announced for each one that is new.
+    `changes` are announced for each one that is news.
     """
 
     def __init__(self) -> None:
-        self._refused: dict[tuple[str, ...], _Refusal] = {}
+        self._known: OrderedDict[Key, _Refusal] = OrderedDict()
+        """All that were news lately, the one whose news is oldest first."""
+        self._counts: Counter[int] = Counter()
+        self._pending: dict[Key, _Refusal] = {}
         self.changes = Broadcast()
 
-    def note(self, process: Process, snapshot: Snapshot) -> bool:
+    def note(self, process: Process, snapshot: Snapshot, now: float) -> bool:
         """Remember that `process` matched nothing; whether that is news.
 
-        Past the bound only the known are counted.
+        Past the bounds only the known are counted. `now` is of a monotonic clock, in seconds.
         """
-        known = self._refused.get(process.selectors)
+        self._forget_old(now)
+        known = self._known.get(process.selectors)
         if known is not None:
             known.count += 1
             known.pid = process.pid
-        elif len(self._refused) < MAX_REFUSALS:
+            return False
+        if len(self._known) >= MAX_KNOWN or self._counts[process.uid] >= MAX_KNOWN_PER_UID:
+            return False
+        refusal = self._pending.get(process.selectors)
+        if refusal is None:
             reason = explain_mismatch(process.attested, snapshot)
-            self._refused[process.selectors] = _Refusal(
-                process.pid, process.selectors, reason, count=1
-            )
-            self.changes.announce()
-            return True
-        return False
+            refusal = _Refusal(process.uid, process.pid, process.selectors, reason, 0, now)
+        refusal.count += 1
+        refusal.noted_at = now
+        self._known[process.selectors] = self._pending[process.selectors] = refusal
+        self._counts[process.uid] += 1
+        self.changes.announce()
+        return True
 
     def take(self) -> list[WorkloadRefused]:
-        """All of them for a report; they are forgotten here."""
-        refused, self._refused = self._refused, {}
-        return [
+        """What the next report says, with how often each was refused since it was news."""
+        taken = list(islice(self._pending.values(), MAX_REFUSALS))
+        report = [
             WorkloadRefused(
                 pid=entry.pid,
                 selectors=list(entry.selectors),
                 reason=entry.reason,
                 count=entry.count,
             )
-            for entry in refused.values()
+            for entry in taken
         ]
+        for entry in taken:
+            del self._pending[entry.selectors]
+            entry.count = 0
+        return report
 
     def put_back(self, report: list[WorkloadRefused]) -> None:
         """The report didn't get through: keep its refusals for the next one."""
+        back: dict[Key, _Refusal] = {}
         for entry in report:
             key = tuple(entry.selectors)
-            known = self._refused.get(key)
-            if known is not None:
-                known.count += entry.count
-            elif len(self._refused) < MAX_REFUSALS:
-                self._refused[key] = _Refusal(entry.pid, key, entry.reason, entry.count)
+            refusal = self._pending.pop(key, None) or self._known.get(key)
+            if refusal is not None:  # or it was forgotten meanwhile: ten minutes have passed
+                refusal.count += entry.count
+                back[key] = refusal
+        self._pending = back | self._pending
 
     def __len__(self) -> int:
-        return len(self._refused)
+        return len(self._pending)
+
+    def _forget_old(self, now: float) -> None:
+        """What was news long ago may be news again; what came since is told with it."""
+        while self._known:
+            key, oldest = next(iter(self._known.items()))
+            if now - oldest.noted_at < REPEAT_AFTER:
+                return
+            del self._known[key]
+            self._counts[oldest.uid] -= 1
+            if not self._counts[oldest.uid]:
+                del self._counts[oldest.uid]
+            if oldest.count and key not in self._pending and len(self._pending) < MAX_KNOWN:
+                self._pending[key] = oldest
+                self.changes.announce()
 
 
 def refuse_process(process: Process) -> Denied:
@@ -96,7 +142,7 @@ def explain_mismatch(attested: frozenset[Selector], snapshot: Snapshot) -> str:
     """Which registrations came nearest, and which selector of each failed."""
     if not snapshot.registrations:
         return "No identity is registered for this node."
-    nearest = snapshot.rank_nearest(attested, NEAREST)
+    nearest = snapshot.rank_nearest(attested, NEAREST, MAX_COMPARED)
     words = "; ".join(
         _explain_match(registration, match, attested) for registration, match in nearest
     )

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -55,13 +56,17 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that concerns this node, as of journal position `epoch`."""
+    """Everything that concerns this node, as of journal position `epoch`.
+
+    `cut_off` are SPIFFE IDs, registered anywhere, whose tokens must be refused.
+    """
 
     epoch: int
     lease: int
     trust_domain: TrustDomain
     registrations: Mapping[str, Registration]
     locked: frozenset[str]
+    cut_off: frozenset[str]
     revoked: frozenset[int]
     roots: tuple[bytes, ...]
     bundle: Bundle
@@ -79,12 +84,21 @@ class Snapshot:
         return sorted(found.values(), key=lambda r: (-len(r.selectors), r.name, r.identity_id))
 
     def rank_nearest(
-        self, attested: frozenset[Selector], limit: int
+        self, attested: frozenset[Selector], limit: int, effort: int
     ) -> list[tuple[Registration, Match]]:
-        """The registrations that `attested` comes nearest to, for explaining a refusal."""
+        """The registrations that `attested` comes nearest to, for explaining a refusal.
+
+        Compares at most `effort` of them, beginning with those that share a rare selector.
+        """
+        likely = (one for selector in sorted(attested) for one in self.index.get(selector, ()))
+        chosen = {one.identity_id: one for one in islice(likely, effort)}
+        for identity_id, registration in self.registrations.items():
+            if len(chosen) >= effort:
+                break
+            chosen.setdefault(identity_id, registration)
         compared = [
             (registration, match_selectors(registration.selectors, attested))
-            for registration in self.registrations.values()
+            for registration in chosen.values()
         ]
         compared.sort(key=lambda pair: (-len(pair[1].held), len(pair[1].missing), pair[0].name))
         return compared[:limit]
@@ -118,6 +132,7 @@ def read_snapshot(message: NodeSnapshot, before: Snapshot | None) -> Snapshot:
         trust_domain=trust_domain,
         registrations=registrations,
         locked=frozenset(message.locked),
+        cut_off=frozenset(message.cut_off),
         revoked=revoked,
         roots=roots,
         bundle=Bundle(

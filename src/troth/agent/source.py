@@ -25,6 +25,10 @@ from troth.issuance.jwtsvid import validate_jwt_svid
 
 log = structlog.get_logger(__name__)
 
+PATIENCE = 5.0
+"""Seconds that a caller waits for an agent that has just started, instead of being sent away."""
+SHOWN = 5
+
 
 @dataclass(frozen=True, slots=True)
 class AttestedCaller(Caller):
@@ -46,6 +50,7 @@ class NodeSource:
         tokens: Tokens,
         refusals: Refusals,
         clock: Clock,
+        patience: float = PATIENCE,
     ) -> None:
         self._attestation = attestation
         self._sync = sync
@@ -54,6 +59,16 @@ class NodeSource:
         self._tokens = tokens
         self._refusals = refusals
         self._clock = clock
+        self._patience = patience
+
+    async def wait_until_ready(self) -> None:
+        """Wait for the server's first word, at most `patience` seconds; then `Unavailable`."""
+        try:
+            async with asyncio.timeout(self._patience):
+                while self._sync.snapshot is None:
+                    await self._sync.changes.wait_beyond(self._sync.changes.version)
+        except TimeoutError:
+            self._sync.require_snapshot()
 
     async def attest(self, peer: Peer) -> AttestedCaller:
         """Who `peer` is; `Denied` if nothing is registered for it, `Unavailable` while starting."""
@@ -78,7 +93,7 @@ class NodeSource:
             raise Invalid("Name at least one audience that the token is meant for.")
         process = _require_process(caller)
         snapshot = self._sync.require_snapshot()
-        workload = self._cache.admit(process)
+        workload = self._cache.admit(process, self._clock.monotonic())
         workload.used_at = self._clock.monotonic()
         wanted = self._select_servable(snapshot, process, spiffe_id)
         issues = [
@@ -97,19 +112,18 @@ class NodeSource:
     async def validate_jwt_svid(
         self, caller: Caller, audience: str, token: str
     ) -> tuple[str, Mapping[str, Any]]:
-        """The SPIFFE ID and claims of a sound token whose identity isn't cut off here."""
+        """The SPIFFE ID and claims of a sound token whose identity isn't cut off anywhere."""
         _require_process(caller)
         snapshot = self._sync.require_snapshot()
         keys = {snapshot.trust_domain.name: snapshot.jwks["keys"]}
         claims = validate_jwt_svid(token, audience, keys, self._clock.now())
         subject = str(claims["sub"])
-        for registration in snapshot.registrations.values():
-            if registration.spiffe_id == subject and registration.state != State.ACTIVE:
-                raise Invalid(f"The token's identity is {registration.state[:40]}.")
+        if subject in snapshot.cut_off:
+            raise Invalid("The token's identity is cut off: suspended, quarantined or retired.")
         return subject, claims
 
     def _refuse(self, process: Process, snapshot: Snapshot) -> NoReturn:
-        if self._refusals.note(process, snapshot):  # clients try again many times a second
+        if self._refusals.note(process, snapshot, self._clock.monotonic()):
             log.info("workload.refused", pid=process.pid, selectors=list(process.selectors))
         raise refuse_process(process)
 
@@ -136,8 +150,17 @@ class NodeSource:
             )
         ]
         if not servable:
-            raise Denied("The identity of this process is cut off for now; nothing is issued.")
+            states = ", ".join(f"{r.spiffe_id} ({_say_state(r)})" for r in matched[:SHOWN])
+            raise Denied(
+                f"The identity of this process is cut off for now; nothing is issued: {states}."
+            )
         return servable
+
+
+def _say_state(registration: Registration) -> str:
+    if registration.state != State.ACTIVE:
+        return registration.state[:40]
+    return "its end has come, or this copy is locked"
 
 
 def _require_process(caller: Caller) -> Process:

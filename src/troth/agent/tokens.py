@@ -12,6 +12,7 @@ import structlog
 
 from troth.agent.cache import Process, Token, Workload
 from troth.agent.connection import Api
+from troth.agent.lanes import Lanes
 from troth.agent.snapshot import Registration, Snapshot
 from troth.agent.timing import place_renewal
 from troth.agent.view import JwtSvid
@@ -23,7 +24,10 @@ from troth.wire.api.certificates import InstanceClaim, IssuedJwtSvid, IssueJwtSv
 log = structlog.get_logger(__name__)
 
 MAX_PARALLEL = 8
-"""Calls under way: one process that asks for many tokens must not take every connection."""
+"""Calls under way: those who ask for many tokens must not take every connection."""
+PARALLEL_PER_UID = 4
+WAITING_PER_UID = 256
+"""So that one uid that asks for many keeps nobody else waiting."""
 
 
 class Tokens:
@@ -34,6 +38,7 @@ class Tokens:
         self._clock = clock
         self._entropy = entropy
         self._parallel = asyncio.Semaphore(MAX_PARALLEL)
+        self._lanes = Lanes(PARALLEL_PER_UID, WAITING_PER_UID)
 
     async def issue(
         self,
@@ -77,8 +82,12 @@ class Tokens:
         request = IssueJwtSvid(
             identity_id=registration.identity_id, instance=claim, audiences=list(audiences)
         )
-        async with self._parallel:
-            issued = await self._api.call("jwtsvid.issue", request)
+        await self._lanes.enter(process.uid)
+        try:
+            async with self._parallel:
+                issued = await self._api.call("jwtsvid.issue", request)
+        finally:
+            self._lanes.leave(process.uid)
         now = self._clock.now()
         if (
             not isinstance(issued, IssuedJwtSvid)

@@ -66,7 +66,7 @@ class WorkloadApi:
         caller = await call.attest(self._source)
         svids = await self._source.fetch_jwt_svids(caller, request.audiences, request.spiffe_id)
         if not svids:
-            raise _no_identity(caller, ())
+            raise _no_identity(caller)
         await call.send(
             self._messages.render_jwt_svids(
                 (svid.spiffe_id, svid.token, svid.hint) for svid in svids
@@ -92,7 +92,7 @@ class WorkloadApi:
         async with aclosing(watch_views(self._source, caller)) as views:
             async for view in views:
                 if not view.svids:
-                    raise _no_identity(caller, view.withdrawn)
+                    raise _no_identity(caller, view)
                 reply = render(view)
                 if reply != sent:
                     await call.send(reply)
@@ -136,13 +136,18 @@ def _require_header(handler: Handler) -> Handler:
     return checked
 
 
-def _no_identity(caller: Caller, withdrawn: tuple[str, ...]) -> Denied:
-    if withdrawn:
-        return Denied(f"Cut off: {_listed(withdrawn)}. `troth identity show` tells why.")
+def _no_identity(caller: Caller, view: View | None = None) -> Denied:
+    if view is not None and view.withdrawn:
+        words = tuple(_say_why(name, view.reasons.get(name)) for name in view.withdrawn)
+        return Denied(f"Cut off: {_listed(words)}. `troth identity show` tells why.")
     return Denied(
         "No identity is registered for this process; attested: "
         f"{_listed(caller.selectors) or 'nothing'}. `troth doctor` tells what was compared."
     )
+
+
+def _say_why(spiffe_id: str, reason: str | None) -> str:
+    return f"{spiffe_id} is {reason}" if reason else spiffe_id
 
 
 def _listed(texts: tuple[str, ...]) -> str:

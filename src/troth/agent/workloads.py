@@ -20,17 +20,21 @@ from troth.agent.credential import generate_key, make_csr, read_leaf
 from troth.agent.snapshot import Registration, Snapshot
 from troth.agent.sync import Sync
 from troth.agent.timing import Agenda, Backoff, Sleep, place_renewal
-from troth.agent.view import Svid, View
+from troth.agent.view import Stale, Svid, View
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Denied, Internal, TrothError, Unavailable
+from troth.identity.identity import State
 from troth.wire.api.certificates import CertificateRequest, InstanceClaim, IssuedCertificate
 
 log = structlog.get_logger(__name__)
 
-PURGE_PERIOD = 30.0
+PURGE_PERIOD = 5.0
+"""Seconds between two looks at all processes: so long may a stream outlive the process that it
+was opened for, when a child has kept the socket or another program has taken its place."""
 IDLE_LIMIT = 300.0
 """Seconds that a process without streams and certificates is remembered."""
+GONE = "no longer registered for it"
 
 
 class Workloads:
@@ -67,13 +71,15 @@ class Workloads:
 
     async def watch(self, process: Process) -> AsyncGenerator[View, None]:
         """The process' view now and after each change; see `Source.watch`."""
-        workload = self._cache.admit(process)
+        workload = self._cache.admit(process, self._clock.monotonic())
         workload.watchers += 1
         try:
             self._settle(workload)
             shown: View | None = None
             while True:
                 version = workload.changes.version
+                if workload.ended is not None:
+                    raise workload.ended
                 view = self._view(workload, first=shown is None)
                 if view is not None and view != shown:
                     shown = view
@@ -113,7 +119,7 @@ class Workloads:
 
     def _settle(self, workload: Workload) -> None:
         snapshot = self._sync.snapshot
-        if snapshot is None:
+        if snapshot is None or workload.ended is not None:
             return
         now = self._clock.now()
         only = workload.process.only
@@ -257,10 +263,13 @@ class Workloads:
                 failures.append(holding.failure)
             elif holding.task is not None:
                 pending.add(registration.spiffe_id)
-        withdrawn = _list_withdrawn(workload, svids, pending, now)
+        served = {svid.spiffe_id for svid in svids}
+        reasons = _list_cut_off(workload, snapshot)
+        lost = _list_lost(workload, served | reasons.keys(), now) - served - pending
+        withdrawn = tuple(sorted(lost | reasons.keys() - served))
         if pending and (first or not (svids or withdrawn)):
             return None
-        if not svids and not withdrawn:
+        if not svids and not lost:
             if failures:
                 raise soften(failures[0])
             if not workload.matched:
@@ -269,7 +278,12 @@ class Workloads:
                     f"who can run: troth doctor --pid {workload.process.pid}"
                 )
         workload.held.update({svid.spiffe_id: svid.not_after for svid in svids})
-        return View(svids=tuple(svids), bundles=(snapshot.bundle,), withdrawn=withdrawn)
+        return View(
+            svids=tuple(svids),
+            bundles=(snapshot.bundle,),
+            withdrawn=withdrawn,
+            reasons={name: reasons.get(name, GONE) for name in withdrawn},
+        )
 
     async def _purge_for_ever(self) -> None:
         while True:
@@ -277,17 +291,32 @@ class Workloads:
             await self.purge()
 
     async def purge(self) -> None:
-        """Forget processes that are gone, and idle ones that hold nothing."""
-        idle = [workload for workload in self._cache if workload.watchers == 0]
+        """Forget processes that are gone or became another, and idle ones that hold nothing.
+
+        Streams of the former end, so that whoever holds them now is attested anew.
+        """
+        known = list(self._cache)
         loop = asyncio.get_running_loop()
-        alive = await loop.run_in_executor(None, lambda: [w.process.is_alive() for w in idle])
+        alive = await loop.run_in_executor(None, lambda: [_is_alive(w.process) for w in known])
         now = self._clock.monotonic()
-        for workload, lives in zip(idle, alive, strict=True):
+        for workload, lives in zip(known, alive, strict=True):
             empty = all(h.svid is None for h in workload.holdings.values())
-            forgotten = empty and now - workload.used_at > IDLE_LIMIT
-            if workload.watchers == 0 and (not lives or forgotten):
-                self._cache.remove(workload)
-                self._agenda.plan(workload.process.key, None)
+            idle = workload.watchers == 0 and empty and now - workload.used_at > IDLE_LIMIT
+            if not lives or idle:
+                self._forget(workload, lives=lives)
+
+    def _forget(self, workload: Workload, *, lives: bool) -> None:
+        if not lives and workload.watchers:
+            log.info("workload.ended", pid=workload.process.pid, streams=workload.watchers)
+        if not lives:
+            workload.ended = Stale(
+                "The process that asked for this has ended, or runs another program or as another "
+                "user now; connect again."
+            )
+        self._cache.remove(workload)
+        if self._cache.find(workload.process.key) is None:
+            self._agenda.plan(workload.process.key, None)
+        workload.changes.announce()
 
 
 def _needs_issue(holding: Holding, now: datetime) -> bool:
@@ -302,20 +331,36 @@ def _hint(svid: Svid, hint: str) -> Svid:
     return svid if svid.hint == hint else replace(svid, hint=hint)
 
 
-def _list_withdrawn(
-    workload: Workload, svids: list[Svid], pending: set[str], now: datetime
-) -> tuple[str, ...]:
-    """What the process was shown and must not use any more, unless it has expired anyway."""
-    served = {svid.spiffe_id for svid in svids}
-    cut_off = {
-        registration.spiffe_id
-        for registration in workload.matched
-        if workload.holdings[registration.identity_id].cut_off
-    }
+def _list_cut_off(workload: Workload, snapshot: Snapshot) -> dict[str, str]:
+    """Which of the identities that the process matches may not be handed out now, and why."""
+    reasons = {}
+    for registration in workload.matched:
+        holding = workload.holdings[registration.identity_id]
+        if not holding.cut_off:
+            continue
+        if holding.instance_id in snapshot.locked:
+            reasons[registration.spiffe_id] = "locked"
+        elif registration.state != State.ACTIVE:
+            reasons[registration.spiffe_id] = registration.state[:40]
+        else:
+            reasons[registration.spiffe_id] = "expired"
+    return reasons
+
+
+def _list_lost(workload: Workload, known: set[str], now: datetime) -> set[str]:
+    """What the process was shown; forgets what has expired and is of no concern any more."""
     for spiffe_id, until in list(workload.held.items()):
-        if until <= now and spiffe_id not in cut_off | served:
+        if until <= now and spiffe_id not in known:
             del workload.held[spiffe_id]
-    return tuple(sorted(workload.held.keys() - served - pending))
+    return set(workload.held)
+
+
+def _is_alive(process: Process) -> bool:
+    try:
+        return process.is_alive()
+    except OSError as error:  # it can't be looked at just now, which proves nothing
+        log.warning("process.not_looked_at", pid=process.pid, error=error.strerror)
+        return True
 
 
 def _is_passing(error: TrothError) -> bool:

@@ -14,7 +14,7 @@ from troth.cli.identity import require
 from troth.cli.logs import configure_logs
 from troth.cli.options import AGENT_SOCKET
 from troth.cli.targets import read_targets
-from troth.cli.terminal import Terminal
+from troth.cli.terminal import Terminal, make_text
 from troth.core.errors import Invalid
 
 app = make_app("The node agent alone.")
@@ -60,6 +60,7 @@ MAX_TOKEN = 4096
 @command(
     app,
     "agent",
+    streaming=True,
     example="troth token join --node web-1 | ssh web-1 'umask 077; cat > join-token'\n"
     "troth agent --server https://troth:8443 --ca ca.pem --join-token @join-token",
 )
@@ -77,6 +78,7 @@ def agent(
     """Run the node agent: it attests the processes of this machine and gives them identities.
 
     It joins once with a token from `troth token join` and keeps its own key in DATA/agent.
+    With --json it prints a line once it serves, and another if it fails.
     """
     from troth.agent.main import run_agent
     from troth.agent.node import AgentSettings
@@ -100,13 +102,16 @@ def agent(
         files=() if files is None else read_targets(files),
     )
     address = f"unix://{path}"
-    if terminal.json:
-        value = {"server": server, "data": str(data), "workload_api": address}
-        terminal.show(value, list)
-    elif sys.stdin.isatty():
+
+    def tell_ready() -> None:
+        if terminal.json:
+            value = {"server": server, "data": str(data), "workload_api": address}
+            terminal.show_line({"message": "ready", **value}, make_text)
+
+    if not terminal.json and sys.stdin.isatty():
         terminal.say(f"export SPIFFE_ENDPOINT_SOCKET={address}", "Stop with Ctrl-C.")
     configure_logs(log_level, log_format)
-    raise typer.Exit(run_agent(settings))
+    raise typer.Exit(run_agent(settings, tell_ready))
 
 
 def read_join_token(terminal: Terminal, given: str | None) -> str | None:

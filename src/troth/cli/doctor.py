@@ -16,9 +16,11 @@ from troth.cli.explanation import (
     attest_process,
     compare_identities,
     explain_missing,
+    find_node,
 )
 from troth.cli.identity import fetch_identities
 from troth.cli.installation import (
+    SLACK,
     Finding,
     Level,
     check_agent,
@@ -28,9 +30,9 @@ from troth.cli.installation import (
     check_status,
 )
 from troth.cli.journal import describe_body, read_last
-from troth.cli.terminal import WANTING, Terminal, make_table, make_text
+from troth.cli.terminal import ADVICE, WANTING, Terminal, make_table, make_text
 from troth.cli.words import describe_time
-from troth.core.errors import Denied, NotFound, TrothError
+from troth.core.errors import Denied, NotFound, TrothError, Unauthenticated
 from troth.wire.api import identities, journal, status
 from troth.wire.api.client import ApiClient, Unreachable
 
@@ -67,7 +69,10 @@ def doctor(
     pid: Annotated[
         int | None, typer.Option(help="Explain what this process gets, and why.", min=1)
     ] = None,
-    node: Annotated[str, typer.Option(help="What this machine is called as a node.")] = LOCAL_NODE,
+    node: Annotated[
+        str | None,
+        typer.Option(help="What this machine is called as a node; default as its agent joined."),
+    ] = None,
     agent: Annotated[
         bool, typer.Option("--agent/--no-agent", help="Whether an agent should run here.")
     ] = True,
@@ -85,7 +90,8 @@ def doctor(
         report.findings += check_agent(terminal.options.workload_socket)
     items = _ask_server(terminal, report)
     if pid is not None:
-        _explain_process(terminal, report, pid, node, items)
+        name = node or find_node(terminal.options.data, LOCAL_NODE)
+        _explain_process(terminal, report, pid, name, items, agent=agent)
     terminal.show(_view_report(report), partial(_paint_report, report, terminal))
     if not report.ok:
         terminal.say("Something is wrong; what to do stands beside it.")
@@ -106,9 +112,19 @@ def _ask_server(terminal: Terminal, report: Report) -> list[identities.IdentityV
         remedy = "Start `troth up`, or name the server with --data or --url."
         report.findings.append(Finding(Level.WRONG, "server", error.detail, remedy))
     except TrothError as error:
-        remedy = "Run doctor as the server's user, as root, or with --cert and --key of an auditor."
+        remedy = _advise(error)
         report.findings.append(Finding(Level.WRONG, "server", error.detail, remedy))
     return None
+
+
+def _advise(error: TrothError) -> str:
+    if isinstance(error, Denied | Unauthenticated):
+        return "Run doctor as the server's user, as root, or with --cert and --key of an auditor."
+    if error.code == "internal":  # doctor is what is running already
+        return "The server's log has the reason, with the same request id."
+    return (
+        ADVICE.get(error.code, "The server's log tells more.").partition(";")[0].rstrip(".") + "."
+    )
 
 
 def _read_refusals(client: ApiClient, report: Report) -> None:
@@ -127,6 +143,8 @@ def _explain_process(
     pid: int,
     node: str,
     items: list[identities.IdentityView] | None,
+    *,
+    agent: bool,
 ) -> None:
     try:
         report.attestation = attest_process(pid)
@@ -138,12 +156,12 @@ def _explain_process(
     if items is None:
         return
     report.candidates = compare_identities(items, report.attestation, node, terminal.now())
-    locked = _find_locked(terminal, report.candidates, pid)
-    report.findings.append(_conclude(report, pid, locked))
+    locked = _find_locked(terminal, report.candidates, report.attestation, node)
+    report.findings.append(_conclude(report, pid, locked, agent=agent))
 
 
 def _find_locked(
-    terminal: Terminal, candidates: list[Candidate], pid: int
+    terminal: Terminal, candidates: list[Candidate], attestation: Attestation, node: str
 ) -> identities.InstanceView | None:
     """The locked instance that this process is, if it is one."""
     with terminal.connect() as client:
@@ -153,19 +171,45 @@ def _find_locked(
                     "instance.ls", identities.ListInstances(name=candidate.name)
                 ).items
                 for instance in found:
-                    if instance.locked and instance.pid == pid:
+                    if instance.locked and _is_process(instance, attestation, node):
                         locked: identities.InstanceView = instance
                         return locked
     return None
 
 
-def _conclude(report: Report, pid: int, locked: identities.InstanceView | None) -> Finding:
+def _is_process(instance: identities.InstanceView, attestation: Attestation, node: str) -> bool:
+    """Whether the instance is this process: a pid alone comes back, and every node has it."""
+    if instance.pid != attestation.pid or instance.node != node:
+        return False
+    first_seen = instance.first_seen.timestamp() + SLACK.total_seconds()
+    return attestation.started is None or attestation.started <= first_seen
+
+
+def _find_doubt(report: Report, *, agent: bool) -> tuple[str, str] | None:
+    """Why what the process should obtain is perhaps not what it does, and what to do about it."""
+    broken = [f for f in report.findings if f.subject == "agent" and f.level is Level.WRONG]
+    if broken:
+        return "no agent here hands it out", broken[0].remedy
+    if not agent:
+        return "no agent was asked", "Run doctor without --no-agent."
+    if report.attestation is not None and report.attestation.partial:
+        remedy = "Run doctor as root or as the process' user."
+        return "not all of the process could be looked at", remedy
+    return None
+
+
+def _conclude(
+    report: Report, pid: int, locked: identities.InstanceView | None, *, agent: bool
+) -> Finding:
     subject = f"pid {pid}"
     obtained = [candidate.spiffe_id for candidate in report.candidates if candidate.obtains]
     if locked is not None:
         words = f"it is the instance {locked.id}, which is locked ({locked.locked_reason})."
         remedy = f"Once it is clean: `troth instance unlock {locked.id} --reason TEXT`."
         return Finding(Level.WRONG, subject, words, remedy)
+    if obtained and (doubt := _find_doubt(report, agent=agent)) is not None:
+        words = f"it would obtain {', '.join(obtained)}, but {doubt[0]}."
+        return Finding(Level.WARNING, subject, words, doubt[1])
     if obtained:
         words = f"it obtains {', '.join(obtained)}."
         return Finding(Level.OK, subject, words)

@@ -5,21 +5,34 @@ Source of the question: it is the most frequent one of everybody who runs SPIFFE
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 
+import msgspec
+
 from troth.cli.words import describe_time
 from troth.core.errors import Invalid, NotFound, TrothError
+from troth.core.ids import SpiffeId
 from troth.drivers.attestors import BUILT_IN, Peer, WorkloadAttestor
+from troth.drivers.attestors.procfs import read_start_time
 from troth.identity.readers import ANY_NODE
 from troth.identity.selectors import Match, Selector, match_selectors
 from troth.wire.api.identities import IdentityView
 
 PROC = Path("/proc")
 MAX_STATUS = 64 << 10
+DELETED = " (deleted)"
+AGENT_DIRECTORY, NODE_FILE = "agent", "node.json"
+MAX_NODE_FILE = 1 << 20
+NODE_PATH = "/troth/node/"
+NOT_LOOKED_AT = (
+    "The program could not be looked at, so its path and hash are missing here: run doctor as root "
+    "or as the process' user."
+)
 REMEDIES = {
     "proposed": "troth identity activate {name} --reason TEXT",
     "suspended": "troth identity resume {name} --reason TEXT",
@@ -29,14 +42,26 @@ REMEDIES = {
 """State → what lets the identity work again."""
 
 
+class _NodeName(msgspec.Struct, frozen=True):
+    """What doctor reads of an agent's credential, and nothing else of it."""
+
+    spiffe_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """What this machine's attestors prove about a process, and what kept them from proving more."""
+    """What this machine's attestors prove about a process, and what kept them from proving more.
+
+    `started` is when it started, in seconds since 1970, as far as that can be told.
+    """
 
     pid: int
     uid: int
     selectors: tuple[Selector, ...]
     notes: tuple[str, ...]
+    started: float | None = None
+    partial: bool = False
+    """Whether we may see less of the process than the agent does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +95,25 @@ def attest_process(pid: int, proc: Path = PROC) -> Attestation:
             selectors += [Selector.parse(text) for text in proved]
         except TrothError as error:
             notes.append(f"The {name} attestor: {error.detail}")
+    partial = False
     if not any(selector.key == "unix:path" for selector in selectors):
-        notes.append(
-            "The program could not be looked at, so its path and hash are missing here: run doctor "
-            "as root or as the process' user."
-        )
-    return Attestation(pid, uid, tuple(selectors), tuple(notes))
+        note = _explain_program(proc, pid)
+        partial = note is None
+        notes.append(note or NOT_LOOKED_AT)
+    return Attestation(
+        pid, uid, tuple(selectors), tuple(notes), _read_start(proc, pid), partial=partial
+    )
+
+
+def find_node(data: Path, default: str) -> str:
+    """The name under which the agent of `data` joined; `default` if that can't be read."""
+    try:
+        with (data / AGENT_DIRECTORY / NODE_FILE).open("rb") as file:
+            held = msgspec.json.decode(file.read(MAX_NODE_FILE), type=_NodeName)
+        path = SpiffeId.parse(held.spiffe_id).path
+    except (OSError, msgspec.MsgspecError, Invalid):
+        return default
+    return path.removeprefix(NODE_PATH) if path.startswith(NODE_PATH) else default
 
 
 def compare_identities(
@@ -148,6 +186,34 @@ def _open_attestor(factory: str) -> WorkloadAttestor:
     module, _, name = factory.partition(":")
     attestor: WorkloadAttestor = getattr(import_module(module), name)()
     return attestor
+
+
+def _explain_program(proc: Path, pid: int) -> str | None:
+    """Why the program proves nothing although it may be looked at; None if it may not."""
+    try:
+        path = str((proc / str(pid) / "exe").readlink())
+    except OSError:
+        return None
+    program = path.removesuffix(DELETED)
+    if program == path:
+        return f"{path} can't be a selector's value, or it is no regular file."
+    happened = "replaced" if Path(program).exists() else "deleted"
+    remedy = "restart it" if happened == "replaced" else "put it back and restart the process"
+    return (
+        f"{program}: its file was {happened} since it started, so nothing tells what runs there; "
+        f"{remedy}."
+    )
+
+
+def _read_start(proc: Path, pid: int) -> float | None:
+    """When the process started, in seconds since 1970."""
+    try:
+        ticks = read_start_time(proc, pid)
+        lines = (proc / "stat").read_text("ascii", "replace").splitlines()
+    except (OSError, TrothError):
+        return None
+    boot = next((line.split()[1] for line in lines if line.startswith("btime ")), None)
+    return None if boot is None else int(boot) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _read_owner(proc: Path, pid: int) -> tuple[int, int]:

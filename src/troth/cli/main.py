@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PANEL_RUN = "Run"
 PANEL_STATE = "Declare and look"
 PANEL_NOUNS = "Nouns"
+WANTS_JSON = "troth.wants_json"
+WRONG_USAGE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,47 @@ class LazyGroup(typer.core.TyperGroup):
         super().__init__(**settings)
         for entry in ENTRIES:
             self.add_command(LazyCommand(entry))
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """The context of `troth` itself; remembers whether the reader is a program."""
+        wants_json = _wants_json(args)
+        try:
+            context = super().make_context(info_name, args, parent=parent, **extra)
+        except Exception as error:
+            _tell_wrong_usage(error, wants_json)
+            raise
+        context.meta[WANTS_JSON] = wants_json
+        return context
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; wrong usage is a JSON document too where JSON was asked for."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            _tell_wrong_usage(error, ctx.meta.get(WANTS_JSON, False))
+            raise
+
+
+def _wants_json(args: list[str]) -> bool:
+    """Whether ``--json`` stands among the options, as far as one can tell before parsing."""
+    options = args[: args.index("--")] if "--" in args else args
+    return "--json" in options
+
+
+def _tell_wrong_usage(error: Exception, wants_json: bool) -> None:
+    """The document on standard output; the words for people follow on standard error.
+
+    Wrong usage is known by its marks, since its class has no public name in every Typer.
+    """
+    describe = getattr(error, "format_message", None)
+    if not wants_json or describe is None or getattr(error, "exit_code", None) != WRONG_USAGE:
+        return
+    import msgspec  # not needed to print help
+
+    document = {"code": "invalid_usage", "detail": describe(), "retryable": False}
+    typer.echo(msgspec.json.encode(document))
 
 
 app = typer.Typer(

@@ -16,7 +16,8 @@ from troth.core.ids import InstanceId, NodeId, SpiffeId, TrustDomain, new_id
 from troth.identity.identity import Identity
 from troth.issuance.authorities import AuthorityState, Use
 from troth.issuance.csr import parse_csr
-from troth.live.snapshot import Snapshot
+from troth.issuance.profiles import JWT_TTL_CEILING
+from troth.live.snapshot import CUT_OFF, Snapshot
 from troth.operations.call import Call
 from troth.operations.certificate import admit_node, require_node
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
@@ -265,6 +266,7 @@ class SyncNode:
 
     store: Store
     snapshot: Snapshot
+    clock: Clock
     trust_domain: TrustDomain
     lease: timedelta
 
@@ -302,11 +304,18 @@ class SyncNode:
             lease=int(self.lease.total_seconds()),
             trust_domain=str(self.trust_domain),
             entries=[_entry(identity) for identity in tx.identities.for_node(node.name)],
+            cut_off=self._list_cut_off(tx),
             locked=[instance.id for instance in tx.instances.locked_for_node(node.id)],
             x509_authorities=collect_roots(tx),
             crls=[crl.der for crl in crls if crl is not None and crl.der is not None],
             jwks=msgspec.json.decode(render_jwt_bundle(collect_jwt_keys(tx))),
         )
+
+    def _list_cut_off(self, tx: Transaction) -> list[str]:
+        """Who is suspended or quarantined, or retired while a token of theirs may still live."""
+        ended = tx.identities.list_retired_since(self.clock.now() - JWT_TTL_CEILING)
+        held = [spiffe_id for spiffe_id, _ in tx.identities.list_in_states(CUT_OFF)]
+        return sorted(map(str, {*held, *ended}))
 
 
 def _entry(identity: Identity) -> wire.Entry:

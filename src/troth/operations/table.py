@@ -98,6 +98,6 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
 def list_subscriptions(p: Parts) -> Mapping[str, Subscription]:
     """Every subscription by name."""
     return {
-        "node.sync": SyncNode(p.store, p.snapshot, p.trust_domain, p.lease),
+        "node.sync": SyncNode(p.store, p.snapshot, p.clock, p.trust_domain, p.lease),
         "journal.tail": TailJournal(p.store, p.snapshot),
     }

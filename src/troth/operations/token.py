@@ -15,6 +15,7 @@ from troth.core.ids import TokenId, new_id
 from troth.operations.call import Call
 from troth.operations.recording import record_event
 from troth.store.engine import Store
+from troth.store.join_tokens import REMEDY
 from troth.store.records import JoinToken
 from troth.store.transaction import Transaction
 from troth.wire.api import nodes as wire
@@ -75,7 +76,7 @@ def render_token(token_id: TokenId, secret: bytes) -> str:
 def parse_token(text: str) -> tuple[TokenId, bytes]:
     """Id and secret; raises `Invalid` if `text` is not a whole join token."""
     parts = text.strip().split(".")
-    problem = Invalid("This is not a whole join token; make one with 'troth token join'.")
+    problem = Invalid(f"This is not a whole join token; {REMEDY}")
     if len(parts) != 3 or parts[0] != PREFIX or not parts[1].startswith("jtk_"):
         raise problem
     try:
@@ -99,11 +100,11 @@ def find_token(tx: Transaction, token_id: TokenId, secret: bytes, now: datetime)
     """The token if its bearer could use it now; `Refused` says what to do, not what was wrong."""
     found = tx.join_tokens.find(token_id)
     if found is None or not hmac.compare_digest(found.secret_hash, hash_secret(secret)):
-        raise Refused("This join token is not valid here; make one with 'troth token join'.")
+        raise Refused(f"This join token is not valid here; {REMEDY}")
     if found.used_at is not None:
-        raise Refused("The join token was used before; make a new one with `troth token join`.")
+        raise Refused(f"The join token was used before; {REMEDY}")
     if found.expires_at <= now:
-        raise Refused("The join token has expired; make a new one with `troth token join`.")
+        raise Refused(f"The join token has expired; {REMEDY}")
     return found
 
 

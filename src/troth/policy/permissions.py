@@ -28,7 +28,7 @@ OPERATES = AUDITS | {
     "instance.lock",
     "instance.unlock",
     "certificate.revoke",
-        "node.evict",
+    "node.evict",
 }
 ADMINISTERS = OPERATES | {
     "identity.register",

@@ -167,7 +167,8 @@ class Crl(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             description="URL under which verifiers without a troth agent find the lists; put into "
             "every certificate as URL/AUTHORITY.crl. It should be http, since whoever needs the "
-            "list can't check our certificate yet; by default certificates name none."
+            "list can't check our certificate yet.",
+            extra={"default": "none: certificates name no list"},
         ),
     ] = ""
     lifetime: Annotated[
@@ -222,8 +223,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=2,
             le=3600,
-            description="Seconds for which an agent's or a node's view holds without word from "
-            "the server; after that it denies.",
+            description="Seconds for which the server's live view holds without word from the "
+            "journal; after that nothing is issued. Agents serve what they hold until it expires.",
         ),
     ] = 15
     listen: Listen = Listen()

@@ -6,7 +6,20 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, case, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    Row,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from troth.core.errors import Conflict, NotFound
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain
@@ -166,6 +179,18 @@ class IdentityGateway:
             chunk = wanted[start : start + _CHUNK]
             found += self._all(select(identities).where(is_living, _t.spiffe_id.in_(chunk)))
         return found
+
+    def list_retired_since(self, moment: datetime) -> list[SpiffeId]:
+        """SPIFFE IDs retired at `moment` or later that no living identity holds again."""
+        living = identities.alias()
+        held = exists().where(
+            living.c.spiffe_id == _t.spiffe_id, living.c.state != State.RETIRED.value
+        )
+        query = select(_t.spiffe_id).where(
+            _t.state == State.RETIRED.value, _t.updated_at >= moment, ~held
+        )
+        rows = self._session.execute(query.distinct().order_by(_t.spiffe_id))
+        return [read_spiffe_id(row.spiffe_id) for row in rows]
 
     def list_in_states(self, states: Iterable[State]) -> list[tuple[SpiffeId, State]]:
         """SPIFFE ID and state of every identity in one of `states`: for live snapshots."""

@@ -14,6 +14,7 @@ from troth.store.session import Session
 from troth.store.tables import join_tokens
 
 _t = join_tokens.c
+REMEDY = "make a new one with `troth token join --node NAME`."
 
 
 class JoinTokenGateway:
@@ -31,7 +32,7 @@ class JoinTokenGateway:
         """The token; `NotFound` if there is none."""
         found = self.find(token_id)
         if found is None:
-            raise NotFound("There is no such join token; make one with `troth token join`.")
+            raise NotFound(f"There is no such join token; {REMEDY}")
         return found
 
     def add(self, token: JoinToken) -> None:
@@ -54,8 +55,8 @@ class JoinTokenGateway:
         if taken.rowcount == 1:
             return token
         if token.used_at is not None:
-            raise Refused("The join token was used before; make a new one with `troth token join`.")
-        raise Refused("The join token has expired; make a new one with `troth token join`.")
+            raise Refused(f"The join token was used before; {REMEDY}")
+        raise Refused(f"The join token has expired; {REMEDY}")
 
     def list(self, now: datetime) -> list[JoinToken]:
         """Tokens that can still be used, the first to expire first."""

@@ -9,7 +9,14 @@ from tests.fakes.server import FakeServer, make_entry, make_process, run_node
 from tests.fakes.source import in_loop
 from tests.fakes.virtualtime import VirtualTime
 from troth.agent.batches import MAX_PARALLEL, Batches
-from troth.agent.cache import MAX_TOKENS, Cache, Token
+from troth.agent.cache import (
+    MAX_TOKENS,
+    NEW_BURST,
+    NEW_PER_SECOND,
+    NOBODY,
+    Cache,
+    Token,
+)
 from troth.agent.credential import generate_key, make_csr
 from troth.agent.snapshot import read_snapshot
 from troth.core.errors import Denied, Internal, Limited, Unavailable
@@ -119,13 +126,59 @@ async def test_answers_that_do_not_fit_the_questions_are_refused():
 
 def test_newcomers_take_the_place_of_who_does_not_watch():
     cache = Cache(limit=2)
-    idle, busy = cache.admit(make_process(1)), cache.admit(make_process(2))
+    idle, busy = cache.admit(make_process(1), 0.0), cache.admit(make_process(2), 0.0)
     busy.watchers = 1
-    cache.admit(make_process(3)).watchers = 1
+    cache.admit(make_process(3), 0.0).watchers = 1
     assert cache.find(idle.process.key) is None
     with pytest.raises(Limited, match="serves 2 processes"):
-        cache.admit(make_process(4))
-    assert cache.admit(make_process(2)) is busy
+        cache.admit(make_process(4), 0.0)
+    assert cache.admit(make_process(2), 0.0) is busy
+
+
+def test_a_crowded_uid_makes_room_by_itself():
+    cache = Cache(limit=4, limit_per_uid=2)
+    other = cache.admit(make_process(1, uid=1), 0.0)
+    idle, busy = (cache.admit(make_process(n, uid=2), 0.0) for n in (2, 3))
+    busy.watchers = 1
+    newest = cache.admit(make_process(4, uid=2), 0.0)
+    assert cache.find(idle.process.key) is None
+    assert cache.find(other.process.key) is other
+    newest.watchers = 1
+    with pytest.raises(Limited, match="2 processes of uid 2"):
+        cache.admit(make_process(5, uid=2), 0.0)
+    cache.admit(make_process(6, uid=3), 0.0)
+    cache.admit(make_process(7, uid=3), 0.0)  # the node is full: its own idle one goes first
+    cache.admit(make_process(8, uid=3), 0.0)
+    assert cache.find(other.process.key) is other
+
+
+def test_a_uid_that_crashes_and_restarts_for_ever_is_slowed_down():
+    cache = Cache()
+    for number in range(NEW_BURST):
+        cache.admit(make_process(number), 0.0)
+    with pytest.raises(Unavailable, match="crashing"):
+        cache.admit(make_process(NEW_BURST), 0.0)
+    cache.admit(make_process(NEW_BURST - 1), 0.0)  # known
+    cache.admit(make_process(NEW_BURST, uid=1002), 0.0)  # somebody else
+    cache.admit(make_process(NEW_BURST, uid=NOBODY), 0.0)  # the agent itself
+    admitted = 0
+    for number in range(100):
+        try:
+            cache.admit(make_process(10_000 + number), 2.0)
+            admitted += 1
+        except Unavailable:
+            pass
+    assert admitted == 2 * NEW_PER_SECOND
+
+
+def test_an_old_workload_does_not_take_its_successor_along():
+    cache = Cache()
+    old = cache.admit(make_process(1), 0.0)
+    cache.remove(old)
+    new = cache.admit(make_process(1), 0.0)
+    cache.remove(old)
+    assert cache.find(new.process.key) is new
+    assert len(cache) == 1
 
 
 @in_loop
@@ -139,7 +192,7 @@ async def test_a_full_node_says_so():
 
 
 def test_tokens_of_one_process_are_bounded():
-    workload = Cache().admit(make_process(1))
+    workload = Cache().admit(make_process(1), 0.0)
     server = FakeServer(VirtualTime(NOW))
     server.entries["idn_web"] = make_entry("web")
     registration = read_snapshot(server.snapshot(), None).registrations["idn_web"]

@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
+import re
 import ssl
 import stat
-import sys
+from contextlib import suppress
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_crl
 
+from tests.fakes.processes import as_root, list_group
 from tests.fakes.server import make_entry, run_node
 from tests.fakes.source import in_loop
+from troth.agent import files
 from troth.agent.files import CURRENT, Files, FileTarget, write_version
-from troth.agent.reload import CommandReload, SignalReload, request_reload
+from troth.agent.reload import CommandReload
 from troth.core.errors import Invalid, Refused, Unavailable
 
 UID, GID = os.getuid(), os.getgid()
@@ -184,6 +186,130 @@ def test_a_crash_before_the_switch_leaves_the_old_set(tmp_path, monkeypatch):
     assert len(list(target.directory.glob("v*"))) == 1
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o707])
+def test_a_place_that_others_can_write_to_is_refused_and_mended(tmp_path, mode):
+    above = tmp_path / "app"
+    (above / "run").mkdir(parents=True)
+    target = make_target(above / "run")
+    above.chmod(mode)
+    with pytest.raises(Refused, match=re.escape(f"run: chmod go-w {above}")):
+        write_version(target, VERSION, {"svid.pem": b""})
+    assert not target.directory.exists()
+    above.chmod(0o1777)  # there nobody can rename what isn't theirs
+    write_version(target, VERSION, {"svid.pem": b""})
+
+
+@as_root
+def test_a_place_of_the_workload_s_own_is_refused_and_mended(tmp_path):
+    above = tmp_path / "app"
+    above.mkdir()
+    os.chown(above, 4711, 4711)
+    target = make_target(above, uid=4711)
+    with pytest.raises(Refused, match=re.escape(f"{above} belongs to uid 4711")) as caught:
+        write_version(target, VERSION, {"svid.pem": b""})
+    assert f"run: chown 0 {above}" in caught.value.detail
+    assert not target.directory.exists()
+
+
+@as_root
+def test_a_directory_of_the_workload_s_own_is_refused(tmp_path):
+    target = make_target(tmp_path, uid=4711)
+    target.directory.mkdir()
+    os.chown(target.directory, 4711, 4711)
+    with pytest.raises(Refused, match="must belong to the agent's user"):
+        write_version(target, VERSION, {"svid.pem": b""})
+
+
+def test_a_symlink_that_takes_the_fresh_directory_s_place_changes_nothing_else(
+    tmp_path, monkeypatch
+):
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    target = make_target(tmp_path)
+    mkdir = os.mkdir
+
+    def lose_the_race(path, mode=0o777, *, dir_fd=None):
+        mkdir(path, mode, dir_fd=dir_fd)
+        if os.fspath(path) in (str(target.directory), target.directory.name):
+            target.directory.rmdir()
+            target.directory.symlink_to(victim)
+
+    monkeypatch.setattr(os, "mkdir", lose_the_race)
+    with pytest.raises(OSError, match="tls"):
+        write_version(target, VERSION, {"svid.pem": b""})
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o700
+    assert list(victim.iterdir()) == []
+
+
+def test_an_administrator_s_symlinks_on_the_way_are_followed(tmp_path):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "absolute").symlink_to(tmp_path / "real")
+    (tmp_path / "relative").symlink_to("absolute/deep")
+    write_version(make_target(tmp_path / "relative"), VERSION, {"svid.pem": b"x"})
+    assert (tmp_path / "real/deep/tls/svid.pem").read_bytes() == b"x"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(Refused, match="Too many levels"):
+        write_version(make_target(tmp_path / "loop"), VERSION, {})
+    with pytest.raises(Refused, match=r"No such file.*Make it"):
+        write_version(make_target(tmp_path / "missing"), VERSION, {})
+
+
+@as_root
+def test_a_stranger_s_symlink_on_the_way_is_refused(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    os.chown(tmp_path / "link", 4711, 4711, follow_symlinks=False)
+    with pytest.raises(Refused, match="link belongs to uid 4711"):
+        write_version(make_target(tmp_path / "link"), VERSION, {})
+
+
+def test_looking_for_a_place_leaves_no_descriptor_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    (tmp_path / "loop").symlink_to("loop")
+    for folder in (tmp_path, tmp_path / "loop", tmp_path / "missing"):
+        with suppress(Refused):
+            write_version(make_target(folder), VERSION, {})
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@in_loop
+async def test_one_target_that_breaks_ends_nothing(tmp_path, monkeypatch, capsys):
+    target = make_target(tmp_path)
+    broken: list[object] = []
+
+    def write(*args):
+        if not broken:
+            broken.append(args)
+            raise RuntimeError("a bug")
+        write_version(*args)
+
+    monkeypatch.setattr(files, "write_version", write)
+    async with run_node(make_entry("web", MINE)) as node:
+        deliver(node, target)
+        await finish_writing(node, lambda: broken)
+        await finish_writing(node, lambda: "a bug" in capsys.readouterr().out)
+        await node.time.advance(1)
+        await finish_writing(node, (target.directory / "svid.pem").exists)
+
+
+@in_loop
+async def test_a_command_that_hangs_delays_no_withdrawal(tmp_path):
+    started = tmp_path / "started"
+    script = f"echo $$ >> {started}; sleep 1000 & wait"
+    target = make_target(tmp_path, reload=CommandReload(("sh", "-c", script)))
+    async with run_node(make_entry("web", MINE)) as node:
+        deliver(node, target)
+        await finish_writing(node, lambda: started.exists() and started.read_text())
+        node.server.quarantine("web")
+        await finish_writing(node, (target.directory / "withdrawn").exists)
+        await finish_writing(node, lambda: not list(target.directory.glob("v*/svid_key.pem")))
+        await finish_writing(node, lambda: len(started.read_text().split()) == 2)
+        first, second = map(int, started.read_text().split())
+        assert not list_group(first)
+        assert list_group(second)
+    assert not list_group(second)
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o700, 0o200, 0o1600])
 def test_a_key_that_others_could_read_is_refused(tmp_path, mode):
     with pytest.raises(Invalid, match="such as 0600 or 0640"):
@@ -199,8 +325,7 @@ def test_targets_are_checked(tmp_path, monkeypatch):
         make_target(tmp_path).check()
 
 
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give the key to another uid")
+@as_root
 def test_the_key_belongs_to_the_target_before_it_has_content(tmp_path):
     target = make_target(tmp_path, uid=4711, gid=4712, mode=0o640)
     write_version(target, VERSION, {"svid_key.pem": b"key", "svid.pem": b"chain"})
@@ -209,58 +334,10 @@ def test_the_key_belongs_to_the_target_before_it_has_content(tmp_path):
     assert (target.directory / "svid.pem").stat().st_uid == 0
 
 
-async def start_sleeper(tmp_path):
-    code = (
-        "import signal, sys\n"
-        "signal.signal(signal.SIGHUP, lambda *a: (print('reloaded', flush=True), sys.exit()))\n"
-        "print('ready', flush=True)\n"
-        "signal.pause()"
-    )
-    child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=-1)
-    assert child.stdout is not None
-    assert await child.stdout.readline() == b"ready\n"
-    pid_file = tmp_path / "child.pid"
-    pid_file.write_text(f"{child.pid}\n")
-    return child, SignalReload(signal.SIGHUP, pid_file)
-
-
 @in_loop
-async def test_the_reload_signal_reaches_the_process_of_the_pid_file(tmp_path):
-    child, reload = await start_sleeper(tmp_path)
-    await request_reload(reload, UID)
-    assert await child.stdout.readline() == b"reloaded\n"
-    await child.wait()
-
-
-@in_loop
-async def test_a_pid_file_that_names_anothers_process_signals_nobody(tmp_path, capsys):
-    child, reload = await start_sleeper(tmp_path)
-    try:
-        await request_reload(reload, UID + 1)
-        assert f"belongs to uid {UID}" in capsys.readouterr().out
-        assert child.returncode is None
-    finally:
-        child.kill()
-        await child.wait()
-
-
-@pytest.mark.parametrize("content", ["", "-1", "0", "1", "rubbish", "999999999"])
-@in_loop
-async def test_a_broken_pid_file_is_told_and_hurts_nobody(tmp_path, capsys, content):
-    pid_file = tmp_path / "pid"
-    pid_file.write_text(content)
-    await request_reload(SignalReload(signal.SIGKILL, pid_file), UID)
-    assert "files.reload_failed" in capsys.readouterr().out
-
-
-@in_loop
-async def test_a_reload_command_runs_after_each_change_and_its_failure_is_told(tmp_path, capsys):
+async def test_a_reload_command_runs_after_each_change(tmp_path):
     done = tmp_path / "done"
     target = make_target(tmp_path, reload=CommandReload(("touch", str(done))))
     async with run_node(make_entry("web", MINE)) as node:
         deliver(node, target)
         await finish_writing(node, done.exists)
-    await request_reload(CommandReload(("false",)), UID)
-    assert "exited with 1" in capsys.readouterr().out
-    await request_reload(CommandReload(("/does/not/exist",)), UID)
-    assert "No such file" in capsys.readouterr().out

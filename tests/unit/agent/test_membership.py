@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+from dataclasses import replace
 from datetime import timedelta
 
 import msgspec
@@ -15,9 +17,17 @@ from tests.fakes.source import in_loop
 from tests.fakes.virtualtime import VirtualTime
 from troth.agent.connection import Untrusted
 from troth.agent.credential import CredentialFile, read_roots
-from troth.agent.membership import Dialler, Membership
+from troth.agent.membership import Dialler, Membership, NotJoined
 from troth.core.entropy import SeededEntropy
-from troth.core.errors import Denied, Internal, Invalid, Refused, Unauthenticated, Unavailable
+from troth.core.errors import (
+    KINDS,
+    Denied,
+    Internal,
+    Invalid,
+    Refused,
+    Unauthenticated,
+    Unavailable,
+)
 
 
 class Place:
@@ -71,13 +81,13 @@ async def test_joining_with_a_token_keeps_key_and_certificate_private(place):
 
 @in_loop
 async def test_without_a_token_a_new_node_is_told_how_to_join(place):
-    with pytest.raises(Denied, match="troth token join --node NODE"):
+    with pytest.raises(NotJoined, match="troth token join --node NODE"):
         await place.obtain()
 
 
 @in_loop
 async def test_a_bad_token_is_not_tried_again(place):
-    with pytest.raises(Denied, match=r"unknown.*troth token join"):
+    with pytest.raises(NotJoined, match=r"unknown.*troth token join"):
         await place.obtain("wrong")
     assert place.server.count() == {"node.attest": 1}
     assert not place.path.exists()
@@ -131,7 +141,7 @@ async def test_a_node_that_the_server_forgot_joins_anew_if_it_can(place):
         return await real(name, request)
 
     place.server.call = forget
-    with pytest.raises(Denied, match="no longer accepts this node"):
+    with pytest.raises(NotJoined, match="no longer accepts this node"):
         await place.obtain()
     place.server.tokens.add("second-token")
     assert (await place.obtain("second-token")).spiffe_id == NODE_ID
@@ -141,7 +151,7 @@ async def test_a_node_that_the_server_forgot_joins_anew_if_it_can(place):
 async def test_an_expired_credential_needs_a_new_token(place):
     await place.obtain("good-token")
     await place.time.advance(3601)
-    with pytest.raises(Denied, match="expired at"):
+    with pytest.raises(NotJoined, match="expired at"):
         await place.obtain()
     place.server.tokens.add("second-token")
     assert (await place.obtain("second-token")).not_after > place.time.clock.now()
@@ -249,9 +259,77 @@ async def test_a_crash_while_saving_leaves_the_old_file(place, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", crash)
         with pytest.raises(OSError, match="power failure"):
-            await place.obtain()
+            place.file.save(replace(first, node_id="nod_2"))
     assert place.file.load() == first
     assert (await place.obtain()).spiffe_id == NODE_ID
+
+
+class FullDisk:
+    """Lets nothing be written until somebody makes room."""
+
+    def __init__(self, place, monkeypatch):
+        self.full, self.tries = True, 0
+        save = place.file.save
+
+        def write(credential):
+            self.tries += 1
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            save(credential)
+
+        monkeypatch.setattr(place.file, "save", write)
+
+
+@pytest.mark.parametrize("step", ["join", "come back", "renew", "roots"])
+@in_loop
+async def test_a_full_disk_ends_nothing_and_is_written_to_later(place, monkeypatch, capsys, step):
+    held = None if step == "join" else await place.obtain("good-token")
+    disk = FullDisk(place, monkeypatch)
+    late = asyncio.ensure_future(place.membership.save_late())
+    match step:
+        case "join":
+            kept = await place.obtain("good-token")
+        case "come back":
+            kept = await place.obtain()
+        case "renew":
+            kept = await place.membership.renew(held, place.server)
+        case _:
+            assert held is not None
+            kept = place.membership.adopt_roots(held, held.roots * 2)
+    assert kept != held
+    assert place.file.load() == held
+    assert "No space left on device" in capsys.readouterr().out
+    await place.time.advance(300)
+    assert 4 <= disk.tries <= 20
+    disk.full = False
+    await place.time.advance(61)
+    assert place.file.load() == kept
+    tries = disk.tries
+    await place.time.advance(300)
+    assert disk.tries == tries
+    late.cancel()
+
+
+@in_loop
+async def test_what_is_saved_late_is_the_newest(place, monkeypatch):
+    held = await place.obtain("good-token")
+    disk = FullDisk(place, monkeypatch)
+    late = asyncio.ensure_future(place.membership.save_late())
+    await place.membership.renew(held, place.server)
+    disk.full = False
+    newest = await place.membership.renew(held, place.server)
+    await place.time.advance(300)
+    assert place.file.load() == newest
+    assert disk.tries == 2
+    late.cancel()
+
+
+@in_loop
+async def test_being_no_node_is_not_advised_like_a_missing_role(place):
+    with pytest.raises(NotJoined) as caught:
+        await place.obtain()
+    assert type(caught.value) not in KINDS  # the terminal adds advice to the plain kinds alone
+    assert not isinstance(caught.value, Denied)
 
 
 def test_ca_files(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from typing import Any
 
@@ -8,6 +9,8 @@ import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 from spiffe._proto import workload_pb2 as pb
 
 from tests.fakes.callers import call_once, open_channel
@@ -16,7 +19,9 @@ from tests.fakes.server import FakeServer, make_entry
 from tests.fakes.source import in_loop, until
 from tests.fakes.virtualtime import VirtualTime
 from troth.agent import node as module
+from troth.agent.credential import CredentialFile
 from troth.agent.files import FileTarget
+from troth.agent.membership import NotJoined
 from troth.agent.node import AgentSettings, NodeAgent, derive_mtls_url
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Conflict, Denied, Invalid, Refused
@@ -155,6 +160,45 @@ async def test_its_certificate_and_roots_are_renewed_on_the_connection(tmp_path,
 
 
 @in_loop
+async def test_a_full_disk_at_renewal_doesn_t_end_the_agent(tmp_path, monkeypatch):
+    site = Site(tmp_path, monkeypatch)
+    task = await site.start()
+    kept = (tmp_path / "agent" / "node.json").read_bytes()
+
+    def fail(file, credential):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CredentialFile, "save", fail)
+        await site.time.advance(1990)
+        assert len(site.lines[-1].used) == 1
+        assert not task.done()
+        assert (tmp_path / "agent" / "node.json").read_bytes() == kept
+    await site.time.advance(61)
+    assert CredentialFile(tmp_path / "agent").load() == site.lines[-1].used[0]
+    await stop(task)
+
+
+@in_loop
+async def test_an_evicted_node_serves_nobody_and_says_why(tmp_path, monkeypatch, capsys):
+    site = Site(tmp_path, monkeypatch)
+    site.server.entries["idn_web"] = make_entry("web", MINE)
+    task = await site.start()
+    assert (await fetch(site)).svids
+    site.server.failure = Denied("Node local was evicted; join anew.")
+    site.server.send(site.server.failure)
+    await site.time.advance(1)
+    with pytest.raises(GRPCError) as caught:
+        await fetch(site)
+    assert caught.value.status is Status.PERMISSION_DENIED
+    told = capsys.readouterr().out
+    assert "sync.cut_off" in told
+    assert "Node local was evicted; join anew." in told
+    assert not task.done()
+    await stop(task)
+
+
+@in_loop
 async def test_two_agents_cannot_share_a_directory(tmp_path, monkeypatch):
     site = Site(tmp_path, monkeypatch)
     task = await site.start()
@@ -176,8 +220,8 @@ async def test_a_directory_that_others_can_read_is_refused(tmp_path, monkeypatch
     [
         ({"server_url": "http://troth:8443"}, Invalid, "https://host:8443"),
         ({"mtls_url": "troth:8444"}, Invalid, "https://host:8443"),
-        ({"join_token": None}, Denied, "troth token join"),
-        ({"join_token": "bad"}, Denied, "refused the join token"),
+        ({"join_token": None}, NotJoined, "troth token join"),
+        ({"join_token": "bad"}, NotJoined, "refused the join token"),
         ({"attestors": ("magic",)}, Invalid, "no workload attestor"),
     ],
 )

@@ -34,6 +34,12 @@ def test_all_uids_together_have_a_limit_too(clock):
     assert [quota.open_connection(uid) for uid in (1, 1, 2, 2)] == [True, True, True, False]
 
 
+def test_no_uid_gets_more_than_half_of_all_connections(clock):
+    quota = Quota(Limits(connections=1_000, connections_total=10), clock)
+    assert sum(quota.open_connection(1) for _ in range(20)) == 5
+    assert sum(quota.open_connection(2) for _ in range(20)) == 5
+
+
 def test_an_allowance_grows_back_with_time_and_never_beyond_its_burst(clock):
     quota = Quota(Limits(frames_burst=2, frames_per_second=1), clock)
     assert [quota.take_frame(1, 1) for _ in range(3)] == [True, True, False]

@@ -221,6 +221,24 @@ def test_a_stream_that_begins_while_all_is_withdrawn_gets_tombstones(ca):
     assert all(is_tombstone(secret) for secret in secrets.values())
 
 
+@in_loop
+async def test_an_envoy_that_starts_during_quarantine_is_released_on_the_same_stream(tmp_path):
+    async with (
+        serve_node(tmp_path) as node,
+        open_channel(node.path) as channel,
+        stream_call(channel, STREAM) as stream,
+    ):
+        bundles = node.source.view.bundles
+        node.source.view = View((), bundles, (WEB,), {WEB: "quarantined"})
+        await stream.send_message(discovery("default"))
+        _, secrets = read(await stream.recv_message())
+        assert is_tombstone(secrets["default"])
+        await node.source.publish(View((node.source.ca.issue("/web"),), bundles))
+        _, secrets = read(await stream.recv_message())
+        assert not is_tombstone(secrets["default"])
+        await stream.cancel()
+
+
 def test_an_identity_that_is_simply_gone_is_taken_back_too(ca):
     view = View((ca.issue("/web"), ca.issue("/db")), (ca.bundle(),))
     stream = Stream(DB)

@@ -106,12 +106,49 @@ async def test_a_place_that_cannot_be_trusted_or_used_is_refused(tmp_path):
         await agent.start(tmp_path / "missing" / "agent.sock")
     public = tmp_path / "public"
     public.mkdir()
-    public.chmod(0o777)
-    with pytest.raises(Refused, match="chmod o-w"):
-        await agent.start(public / "agent.sock")
+    for mode in (0o777, 0o775, 0o702):
+        public.chmod(mode)
+        with pytest.raises(Refused, match=f"chmod go-w {public}"):
+            await agent.start(public / "agent.sock")
+        assert os.listdir(public) == []
     public.chmod(0o1777)
     await agent.start(public / "agent.sock")
     await agent.stop()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a directory of another uid")
+@in_loop
+async def test_a_directory_of_another_user_is_refused(tmp_path):
+    place = tmp_path / "app"
+    place.mkdir()
+    for mode in (0o755, 0o1777):
+        place.chmod(mode)
+        os.chown(place, 4711, 4711)
+        with pytest.raises(Refused, match="belongs to uid 4711"):
+            await AgentSocket(VirtualClock()).start(place / "agent.sock")
+        assert os.listdir(place) == []
+
+
+@pytest.mark.parametrize("trick", ["symlink", "file", "nothing"])
+@in_loop
+async def test_what_takes_the_fresh_socket_s_place_is_not_opened_up(tmp_path, monkeypatch, trick):
+    path, victim = tmp_path / "agent.sock", tmp_path / "victim"
+    victim.touch(mode=0o600)
+
+    class Raced(socket.socket):
+        def bind(self, address):
+            super().bind(address)
+            path.unlink()
+            if trick == "symlink":
+                path.symlink_to(victim)
+            elif trick == "file":
+                os.link(victim, path)
+
+    monkeypatch.setattr(socket, "socket", Raced)
+    with pytest.raises(Refused, match="took the place"):
+        await AgentSocket(VirtualClock()).start(path)
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o600
 
 
 @in_loop

@@ -22,6 +22,7 @@ from tests.fakes.callers import (
 from tests.fakes.echo import Echo
 from tests.fakes.source import connections, in_loop, serve_node, switchboard, until
 from troth.agent.quota import Limits
+from troth.agent.view import Stale
 
 FETCH = "/SpiffeWorkloadAPI/FetchX509SVID"
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -242,6 +243,63 @@ async def test_a_burst_of_connections_is_accepted(tmp_path):
         for _, writer in opened:
             writer.close()
         await until(lambda: connections(node) == 0, "the connections' end")
+
+
+@in_loop
+async def test_calls_that_are_reset_while_they_queue_are_never_attested(tmp_path):
+    limits = Limits(attestations=2, attestations_waiting=5)
+    async with serve_node(tmp_path, "/web", limits=limits) as node:
+        node.source.attest_gate = asyncio.Event()
+        async with connect_raw(node.path) as caller:
+            calls = [caller.call(FETCH, *HEADER.items()) for _ in range(20)]
+            for stream_id in calls:
+                caller.message(stream_id, b"", end=True)
+            trailers = await caller.trailers(calls[-1])
+            assert trailers["grpc-status"] == str(Status.RESOURCE_EXHAUSTED.value)
+            assert "wait already" in trailers["grpc-message"]
+            assert len(node.source.peers) == 2
+            for stream_id in calls[:7]:
+                caller.h2.reset_stream(stream_id)
+            caller.flush()
+            account = switchboard(node).quota._account(os.getuid())
+            await until(lambda: account.streams == 0, "the resets")
+            again = caller.call(FETCH, *HEADER.items())
+            caller.message(again, b"", end=True)
+            await until(lambda: account.streams == 1, "another call")
+            assert len(node.source.peers) == 2  # what has begun keeps its turn
+            node.source.attest_gate.set()
+            await until(lambda: node.source.watching == 1, "the call's turn")
+            assert len(node.source.peers) == 3
+
+
+@in_loop
+async def test_a_connection_without_calls_is_closed_after_a_while_and_others_are_not(tmp_path):
+    limits = Limits(idle_seconds=0.05)
+    async with (
+        serve_node(tmp_path, "/web", limits=limits, services=(Echo(),)) as node,
+        connect_raw(node.path) as idle,
+        connect_raw(node.path) as busy,
+    ):
+        busy.message(busy.call("/Echo/Wait"), b"x")
+        goaway = await idle.goodbye()
+        assert goaway is not None
+        assert goaway.error_code == 0
+        await until(lambda: connections(node) == 1, "the idle one's end")
+        assert not busy.closed
+
+
+@in_loop
+async def test_a_process_that_became_another_has_to_connect_again(tmp_path):
+    async with serve_node(tmp_path, "/web") as node, connect_raw(node.path) as caller:
+        stream_id = caller.call(FETCH, *HEADER.items())
+        caller.message(stream_id, b"", end=True)
+        await until(lambda: node.source.watching == 1, "the stream")
+        talk = asyncio.create_task(caller.conversation(stream_id))
+        await node.source.fail(Stale("It runs another program now; connect again."))
+        _, trailers = await talk
+        assert trailers["grpc-status"] == str(Status.UNAVAILABLE.value)
+        await caller.goodbye()
+        assert connections(node) == 0
 
 
 def frame(kind: int, flags: int, stream_id: int, body: bytes) -> bytes:

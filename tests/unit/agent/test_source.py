@@ -3,20 +3,19 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from dataclasses import replace
+import threading
 from datetime import timedelta
 
 import msgspec
 import pytest
 
+from tests.fakes.procfs import PEER, UID, FakeProc
 from tests.fakes.server import make_entry, make_process, name_instance, run_node
 from tests.fakes.source import in_loop, until
 from troth.agent.attestation import Attestation, derive_key
-from troth.agent.refusals import MAX_REASON, MAX_REFUSALS, Refusals, explain_mismatch
-from troth.agent.reporting import Reporter
 from troth.agent.source import NodeSource
-from troth.agent.tokens import Tokens
-from troth.agent.view import Caller
+from troth.agent.tokens import PARALLEL_PER_UID, Tokens
+from troth.agent.view import Caller, Stale
 from troth.core.errors import Denied, Internal, Invalid, Unavailable
 from troth.drivers.attestors import Peer, load_attestors
 
@@ -32,13 +31,17 @@ class FixedAttestor:
         self.texts = texts or (MINE,)
         self.error = error
 
-    def attest(self, peer):
+    def examine(self, peer):
         if self.error is not None:
             raise self.error
+        yield
         return self.texts
 
+    def attest(self, peer):
+        raise AssertionError("the agent looks with all attestors at once")
 
-def make_source(node, *attestors):
+
+def make_source(node, *attestors, patience=5.0):
     attestation = Attestation(attestors or (FixedAttestor(),))
     return NodeSource(
         attestation=attestation,
@@ -48,6 +51,7 @@ def make_source(node, *attestors):
         tokens=Tokens(node.server, node.time.clock, node.entropy),
         refusals=node.refusals,
         clock=node.time.clock,
+        patience=patience,
     )
 
 
@@ -136,6 +140,118 @@ async def test_before_the_first_snapshot_callers_are_asked_to_come_back():
 
 
 @in_loop
+async def test_a_caller_right_after_start_up_waits_for_the_first_snapshot():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        first, node.sync.snapshot = node.sync.snapshot, None
+        waiting = asyncio.ensure_future(source.wait_until_ready())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        node.sync.snapshot = first
+        node.sync.changes.announce()
+        await waiting
+        assert (await source.attest(ME)).selectors == (MINE,)
+
+
+@in_loop
+async def test_a_caller_does_not_wait_for_a_server_that_stays_away():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node, patience=0.01)
+        node.sync.snapshot = None
+        with pytest.raises(Unavailable, match="has not heard"):
+            await source.wait_until_ready()
+
+
+@in_loop
+async def test_all_attestors_share_one_pause_and_no_thread_waits():
+    naps = []
+
+    async def nap(seconds):
+        naps.append(seconds)
+
+    attestation = Attestation(load_attestors(), sleep=nap)
+    process = await attestation.examine(ME)
+    assert MINE in process.selectors
+    assert naps == [0.02]
+    attestation.close()
+
+
+@in_loop
+async def test_a_process_with_another_program_or_user_is_not_alive_any_more(tmp_path):
+    proc = FakeProc(tmp_path)
+
+    async def examine():
+        return await Attestation([FixedAttestor()], proc.root).examine(PEER)
+
+    process = await examine()
+    assert process.is_alive()
+    other = tmp_path / "other"
+    other.write_bytes(b"other")
+    proc.run(other)
+    assert not process.is_alive()
+    process = await examine()
+    proc.run("/nowhere")  # it may not be looked at any more, which proves nothing
+    assert process.is_alive()
+    proc.set_uid(0)
+    assert not process.is_alive()
+    with pytest.raises(Stale, match="changed its user"):
+        await examine()
+    proc.set_uid(UID)
+    process = await examine()
+    (proc.folder / "stat").unlink()
+    (proc.folder / "stat").mkdir()  # reading it fails with EISDIR: look again
+    assert process.is_alive()
+    proc.exit()
+    assert not process.is_alive()
+
+
+@in_loop
+async def test_one_uid_does_not_take_every_thread():
+    slow, fast = threading.Event(), threading.Event()
+
+    class Reading(FixedAttestor):
+        def examine(self, peer):
+            assert (slow if peer.uid == 1 else fast).wait(20)
+            return (yield from super().examine(peer))
+
+    fast.set()
+    attestation = Attestation([Reading("unix:uid:1")])
+    flood = [asyncio.ensure_future(attestation.examine(Peer(0, 1, 1))) for _ in range(100)]
+    try:
+        await asyncio.sleep(0)
+        assert (await attestation.examine(Peer(0, 2, 2))).uid == 2
+        assert not any(one.done() for one in flood)
+    finally:
+        slow.set()
+        await asyncio.gather(*flood)
+        attestation.close()
+
+
+@in_loop
+async def test_tokens_for_one_uid_do_not_keep_another_waiting():
+    async with run_node(make_entry("web", MINE)) as node:
+        tokens = Tokens(node.server, node.time.clock, node.entropy)
+        snapshot = node.sync.require_snapshot()
+        registration = snapshot.registrations["idn_web"]
+        node.server.holding = asyncio.Event()
+
+        def ask(number, uid):
+            workload = node.cache.admit(make_process(number, MINE, uid=uid), 0.0)
+            issue = tokens.issue(workload, registration, (f"a{number}",), snapshot)
+            return asyncio.ensure_future(issue)
+
+        asked = [ask(number, uid=1) for number in range(20)]
+        await node.time.settle()
+        asked.append(ask(20, uid=2))
+        await node.time.settle()
+        audiences = [r.audiences for r in node.server.requests("jwtsvid.issue")]
+        assert len(audiences) == PARALLEL_PER_UID + 1
+        assert ["a20"] in audiences
+        node.server.holding.set()
+        assert len(await asyncio.gather(*asked)) == 21
+
+
+@in_loop
 async def test_attestors_that_fail_or_prove_nothing_give_nothing():
     async with run_node(make_entry("web", MINE)) as node:
         with pytest.raises(Internal):
@@ -172,66 +288,6 @@ async def test_refusals_tell_the_server_which_selector_failed():
         assert near_at < far_at
         assert "unix:path:/usr/bin/right (attested /tmp/wrong)" in refused.reason
         assert node.refusals.take() == []
-
-
-@in_loop
-async def test_refusals_are_bounded_and_long_reasons_cut():
-    entries = [
-        make_entry(f"i{n}", *[f"unix:path:/{'x' * 500}{n}{m}" for m in range(9)]) for n in "abc"
-    ]
-    async with run_node(*entries) as node:
-        snapshot = node.sync.require_snapshot()
-        refusals = Refusals()
-        for number in range(MAX_REFUSALS + 50):
-            refusals.note(make_process(number, f"unix:uid:{number}"), snapshot)
-        taken = refusals.take()
-        assert len(taken) == MAX_REFUSALS
-        assert all(len(entry.reason) <= MAX_REASON for entry in taken)
-        refusals.put_back(taken)
-        refusals.note(make_process(0, "unix:uid:0"), snapshot)
-        again = refusals.take()
-        assert len(again) == MAX_REFUSALS
-        assert again[0].count == 2
-
-
-@in_loop
-async def test_a_node_without_identities_explains_itself():
-    async with run_node(make_entry("none", selectors=[])) as node:
-        snapshot = node.sync.require_snapshot()
-        assert "no selectors" in explain_mismatch(frozenset(), snapshot)
-        empty = replace(snapshot, registrations={})
-        assert explain_mismatch(frozenset(), empty) == "No identity is registered for this node."
-
-
-@in_loop
-async def test_reports_carry_instances_and_refusals_and_survive_an_outage():
-    async with run_node(make_entry("web")) as node:
-        node.start(Reporter(node.server, node.workloads, node.refusals, node.time.sleep).run())
-        node.watch(make_process(1))
-        await node.time.advance(31)
-        (report,) = node.server.requests("node.report")
-        key = make_process(1).instance_key
-        assert [seen.instance_id for seen in report.seen] == [name_instance("idn_web", key)]
-        node.server.failure = Unavailable("away")
-        node.refusals.note(make_process(2, "unix:uid:5"), node.sync.require_snapshot())
-        await node.time.advance(2)
-        assert len(node.refusals) == 1
-        node.server.failure = None
-        await node.time.advance(30)
-        report = node.server.requests("node.report")[-1]
-        assert [refused.pid for refused in report.refused] == [2]
-        assert len(node.refusals) == 0
-
-
-@in_loop
-async def test_a_flood_of_refusals_makes_one_report_a_second():
-    async with run_node(make_entry("web")) as node:
-        node.start(Reporter(node.server, node.workloads, node.refusals, node.time.sleep).run())
-        snapshot = node.sync.require_snapshot()
-        for number in range(200):
-            node.refusals.note(make_process(number, f"unix:uid:{number}"), snapshot)
-            await node.time.advance(0.05)
-        assert node.server.count()["node.report"] <= 11
 
 
 @in_loop
@@ -332,6 +388,35 @@ async def test_a_token_for_another_identity_is_refused():
 
 
 @in_loop
+async def test_tokens_of_identities_elsewhere_are_refused_once_cut_off():
+    """Retired, or hosted on other nodes alone: the server tells every node."""
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        (svid,) = await fetch(node, source, caller)
+        node.server.cut_off_elsewhere.add(WEB)
+        node.server.remove("web")
+        await node.settle()
+        with pytest.raises(Invalid, match="cut off"):
+            await source.validate_jwt_svid(caller, "ledger", svid.token)
+
+
+@in_loop
+async def test_a_disconnected_agent_validates_by_what_it_knew_until_the_end():
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        (svid,) = await fetch(node, source, caller)
+        node.server.go_away()
+        await node.settle()
+        subject, _ = await source.validate_jwt_svid(caller, "ledger", svid.token)
+        assert subject == WEB
+        node.time.clock.advance(timedelta(hours=1))
+        with pytest.raises(Invalid):
+            await source.validate_jwt_svid(caller, "ledger", svid.token)
+
+
+@in_loop
 async def test_tokens_are_validated_against_the_bundle_and_the_state():
     async with run_node(make_entry("web", MINE)) as node:
         source = make_source(node)
@@ -346,7 +431,7 @@ async def test_tokens_are_validated_against_the_bundle_and_the_state():
             await source.validate_jwt_svid(caller, "ledger", svid.token[:-4])
         node.server.quarantine("web")
         await node.settle()
-        with pytest.raises(Invalid, match="quarantined"):
+        with pytest.raises(Invalid, match="cut off"):
             await source.validate_jwt_svid(caller, "ledger", svid.token)
         node.time.clock.advance(timedelta(hours=1))
         with pytest.raises(Invalid):

@@ -309,3 +309,14 @@ async def test_two_hundred_streams_at_once(tmp_path):
         await until(lambda: node.source.watching == 0, "the streams' end")
         for call in calls:
             await call.__aexit__(None, None, None)
+
+
+@in_loop
+async def test_a_new_process_of_a_quarantined_identity_learns_that_it_is_cut_off(tmp_path):
+    web = "spiffe://example.org/web"
+    async with serve_node(tmp_path) as node, open_channel(node.path) as channel:
+        node.source.view = View((), node.source.view.bundles, (web,), {web: "quarantined"})
+        with pytest.raises(GRPCError) as caught:
+            await call_once(channel, "/SpiffeWorkloadAPI/FetchX509SVID", b"")
+    assert caught.value.status is Status.PERMISSION_DENIED
+    assert f"Cut off: {web} is quarantined." in (caught.value.message or "")

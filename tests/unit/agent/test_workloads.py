@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+from dataclasses import replace
 from datetime import timedelta
 
 from cryptography import x509
@@ -8,6 +10,7 @@ from cryptography import x509
 from tests.fakes.issuer import NOW
 from tests.fakes.server import make_entry, make_process, name_instance, read_serial, run_node
 from tests.fakes.source import in_loop
+from troth.agent.view import Stale
 from troth.core.errors import Denied, Invalid, Unavailable
 from troth.wire.api.certificates import IssuedCertificate
 
@@ -152,10 +155,21 @@ async def test_a_process_that_comes_during_quarantine_waits_for_release():
         watcher = node.watch()
         await node.settle()
         assert watcher.last.svids == ()
-        assert watcher.last.withdrawn == ()
+        assert watcher.last.withdrawn == (WEB,)
+        assert watcher.last.reasons == {WEB: "quarantined"}
         node.server.change("web", state="active")
         await node.settle()
         assert watcher.last.svids[0].spiffe_id == WEB
+        assert watcher.last.withdrawn == ()
+
+
+@in_loop
+async def test_an_outage_is_not_told_as_a_quarantine():
+    async with run_node(make_entry("web", state="quarantined"), make_entry("api")) as node:
+        node.server.failure = Unavailable("away")
+        watcher = node.watch()
+        await node.settle()
+        assert isinstance(watcher.error, Unavailable)
 
 
 @in_loop
@@ -378,10 +392,30 @@ async def test_processes_that_are_gone_are_forgotten():
 
 
 @in_loop
-async def test_a_process_that_watches_is_never_purged():
+async def test_streams_of_a_process_that_became_another_end_within_seconds():
+    alive = [1, 2]
     async with run_node(make_entry("web")) as node:
-        watcher = node.watch(make_process(1, alive=[]))
+        one, two = (node.watch(make_process(n, alive=alive)) for n in alive)
+        await node.settle()
+        alive.remove(1)
+        await node.workloads.purge()
+        await node.settle()
+        assert isinstance(one.error, Stale)
+        assert not two.ended
+        assert len(node.cache) == 1
+        again = node.watch(make_process(1))
+        await node.settle()
+        assert again.last.svids
+
+
+@in_loop
+async def test_looking_at_all_processes_survives_what_the_kernel_refuses():
+    def fail():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with run_node(make_entry("web")) as node:
+        watcher = node.watch(replace(make_process(1), is_alive=fail))
         await node.settle()
         await node.workloads.purge()
-        assert len(node.cache) == 1
         assert not watcher.ended
+        assert len(node.cache) == 1

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.fakes.api import FakeApi
 from tests.fakes.views import make_entry, make_identity, make_status
 from tests.unit.cli.conftest import Run
+from troth.cli import doctor as doctor_module
 from troth.cli import installation
-from troth.cli.explanation import Attestation, attest_process, compare_identities, explain_missing
-from troth.cli.installation import Level, check_data, check_reach, check_status
-from troth.core.errors import Denied, NotFound
+from troth.cli.explanation import (
+    Attestation,
+    attest_process,
+    compare_identities,
+    explain_missing,
+    find_node,
+)
+from troth.cli.installation import Finding, Level, check_data, check_reach, check_status
+from troth.core.errors import Denied, Internal, NotFound, Unavailable
 from troth.identity.selectors import Selector
 from troth.wire.api import identities, journal
 from troth.wire.api.status import AuthorityView
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+FINE = Finding(Level.OK, "agent", "it answers.")
 PROVED = Attestation(
     pid=42,
     uid=1001,
@@ -121,13 +132,79 @@ def test_why_does_this_process_get_nothing(
 
 
 def test_a_process_that_obtains_its_identity(
-    healthy: FakeApi, run: Run, sleeper: subprocess.Popen[bytes]
+    healthy: FakeApi, run: Run, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = make_identity(selectors=[f"unix:uid:{os.geteuid()}"])
     healthy.answers["identity.ls"] = identities.IdentityPage(items=[item])
-    result = run("doctor", "--no-agent", "--pid", str(sleeper.pid))
+    monkeypatch.setattr(doctor_module, "check_agent", lambda _: [FINE])
+    result = run("doctor", "--pid", str(sleeper.pid))
     assert result.exit_code == 0, result.output
     assert "it obtains spiffe://example.org/payments-api" in result.stdout
+
+
+def test_it_obtains_nothing_as_long_as_no_agent_answers(
+    healthy: FakeApi, run: Run, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = make_identity(selectors=[f"unix:uid:{os.geteuid()}"])
+    healthy.answers["identity.ls"] = identities.IdentityPage(items=[item])
+    shown = run("doctor", "--pid", str(sleeper.pid)).stdout
+    assert "! pid" in shown
+    assert "it would obtain spiffe://example.org/payments-api, but no agent here" in shown
+    assert "no agent was asked" in run("doctor", "--no-agent", "--pid", str(sleeper.pid)).stdout
+    monkeypatch.setattr(doctor_module, "check_agent", lambda _: [FINE])
+    monkeypatch.setattr(
+        doctor_module, "attest_process", lambda pid: replace(attest_process(pid), partial=True)
+    )
+    shown = run("doctor", "--pid", str(sleeper.pid)).stdout
+    assert "it would obtain" in shown
+    assert "as root" in shown
+
+
+@pytest.mark.parametrize("how", ["replaced", "deleted"])
+def test_a_program_whose_file_was_taken_away_must_be_restarted(tmp_path: Path, how: str) -> None:
+    program = tmp_path / "workload"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    process = subprocess.Popen([program, "600"])
+    try:
+        program.unlink()
+        if how == "replaced":
+            program.write_bytes(b"the next version")
+        (note,) = attest_process(process.pid).notes
+    finally:
+        process.kill()
+        process.wait()
+    assert f"{program}: its file was {how} since it started" in note
+    assert "restart" in note
+    assert "as root" not in note
+
+
+def test_the_node_s_name_is_the_one_it_joined_with(data: Path) -> None:
+    assert find_node(data, "local") == "local"
+    (data / "agent").mkdir(mode=0o700)
+    held = data / "agent" / "node.json"
+    held.write_text('{"spiffe_id": "spiffe://example.org/troth/node/web-1", "key": "x"}')
+    assert find_node(data, "local") == "web-1"
+    for broken in ("", "[]", '{"spiffe_id": "no"}', '{"spiffe_id": "spiffe://example.org/web"}'):
+        held.write_text(broken)
+        assert find_node(data, "local") == "local"
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (Internal("It failed."), "log has the reason"),
+        (Denied("Not you."), "as the server's user"),
+        (Unavailable("Not ready."), "Wait a moment"),
+    ],
+)
+def test_the_advice_fits_the_error(
+    healthy: FakeApi, run: Run, error: Exception, advice: str
+) -> None:
+    healthy.answers["status.show"] = error
+    found = json.loads(run("doctor", "--no-agent", "--json").stdout)["findings"]
+    (remedy,) = (f["remedy"] for f in found if f["subject"] == "server")
+    assert advice in remedy
+    assert ("server's user" in remedy) == isinstance(error, Denied)
 
 
 def test_a_locked_copy_is_found(
@@ -143,14 +220,19 @@ def test_a_locked_copy_is_found(
         evidence=[],
         locked=True,
         locked_reason="odd traffic",
-        first_seen=NOW,
-        last_seen=NOW,
+        first_seen=datetime.now(UTC),
+        last_seen=datetime.now(UTC),
     )
     healthy.answers["instance.ls"] = identities.InstanceList(items=[locked])
     result = run("doctor", "--no-agent", "--pid", str(sleeper.pid))
     assert result.exit_code == 1
     assert "ins_7, which is locked (odd traffic)" in result.stdout
     assert "troth instance unlock ins_7" in result.stdout
+    for changes in ({"node": "web-1"}, {"first_seen": NOW - timedelta(days=1)}):
+        other = msgspec.structs.replace(locked, **changes)
+        healthy.answers["instance.ls"] = identities.InstanceList(items=[other])
+        result = run("doctor", "--no-agent", "--pid", str(sleeper.pid))
+        assert "which is locked" not in result.stdout
 
 
 def test_no_identities_at_all(healthy: FakeApi, run: Run, sleeper: subprocess.Popen[bytes]) -> None:

@@ -198,6 +198,15 @@ def test_wrong_usage_is_exit_code_2_and_sends_nothing(
     assert result.stdout == ""
     assert result.stderr
     assert api.requests == []
+    for as_json in (["--json", *words], [*words[:1], "--json", *words[1:]]):
+        if as_json[0] != "--json" and words[0] not in {"agent", "check"}:
+            continue  # a group takes --json before or after its command, not between
+        failed = run(*as_json)
+        assert failed.exit_code == 2
+        document = json.loads(failed.stdout)
+        assert document["code"] == "invalid_usage"
+        assert document["detail"]
+        assert failed.stderr
 
 
 def test_options_stand_before_or_after_the_command(

@@ -18,7 +18,7 @@ from troth.agent.reload import CommandReload, SignalReload
 from troth.cli import agent as agent_module
 from troth.cli import up as up_module
 from troth.cli.targets import read_targets
-from troth.core.errors import Conflict, Invalid
+from troth.core.errors import Conflict, Denied, Invalid, Refused
 from troth.server import main as server_main
 from troth.server.config import Config
 
@@ -30,8 +30,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[AgentSettings]:
     """The settings of agents that were started instead of running."""
     settings: list[AgentSettings] = []
 
-    def run_agent(given: AgentSettings) -> int:
+    def run_agent(given: AgentSettings, ready: Callable[[], None]) -> int:
         settings.append(given)
+        ready()
         return 0
 
     monkeypatch.setattr(agent_main, "run_agent", run_agent)
@@ -93,13 +94,29 @@ def test_what_is_no_token_starts_nothing(
 def test_an_agent_that_cannot_start(
     started: list[AgentSettings], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(settings: AgentSettings) -> int:
+    def refuse(settings: AgentSettings, ready: Callable[[], None]) -> int:
         raise Conflict("Another agent uses it; stop it.")
 
     monkeypatch.setattr(agent_main, "run_agent", refuse)
     result = run(*LINE)
     assert result.exit_code == 1
     assert "Another agent uses it" in result.stderr
+    (line,) = run(*LINE, "--json").stdout.splitlines()
+    assert json.loads(line)["code"] == "conflict"
+
+
+def test_an_agent_that_fails_later_ends_its_stream_of_lines(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(settings: AgentSettings, ready: Callable[[], None]) -> int:
+        ready()
+        raise Denied("The node was evicted.")
+
+    monkeypatch.setattr(agent_main, "run_agent", fail)
+    monkeypatch.setattr(agent_module, "configure_logs", lambda *_: None)
+    lines = [json.loads(line) for line in run(*LINE, "--json").stdout.splitlines()]
+    assert [line["message"] for line in lines] == ["ready", "end"]
+    assert lines[1]["code"] == "permission_denied"
 
 
 TARGETS = """
@@ -122,6 +139,7 @@ reload = {{command = ["systemctl", "reload", "orders"]}}
 def test_file_targets(tmp_path: Path, started: list[AgentSettings], run: Run) -> None:
     path = tmp_path / "files.toml"
     path.write_text(TARGETS.format(user=os.geteuid()))
+    path.chmod(0o644)
     assert run(*LINE, "--files", str(path)).exit_code == 0
     first, second = started[0].files
     assert (first.identity, first.uid, first.gid, first.mode) == (
@@ -158,9 +176,34 @@ def test_file_targets_that_are_wrong(old: str, new: str, words: str, tmp_path: P
     old = old.replace("user = 0", f"user = {os.geteuid()}")
     assert old in text
     path.write_text(text.replace(old, new))
+    path.chmod(0o644)
     with pytest.raises(Invalid, match=str(path)) as caught:
         read_targets(path)
     assert words in caught.value.detail
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o1666])
+def test_file_targets_that_others_can_write_are_refused(
+    mode: int, tmp_path: Path, started: list[AgentSettings], run: Run
+) -> None:
+    path = tmp_path / "files.toml"
+    path.write_text(TARGETS.format(user=os.geteuid()))
+    path.chmod(mode)
+    result = run(*LINE, "--files", str(path))
+    assert result.exit_code == 1
+    assert not started
+    assert f"run: chmod go-w {path}" in result.stderr
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file of another uid")
+def test_file_targets_of_another_user_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "files.toml"
+    path.write_text(TARGETS.format(user=0))
+    path.chmod(0o644)
+    os.chown(path, 4711, 4711)
+    with pytest.raises(Refused, match=f"belongs to uid 4711.*chown 0 {path}"):
+        read_targets(path)
 
 
 @pytest.fixture

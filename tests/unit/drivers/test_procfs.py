@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from troth.core.errors import Denied
 from troth.drivers.attestors import Peer
 from troth.drivers.attestors.procfs import (
     PROC,
+    UserChanged,
     read_boot_id,
     read_start_time,
     watch_process,
@@ -57,14 +59,21 @@ def test_a_process_out_of_sight_is_not_watched(proc):
         os.close(hidden)
 
 
-def test_without_a_pidfd_the_user_must_still_be_the_one_that_connected(proc):
-    watch = watch_process(proc.root, PEER)
-    assert watch is not None
-    proc.set_uid(0)
-    with pytest.raises(Denied, match="changed its user"):
-        watch.check()
-    with pytest.raises(Denied, match="changed its user"):
-        watch_process(proc.root, PEER)
+@pytest.mark.parametrize("with_pidfd", [False, True])
+def test_the_user_must_still_be_the_one_that_connected(proc, with_pidfd):
+    pidfd = os.pidfd_open(os.getpid()) if with_pidfd else -1
+    peer = replace(PEER, pidfd=pidfd)
+    try:
+        watch = watch_process(proc.root, peer)
+        assert watch is not None
+        proc.set_uid(0)
+        with pytest.raises(UserChanged, match="changed its user"):
+            watch.check()
+        with pytest.raises(UserChanged, match="changed its user"):
+            watch_process(proc.root, peer)
+    finally:
+        if with_pidfd:
+            os.close(pidfd)
 
 
 def test_another_start_time_is_another_process(proc):

@@ -164,6 +164,26 @@ async def test_sync_sends_whole_values_for_this_node_alone(house: FakeHouse) -> 
 
 
 @in_house
+async def test_sync_tells_everybody_whose_tokens_to_refuse(house: FakeHouse) -> None:
+    names = ("suspended", "quarantined", "retired", "long-gone", "reborn", "fine")
+    for name in names:
+        await house.register(name, nodes=["other"])
+    node = await house.join()
+    await house.call("identity.retire", MoveIdentity(name="long-gone", reason="x"))
+    house.clock.advance(timedelta(hours=1, seconds=1))
+    for verb, name in (("suspend", "suspended"), ("quarantine", "quarantined")):
+        await house.call(f"identity.{verb}", MoveIdentity(name=name, reason="x"))
+    for name in ("retired", "reborn"):
+        await house.call("identity.retire", MoveIdentity(name=name, reason="x"))
+    await house.register("reborn", nodes=["other"])
+    await house.settle()
+    stream = house.dispatcher.subscriptions["node.sync"](call_of(SyncNode(), node))
+    told = (await anext(stream)).cut_off
+    assert told == [f"spiffe://example.org/{n}" for n in ("quarantined", "retired", "suspended")]
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+@in_house
 async def test_sync_tells_which_instances_are_locked(house: FakeHouse) -> None:
     identity, node = await house.register(), await house.join()
     (issued,) = await house.issue(node, identity.id)

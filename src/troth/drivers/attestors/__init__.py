@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -137,7 +138,8 @@ class Looks:
     def close(self) -> None:
         """Let go of what the examinations hold; nothing happens to those that have ended."""
         for examination in (*self._paused, *self._waiting):
-            examination.close()
+            with suppress(ValueError):  # a thread is in it just now; it is let go when that ends
+                examination.close()
         self._paused, self._waiting = [], []
 
     def _step(self, examination: Examination) -> None:

@@ -123,5 +123,3 @@ def _check_alive(peer: Peer) -> None:
     poll.register(peer.pidfd, select.POLLIN)
     if poll.poll(0):
         raise Denied(_GONE)
-
-

@@ -109,7 +109,8 @@ class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="
     """The complete value for one node, as of journal position `epoch`.
 
     `lease` is for how many seconds it holds without word from the server; `jwks` is the JWK set of
-    the JWT-SVID authorities; `locked` are ids of instances that are cut off.
+    the JWT-SVID authorities; `locked` are ids of instances that are cut off on
+    this node; `cut_off` are the SPIFFE IDs anywhere whose tokens must be refused now.
     """
 
     epoch: int
@@ -120,6 +121,7 @@ class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="
     x509_authorities: list[bytes]
     crls: list[bytes]
     jwks: dict[str, Any]
+    cut_off: list[str] = []
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="message", tag="heartbeat"):

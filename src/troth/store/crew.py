@@ -136,7 +136,8 @@ class Crew:
                     continue
                 known_error = translate_error(error, self._server)
                 if isinstance(known_error, Unavailable) and known_error is not error:
-                    log.error("store.commit_failed", attempts=attempt + 1, exc_info=error)
+                    # Without its traceback: in an outage there is one for every caller.
+                    log.error("store.commit_failed", attempts=attempt + 1, why=known_error.detail)
                 return Outcome(job, error=known_error), False
             return Outcome(job, value), journaled
         raise AssertionError("the last attempt returns")

@@ -178,6 +178,7 @@ class PostgresServer:
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self._parameters = parameters
+        self._away = False
         self._engine: Engine = create_engine(
             "postgresql+psycopg://",
             creator=self.connect,
@@ -223,9 +224,14 @@ class PostgresServer:
         try:
             raw = psycopg.connect(autocommit=True, **self._parameters)
         except psycopg.OperationalError as error:
-            # libpq's words name host, user and database, never the password.
-            log.warning("store.unreachable", why=str(error).strip())
+            if not self._away:
+                self._away = True  # said once, though everybody tries
+                # libpq's words name host, user and database, never the password.
+                log.error("store.unreachable", why=str(error).strip())
             raise
+        if self._away:
+            self._away = False
+            log.info("store.reached")
         try:
             raw.execute(_SESSION)
             # "off" acknowledges before anything is on disk; what else may be set is the operator's.

@@ -19,7 +19,7 @@ from tests.fakes.stores import (
     transact,
 )
 from troth.core.clock import VirtualClock
-from troth.core.errors import Conflict, Internal, NotFound, Refused, Unavailable
+from troth.core.errors import Internal, NotFound, Refused, Unavailable
 from troth.store.engine import open_store
 from troth.store.sealer import BATCH, LEASE_TTL, Sealer
 

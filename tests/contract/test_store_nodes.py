@@ -143,7 +143,8 @@ def test_a_change_whose_node_died_before_a_word_is_live_all_the_same(open_node, 
             "from troth.core.clock import SystemClock\n"
             "from troth.store.engine import open_store\n"
             "store = open_store(sys.argv[1], clock=SystemClock())\n"
-            "asyncio.run(store.transact(lambda tx: tx.journal.append(make_event(2, type='test.noted'))))\n"
+            "event = make_event(2, type='test.noted')\n"
+            "asyncio.run(store.transact(lambda tx: tx.journal.append(event)))\n"
             "os.kill(os.getpid(), 9)\n"
         )
         await asyncio.to_thread(_run, script, url)

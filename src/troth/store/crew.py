@@ -120,7 +120,7 @@ class Crew:
             hand.refresh(known)
             try:
                 value, journaled = hand.write(job.function, locked)
-            except BaseException as error:  # the caller's, whatever it is: it gets it
+            except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is: it gets it
                 lost = isinstance(error, UnknownCommitError)
                 collided = self._server.is_collision(error)
                 if lost or (not collided and self._server.is_passing(error)):

@@ -46,8 +46,12 @@ class Cluster:
         self._identity = _find_spare()
         if self._identity is not None:
             os.chown(self.directory, *self._identity)
-        options = ["--auth=trust", "--username=troth", "--encoding=UTF8", "--locale=C.UTF-8"]
+        options = ["--auth=scram-sha-256", f"--pwfile={self._write_password()}", "--username=troth", "--encoding=UTF8", "--locale=C.UTF-8"]
         self._run("initdb", "--no-sync", *options, f"--pgdata={self.directory}/data")
+        # Whoever gets at the socket's directory, which is the tests' alone, is the superuser; any
+        # other role needs its password.
+        rules = "local all troth trust\nlocal all all scram-sha-256\n"
+        (self.directory / "data" / "pg_hba.conf").write_text(rules)
 
     @property
     def pid(self) -> int:
@@ -118,6 +122,19 @@ class Cluster:
         url = self.create_database()
         open_store(url, clock=SystemClock()).close()
         return urlsplit(url).path.removeprefix("/")
+
+    def create_role(self, name: str, password: str, database: str) -> None:
+        """A role that owns `database` and must show its password."""
+        with psycopg.connect(self.conninfo("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+            connection.execute(f"ALTER DATABASE {database} OWNER TO {name}")
+
+    def _write_password(self) -> Path:
+        path = self.directory / "password"
+        path.write_text("not used")
+        if self._identity is not None:
+            os.chown(path, *self._identity)
+        return path
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(

@@ -46,7 +46,13 @@ class Cluster:
         self._identity = _find_spare()
         if self._identity is not None:
             os.chown(self.directory, *self._identity)
-        options = ["--auth=scram-sha-256", f"--pwfile={self._write_password()}", "--username=troth", "--encoding=UTF8", "--locale=C.UTF-8"]
+        options = [
+            "--auth=scram-sha-256",
+            f"--pwfile={self._write_password()}",
+            "--username=troth",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+        ]
         self._run("initdb", "--no-sync", *options, f"--pgdata={self.directory}/data")
         # Whoever gets at the socket's directory, which is the tests' alone, is the superuser; any
         # other role needs its password.

@@ -8,6 +8,8 @@ import sys
 import textwrap
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -154,11 +156,19 @@ def test_a_change_whose_node_died_before_a_word_is_live_all_the_same(open_node, 
     asyncio.run(main())
 
 
-def _run(script, *arguments):
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in [os.getcwd(), *sys.path] if p)}
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments], env=environ, timeout=30, check=False
+def _start(script: str, *arguments: str) -> Any:
+    places = [str(Path(__file__).parents[2]), *sys.path]
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(place for place in places if place)},
     )
+
+
+def _run(script, *arguments):
+    with _start(script, *arguments) as process:
+        process.wait(30)
 
 
 def test_the_sealer_s_death_is_noticed_at_once_and_another_seals(open_node, url):
@@ -174,12 +184,8 @@ def test_the_sealer_s_death_is_noticed_at_once_and_another_seals(open_node, url)
         print("ready", flush=True)
         time.sleep(60)
     """)
-    other = subprocess.Popen(
-        [sys.executable, "-c", script, url],
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    assert other.stdout.readline() == b"ready\n"
+    other = _start(script, url)
+    assert other.stdout.readline() == "ready\n"
     store = open_node()
     transact(store, lambda tx: tx.journal.append(make_event()))
     sealer = Sealer(store, clock=store.clock, holder=store.holder)
@@ -312,13 +318,16 @@ def test_nothing_acknowledged_is_lost_when_postgres_goes_and_comes_back(own_clus
     acknowledged, refused = [], []
     progress = asyncio.Event()
 
+    async def note(key):
+        await store.transact(lambda tx: tx.settings.set(key, "v"))
+
     async def write(writer, done):
         number = 0
         while not done.is_set():
             key = f"{writer}.{number}"
             number += 1
             try:
-                await store.transact(lambda tx, key=key: tx.settings.set(key, "v"))
+                await note(key)
                 acknowledged.append(key)
             except Unavailable:
                 refused.append(key)
@@ -373,12 +382,7 @@ def test_what_was_acknowledged_survives_kill_9_of_the_client(url, open_node):
 
         asyncio.run(main())
     """)
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, url],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
+    process = _start(script, url)
     acknowledged = [int(process.stdout.readline()) for _ in range(100)]
     process.send_signal(signal.SIGKILL)
     rest = process.stdout.read().splitlines(keepends=True)

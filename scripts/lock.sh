@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rewrites requirements/runtime.txt and requirements/dev.txt from pyproject.toml.
+# Rewrites the lock files in requirements/ from pyproject.toml.
 # Pins that still fit are kept; `UPGRADE=1` moves everything to the newest versions.
 # The files name versions and hashes only: where packages come from is the business of
 # whoever installs them.
@@ -19,3 +19,6 @@ echo "locking what runs beside the tests (requirements/dev.txt)" >&2
 echo "locking what a server needs (requirements/runtime.txt)" >&2
 "$pip_compile" "${options[@]}" --no-annotate --constraint requirements/dev.txt \
   --output-file requirements/runtime.txt pyproject.toml
+echo "locking what builds the wheel (requirements/build.txt)" >&2
+"$pip_compile" "${options[@]}" --no-annotate --all-build-deps --only-build-deps \
+  --constraint requirements/dev.txt --output-file requirements/build.txt pyproject.toml

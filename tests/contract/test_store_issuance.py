@@ -328,3 +328,69 @@ def test_purged_crls_dont_give_their_numbers_back(store):
     assert read(store, lambda tx: tx.crls.find("aut_1", 1)) is None
     assert read(store, lambda tx: tx.crls.latest("aut_1")).number == 2
     assert read(store, lambda tx: tx.crls.next_number("aut_1")) == 4
+
+
+def test_what_an_authority_signed_and_who_has_nothing_newer(store):
+    workload = {"authority_id": "aut_1", "not_after": NOW + HOUR}
+    _issue(
+        store,
+        make_certificate(1, instance_id="ins_1", **workload),
+        make_certificate(2, instance_id="ins_2", **workload),
+        make_certificate(3, kind=CertificateKind.NODE, identity_id=None, instance_id=None),
+        make_certificate(4, kind=CertificateKind.CA, instance_id=None, not_after=NOW + DAY),
+        make_certificate(5, instance_id="ins_3", not_after=NOW),
+    )
+
+    def look(at=NOW):
+        return read(
+            store,
+            lambda tx: (
+                tx.certificates.has_living("aut_1", at),
+                tx.certificates.last_end("aut_1", at),
+                tx.certificates.count_unreplaced("aut_1", at),
+            ),
+        )
+
+    assert look() == (True, NOW + HOUR, 3)
+    # An intent counts, what was abandoned doesn't; neither replaces anything.
+    _certify(store, make_certificate(6, not_after=NOW + 2 * HOUR))
+    assert look()[1] == NOW + 2 * HOUR
+    transact(store, lambda tx: tx.certificates.abandon(format_serial(6)))
+    _certify(store, make_certificate(7, instance_id="ins_2", authority_id="aut_9"))
+    assert look() == (True, NOW + HOUR, 3)
+    # Another authority's certificate replaces that of the same copy, a node's that of the node.
+    _issue(store, make_certificate(8, instance_id="ins_1", authority_id="aut_9"))
+    assert look()[2] == 2
+    _issue(
+        store,
+        make_certificate(
+            9,
+            kind=CertificateKind.NODE,
+            identity_id=None,
+            instance_id=None,
+            authority_id="aut_9",
+        ),
+    )
+    assert look()[2] == 1
+    assert look(NOW + HOUR) == (False, None, 0)
+
+
+def test_the_tokens_that_an_authority_signed(store):
+    def add(tx):
+        tx.jwt_svids.add_intended(make_jwt_svid(1, authority_id="aut_2", expires_at=NOW + HOUR))
+        tx.jwt_svids.add_intended(make_jwt_svid(2, authority_id="aut_2", expires_at=NOW + DAY))
+        tx.jwt_svids.abandon("jti_2")
+
+    def look(at):
+        return read(
+            store,
+            lambda tx: (
+                tx.jwt_svids.has_living("aut_2", at),
+                tx.jwt_svids.last_end("aut_2", at),
+                tx.jwt_svids.count_living("aut_2", at),
+            ),
+        )
+
+    transact(store, add)
+    assert look(NOW) == (True, NOW + HOUR, 1)
+    assert look(NOW + HOUR) == (False, None, 0)

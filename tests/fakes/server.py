@@ -29,6 +29,7 @@ from troth.core.ids import SpiffeId
 from troth.identity.selectors import Selector
 from troth.issuance.crl import RevokedCertificate
 from troth.issuance.csr import parse_csr
+from troth.issuance.der import identify_key
 from troth.issuance.jwtsvid import derive_key_id
 from troth.wire.api.certificates import (
     CertificateRequest,
@@ -86,6 +87,7 @@ class FakeServer:
         self.cut_off_elsewhere: set[str] = set()
         self.refusals: dict[str, TrothError] = {}
         self.revoked: list[RevokedCertificate] = []
+        self.tainted: list[str] = []
         self.issued: dict[str, list[int]] = {}
         self.calls: list[tuple[str, Any]] = []
         self.failure: TrothError | None = None
@@ -172,7 +174,17 @@ class FakeServer:
                 }
                 | self.cut_off_elsewhere
             ),
+            tainted=list(self.tainted),
         )
+
+    def taint(self) -> None:
+        """Sign with new keys from now on, and have all that the old ones signed replaced."""
+        old = self.issuer
+        self.tainted += [identify_key(old.x509.public_key).hex()]
+        self.tainted += [derive_key_id(old.jwt.public_key)]
+        self.issuer = FakeIssuer(seed=len(self.tainted), now=NOW)
+        self.crl = self.issuer.issue_crl(self.revoked, number=self.crl_number)
+        self.publish()
 
     def _jwk(self) -> dict[str, str]:
         point = self.issuer.jwt.public_key[-64:]

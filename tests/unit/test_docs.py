@@ -148,10 +148,12 @@ def collect_events() -> tuple[set[str], set[str]]:
             if not isinstance(node, ast.Call):
                 continue
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            if name in ("record_event", "record_identity", "_note"):
+            if name in ("record_event", "record_identity", "record_authority", "_note"):
                 fields |= {keyword.arg for keyword in node.keywords if keyword.arg}
             if name == "record_event":
                 types |= read_types(node.args[2], tree)
+            elif name == "record_authority":
+                types.add(f"authority.{ast.literal_eval(node.args[2])}")
             elif name == "record_identity":
                 types |= {f"identity.{verb}" for verb in read_verbs(node.args[2])}
     return types, fields
@@ -162,8 +164,8 @@ def read_types(argument: ast.expr, tree: ast.Module) -> set[str]:
         return {str(argument.value)}
     assert isinstance(argument, ast.JoinedStr), ast.dump(argument)
     noun = str(argument.values[0].value)  # type: ignore[attr-defined]
-    if noun == "identity.":
-        return set()  # read from the calls of record_identity
+    if noun in ("identity.", "authority."):
+        return set()  # read from the calls of record_identity and record_authority
     # The verbs are handed on inside the module, as plain texts.
     handed = [
         node

@@ -59,13 +59,14 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A kept JWT-SVID, and the state of affairs in which it was issued."""
+    """A kept JWT-SVID, the state of affairs in which it was issued, and the key that signed it."""
 
     token: str = field(repr=False)
     renew_at: datetime
     expires_at: datetime
     registration: Registration
     locked: frozenset[str]
+    signer: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +75,7 @@ class Holding:
 
     `registration` is what it was last seen to; `locked` the locks known at the last failure.
     `svid` is None while there is nothing to serve, for whatever reason; `instance_id` stays
-    known through that, since locks name it.
+    known through that, since locks name it. `signer` is the key identifier of what signed it.
     """
 
     registration: Registration
@@ -82,6 +83,7 @@ class Holding:
     svid: Svid | None = None
     content: tuple[object, ...] = ()
     serial: int = 0
+    signer: str = ""
     instance_id: str = ""
     renew_at: datetime | None = None
     retry_at: datetime | None = None

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from troth.core.errors import Internal, Invalid, Refused
+from troth.issuance.der import read_signer
 
 FILE_NAME = "node.json"
 MAX_FILE_SIZE = 1 << 20
@@ -45,6 +46,11 @@ class Credential:
     roots: tuple[bytes, ...]
     not_before: datetime
     not_after: datetime
+
+    @property
+    def signer(self) -> str:
+        """The key identifier (hex) of the authority that signed the certificate."""
+        return read_signer(x509.load_der_x509_certificate(self.chain[0]))
 
     def adopt_roots(self, roots: tuple[bytes, ...]) -> Credential:
         """The same credential, trusting `roots`."""

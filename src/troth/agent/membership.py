@@ -203,6 +203,10 @@ class Membership:
     async def renew_in_time(self, held: Credential, api: Api) -> Credential:
         """Wait for half the life of `held`, then try to renew it until that works."""
         await sleep_until(self.place_renewal(held), self.clock, self.sleep)
+        return await self.renew_persistently(held, api)
+
+    async def renew_persistently(self, held: Credential, api: Api) -> Credential:
+        """Try to renew `held` until that works."""
         backoff = Backoff(self.entropy, first=1.0, cap=60.0)
         while True:
             try:

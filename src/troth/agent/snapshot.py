@@ -59,6 +59,7 @@ class Snapshot:
     """Everything that concerns this node, as of journal position `epoch`.
 
     `cut_off` are SPIFFE IDs, registered anywhere, whose tokens must be refused.
+    What a key in `tainted` signed must be replaced now.
     """
 
     epoch: int
@@ -72,6 +73,7 @@ class Snapshot:
     bundle: Bundle
     jwks: Mapping[str, Any]
     index: Mapping[Selector, tuple[Registration, ...]]
+    tainted: frozenset[str] = frozenset()
 
     def match(self, attested: frozenset[Selector]) -> list[Registration]:
         """The registrations that `attested` fulfils, the most demanding first."""
@@ -143,6 +145,7 @@ def read_snapshot(message: NodeSnapshot, before: Snapshot | None) -> Snapshot:
         ),
         jwks=jwks,
         index=_index_registrations(registrations.values()),
+        tainted=frozenset(message.tainted),
     )
 
 

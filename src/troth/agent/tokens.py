@@ -20,6 +20,7 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Internal, TrothError
 from troth.wire.api.certificates import InstanceClaim, IssuedJwtSvid, IssueJwtSvid
+from troth.wire.jwt import parse_unverified
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +59,7 @@ class Tokens:
         ):
             del workload.tokens[key]
             kept = None
-        if kept is None or now >= kept.renew_at:
+        if kept is None or now >= kept.renew_at or kept.signer in snapshot.tainted:
             try:
                 kept = await self._ask(workload.process, registration, key[1], snapshot)
             except TrothError as error:
@@ -102,4 +103,5 @@ class Tokens:
             expires_at=issued.expires_at,
             registration=registration,
             locked=snapshot.locked,
+            signer=str(parse_unverified(issued.token).header.get("kid", "")),
         )

@@ -25,6 +25,7 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Denied, Internal, TrothError, Unavailable
 from troth.identity.identity import State
+from troth.issuance.der import read_signer
 from troth.wire.api.certificates import CertificateRequest, InstanceClaim, IssuedCertificate
 
 log = structlog.get_logger(__name__)
@@ -165,16 +166,16 @@ class Workloads:
         ):
             holding.forgive()
         holding.registration = registration
-        self._drop_unservable(holding, registration, snapshot, now)
-        if workload.watchers > 0 and _needs_issue(holding, now):
+        self._drop_unservable(workload, holding, snapshot, now)
+        if workload.watchers > 0 and _needs_issue(holding, snapshot, now):
             holding.task = asyncio.get_running_loop().create_task(
                 self._obtain(workload, holding, registration)
             )
 
     def _drop_unservable(
-        self, holding: Holding, registration: Registration, snapshot: Snapshot, now: datetime
+        self, workload: Workload, holding: Holding, snapshot: Snapshot, now: datetime
     ) -> None:
-        svid = holding.svid
+        registration, svid = holding.registration, holding.svid
         if svid is None:
             return
         if holding.serial in snapshot.revoked:
@@ -184,6 +185,8 @@ class Workloads:
             reason = "expired"
         elif svid.spiffe_id != registration.spiffe_id:
             reason = "renamed"
+        elif workload.watchers == 0 and holding.signer in snapshot.tainted:
+            reason = "signed by a tainted authority"  # whoever comes next gets a new one
         else:
             return
         log.info("svid.dropped", spiffe_id=svid.spiffe_id, reason=reason)
@@ -220,6 +223,9 @@ class Workloads:
         now = self._clock.now()
         if leaf.not_valid_after_utc <= now:
             raise Internal("The server issued a certificate that has expired; compare the clocks.")
+        signer, snapshot = read_signer(leaf), self._sync.require_snapshot()
+        if signer in snapshot.tainted:
+            raise Unavailable("The server still issues from a tainted authority.")
         holding.svid = Svid(
             spiffe_id=registration.spiffe_id,
             hint=registration.hint,
@@ -229,6 +235,7 @@ class Workloads:
         )
         holding.content = registration.content
         holding.serial = leaf.serial_number
+        holding.signer = signer
         holding.instance_id = issued.instance_id
         holding.renew_at = place_renewal(now, leaf.not_valid_after_utc, self._entropy)
         holding.forgive()
@@ -319,11 +326,13 @@ class Workloads:
         workload.changes.announce()
 
 
-def _needs_issue(holding: Holding, now: datetime) -> bool:
+def _needs_issue(holding: Holding, snapshot: Snapshot, now: datetime) -> bool:
     if holding.task is not None or (holding.retry_at is not None and now < holding.retry_at):
         return False
     if holding.svid is None or holding.content != holding.registration.content:
         return True
+    if holding.signer in snapshot.tainted:
+        return True  # served until the new one is there: verifiers trust it until it is revoked
     return holding.renew_at is not None and now >= holding.renew_at
 
 

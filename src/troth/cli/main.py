@@ -50,6 +50,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("identity", "identity", "What workloads are, and their life cycle.", PANEL_NOUNS, False),
     Entry("instance", "instance", "The running copies of an identity.", PANEL_NOUNS, False),
     Entry("certificate", "certificate", "X.509-SVIDs that were issued.", PANEL_NOUNS, False),
+    Entry("authority", "authority", "The keys that sign, and their rotation.", PANEL_NOUNS, False),
     Entry("node", "node", "The machines that joined.", PANEL_NOUNS, False),
     Entry("token", "token", "Tokens with which nodes join.", PANEL_NOUNS, False),
     Entry("svid", "svid", "Fetch and look at SVIDs, as a workload does.", PANEL_NOUNS, False),

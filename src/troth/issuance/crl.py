@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from troth.core.errors import Internal, Refused
-from troth.issuance.authorities import Authority, AuthorityState, Use
+from troth.issuance.authorities import Authority, Use
 from troth.issuance.der import check_signed, read_element, read_elements
 from troth.issuance.drafter import Drafter, Issuer
 from troth.issuance.profiles import trim_seconds
@@ -56,7 +56,7 @@ def draft_crl(
     `number` must grow from list to list (5.2.3). A retired authority still signs lists for what
     it issued, an ended one doesn't (`Refused`). A serial given twice keeps its earliest entry.
     """
-    if issuer.use is not Use.X509 or issuer.state is AuthorityState.ENDED:
+    if issuer.use is not Use.X509 or not issuer.published:
         raise Refused(f"Authority {issuer.id} can't sign a revocation list: it is not a living CA.")
     drafter = drafter if drafter is not None else Drafter()
     facts = drafter.find_issuer(issuer)

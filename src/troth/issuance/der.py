@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -93,6 +94,15 @@ def is_p256(public_key: bytes) -> bool:
 def identify_key(public_key: bytes) -> bytes:
     """The key identifier of a P-256 SubjectPublicKeyInfo: 20 bytes (RFC 7093, section 2, 1)."""
     return hashlib.sha256(public_key[len(P256_PREFIX) :]).digest()[:20]
+
+
+def read_signer(certificate: x509.Certificate) -> str:
+    """The key identifier (hex) of who signed a certificate; "" if it doesn't say. Ours all do."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return ""
+    return (found.value.key_identifier or b"").hex()
 
 
 def assemble_signed(tbs: bytes, signature: bytes) -> bytes:

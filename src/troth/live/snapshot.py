@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from troth.core.clock import Clock
@@ -30,12 +30,14 @@ _SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.")
 class Seed:
     """What a snapshot starts from: read from the store in one consistent read.
 
-    `cut_off` maps SPIFFE IDs to states, `revoked` serials (hex) to when they expire.
+    `cut_off` maps SPIFFE IDs to states, `revoked` serials (hex) to when they expire, and
+    `distrusted` the key identifiers (hex) of revoked authorities to theirs.
     """
 
     epoch: int
     cut_off: Mapping[str, State]
     revoked: Mapping[str, datetime]
+    distrusted: Mapping[str, datetime] = field(default_factory=dict)
 
 
 class Snapshot:
@@ -47,6 +49,7 @@ class Snapshot:
         self._heard: float | None = None
         self._cut_off: dict[str, State] = {}
         self._revoked: dict[str, datetime] = {}
+        self._distrusted: dict[str, datetime] = {}
         self._changed = asyncio.Condition()
         self.facts = Facts()
         self.epoch = 0
@@ -56,6 +59,7 @@ class Snapshot:
         """Start from `seed`; applying events it already covers again changes nothing."""
         self._cut_off = dict(seed.cut_off)
         self._revoked = dict(seed.revoked)
+        self._distrusted = dict(seed.distrusted)
         self.facts.clear(seed.epoch)
         self.epoch = self.nodes_epoch = seed.epoch
         self.hear()
@@ -75,6 +79,9 @@ class Snapshot:
                 self._note_state(str(body["spiffe_id"]), State(body["state"]))
             elif kind == "certificate.revoked":
                 self._revoked[str(body["serial"])] = datetime.fromisoformat(str(body["not_after"]))
+            elif kind == "authority.revoked":
+                end = datetime.fromisoformat(str(body["not_after"]))
+                self._distrusted[str(body["key_id"])] = end
             # Last: an event that was not understood is met again, and until then nothing is heard.
             self.epoch = sealed.position
             if kind.startswith(_SHARED_NOUNS):
@@ -110,13 +117,18 @@ class Snapshot:
         """Whether the certificate with this serial (lower-case hex) is revoked."""
         return serial in self._revoked
 
+    def is_distrusted(self, key_id: str) -> bool:
+        """Whether the authority with this key identifier (lower-case hex) is revoked."""
+        return key_id in self._distrusted
+
     def count_cut_off(self) -> int:
         """How many SPIFFE IDs are cut off."""
         return len(self._cut_off)
 
     def drop_expired(self) -> None:
-        """Forget revocations of certificates that have expired by themselves."""
+        """Forget revocations of what has expired by itself."""
         now = self._clock.now()
+        self._distrusted = {k: end for k, end in self._distrusted.items() if end > now}
         self._revoked = {s: end for s, end in self._revoked.items() if end > now}
 
     async def announce(self) -> None:

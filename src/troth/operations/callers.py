@@ -10,6 +10,7 @@ from cryptography import x509
 from troth.core.clock import Clock
 from troth.core.errors import Denied, Invalid, Unauthenticated
 from troth.core.ids import SpiffeId, TrustDomain
+from troth.issuance.der import read_signer
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Caller
 from troth.operations.node import name_node
@@ -45,8 +46,8 @@ class CallerRegistry:
         connection outlives all three.
         """
         self.snapshot.check_fresh()
-        spiffe_id, serial = self._read(der)
-        if self.snapshot.is_revoked(serial):
+        spiffe_id, serial, signer = self._read(der)
+        if self.snapshot.is_revoked(serial) or self.snapshot.is_distrusted(signer):
             raise Unauthenticated("The client certificate was revoked; get a new one.")
         name = spiffe_id.path.removeprefix("/troth/node/")
         if spiffe_id.path.startswith("/troth/node/"):
@@ -62,7 +63,8 @@ class CallerRegistry:
         role = self.spiffe_roles.get(str(spiffe_id))
         return Caller(str(spiffe_id), frozenset({role} if role else ()), None, source, serial)
 
-    def _read(self, der: bytes) -> tuple[SpiffeId, str]:
+    def _read(self, der: bytes) -> tuple[SpiffeId, str, str]:
+        """SPIFFE ID, serial as stored, and the key identifier (hex) of the signer."""
         certificate = x509.load_der_x509_certificate(der)
         if certificate.not_valid_after_utc <= self.clock.now():
             raise Unauthenticated("The client certificate has expired; get a new one.")
@@ -76,4 +78,4 @@ class CallerRegistry:
             raise Unauthenticated("The client certificate carries no SPIFFE ID.") from error
         if spiffe_id.trust_domain != self.trust_domain:
             raise Unauthenticated(f"{spiffe_id.trust_domain} is not this trust domain.")
-        return spiffe_id, format_serial(certificate.serial_number)
+        return spiffe_id, format_serial(certificate.serial_number), read_signer(certificate)

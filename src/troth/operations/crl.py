@@ -11,7 +11,7 @@ from troth.core.clock import Clock
 from troth.core.errors import Conflict
 from troth.core.ids import AuthorityId
 from troth.drivers.keystores import Keystore
-from troth.issuance.authorities import Authority, AuthorityState, Use
+from troth.issuance.authorities import Authority, Use
 from troth.issuance.crl import (
     RevocationReason,
     RevokedCertificate,
@@ -47,7 +47,7 @@ class PublishCrls:
         """Publish where the list changed or is older than its period."""
         authorities = await self.store.read(lambda tx: tx.authorities.list(Use.X509))
         for authority in authorities:
-            if authority.state is not AuthorityState.ENDED:
+            if authority.published:
                 await self._publish(authority)
 
     async def _publish(self, authority: Authority) -> None:

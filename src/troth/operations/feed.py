@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from troth.core.events import SealedEvent
+from troth.issuance.authorities import AuthorityState, Use
 from troth.live.snapshot import CUT_OFF, Seed, Snapshot
+from troth.operations.recording import name_key
 from troth.store.engine import Store
 from troth.store.sealer import Sealer
 from troth.store.transaction import Transaction
@@ -24,6 +26,11 @@ async def read_seed(store: Store, now: datetime) -> Seed:
             epoch=tx.journal.head(),
             cut_off={str(name): state for name, state in tx.identities.list_in_states(CUT_OFF)},
             revoked=dict(tx.certificates.list_revoked(now)),
+            distrusted={
+                name_key(authority): authority.not_after
+                for authority in tx.authorities.list(Use.X509)
+                if authority.state is AuthorityState.REVOKED and authority.not_after > now
+            },
         )
 
     return await store.read(read)

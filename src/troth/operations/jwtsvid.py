@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Denied, TrothError
+from troth.core.errors import Denied, TrothError, Unavailable
 from troth.core.ids import IdentityId, NodeId, new_id
 from troth.drivers.keystores import Keystore
 from troth.identity.identity import Identity
@@ -23,7 +23,9 @@ from troth.issuance.jwtsvid import (
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Call
 from troth.operations.certificate import admit_instance, limit_ttl, require_node
+from troth.operations.leaf import ATTEMPTS
 from troth.operations.recording import record_event
+from troth.operations.succession import may_hand_out, may_record
 from troth.store.engine import Store
 from troth.store.records import IssuanceState, JwtSvidRecord
 from troth.store.transaction import Transaction
@@ -44,6 +46,14 @@ class IssueJwtSvid:
     async def __call__(self, call: Call[wire.IssueJwtSvid]) -> wire.IssuedJwtSvid:
         """The token; `Denied` with the reason if the instance may not have it."""
         self.snapshot.check_fresh()
+        for _ in range(ATTEMPTS):
+            issued = await self._attempt(call)
+            if issued is not None:
+                return issued
+        raise Unavailable("The signing authority is being replaced; try again in a moment.")
+
+    async def _attempt(self, call: Call[wire.IssueJwtSvid]) -> wire.IssuedJwtSvid | None:
+        """The token, or None if the authority was replaced meanwhile and all is to do again."""
         node_id = require_node(call.caller)
         identity, authority = await self.store.read(
             lambda tx: (
@@ -56,13 +66,16 @@ class IssueJwtSvid:
         plan = self._plan(identity, authority, call.body.audiences)
         signing_input = render_signing_input(plan)
         record = _record(plan, identity, node_id, authority, signing_input)
-        await self.store.transact(lambda tx: self._intend(tx, call, record))
+        if not await self.store.transact(lambda tx: self._intend(tx, call, record)):
+            return None
         signature = await asyncio.to_thread(self.keystore.sign, authority.key_ref, signing_input)
         token = finish_jwt(signing_input, signature)
         check_jwt(token, signing_input, signature, authority.public_key)
-        refusal = await self.store.transact(lambda tx: self._finish(tx, call, record))
-        if refusal is not None:
-            raise refusal
+        outcome = await self.store.transact(lambda tx: self._finish(tx, call, record))
+        if outcome is None:
+            return None
+        if isinstance(outcome, TrothError):
+            raise outcome
         return wire.IssuedJwtSvid(
             spiffe_id=str(identity.spiffe_id), token=token, expires_at=plan.expires_at
         )
@@ -84,19 +97,27 @@ class IssueJwtSvid:
         tx: Transaction,
         call: Call[wire.IssueJwtSvid],
         record: JwtSvidRecord,
-    ) -> None:
+    ) -> bool:
+        if not may_record(tx, record.authority_id):
+            return False
         now = self.clock.now()
         admit_instance(tx, call.caller, record.identity_id, call.body.instance, now)
         tx.jwt_svids.add_intended(record)
         self._note(tx, call, "intended", record)
+        return True
 
     def _finish(
         self,
         tx: Transaction,
         call: Call[wire.IssueJwtSvid],
         record: JwtSvidRecord,
-    ) -> TrothError | None:
-        """The refusal, returned rather than raised: raising would roll the abandoning back."""
+    ) -> TrothError | JwtSvidRecord | None:
+        """The record; None if all is to do again; or the refusal, returned rather than raised:
+        raising would roll the abandoning back."""
+        if not may_hand_out(tx, record.authority_id):
+            tx.jwt_svids.abandon(record.jti)
+            self._note(tx, call, "abandoned", record)
+            return None
         try:
             now = self.clock.now()
             admit_instance(tx, call.caller, record.identity_id, call.body.instance, now)
@@ -106,7 +127,7 @@ class IssueJwtSvid:
             return refusal
         tx.jwt_svids.mark_issued(record.jti)
         self._note(tx, call, "issued", record)
-        return None
+        return record
 
     def _note(
         self, tx: Transaction, call: Call[wire.IssueJwtSvid], verbed: str, record: JwtSvidRecord

@@ -17,7 +17,7 @@ from typing import Any
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import TrothError, Unavailable
-from troth.core.ids import IdentityId, InstanceId, NodeId, SpiffeId
+from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId, SpiffeId
 from troth.drivers.keystores import Keystore
 from troth.issuance.authorities import Authority, Use
 from troth.issuance.drafter import Drafter
@@ -30,6 +30,7 @@ from troth.issuance.x509svid import (
 )
 from troth.operations.call import Call
 from troth.operations.recording import BACKGROUND, record_event, record_revocations
+from troth.operations.succession import may_hand_out, may_record
 from troth.store.engine import Store
 from troth.store.records import CertificateKind, CertificateRecord, IssuanceState, format_serial
 from troth.store.transaction import Transaction
@@ -37,6 +38,8 @@ from troth.store.transaction import Transaction
 SERIAL_BYTES = 20
 STRANDED_AFTER = timedelta(seconds=60)
 RECONCILE_BATCH = 200
+ATTEMPTS = 3
+"""How often a batch is begun anew because its authority was replaced under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,12 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A certificate that was issued: DER, its serial as stored, and its end."""
+    """A certificate that was issued: DER, its serial as stored, its end, and who signed it."""
 
     der: bytes
     serial: str
     not_after: datetime
+    authority_id: AuthorityId
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +108,24 @@ class LeafIssuer:
 
     async def issue(self, call: Call[Any], wishes: Sequence[Wish]) -> list[Leaf | TrothError]:
         """An outcome for each wish, in order; a refused one leaves no trace but its reason."""
+        for _ in range(ATTEMPTS):
+            outcomes = await self._attempt(call, wishes)
+            if outcomes is not None:
+                return outcomes
+        raise Unavailable("The signing authority is being replaced; try again in a moment.")
+
+    async def _attempt(
+        self, call: Call[Any], wishes: Sequence[Wish]
+    ) -> list[Leaf | TrothError] | None:
+        """The outcomes, or None if the authority was replaced meanwhile and all is to do again."""
         authority = await self.store.read(lambda tx: tx.authorities.active(Use.X509))
         outcomes: dict[int, Leaf | TrothError] = {}
-        drafts = await asyncio.to_thread(self._draft, authority, wishes, outcomes)
-        drafts = await self.store.transact(lambda tx: self._intend(tx, call, drafts, outcomes))
+        planned = await asyncio.to_thread(self._draft, authority, wishes, outcomes)
+        drafts = await self.store.transact(
+            lambda tx: self._intend(tx, call, authority, planned, outcomes)
+        )
+        if drafts is None:
+            return None
         try:
             signed = await asyncio.to_thread(self._sign, authority, drafts)
         except Exception as error:
@@ -116,7 +134,11 @@ class LeafIssuer:
             if isinstance(error, TrothError):
                 raise
             raise Unavailable("The signing key can't be used now; try again.") from error
-        await self.store.transact(lambda tx: self._finish(tx, call, drafts, signed, outcomes))
+        done = await self.store.transact(
+            lambda tx: self._finish(tx, call, authority, drafts, signed, outcomes)
+        )
+        if not done:
+            return None
         return [outcomes[index] for index in range(len(wishes))]
 
     def _draft(
@@ -146,9 +168,12 @@ class LeafIssuer:
         self,
         tx: Transaction,
         call: Call[Any],
+        authority: Authority,
         drafts: dict[int, _Draft],
         outcomes: dict[int, Leaf | TrothError],
-    ) -> dict[int, _Draft]:
+    ) -> dict[int, _Draft] | None:
+        if not may_record(tx, authority.id):
+            return None
         kept: dict[int, _Draft] = {}
         now = self.clock.now()
         for index, draft in drafts.items():
@@ -171,20 +196,30 @@ class LeafIssuer:
             signed[index] = der
         return signed
 
-    def _give_up(self, tx: Transaction, call: Call[Any], drafts: dict[int, _Draft]) -> None:
+    def _give_up(
+        self,
+        tx: Transaction,
+        call: Call[Any],
+        drafts: dict[int, _Draft],
+        reason: str = "it could not be signed",
+    ) -> None:
         now = self.clock.now()
         for draft in drafts.values():
             tx.certificates.abandon(draft.serial)
-            self._note(tx, call, "abandoned", draft, now, reason="it could not be signed")
+            self._note(tx, call, "abandoned", draft, now, reason=reason)
 
     def _finish(
         self,
         tx: Transaction,
         call: Call[Any],
+        authority: Authority,
         drafts: dict[int, _Draft],
         signed: dict[int, bytes],
         outcomes: dict[int, Leaf | TrothError],
-    ) -> None:
+    ) -> bool:
+        if not may_hand_out(tx, authority.id):
+            self._give_up(tx, call, drafts, "its authority is trusted no longer")
+            return False
         now = self.clock.now()
         for index, draft in drafts.items():
             try:
@@ -197,7 +232,8 @@ class LeafIssuer:
                 continue
             digest = hashlib.sha256(signed[index]).hexdigest()
             self._note(tx, call, "issued", draft, now, sha256=digest)
-            outcomes[index] = Leaf(signed[index], draft.serial, draft.plan.not_after)
+            outcomes[index] = Leaf(signed[index], draft.serial, draft.plan.not_after, authority.id)
+        return True
 
     def _note(
         self,

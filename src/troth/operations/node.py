@@ -14,7 +14,7 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Denied, Invalid, Refused
 from troth.core.ids import InstanceId, NodeId, SpiffeId, TrustDomain, new_id
 from troth.identity.identity import Identity
-from troth.issuance.authorities import AuthorityState, Use
+from troth.issuance.authorities import Use
 from troth.issuance.csr import parse_csr
 from troth.issuance.profiles import JWT_TTL_CEILING
 from troth.live.snapshot import CUT_OFF, Snapshot
@@ -22,7 +22,7 @@ from troth.operations.call import Call
 from troth.operations.certificate import admit_node, require_node
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
 from troth.operations.publication import collect_jwt_keys
-from troth.operations.recording import record_event, record_revocations
+from troth.operations.recording import name_key, record_event, record_revocations
 from troth.operations.token import find_token, parse_token, take_token
 from troth.store.engine import Store
 from troth.store.nodes import mark_page
@@ -160,7 +160,7 @@ def _credential(node: Node, leaf: Leaf, roots: list[bytes]) -> wire.NodeCredenti
 def collect_roots(tx: Transaction) -> list[bytes]:
     """The certificates of all X.509 authorities whose leaves may still live."""
     found = tx.authorities.list(Use.X509)
-    return [a.certificate for a in found if a.state is not AuthorityState.ENDED]
+    return [a.certificate for a in found if a.published]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +297,10 @@ class SyncNode:
         node = tx.nodes.get(node_id)
         if node.state is not NodeState.ACTIVE:
             raise Denied(f"Node {node.name} was evicted; join anew.")
-        roots = tx.authorities.list(Use.X509)
-        crls = [tx.crls.latest(a.id) for a in roots if a.state is not AuthorityState.ENDED]
+        now = self.clock.now()
+        known = tx.authorities.list()
+        roots = [a for a in known if a.use is Use.X509]
+        crls = [tx.crls.latest(a.id) for a in roots if a.published]
         return wire.NodeSnapshot(
             epoch=epoch,
             lease=int(self.lease.total_seconds()),
@@ -309,6 +311,7 @@ class SyncNode:
             x509_authorities=collect_roots(tx),
             crls=[crl.der for crl in crls if crl is not None and crl.der is not None],
             jwks=msgspec.json.decode(render_jwt_bundle(collect_jwt_keys(tx))),
+            tainted=[name_key(a) for a in known if a.distrusted and a.not_after > now],
         )
 
     def _list_cut_off(self, tx: Transaction) -> list[str]:

@@ -10,7 +10,7 @@ import msgspec
 from troth.core.clock import Clock
 from troth.core.errors import NotFound, TrothError, Unavailable
 from troth.core.ids import AuthorityId
-from troth.issuance.authorities import AuthorityState, Use
+from troth.issuance.authorities import Use
 from troth.issuance.jwtsvid import derive_key_id
 from troth.live.snapshot import Snapshot
 from troth.store.engine import Store
@@ -67,7 +67,7 @@ class StoredPublication:
         """The bundle document; its sequence is the position of the last change of authorities."""
 
         def render(tx: Transaction) -> bytes:
-            living = [a for a in tx.authorities.list() if a.state is not AuthorityState.ENDED]
+            living = [a for a in tx.authorities.list() if a.published]
             if not living:
                 raise Unavailable("There is no signing authority yet; try again in a moment.")
             return render_bundle(
@@ -132,5 +132,5 @@ def collect_jwt_keys(tx: Transaction) -> list[tuple[str, bytes]]:
     return [
         (derive_key_id(authority.public_key), authority.public_key)
         for authority in tx.authorities.list(Use.JWT)
-        if authority.state is not AuthorityState.ENDED
+        if authority.published
     ]

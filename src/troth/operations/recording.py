@@ -8,6 +8,9 @@ from typing import Any
 from troth.core.events import Event
 from troth.core.ids import RequestId
 from troth.identity.identity import Identity
+from troth.issuance.authorities import Authority, Use
+from troth.issuance.der import identify_key
+from troth.issuance.jwtsvid import derive_key_id
 from troth.operations.call import SELF, Call
 from troth.store.transaction import Transaction
 
@@ -51,6 +54,32 @@ def record_identity(
         revision=identity.revision,
         **body,
     )
+
+
+def record_authority(
+    tx: Transaction, call: Call[Any], verbed: str, authority: Authority, now: datetime, **body: Any
+) -> None:
+    """Append ``authority.<verbed>``; `key_id` is there once the key is."""
+    if authority.public_key:
+        body["key_id"] = name_key(authority)
+    record_event(
+        tx,
+        call,
+        f"authority.{verbed}",
+        authority.id,
+        now,
+        use=authority.use.value,
+        key=authority.key_ref,
+        not_after=authority.not_after.isoformat(),
+        **body,
+    )
+
+
+def name_key(authority: Authority) -> str:
+    """How what it signed names its key: hexadecimal key identifier (X.509) or ``kid`` (JWT)."""
+    if authority.use is Use.JWT:
+        return derive_key_id(authority.public_key)
+    return identify_key(authority.public_key).hex()
 
 
 def record_revocations(

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.ids import SpiffeId, TrustDomain
+from troth.core.ids import AuthorityId, SpiffeId, TrustDomain
 from troth.drivers.keystores.p256 import encode_public, make_key
 from troth.operations.leaf import LeafIssuer, Wish
 from troth.operations.node import collect_roots
@@ -26,10 +26,12 @@ SERVER_TTL = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class ServerPair:
-    """Chain and key (PEM), when to renew them, and the roots (DER) for client certificates."""
+    """Chain and key (PEM), who signed them and when to renew them, and the roots (DER) for client
+    certificates."""
 
     chain_pem: bytes
     key_pem: bytes
+    authority_id: AuthorityId
     renew_at: datetime
     roots: tuple[bytes, ...]
 
@@ -69,6 +71,7 @@ class CertifyServer:
         return ServerPair(
             chain_pem=render_pem_certificates([leaf.der]),
             key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            authority_id=leaf.authority_id,
             renew_at=now + (leaf.not_after - now) / 2,
             roots=tuple(roots),
         )
@@ -92,7 +95,8 @@ def split_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...
 
 @dataclass(frozen=True, slots=True)
 class RenewServer:
-    """Background: a new pair at half life or when the roots change, installed without dropping a
+    """Background: a new pair at half life, when the roots change, or when what signed
+    the present one is tainted or revoked; installed without dropping a
     connection. `installed` is the pair in use."""
 
     certify: CertifyServer
@@ -104,6 +108,8 @@ class RenewServer:
     async def __call__(self) -> None:
         """Renew when due."""
         pair = self.installed()
-        roots = tuple(await self.store.read(collect_roots))
-        if self.clock.now() >= pair.renew_at or roots != pair.roots:
+        roots, signer = await self.store.read(
+            lambda tx: (tuple(collect_roots(tx)), tx.authorities.get(pair.authority_id))
+        )
+        if self.clock.now() >= pair.renew_at or roots != pair.roots or signer.distrusted:
             self.install(await self.certify())

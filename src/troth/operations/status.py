@@ -9,7 +9,7 @@ from troth import __version__
 from troth.core.clock import Clock
 from troth.core.ids import TrustDomain
 from troth.identity.selectors import find_weakness
-from troth.issuance.authorities import Use
+from troth.issuance.authorities import AuthorityState, Use
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Call
 from troth.operations.publication import Publication
@@ -71,7 +71,13 @@ class ShowStatus:
         flaws = [
             f"The {a.use.value} authority {a.id} ends on {a.not_after:%Y-%m-%d}."
             for a in tx.authorities.list()
-            if a.not_after < soon
+            if a.state is AuthorityState.ACTIVE and a.not_after < soon
+        ]
+        flaws += [
+            f"The {a.use.value} authority {a.id} is tainted and still trusted; once nobody holds "
+            f"anything of it: troth authority revoke {a.id}"
+            for a in tx.authorities.list()
+            if a.state is AuthorityState.TAINTED
         ]
         for identity in tx.identities.page(limit=LOOKED_AT):
             weakness = find_weakness(identity.selectors) if identity.selectors else None

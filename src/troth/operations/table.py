@@ -34,7 +34,15 @@ from troth.operations.node import (
     SyncNode,
 )
 from troth.operations.publication import Publication
+from troth.operations.rotation import (
+    ActivateAuthority,
+    ListAuthorities,
+    PrepareAuthority,
+    RevokeAuthority,
+    TaintAuthority,
+)
 from troth.operations.status import ShowStatus
+from troth.operations.succession import AuthorityMaker
 from troth.operations.token import CreateJoinToken
 from troth.store.engine import Store
 
@@ -88,6 +96,15 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "node.ls": ListNodes(p.store),
         "node.evict": EvictNode(p.store, p.clock),
         "node.report": ReportWorkloads(p.store, p.clock),
+        "authority.ls": ListAuthorities(p.store, p.clock),
+        "authority.prepare": PrepareAuthority(
+            p.store,
+            p.clock,
+            AuthorityMaker(p.store, p.clock, p.entropy, p.keystore, p.trust_domain),
+        ),
+        "authority.activate": ActivateAuthority(p.store, p.clock),
+        "authority.taint": TaintAuthority(p.store, p.clock),
+        "authority.revoke": RevokeAuthority(p.store, p.clock),
         "journal.ls": ListJournal(p.store),
         "status.show": ShowStatus(
             p.store, p.snapshot, p.publication, p.clock, p.trust_domain, p.started_at

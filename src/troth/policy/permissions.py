@@ -15,6 +15,7 @@ READS = frozenset(
         "instance.ls",
         "certificate.ls",
         "node.ls",
+        "authority.ls",
         "status.show",
         "manifest.plan",
     }
@@ -36,6 +37,10 @@ ADMINISTERS = OPERATES | {
     "identity.retire",
     "manifest.apply",
     "token.join",
+    "authority.prepare",
+    "authority.activate",
+    "authority.taint",
+    "authority.revoke",
 }
 NODE = frozenset({"certificate.issue", "jwtsvid.issue", "node.renew", "node.report", "node.sync"})
 ANYONE = frozenset({"node.attest"})

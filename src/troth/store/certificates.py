@@ -6,7 +6,17 @@ import re
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from troth.core.errors import Conflict, Invalid, NotFound, Refused
 from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId
@@ -152,6 +162,47 @@ class CertificateGateway:
         rows = self._session.execute(query.order_by(_t.created_at.desc(), _t.serial))
         return [_read(row) for row in rows]
 
+    def has_living(self, authority_id: AuthorityId, now: datetime) -> bool:
+        """Whether anything that the authority signed for others, or may be signing, still lives."""
+        # By time, the next to end first: what a retired authority signed stands at the beginning.
+        query = select(_t.serial).where(_living(authority_id, now)).order_by(_t.not_after).limit(1)
+        return self._session.execute(query).first() is not None
+
+    def last_end(self, authority_id: AuthorityId, now: datetime) -> datetime | None:
+        """When the last of that ends; None if nothing lives. Reads all of it: not for loops."""
+        query = select(func.max(_t.not_after)).where(_living(authority_id, now))
+        found: datetime | None = self._session.execute(query).scalar()
+        return found
+
+    def count_unreplaced(self, authority_id: AuthorityId, now: datetime) -> int:
+        """How many copies, nodes and servers live on nothing but what the authority signed.
+
+        Reads all that lives: not for loops, and not for the writer.
+        """
+        other = certificates.alias("other")
+        fresh = (
+            other.c.authority_id != authority_id,
+            other.c.state == IssuanceState.ISSUED.value,
+            other.c.revoked_at.is_(None),
+            other.c.not_after > now,
+        )
+        replaced = {
+            CertificateKind.WORKLOAD: other.c.instance_id == _t.instance_id,
+            CertificateKind.NODE: (other.c.node_id == _t.node_id) & (other.c.instance_id.is_(None)),
+            CertificateKind.SERVER: other.c.kind == CertificateKind.SERVER.value,
+        }
+        total = 0
+        for kind, same in replaced.items():
+            whose = func.coalesce(_t.instance_id, _t.node_id, "")
+            query = select(func.count(whose.distinct())).where(
+                _living(authority_id, now),
+                _t.kind == kind.value,
+                _t.revoked_at.is_(None),
+                ~exists().where(same, *fresh),
+            )
+            total += self._session.execute(query).scalar() or 0
+        return total
+
     def purge_expired(self, before: datetime, limit: int) -> int:
         """Forget certificates that expired before `before`; how many went.
 
@@ -182,6 +233,15 @@ class CertificateGateway:
         if serials:
             self._session.execute(statement)
         return serials
+
+
+def _living(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
+    return (
+        (_t.authority_id == authority_id)
+        & (_t.not_after > now)
+        & (_t.kind != CertificateKind.CA.value)
+        & (_t.state != IssuanceState.ABANDONED.value)
+    )
 
 
 def _write(record: CertificateRecord) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, select, update
 
 from troth.core.errors import Conflict, Invalid, NotFound
 from troth.core.ids import AuthorityId, IdentityId
@@ -69,10 +69,35 @@ class JwtSvidGateway:
         rows = self._session.execute(query.order_by(_t.issued_at, _t.jti).limit(limit))
         return [_read(row) for row in rows]
 
+    def has_living(self, authority_id: AuthorityId, now: datetime) -> bool:
+        """Whether any token that the authority signed, or may be signing, still lives."""
+        # By time, the next to end first: what a retired authority signed stands at the beginning.
+        query = select(_t.jti).where(_living(authority_id, now)).order_by(_t.expires_at).limit(1)
+        return self._session.execute(query).first() is not None
+
+    def last_end(self, authority_id: AuthorityId, now: datetime) -> datetime | None:
+        """When the last of them ends; None if none lives. Reads all that lives: not for loops."""
+        query = select(func.max(_t.expires_at)).where(_living(authority_id, now))
+        found: datetime | None = self._session.execute(query).scalar()
+        return found
+
+    def count_living(self, authority_id: AuthorityId, now: datetime) -> int:
+        """How many of them live. Reads all that lives: not for loops."""
+        query = select(func.count()).select_from(jwt_svids).where(_living(authority_id, now))
+        return self._session.execute(query).scalar() or 0
+
     def purge(self, before: datetime, limit: int) -> int:
         """Forget tokens that expired before `before`; how many went."""
         old = select(_t.jti).where(_t.expires_at < before).order_by(_t.expires_at).limit(limit)
         return self._session.execute(delete(jwt_svids).where(_t.jti.in_(old))).rowcount
+
+
+def _living(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
+    return (
+        (_t.authority_id == authority_id)
+        & (_t.expires_at > now)
+        & (_t.state != IssuanceState.ABANDONED.value)
+    )
 
 
 def _write(record: JwtSvidRecord) -> dict[str, Any]:

@@ -81,10 +81,12 @@ def test_a_long_list_stays_cheap() -> None:
 
 
 def test_a_retired_authority_still_revokes_an_ended_one_does_not() -> None:
-    for state in set(AuthorityState) - {AuthorityState.ENDED}:
+    over = {AuthorityState.ENDED, AuthorityState.REVOKED}
+    for state in set(AuthorityState) - over:
         assert _draft(issuer=replace(ISSUER.x509, state=state))
-    with pytest.raises(Refused, match="not a living CA"):
-        _draft(issuer=replace(ISSUER.x509, state=AuthorityState.ENDED))
+    for state in over:
+        with pytest.raises(Refused, match="not a living CA"):
+            _draft(issuer=replace(ISSUER.x509, state=state))
     with pytest.raises(Refused, match="not a living CA"):
         _draft(issuer=ISSUER.jwt)
 

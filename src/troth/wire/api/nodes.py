@@ -110,7 +110,9 @@ class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="
 
     `lease` is for how many seconds it holds without word from the server; `jwks` is the JWK set of
     the JWT-SVID authorities; `locked` are ids of instances that are cut off on
-    this node; `cut_off` are the SPIFFE IDs anywhere whose tokens must be refused now.
+    this node; `cut_off` are the SPIFFE IDs anywhere whose tokens must be refused now. `tainted` are
+    keys of authorities whose signatures must be replaced now: of an X.509 authority the subject key
+    identifier in hexadecimal, of a JWT authority the ``kid``.
     """
 
     epoch: int
@@ -122,6 +124,7 @@ class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="
     crls: list[bytes]
     jwks: dict[str, Any]
     cut_off: list[str] = []
+    tainted: list[str] = []
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="message", tag="heartbeat"):

@@ -14,7 +14,16 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from troth.core.errors import Internal, Invalid, TrothError, error_of
-from troth.wire.api import certificates, identities, journal, manifests, nodes, problems, status
+from troth.wire.api import (
+    authorities,
+    certificates,
+    identities,
+    journal,
+    manifests,
+    nodes,
+    problems,
+    status,
+)
 
 JSON_LINES = "application/jsonl"
 _FIELD = re.compile(r"{(\w+)}")
@@ -206,6 +215,46 @@ ROUTES: tuple[Route, ...] = (
         nodes.ReportWorkloads,
         nodes.Accepted,
         "Tell which workloads the calling node serves and refused.",
+    ),
+    _r(
+        "authority.ls",
+        "GET",
+        "/v1/authorities",
+        authorities.ListAuthorities,
+        authorities.AuthorityList,
+        "List signing authorities, and who still holds something of each.",
+    ),
+    _r(
+        "authority.prepare",
+        "POST",
+        "/v1/authorities",
+        authorities.PrepareAuthority,
+        authorities.SigningAuthority,
+        "Make and publish the next signing authority now.",
+    ),
+    _r(
+        "authority.activate",
+        "POST",
+        "/v1/authorities/{id}/activate",
+        authorities.ForceAuthority,
+        authorities.SigningAuthority,
+        "Let a prepared authority sign; the active one retires.",
+    ),
+    _r(
+        "authority.taint",
+        "POST",
+        "/v1/authorities/{id}/taint",
+        authorities.MoveAuthority,
+        authorities.SigningAuthority,
+        "Have all that an authority signed replaced at once.",
+    ),
+    _r(
+        "authority.revoke",
+        "POST",
+        "/v1/authorities/{id}/revoke",
+        authorities.ForceAuthority,
+        authorities.SigningAuthority,
+        "Take an authority out of the bundle, for good.",
     ),
     Route(
         "node.sync",

@@ -18,6 +18,10 @@ need() { # package, what is lost without it, command that shows whether it is th
   fi
 }
 
+find_postgres() { # Debian keeps the server's programs off the path
+  command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb'
+}
+
 python=$(scripts/python.sh)
 version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 venv_package=python3-venv
@@ -26,6 +30,7 @@ if [[ $python == /usr/bin/python3.* ]]; then venv_package=$version-venv; fi
 need "$venv_package" "no virtual environment, so nothing runs" "$python" -c 'import ensurepip, venv'
 need openssl "tests that let openssl judge certificates and CRLs are skipped" command -v openssl
 need curl "tests and examples that call the server with curl are skipped" command -v curl
+need postgresql "tests on PostgreSQL are skipped" find_postgres
 need ca-certificates "downloads over TLS may fail" test -s /etc/ssl/certs/ca-certificates.crt
 
 if ((${#missing[@]} == 0)); then exit 0; fi

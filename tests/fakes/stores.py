@@ -11,7 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from tests.fakes.identities import DOMAIN, make_identity
+from tests.fakes.postgres import start_cluster
 from troth.core.events import Event
 from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId, SpiffeId, TokenId
 from troth.identity.identity import Identity, Instance, State
@@ -33,16 +36,20 @@ NOW = datetime(2026, 1, 1, 12, 0, 0, 123_456, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-ENGINES = ["sqlite"]
+ENGINES = ["sqlite", "postgresql"]
 """Engines that the contract suite runs on."""
 
 T = TypeVar("T")
 
 
 def make_url(engine: str, directory: Path) -> str:
-    """The URL of a fresh database of `engine`."""
-    assert engine == "sqlite"
-    return f"sqlite:///{directory / 'troth.db'}"
+    """The URL of a fresh database of `engine`; skips the test where the engine is missing."""
+    if engine == "sqlite":
+        return f"sqlite:///{directory / 'troth.db'}"
+    cluster = start_cluster()
+    if cluster is None:
+        pytest.skip("Debian's package postgresql is not installed")
+    return cluster.create_database(cluster.migrated)
 
 
 def transact(store: Store, function: Callable[..., T]) -> T:
@@ -57,21 +64,25 @@ def read(store: Store, function: Callable[..., T]) -> T:
 
 @asynccontextmanager
 async def hold_writer(store: Any) -> AsyncIterator[None]:
-    """Keep the writer busy, so that all that is queued in the block forms one group."""
-    entered, leave = threading.Event(), threading.Event()
+    """Keep all writers busy, so that what is queued in the block waits, and on SQLite forms one
+    group."""
+    leave = threading.Event()
+    entered = threading.Semaphore(0)
 
     def hold(_: Transaction) -> None:
-        entered.set()
+        entered.release()
         assert leave.wait(30)
 
-    held = asyncio.create_task(store.transact(hold))
-    assert await asyncio.to_thread(entered.wait, 30)
+    held = []
+    for _ in range(getattr(store, "writers", 1)):
+        held.append(asyncio.create_task(store.transact(hold)))
+        assert await asyncio.to_thread(entered.acquire, timeout=30)
     try:
         yield
     finally:
         await asyncio.sleep(0)  # lets the block's own tasks queue what they have
         leave.set()
-    await held
+    await asyncio.gather(*held)
 
 
 def make_event(number: int = 1, **changes: Any) -> Event:

@@ -29,7 +29,10 @@ def up(
         str | None, typer.Option(help="The public address.", metavar="HOST:PORT")
     ] = None,
     database: Annotated[
-        str | None, typer.Option(help="The database; default SQLite in DATA.", metavar="URL")
+        str | None,
+        typer.Option(
+            help="The database, without a password; default SQLite in DATA.", metavar="URL"
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings; default DATA/troth.toml.", metavar="FILE")

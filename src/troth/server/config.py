@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
@@ -132,6 +132,7 @@ def load_config(
     for name, value in arguments.items():
         if value is not None:
             reading.put(name, value, f"the argument for {name}")
+            reading.arguments.add(name)
     return _resolve(reading.convert(), reading, environ)
 
 
@@ -153,6 +154,9 @@ class _Reading:
     def __init__(self) -> None:
         self.tree: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
+        self.arguments: set[str] = set()
+        self.open_files: set[str] = set()
+        """Files that anybody on this machine may read."""
         self.known = {setting.name: setting for setting in describe_settings()}
 
     def put(self, name: str, value: Any, source: str) -> None:
@@ -164,6 +168,8 @@ class _Reading:
         self.sources[name] = source
 
     def add_file(self, path: Path) -> None:
+        if path.exists() and path.stat().st_mode & stat.S_IROTH:
+            self.open_files.add(str(path))
         for name, value in _walk(_read_toml(path), "", self._tables()):
             if name not in self.known:
                 raise Invalid(f"{path}: there is no setting {name}{_suggest(name, self.known)}")
@@ -354,12 +360,32 @@ def _check_origin(origin: str, reading: _Reading) -> str:
 
 
 def _check_database(url: str, reading: _Reading) -> str:
+    name = "database.url"
     scheme, sign, _ = url.partition("://")
     if not sign or not re.fullmatch(r"[a-z][a-z0-9+]*", scheme):
         raise reading.blame(  # the value isn't shown: it may hold a password
-            "database.url", "must be a URL such as sqlite:////var/lib/troth/troth.db."
+            name,
+            "must be a URL such as sqlite:////var/lib/troth/troth.db or "
+            "postgresql://troth@db.example.org/troth.",
         )
+    if scheme != "sqlite" and _holds_password(url):
+        if name in reading.arguments:
+            raise reading.blame(
+                name,
+                "everybody on this machine can read a password in an argument; put the URL into "
+                "TROTH_DATABASE_URL or troth.toml, or the password into PGPASSFILE.",
+            )
+        if reading.sources[name] in reading.open_files:
+            raise reading.blame(name, "others may read this password; run chmod o-r on the file.")
     return url
+
+
+def _holds_password(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.password) or "password" in parse_qs(parts.query)
+    except ValueError:
+        return True  # nobody can tell: the store will refuse it, with its own sentence
 
 
 def _parse_domain(text: str, reading: _Reading) -> TrustDomain:

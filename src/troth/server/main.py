@@ -191,6 +191,7 @@ async def _start_background(
     ]
     background = Background(tasks, house.metrics.count_failure, SteadyWatch(clock).is_steady)
     house.store.on_commit(lambda: background.wake(FEED))
+    house.store.on_news(lambda: background.wake(FEED))
     background.start()
     stack.push_async_callback(background.stop)
 

@@ -51,7 +51,9 @@ class Database(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     url: Annotated[
         str,
         Meta(
-            description="Database URL; a password in it is never logged.",
+            description="Where the state is: sqlite:///PATH, or postgresql://USER@HOST:PORT/NAME "
+            "(PostgreSQL 14 or newer), which several servers may share. A password in it is never "
+            "shown; it may also come from PGPASSFILE or PGPASSWORD.",
             extra={"default": "sqlite:///DATA/troth.db"},
         ),
     ] = ""

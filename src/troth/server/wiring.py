@@ -46,9 +46,6 @@ FEED = "journal.follow"
 CLOSED = "workloads of other users can't reach agent.sock in it"
 
 log = structlog.get_logger(__name__)
-FILE_HOLDER = "server"
-"""A database file has one server: a lease that a crashed one held is its successor's at once.
-Otherwise a quarantine right after a crash would wait for the sealer's lease to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +120,11 @@ def limit_manifests(config: Config) -> Limits:
 
 async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
     """Build everything but the listeners; afterwards the store holds all it needs to serve."""
-    store = open_store(config.database, clock=clock)
+    store = open_store(config.database, clock=clock, entropy=entropy)
     await store.transact(lambda tx: claim_trust_domain(tx, config.trust_domain))
     keystore = open_keystore(config, entropy)
     drafter = Drafter()
-    prepare = PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain, FILE_HOLDER)
+    prepare = PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain, store.holder)
     await prepare()
     publish = PublishCrls(
         store,
@@ -159,7 +156,7 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
     )
     metrics = Metrics()
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
-    sealer = Sealer(store, clock=clock, holder=FILE_HOLDER)
+    sealer = Sealer(store, clock=clock, holder=store.holder)
     return House(
         store=store,
         snapshot=snapshot,

@@ -6,12 +6,31 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Dialect, Text, TypeDecorator
+import sqlalchemy
+from sqlalchemy import BigInteger, Dialect, TypeDecorator
+from sqlalchemy.types import TypeEngine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _encoder = msgspec.json.Encoder(order="deterministic")
 _decoder = msgspec.json.Decoder()
+_BYTEWISE = "C"
+
+Text: TypeEngine[str] = sqlalchemy.Text().with_variant(
+    sqlalchemy.Text(collation=_BYTEWISE), "postgresql"
+)
+"""Text that sorts by its bytes on every engine, as SQLite does.
+
+PostgreSQL would sort by its server's language: pages would come in another order there, and a new
+version of the system's C library, which may sort anew, would silently break unique indexes.
+"""
+
+
+def String(length: int) -> TypeEngine[str]:
+    """As `Text`, of at most `length` characters where the engine looks."""
+    return sqlalchemy.String(length).with_variant(
+        sqlalchemy.String(length, collation=_BYTEWISE), "postgresql"
+    )
 
 
 class Moment(TypeDecorator[datetime]):
@@ -39,7 +58,7 @@ class Moment(TypeDecorator[datetime]):
 class Document(TypeDecorator[Any]):
     """Plain JSON values as text; keys are sorted, so that equal values are equal texts."""
 
-    impl = Text
+    impl = sqlalchemy.Text
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:

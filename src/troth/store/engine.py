@@ -4,44 +4,77 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
-
-import structlog
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from troth.core.clock import Clock
+from troth.core.entropy import Entropy, SystemEntropy
+from troth.store.database import Database
 from troth.store.readers import Readers
 from troth.store.schema import prepare_schema
-from troth.store.sqlite import SqliteFile, explain_error, parse_url
+from troth.store.session import name_holder
+from troth.store.sqlite import SqliteFile, parse_url
 from troth.store.transaction import Transaction
-from troth.store.writer import Writer
+from troth.store.writer import Function, Writer
+
+if TYPE_CHECKING:
+    from troth.store.courier import Courier
+    from troth.store.postgres import PostgresServer
 
 __all__ = ["Store", "Transaction", "open_store"]
 
+FILE_HOLDER = "server"
+"""A database file has one server: a lease that a crashed one held is its successor's at once.
+Otherwise a quarantine right after a crash would wait for the sealer's lease to end."""
+
 T = TypeVar("T")
-log = structlog.get_logger(__name__)
+
+
+class _Writers(Protocol):
+    @property
+    def threads(self) -> int: ...
+
+    def submit(self, function: Function, *, locked: bool = False) -> asyncio.Future[Any]: ...
+
+    def close(self) -> None: ...
 
 
 class Store:
     """All control state, in one database."""
 
-    def __init__(self, file: SqliteFile, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, holder: str) -> None:
         self.clock = clock
-        self._file = file
-        self._listeners: list[Callable[[], None]] = []
-        self._readers = Readers(file)
-        self._writer = Writer(file, self._announce)
+        self.holder = holder
+        """Who takes leases in the name of this process."""
+        self._database = database
+        self._commit_listeners: list[Callable[[], None]] = []
+        self._news_listeners: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
+        self._readers = Readers(database)
+        self._writer: _Writers
+        self._courier: Courier | None = None
+
+    @property
+    def writers(self) -> int:
+        """How many transactions can be under way at once."""
+        return self._writer.threads
 
     async def transact(self, function: Callable[[Transaction], T]) -> T:
         """Run `function` in a transaction; returns only once it is durable.
 
         What `function` raises takes back what it did, and nothing else, and is raised here.
         `Unavailable` means that the database couldn't commit; nothing is recorded, unless power
-        fails at that very moment, so look before you repeat. A caller that is cancelled before
-        its turn leaves no trace; later, the work is done all the same.
+        or the connection fails at that very moment, so look before you repeat. A caller that is
+        cancelled before its turn leaves no trace; later, the work is done all the same.
 
-        `function` runs in the writer's thread while all other writers wait: no I/O, no waiting.
+        `function` runs in a writer's thread as if it were alone, again if the database asks: no
+        I/O, no waiting, no effect but the one on the database.
         """
         result: T = await self._writer.submit(function)
+        return result
+
+    async def transact_locked(self, function: Callable[[Transaction], T]) -> T:
+        """As `transact`, for a function that begins by locking a row that all of its kind lock:
+        the sealer's. What others change is seen from one statement to the next."""
+        result: T = await self._writer.submit(function, locked=True)
         return result
 
     async def read(self, function: Callable[[Transaction], T]) -> T:
@@ -56,33 +89,82 @@ class Store:
         It is called in the event loop of the transactions' callers, once a group, after they got
         their results. It says "look", not what: a lost call costs a period, never a result.
         """
-        self._listeners.append(callback)
+        self._commit_listeners.append(callback)
+
+    def on_news(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called in the running loop when another server on this database has
+        sealed events, or left some for this one to seal. It says "look", not what."""
+        self._news_listeners.append((asyncio.get_running_loop(), callback))
+
+    def ask_sealer(self, holder: str) -> None:
+        """Tell the server that holds the sealer's lease that something waits. Never blocks."""
+        if self._courier is not None:
+            self._courier.ask(holder)
 
     def close(self) -> None:
         """Write and read what is queued, then close; blocks until done. Again is no error."""
         self._writer.close()
         self._readers.close()
-        self._file.dispose()
+        if self._courier is not None:
+            self._courier.close()
+        self._database.dispose()
+
+    def use_file(self, file: SqliteFile) -> None:
+        """Write through one thread, the only one that a database file lets write."""
+        self._writer = Writer(file, self._announce)
+
+    def use_server(self, server: PostgresServer, entropy: Entropy, presence: int) -> None:
+        """Write through several threads, and exchange word with other servers."""
+        from troth.store.courier import Courier
+        from troth.store.crew import Crew
+
+        self._writer = Crew(server, entropy, self._announce)
+        self._courier = Courier(server, self.holder, presence, self._ring)
 
     def _announce(self) -> None:
         loop = asyncio.get_running_loop()
-        for callback in self._listeners:
+        for callback in self._commit_listeners:
             loop.call_soon(callback)  # each by itself: one that fails spoils nothing else
 
+    def _ring(self) -> None:
+        for loop, callback in self._news_listeners:
+            try:
+                loop.call_soon_threadsafe(callback)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits there any more
 
-def open_store(url: str, *, clock: Clock) -> Store:
-    """Open the database at `url` (``sqlite:///path/troth.db``), create and migrate it if needed.
 
-    Blocks: call it before the event loop runs, or in a thread. Raises `Invalid` for a URL or
-    file that isn't ours, `Refused` for a newer troth's, `Unavailable` if it can't be opened.
+def open_store(url: str, *, clock: Clock, entropy: Entropy | None = None) -> Store:
+    """Open the database at `url` and migrate it if needed.
+
+    ``sqlite:///path/troth.db`` is created if it is missing; ``postgresql://user@host:port/name``
+    must be there. Blocks: call it before the event loop runs, or in a thread. Raises `Invalid`
+    for a URL or database that isn't ours, `Refused` for a newer troth's or a server too old,
+    `Unavailable` if it can't be opened.
     """
-    file = SqliteFile(parse_url(url))
-    file.create()
+    if url.partition("://")[0] not in ("postgresql", "postgres"):
+        file = SqliteFile(parse_url(url))
+        _prepare(file)
+        store = Store(file, clock, FILE_HOLDER)
+        store.use_file(file)
+        return store
+    from troth.store import postgres  # the driver is loaded only by those who use it
+
+    entropy = entropy or SystemEntropy()
+    server = postgres.PostgresServer(postgres.parse_url(url))
+    _prepare(server)
+    presence = int.from_bytes(entropy.token(8), "big") >> 4
+    store = Store(server, clock, name_holder(presence))
+    store.use_server(server, entropy, presence)
+    return store
+
+
+def _prepare(database: Database) -> None:
+    database.create()
     try:
-        prepare_schema(file)
+        prepare_schema(database)
     except Exception as error:
-        known = explain_error(error)
+        known = database.explain_error(error)
         if known is None:
             raise
         raise known from error
-    return Store(file, clock)

@@ -13,12 +13,17 @@ from sqlalchemy import Row, bindparam, func, insert, select, update
 
 from troth.core.events import Event, SealedEvent
 from troth.store.session import Session
-from troth.store.tables import journal
+from troth.store.tables import is_sealed, is_waiting, journal
+
+CHANNEL = "troth"
+"""Where servers on one database tell each other to look (NOTIFY)."""
+SEALED = "sealed"
+WAITING = "waiting"
 
 _t = journal.c
 # Built once: building and hashing a statement costs more than running it.
 _APPEND = insert(journal).inline()  # inline: nobody asks for the row's id
-_HEAD = select(func.max(_t.position))
+_HEAD = select(func.max(_t.position)).where(is_sealed)
 _SEAL = (
     update(journal)
     .where(_t.id == bindparam("row_id"))
@@ -55,7 +60,7 @@ class JournalGateway:
         For the sealer alone, under its lease.
         """
         rows = self._session.execute(
-            select(journal).where(_t.position.is_(None)).order_by(_t.id).limit(limit)
+            select(journal).where(is_waiting).order_by(_t.id).limit(limit)
         ).all()
         if not rows:
             return []
@@ -66,17 +71,26 @@ class JournalGateway:
         )
         return [SealedEvent(position, _read(row)) for position, row in numbered]
 
+    def notify_sealed(self, holder: str) -> None:
+        """Wake the other servers on this database once this is committed; for the sealer alone,
+        since NOTIFY makes those who commit at the same time wait for each other."""
+        self._session.notify(CHANNEL, f"{SEALED} {holder}")
+
     def head(self) -> int:
         """The position of the last sealed event; 0 before the first."""
         return self._session.execute(_HEAD).scalar() or 0
 
-    def last_row(self) -> int:
-        """The id of the last committed row, sealed or not; for `first_waiting` alone."""
-        return self._session.execute(select(func.max(_t.id))).scalar() or 0
+    def list_waiting(self, limit: int) -> frozenset[int]:
+        """Row ids of the first committed events that aren't sealed yet, at most `limit`.
 
-    def first_waiting(self) -> int | None:
-        """The id of the first committed row that is not sealed yet, or None."""
-        return self._session.execute(select(func.min(_t.id)).where(_t.position.is_(None))).scalar()
+        What is committed later may have a lower one.
+        """
+        query = select(_t.id).where(is_waiting).order_by(_t.id).limit(limit)
+        return frozenset(self._session.execute(query).scalars())
+
+    def is_any_waiting(self) -> bool:
+        """Whether there is a committed event that isn't sealed yet."""
+        return bool(self.list_waiting(1))
 
     def after(self, position: int, limit: int) -> list[SealedEvent]:
         """Sealed events after `position`, in order."""
@@ -108,7 +122,7 @@ class JournalGateway:
 
     def recent(self, limit: int) -> list[SealedEvent]:
         """The last sealed events, in order: the newest is the last."""
-        query = select(journal).where(_t.position.is_not(None))
+        query = select(journal).where(is_sealed)
         rows = self._session.execute(query.order_by(_t.position.desc()).limit(limit)).all()
         return [_read_sealed(row) for row in reversed(rows)]
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import bindparam, delete, or_, select, text, update
 
+from troth.store.columns import Moment
 from troth.store.session import Session
 from troth.store.tables import leases
 
 _t = leases.c
+_HOLDER = select(_t.holder).where(_t.name == bindparam("wanted"))
+_ADD = text(
+    "INSERT INTO leases (name, holder, expires_at) VALUES (:name, :holder, :expires_at) "
+    "ON CONFLICT DO NOTHING"
+).bindparams(bindparam("expires_at", type_=Moment))
 
 
 class LeaseGateway:
@@ -19,7 +25,10 @@ class LeaseGateway:
         self._session = session
 
     def take(self, name: str, holder: str, now: datetime, ttl: timedelta) -> bool:
-        """Take or renew a lease; False while somebody else holds it."""
+        """Take or renew a lease; False while somebody else holds it.
+
+        That of a server that is known to have ended is free at once.
+        """
         values = {"holder": holder, "expires_at": now + ttl}
         taken = self._session.execute(
             update(leases).where(_t.name == name, or_(_t.holder == holder, _t.expires_at <= now)),
@@ -27,12 +36,17 @@ class LeaseGateway:
         )
         if taken.rowcount:
             return True
-        if self._session.execute(select(_t.name).where(_t.name == name)).first() is not None:
+        other = self.find_holder(name)
+        if other is None:
+            return bool(self._session.execute(_ADD, {"name": name, **values}).rowcount)
+        if not self._session.is_gone(other):
             return False
-        self._session.insert(
-            insert(leases), {"name": name, **values}, {"name": f"Somebody else took '{name}'."}
-        )
-        return True
+        statement = update(leases).where(_t.name == name, _t.holder == other)
+        return bool(self._session.execute(statement, values).rowcount)
+
+    def find_holder(self, name: str) -> str | None:
+        """Who took a lease last, if it wasn't given back; it may have run out."""
+        return self._session.execute(_HOLDER, {"wanted": name}).scalar()
 
     def release(self, name: str, holder: str) -> bool:
         """Give a lease back; False if `holder` no longer held it."""

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from troth.core.errors import Unavailable
+from troth.store.database import Database, Link
 from troth.store.session import Session
-from troth.store.sqlite import Link, SqliteFile
 from troth.store.writer import Function, call_function, translate_error
 
 THREADS = 3
+ATTEMPTS = 2
+"""A connection that was cut while it was idle is replaced by a new one, once."""
 QUEUE = 8192
 
 
 class Readers:
     """Runs functions on consistent snapshots. Nothing can be changed through these connections."""
 
-    def __init__(self, file: SqliteFile, *, threads: int = THREADS, queue: int = QUEUE) -> None:
-        self._file = file
+    def __init__(self, database: Database, *, threads: int = THREADS, queue: int = QUEUE) -> None:
+        self._database = database
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="troth-reader")
         self._free: list[Link] = []
         self._waiting = 0
@@ -54,36 +55,45 @@ class Readers:
             self._waiting -= 1
 
     def _read(self, function: Function) -> Any:
-        link: Link | None = None
-        try:
-            link = self._take_link()
-            link.begin_read()
-            value = call_function(function, Session(link.connection, writable=False))
-            link.rollback()
-        except BaseException as error:  # the caller's, whatever it is: it gets it
-            known = translate_error(error, reading=True)
-            if link is not None:
-                self._give_back(link, healthy=not isinstance(known, Unavailable))
-            if known is error:
-                raise
-            raise known from error
-        self._give_back(link, healthy=True)
-        return value
+        for attempt in range(ATTEMPTS):
+            link: Link | None = None
+            try:
+                link = self._take_link()
+                link.begin_read()
+                value = call_function(function, Session(link.connection, writable=False))
+                link.rollback()
+            except BaseException as error:  # the caller's, whatever it is: it gets it
+                passing = self._database.is_passing(error)
+                known = translate_error(error, self._database, reading=True)
+                if link is not None:
+                    self._give_back(link, healthy=not isinstance(known, Unavailable))
+                if passing and link is not None:
+                    self._drop_links()  # the others were cut at the same time
+                    if attempt + 1 < ATTEMPTS:
+                        continue
+                if known is error:
+                    raise
+                raise known from error
+            self._give_back(link, healthy=True)
+            return value
+        raise AssertionError("the last attempt returns or raises")
 
     def _take_link(self) -> Link:
         with self._guard:
             if self._free:
                 return self._free.pop()
-        return self._file.open_link(read_only=True)
+        return self._database.open_link(read_only=True)
 
     def _give_back(self, link: Link, *, healthy: bool) -> None:
         """Keep the connection for the next read, unless it may be the reason for an outage."""
-        try:
-            link.rollback()
-        except sqlite3.Error:
-            healthy = False
-        if healthy:
+        if link.reset() and healthy:
             with self._guard:
                 self._free.append(link)
         else:
+            link.close()
+
+    def _drop_links(self) -> None:
+        with self._guard:
+            stale, self._free = self._free, []
+        for link in stale:
             link.close()

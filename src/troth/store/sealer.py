@@ -60,21 +60,29 @@ class Sealer:
     async def seal_once(self) -> int:
         """Seal all that is committed; how many events got a position.
 
-        0 if there was nothing, or if another node holds the lease.
+        0 if there was nothing, or if another node holds the lease: that one is told.
         """
         total = 0
         while True:
-            sealed = await self._store.transact(self._seal_batch)
+            sealed, other = await self._store.transact_locked(self._seal_batch)
+            if other is not None:
+                self._store.ask_sealer(other)
             if sealed:
                 total += sealed
                 self._ring()
             if sealed < BATCH:
                 return total
 
-    def _seal_batch(self, tx: Transaction) -> int:
+    def _seal_batch(self, tx: Transaction) -> tuple[int, str | None]:
+        """How many were sealed, and who must do it instead if something waits."""
+        # The lease's row stays locked until COMMIT: nobody else numbers meanwhile, and what is
+        # read afterwards is what the last one left.
         if not tx.leases.take(LEASE, self._holder, self._clock.now(), LEASE_TTL):
-            return 0
-        return len(tx.journal.seal(BATCH))
+            return 0, tx.leases.find_holder(LEASE) if tx.journal.is_any_waiting() else None
+        sealed = len(tx.journal.seal(BATCH))
+        if sealed:
+            tx.journal.notify_sealed(self._holder)
+        return sealed, None
 
     def _ring(self) -> None:
         for wake in self._wakes:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Executable
+from sqlalchemy import Connection, CursorResult, Executable, text
 from sqlalchemy.exc import IntegrityError
 
 from troth.core.errors import Conflict, Internal
+from troth.store.tables import metadata
 
 _UNIQUE_FAILED = "UNIQUE constraint failed: "
+_UNIQUE_VIOLATION = "23505"  # SQLSTATE (PostgreSQL's documentation, appendix A)
+_FOREIGN_KEY_VIOLATION = "23503"
+_NOTIFY = text("SELECT pg_notify(:channel, :word)")
+_IS_PRESENT = text("SELECT NOT pg_try_advisory_xact_lock(:presence)")
+_HOLDER = re.compile(r".*@([0-9a-f]{15})", re.ASCII)
+
+
+def name_holder(presence: int) -> str:
+    """The holder of leases that shows by an advisory lock on `presence` (60 bits) that it lives."""
+    return f"server@{presence:015x}"
 
 
 class Session:
@@ -58,6 +70,23 @@ class Session:
         if not self._writable:
             raise Internal("A read tried to change something; that needs a transaction.")
 
+    def notify(self, channel: str, word: str) -> None:
+        """Tell other servers on this database, once this transaction is committed."""
+        if self._is_shared():
+            self.execute(_NOTIFY, {"channel": channel, "word": word})
+
+    def is_gone(self, holder: str) -> bool:
+        """Whether the server that took a lease as `holder` is known to have ended since."""
+        match = _HOLDER.fullmatch(holder)
+        if match is None or not self._is_shared():
+            return False
+        present = self.execute(_IS_PRESENT, {"presence": int(match[1], 16)}).scalar()
+        return not present
+
+    def _is_shared(self) -> bool:
+        """Whether other servers may work on this database; a file has one."""
+        return self._connection is not None and self._connection.dialect.name == "postgresql"
+
     def end(self) -> None:
         """Cut the line: the function has returned."""
         self._connection = None
@@ -65,13 +94,31 @@ class Session:
 
 def describe_violation(error: IntegrityError, taken: Mapping[str, str]) -> Conflict:
     """The `Conflict` for a broken constraint, in the words that `taken` has for the column."""
-    message = str(error.orig)
-    if message.startswith(_UNIQUE_FAILED):
-        for name in message.removeprefix(_UNIQUE_FAILED).split(", "):
-            column = name.rpartition(".")[2]
+    broken = _find_broken_columns(error)
+    if broken:
+        for column in broken:
             if column in taken:
                 return Conflict(taken[column])
         return Conflict("A record with these values exists already.")
-    if message.startswith("FOREIGN KEY"):
+    if getattr(error.orig, "sqlstate", None) == _FOREIGN_KEY_VIOLATION or str(
+        error.orig
+    ).startswith("FOREIGN KEY"):
         return Conflict("It refers to a record that doesn't exist.")
     raise Internal("A record lacks a value that it must have.") from error
+
+
+def _find_broken_columns(error: IntegrityError) -> list[str]:
+    """The columns of the unique constraint that `error` is about; none if it is about another."""
+    driver: Any = error.orig
+    message = str(driver)
+    if message.startswith(_UNIQUE_FAILED):
+        names = message.removeprefix(_UNIQUE_FAILED).split(", ")
+        return [name.rpartition(".")[2] for name in names]
+    if getattr(driver, "sqlstate", None) != _UNIQUE_VIOLATION:
+        return []
+    table = metadata.tables[driver.diag.table_name]
+    wanted = driver.diag.constraint_name
+    if table.primary_key.name == wanted:
+        return [column.name for column in table.primary_key.columns]
+    broken = (index for index in table.indexes if index.name == wanted)
+    return [column.name for index in broken for column in index.columns] or [str(wanted)]

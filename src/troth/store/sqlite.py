@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import cast
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine
+from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 from sqlalchemy.exc import DatabaseError
 
 from troth.core.errors import Internal, Invalid, TrothError, Unavailable
@@ -49,7 +49,7 @@ def parse_url(url: str) -> Path:
     """
     scheme, _, path = url.partition("://")
     if scheme != "sqlite":
-        raise Invalid("only sqlite for now: write the database URL as sqlite:///path/troth.db.")
+        raise Invalid("A database URL is sqlite:///path/troth.db or begins with postgresql://.")
     name = path[1:]
     if not path.startswith("/") or not name or name == ":memory:" or "?" in name or "\0" in name:
         raise Invalid("The database URL needs a file and nothing else: sqlite:///path/troth.db.")
@@ -97,17 +97,29 @@ class Link:
         self._check_file()
         self._raw.execute("COMMIT")
 
+    def check_references(self) -> None:
+        """Raise `Internal` if a row refers to nothing: a migration works without such checks."""
+        if self.connection.execute(text("PRAGMA foreign_key_check")).first() is not None:
+            raise Internal(
+                "A migration would have left a reference to nothing; nothing was changed."
+            )
+
     def rollback(self) -> None:
         """End a transaction and keep nothing of it."""
         if self._raw.in_transaction:
             self._raw.execute("ROLLBACK")
 
-    def close(self) -> None:
-        """Give up the connection and whatever it was doing. Never raises."""
+    def reset(self) -> bool:
+        """End what is open; whether the connection is fit for more. Never raises."""
         try:
             self.rollback()
         except sqlite3.Error:
-            pass  # closing takes back what is open
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give up the connection and whatever it was doing. Never raises."""
+        self.reset()  # if it fails: closing takes back what is open
         try:
             self.connection.close()
         except DatabaseError:
@@ -175,6 +187,26 @@ class SqliteFile:
         except BaseException:  # whatever it was, the connection must not leak
             connection.close()
             raise
+
+    def begin_migration(self) -> Link:
+        """A connection in a transaction that has the file for itself."""
+        # Rebuilding a table drops the old one, and with foreign keys on that would delete what
+        # refers to it (sqlite.org/lang_altertable.html, section 7). They are checked afterwards.
+        link = self.open_link(foreign_keys=False)
+        try:
+            link.begin_write()
+        except BaseException:  # whatever it was, the connection must not leak
+            link.close()
+            raise
+        return link
+
+    def explain_error(self, error: BaseException, *, reading: bool = False) -> TrothError | None:
+        """What the caller should hear of `error`; None if it is the caller's own."""
+        return explain_error(error, reading=reading)
+
+    def is_passing(self, error: BaseException) -> bool:
+        """Never: with one writer nothing collides, and a lost file doesn't come back at once."""
+        return False
 
     def dispose(self) -> None:
         """Forget the engine's caches; links are closed by their owners."""

@@ -11,13 +11,11 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    String,
     Table,
-    Text,
     literal_column,
 )
 
-from troth.store.columns import Document, Moment
+from troth.store.columns import Document, Moment, String, Text
 
 metadata = MetaData(
     naming_convention={
@@ -263,11 +261,21 @@ journal = Table(
     Column("at", Moment, nullable=False),
     Column("request_id", String(64), nullable=False),
     Column("body", Document, nullable=False),
-    Index("uq_journal_position", "position", unique=True),  # finds the unsealed too
     Index("ix_journal_subject", "subject", "position"),
     Index("ix_journal_type", "type", "position"),
     sqlite_autoincrement=True,  # an id is never given twice, whatever is deleted
 )
+is_sealed = journal.c.position.is_not(None)
+is_waiting = journal.c.position.is_(None)
+Index(
+    "uq_journal_position",
+    journal.c.position,
+    unique=True,
+    sqlite_where=is_sealed,
+    postgresql_where=is_sealed,
+)
+# Holds next to nothing, however long the journal is, and gives what waits in its order.
+Index("ix_journal_waiting", journal.c.id, sqlite_where=is_waiting, postgresql_where=is_waiting)
 cursors = Table(
     "cursors",
     metadata,

@@ -13,8 +13,9 @@ from typing import Any
 import structlog
 
 from troth.core.errors import Internal, TrothError, Unavailable
+from troth.store.database import Database
 from troth.store.session import Session
-from troth.store.sqlite import Link, LostTransactionError, SqliteFile, explain_error
+from troth.store.sqlite import Link, LostTransactionError, SqliteFile
 from troth.store.transaction import Transaction
 
 log = structlog.get_logger(__name__)
@@ -66,8 +67,16 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="troth-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, function: Function) -> asyncio.Future[Any]:
-        """Queue `function`; the future of its result, in the running loop."""
+    @property
+    def threads(self) -> int:
+        """How many functions run at once."""
+        return 1
+
+    def submit(self, function: Function, *, locked: bool = False) -> asyncio.Future[Any]:
+        """Queue `function`; the future of its result, in the running loop.
+
+        With one writer everybody is as good as `locked`.
+        """
         loop = asyncio.get_running_loop()
         job = Job(function, loop.create_future(), loop)
         with self._changed:
@@ -94,7 +103,7 @@ class Writer:
             except BaseException as error:  # the writer outlives whatever a group does to it
                 log.exception("store.writer_failed")
                 self._drop_link()
-                self._finish([_fail(job, error) for job in group], journaled=False)
+                self._finish([self._fail(job, error) for job in group], journaled=False)
         self._drop_link()
 
     def _take(self) -> list[Job]:
@@ -116,15 +125,36 @@ class Writer:
             for job in group:
                 # A caller that went away before its turn wants nothing done any more.
                 if not job.future.cancelled():
-                    outcome, wrote = _run_job(link, job)
+                    outcome, wrote = self._run_job(link, job)
                     outcomes.append(outcome)
                     journaled = journaled or wrote
             link.commit()
         except Exception as error:  # whatever it was, nothing of this group is durable
             log.error("store.commit_failed", functions=len(group), exc_info=error)
             self._drop_link()
-            return [_fail(job, error) for job in group], False
+            return [self._fail(job, error) for job in group], False
         return outcomes, journaled
+
+    def _run_job(self, link: Link, job: Job) -> tuple[Outcome, bool]:
+        """Run one function in its savepoint; raises only if the whole group is lost."""
+        session = Session(link.connection, writable=True)
+        link.savepoint()
+        try:
+            value = call_function(job.function, session)
+        except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is: it gets it
+            try:
+                link.undo()
+            except LostTransactionError as lost:
+                raise lost from error
+            return Outcome(job, error=translate_error(error, self._file)), False
+        link.release()
+        return Outcome(job, value), session.journaled
+
+    def _fail(self, job: Job, error: BaseException) -> Outcome:
+        known = self._file.explain_error(error)
+        known = known or Unavailable("The change couldn't be written. Try again.")
+        known.__cause__ = error
+        return Outcome(job, error=known)
 
     def _drop_link(self) -> None:
         if self._link is not None:
@@ -137,12 +167,17 @@ class Writer:
         for outcome in outcomes:
             by_loop.setdefault(outcome.job.loop, []).append(outcome)
         for loop, mine in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(self._deliver, mine, journaled)
-            except RuntimeError:
-                pass  # the loop is closed: nobody waits there any more
+            deliver_outcomes(loop, mine, self._on_journaled if journaled else None)
 
-    def _deliver(self, outcomes: Iterable[Outcome], journaled: bool) -> None:
+
+def deliver_outcomes(
+    loop: asyncio.AbstractEventLoop,
+    outcomes: Iterable[Outcome],
+    afterwards: Callable[[], None] | None,
+) -> None:
+    """Let the callers, who all wait in `loop`, have their results; then call `afterwards`."""
+
+    def deliver() -> None:
         for outcome in outcomes:
             future = outcome.job.future
             if future.done():
@@ -151,24 +186,13 @@ class Writer:
                 future.set_exception(outcome.error)
             else:
                 future.set_result(outcome.value)
-        if journaled:
-            self._on_journaled()
+        if afterwards is not None:
+            afterwards()
 
-
-def _run_job(link: Link, job: Job) -> tuple[Outcome, bool]:
-    """Run one function in its savepoint; raises only if the whole group is lost."""
-    session = Session(link.connection, writable=True)
-    link.savepoint()
     try:
-        value = call_function(job.function, session)
-    except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is: it gets it
-        try:
-            link.undo()
-        except LostTransactionError as lost:
-            raise lost from error
-        return Outcome(job, error=translate_error(error)), False
-    link.release()
-    return Outcome(job, value), session.journaled
+        loop.call_soon_threadsafe(deliver)
+    except RuntimeError:
+        pass  # the loop is closed: nobody waits there any more
 
 
 def call_function(function: Function, session: Session) -> Any:
@@ -183,7 +207,9 @@ def call_function(function: Function, session: Session) -> Any:
     return value
 
 
-def translate_error(error: BaseException, *, reading: bool = False) -> BaseException:
+def translate_error(
+    error: BaseException, database: Database, *, reading: bool = False
+) -> BaseException:
     """What the caller gets for `error`: outages become `Unavailable`, the rest stays."""
     if isinstance(error, TrothError):
         return error
@@ -191,14 +217,8 @@ def translate_error(error: BaseException, *, reading: bool = False) -> BaseExcep
         # A future refuses StopIteration, since a coroutine would take it for its end.
         known: TrothError | None = Internal("A transaction's function ended in StopIteration.")
     else:
-        known = explain_error(error, reading=reading)
+        known = database.explain_error(error, reading=reading)
     if known is None:
         return error
     known.__cause__ = error
     return known
-
-
-def _fail(job: Job, error: BaseException) -> Outcome:
-    known = explain_error(error) or Unavailable("The change couldn't be written. Try again.")
-    known.__cause__ = error
-    return Outcome(job, error=known)

@@ -259,3 +259,27 @@ def test_files_that_anybody_may_write_or_nobody_can_read_are_refused(tmp_path: P
     assert "UTF-8" in complaint(config_file=path)
     path.write_bytes(b"#" * (module.MAX_FILE + 1))
     assert "bytes" in complaint(config_file=path)
+
+
+SECRET_URL = "postgresql://troth:hunter2@db/troth"
+
+
+@pytest.mark.parametrize("url", [SECRET_URL, "postgresql://troth@db/troth?password=hunter2"])
+def test_a_password_in_an_argument_is_refused(url: str):
+    detail = complaint(database=url)
+    assert "PGPASSFILE" in detail
+    assert "hunter2" not in detail
+    assert load({"TROTH_DATABASE_URL": url}).database == url
+
+
+def test_a_password_in_a_file_that_others_can_read_is_refused(tmp_path: Path):
+    path = write(tmp_path, f'[database]\nurl = "{SECRET_URL}"\n')
+    assert load(config_file=path).database == SECRET_URL
+    path.chmod(0o644)
+    detail = complaint(config_file=path)
+    assert "chmod o-r" in detail
+    assert "hunter2" not in detail
+    # What another source says is none of the file's business.
+    assert load({"TROTH_DATABASE_URL": SECRET_URL}, config_file=path).database == SECRET_URL
+    path.write_text('[database]\nurl = "postgresql://troth@db/troth"\n')
+    assert load(config_file=path).database == "postgresql://troth@db/troth"

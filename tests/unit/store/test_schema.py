@@ -159,10 +159,10 @@ def test_a_migration_that_breaks_a_reference_is_taken_back(tmp_path, monkeypatch
 
 def test_no_hot_query_reads_a_whole_table(tmp_path):
     store = _open(tmp_path)
-    link = store._file.open_link()
+    link = store._database.open_link()
     seen = []
 
-    @event.listens_for(store._file._engine, "before_cursor_execute")
+    @event.listens_for(store._database._engine, "before_cursor_execute")
     def note(connection, cursor, statement, values, context, many):
         if not many:
             seen.append((statement, values))

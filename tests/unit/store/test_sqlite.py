@@ -39,7 +39,7 @@ def test_other_urls_are_invalid_and_say_what_to_write(url):
 
 
 def test_a_url_s_password_never_shows():
-    with pytest.raises(Invalid, match="only sqlite for now") as caught:
+    with pytest.raises(Invalid, match="begins with postgresql://") as caught:
         open_store("postgresql+psycopg://troth:hunter2@db/troth", clock=CLOCK)
     assert "hunter2" not in str(caught.value)
 

@@ -23,27 +23,36 @@ def upgrade() -> None:
     _create_bookkeeping()
 
 
+# Sorted by their bytes on every engine; PostgreSQL would otherwise sort by its server's language.
+def _text() -> sa.types.TypeEngine[str]:
+    return sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+
+def _string(length: int) -> sa.types.TypeEngine[str]:
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 def _create_identities() -> None:
     op.create_table(
         "identities",
-        sa.Column("id", sa.String(64), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("spiffe_id", sa.Text(), nullable=False),
-        sa.Column("kind", sa.String(16), nullable=False),
-        sa.Column("owner", sa.Text(), nullable=False),
-        sa.Column("purpose", sa.Text(), nullable=False),
-        sa.Column("environment", sa.Text(), nullable=False),
+        sa.Column("id", _string(64), nullable=False),
+        sa.Column("name", _text(), nullable=False),
+        sa.Column("spiffe_id", _text(), nullable=False),
+        sa.Column("kind", _string(16), nullable=False),
+        sa.Column("owner", _text(), nullable=False),
+        sa.Column("purpose", _text(), nullable=False),
+        sa.Column("environment", _text(), nullable=False),
         sa.Column("labels", sa.Text(), nullable=False),
         sa.Column("selectors", sa.Text(), nullable=False),
         sa.Column("nodes", sa.Text(), nullable=False),
         sa.Column("dns_names", sa.Text(), nullable=False),
         sa.Column("x509_ttl", sa.BigInteger(), nullable=False),
         sa.Column("jwt_ttl", sa.BigInteger(), nullable=False),
-        sa.Column("hint", sa.Text(), nullable=False),
+        sa.Column("hint", _text(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("state_reason", sa.Text(), nullable=False),
-        sa.Column("state_before", sa.Text(), nullable=True),
+        sa.Column("state", _string(16), nullable=False),
+        sa.Column("state_reason", _text(), nullable=False),
+        sa.Column("state_before", _text(), nullable=True),
         sa.Column("managed", sa.Boolean(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
@@ -65,8 +74,8 @@ def _create_identities() -> None:
     op.create_index("ix_identities_state", "identities", ["state"])
     op.create_table(
         "identity_nodes",
-        sa.Column("node", sa.Text(), nullable=False),
-        sa.Column("identity_id", sa.String(64), nullable=False),
+        sa.Column("node", _text(), nullable=False),
+        sa.Column("identity_id", _string(64), nullable=False),
         sa.PrimaryKeyConstraint("node", "identity_id", name="pk_identity_nodes"),
         sa.ForeignKeyConstraint(
             ["identity_id"],
@@ -81,13 +90,13 @@ def _create_identities() -> None:
 def _create_nodes() -> None:
     op.create_table(
         "nodes",
-        sa.Column("id", sa.String(64), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("spiffe_id", sa.Text(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("attestation", sa.Text(), nullable=False),
+        sa.Column("id", _string(64), nullable=False),
+        sa.Column("name", _text(), nullable=False),
+        sa.Column("spiffe_id", _text(), nullable=False),
+        sa.Column("state", _string(16), nullable=False),
+        sa.Column("attestation", _text(), nullable=False),
         sa.Column("attested_at", sa.BigInteger(), nullable=False),
-        sa.Column("certificate_serial", sa.String(40), nullable=False),
+        sa.Column("certificate_serial", _string(40), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.Column("last_seen", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_nodes"),
@@ -104,14 +113,14 @@ def _create_nodes() -> None:
     )
     op.create_table(
         "join_tokens",
-        sa.Column("id", sa.String(64), nullable=False),
-        sa.Column("secret_hash", sa.String(128), nullable=False),
-        sa.Column("node_name", sa.Text(), nullable=False),
-        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("id", _string(64), nullable=False),
+        sa.Column("secret_hash", _string(128), nullable=False),
+        sa.Column("node_name", _text(), nullable=False),
+        sa.Column("created_by", _text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.Column("used_at", sa.BigInteger()),
-        sa.Column("used_by", sa.Text()),
+        sa.Column("used_by", _text()),
         sa.PrimaryKeyConstraint("id", name="pk_join_tokens"),
     )
     op.create_index("ix_join_tokens_expires_at", "join_tokens", ["expires_at"])
@@ -120,13 +129,13 @@ def _create_nodes() -> None:
 def _create_instances() -> None:
     op.create_table(
         "instances",
-        sa.Column("id", sa.String(64), nullable=False),
-        sa.Column("identity_id", sa.String(64), nullable=False),
-        sa.Column("node_id", sa.String(64), nullable=False),
+        sa.Column("id", _string(64), nullable=False),
+        sa.Column("identity_id", _string(64), nullable=False),
+        sa.Column("node_id", _string(64), nullable=False),
         sa.Column("pid", sa.BigInteger(), nullable=False),
         sa.Column("evidence", sa.Text(), nullable=False),
         sa.Column("locked", sa.Boolean(), nullable=False),
-        sa.Column("locked_reason", sa.Text(), nullable=False),
+        sa.Column("locked_reason", _text(), nullable=False),
         sa.Column("first_seen", sa.BigInteger(), nullable=False),
         sa.Column("last_seen", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_instances"),
@@ -148,10 +157,10 @@ def _create_instances() -> None:
 def _create_authorities() -> None:
     op.create_table(
         "authorities",
-        sa.Column("id", sa.String(64), nullable=False),
-        sa.Column("use", sa.String(16), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("key_ref", sa.Text(), nullable=False),
+        sa.Column("id", _string(64), nullable=False),
+        sa.Column("use", _string(16), nullable=False),
+        sa.Column("state", _string(16), nullable=False),
+        sa.Column("key_ref", _text(), nullable=False),
         sa.Column("public_key", sa.LargeBinary(), nullable=False),
         sa.Column("certificate", sa.LargeBinary(), nullable=False),
         sa.Column("not_before", sa.BigInteger(), nullable=False),
@@ -171,9 +180,9 @@ def _create_authorities() -> None:
     )
     op.create_table(
         "crls",
-        sa.Column("authority_id", sa.String(64), nullable=False),
+        sa.Column("authority_id", _string(64), nullable=False),
         sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("state", _string(16), nullable=False),
         sa.Column("tbs", sa.LargeBinary(), nullable=False),
         sa.Column("der", sa.LargeBinary()),
         sa.Column("this_update", sa.BigInteger(), nullable=False),
@@ -186,21 +195,21 @@ def _create_authorities() -> None:
 def _create_certificates() -> None:
     op.create_table(
         "certificates",
-        sa.Column("serial", sa.String(40), nullable=False),
-        sa.Column("kind", sa.String(16), nullable=False),
-        sa.Column("subject", sa.Text(), nullable=False),
-        sa.Column("identity_id", sa.String(64)),
-        sa.Column("instance_id", sa.String(64)),
-        sa.Column("node_id", sa.String(64)),
-        sa.Column("authority_id", sa.String(64), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("serial", _string(40), nullable=False),
+        sa.Column("kind", _string(16), nullable=False),
+        sa.Column("subject", _text(), nullable=False),
+        sa.Column("identity_id", _string(64)),
+        sa.Column("instance_id", _string(64)),
+        sa.Column("node_id", _string(64)),
+        sa.Column("authority_id", _string(64), nullable=False),
+        sa.Column("state", _string(16), nullable=False),
         sa.Column("tbs", sa.LargeBinary(), nullable=False),
         sa.Column("der", sa.LargeBinary()),
         sa.Column("not_before", sa.BigInteger(), nullable=False),
         sa.Column("not_after", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("revoked_at", sa.BigInteger()),
-        sa.Column("revocation_reason", sa.Text()),
+        sa.Column("revocation_reason", _text()),
         sa.PrimaryKeyConstraint("serial", name="pk_certificates"),
         sa.ForeignKeyConstraint(
             ["identity_id"], ["identities.id"], name="fk_certificates_identity_id"
@@ -230,13 +239,13 @@ def _create_certificates() -> None:
 def _create_jwt_svids() -> None:
     op.create_table(
         "jwt_svids",
-        sa.Column("jti", sa.String(64), nullable=False),
-        sa.Column("identity_id", sa.String(64), nullable=False),
-        sa.Column("node_id", sa.String(64)),
+        sa.Column("jti", _string(64), nullable=False),
+        sa.Column("identity_id", _string(64), nullable=False),
+        sa.Column("node_id", _string(64)),
         sa.Column("audiences", sa.Text(), nullable=False),
-        sa.Column("authority_id", sa.String(64), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("authority_id", _string(64), nullable=False),
+        sa.Column("state", _string(16), nullable=False),
+        sa.Column("digest", _string(64), nullable=False),
         sa.Column("issued_at", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("jti", name="pk_jwt_svids"),
@@ -266,17 +275,28 @@ def _create_journal() -> None:
             nullable=False,
         ),
         sa.Column("position", sa.BigInteger()),
-        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("type", _text(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("subject", sa.Text(), nullable=False),
-        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("subject", _text(), nullable=False),
+        sa.Column("actor", _text(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("request_id", sa.String(64), nullable=False),
+        sa.Column("request_id", _string(64), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_journal"),
         sqlite_autoincrement=True,
     )
-    op.create_index("uq_journal_position", "journal", ["position"], unique=True)
+    for name, column, condition in (
+        ("uq_journal_position", "position", sa.text("position IS NOT NULL")),
+        ("ix_journal_waiting", "id", sa.text("position IS NULL")),
+    ):
+        op.create_index(
+            name,
+            "journal",
+            [column],
+            unique=name.startswith("uq"),
+            sqlite_where=condition,
+            postgresql_where=condition,
+        )
     op.create_index("ix_journal_subject", "journal", ["subject", "position"])
     op.create_index("ix_journal_type", "journal", ["type", "position"])
 
@@ -284,20 +304,20 @@ def _create_journal() -> None:
 def _create_bookkeeping() -> None:
     op.create_table(
         "cursors",
-        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("name", _text(), nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_cursors"),
     )
     op.create_table(
         "leases",
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("holder", sa.Text(), nullable=False),
+        sa.Column("name", _text(), nullable=False),
+        sa.Column("holder", _text(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_leases"),
     )
     op.create_table(
         "settings",
-        sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("key", _text(), nullable=False),
+        sa.Column("value", _text(), nullable=False),
         sa.PrimaryKeyConstraint("key", name="pk_settings"),
     )

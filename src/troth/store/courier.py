@@ -1,0 +1,104 @@
+"""Word between servers on one PostgreSQL database: "sealed" and "something waits for the sealer".
+
+Transactions never notify: NOTIFY makes commits of a whole database wait for each other. Who seals
+does, since there is one; and a server that has committed and may not seal says so afterwards, on
+the connection that it listens on. A lost word costs a look, every tenth of a second.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import structlog
+
+from troth.store.journal import CHANNEL, SEALED, WAITING
+from troth.store.postgres import PostgresServer
+
+LOOK_SECONDS = 0.1
+PAUSE_SECONDS = 0.5
+
+_LOOK = "SELECT EXISTS (SELECT FROM journal WHERE position IS NULL)"
+
+log = structlog.get_logger(__name__)
+
+
+class Courier:
+    """A thread with a connection of its own, that listens, asks, and shows that we are alive.
+
+    `ring` is called in that thread when another server sealed, or something waits to be sealed.
+    While the connection lives it holds an advisory lock on `presence`: when a server dies the lock
+    goes with it, and others needn't wait for its leases to end.
+    """
+
+    def __init__(
+        self, server: PostgresServer, holder: str, presence: int, ring: Callable[[], None]
+    ) -> None:
+        self._server = server
+        self._holder = holder
+        self._presence = presence
+        self._ring = ring
+        self._asked: str | None = None
+        self._closed = threading.Event()
+        self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._thread = threading.Thread(target=self._run, name="troth-courier", daemon=True)
+        self._thread.start()
+
+    def ask(self, holder: str) -> None:
+        """Tell `holder` that something waits to be sealed. Never blocks, may be called often."""
+        self._asked = holder
+        self._nudge()
+
+    def close(self) -> None:
+        """End the thread and its connection. Again is no error."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._nudge()
+        self._thread.join()
+        os.close(self._read_end)
+        os.close(self._write_end)
+
+    def _nudge(self) -> None:
+        try:
+            os.write(self._write_end, b".")
+        except BlockingIOError:
+            pass  # it is full of nudges already
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                with self._server.connect() as connection:
+                    self._serve(connection)
+            except psycopg.Error as error:
+                log.warning("store.courier_cut", error=type(error).__name__)
+                self._closed.wait(PAUSE_SECONDS)
+
+    def _serve(self, connection: psycopg.Connection[Any]) -> None:
+        connection.add_notify_handler(self._take)
+        # Try, don't wait: what a cut connection of ours still holds is ours just as well.
+        connection.execute("SELECT pg_try_advisory_lock(%s)", (self._presence,))
+        connection.execute(f"LISTEN {CHANNEL}")
+        self._ring()  # for whatever was said while nobody listened
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        poll.register(self._read_end, select.POLLIN)
+        while not self._closed.is_set():
+            ready = {number for number, _ in poll.poll(LOOK_SECONDS * 1000)}
+            if self._read_end in ready:
+                os.read(self._read_end, 4096)
+            asked, self._asked = self._asked, None
+            if asked is not None:
+                connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{WAITING} {asked}"))
+            # Takes in what has been notified as well.
+            elif connection.execute(_LOOK).fetchone() == (True,):
+                self._ring()
+
+    def _take(self, notice: psycopg.Notify) -> None:
+        word, _, holder = notice.payload.partition(" ")
+        if (word == SEALED) is not (holder == self._holder):
+            self._ring()

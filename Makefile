@@ -21,7 +21,7 @@ export PYTHON
 export CI ?= true
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test check fuzz docs lock format venv system clean
+.PHONY: help demo test check fuzz docs lock format venv system system-tests clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ help: ## list these commands
 demo: system $(STAMP) ## the whole story on real processes, narrated (ONCE=1: check every step and stop)
 	@$(BIN)/troth demo $(if $(filter-out 0,$(ONCE)),--once)
 
-test: check ## everything in `check`, then all tests
+test: system-tests check ## everything in `check`, then all tests
 	@echo "tests" >&2
 	@$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
@@ -64,6 +64,9 @@ clean: ## remove the virtual environment, caches and built files
 
 system:
 	@scripts/ensure_system.sh
+
+system-tests:
+	@scripts/ensure_system.sh tests
 
 $(STAMP): requirements/dev.txt pyproject.toml scripts/venv.sh | system
 	@VENV=$(VENV) scripts/venv.sh

@@ -3,6 +3,8 @@
 # As root on a machine with apt-get, installs what is missing; otherwise says what is
 # missing and what that costs, and goes on: only the virtual environment is essential,
 # and scripts/venv.sh says so itself when it can't be made.
+#
+# With "tests" as its argument it also looks for what the tests alone use.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,7 +32,9 @@ if [[ $python == /usr/bin/python3.* ]]; then venv_package=$version-venv; fi
 need "$venv_package" "no virtual environment, so nothing runs" "$python" -c 'import ensurepip, venv'
 need openssl "tests that let openssl judge certificates and CRLs are skipped" command -v openssl
 need curl "tests and examples that call the server with curl are skipped" command -v curl
-need postgresql "tests on PostgreSQL are skipped" find_postgres
+if [[ ${1:-} == tests ]]; then
+  need postgresql "tests on PostgreSQL are skipped" find_postgres
+fi
 need ca-certificates "downloads over TLS may fail" test -s /etc/ssl/certs/ca-certificates.crt
 
 if ((${#missing[@]} == 0)); then exit 0; fi
@@ -38,6 +42,13 @@ if ((${#missing[@]} == 0)); then exit 0; fi
 if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
   echo "installing Debian packages: ${missing[*]}" >&2
   export DEBIAN_FRONTEND=noninteractive
+  # The tests start PostgreSQL themselves, in folders of their own: Debian's package shall not start
+  # a server beside them.
+  if [[ " ${missing[*]} " == *" postgresql "* && ! -e /etc/postgresql-common/createcluster.conf ]]
+  then
+    mkdir -p /etc/postgresql-common
+    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+  fi
   log=$(mktemp)
   trap 'rm -f "$log"' EXIT
   if apt-get update -qq </dev/null >"$log" 2>&1 &&

@@ -41,7 +41,7 @@ if ((${#missing[@]} == 0)); then exit 0; fi
 
 if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
   echo "installing Debian packages: ${missing[*]}" >&2
-  export DEBIAN_FRONTEND=noninteractive
+  export DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1
   # The tests start PostgreSQL themselves, in folders of their own: Debian's package shall not start
   # a server beside them.
   if [[ " ${missing[*]} " == *" postgresql "* && ! -e /etc/postgresql-common/createcluster.conf ]]
@@ -52,7 +52,8 @@ if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
   log=$(mktemp)
   trap 'rm -f "$log"' EXIT
   if apt-get update -qq </dev/null >"$log" 2>&1 &&
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >>"$log" 2>&1; then
+    apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold \
+      "${missing[@]}" </dev/null >>"$log" 2>&1; then
     exit 0
   fi
   tail -n 5 "$log" >&2

@@ -241,7 +241,7 @@ def _view(record: CertificateRecord) -> wire.CertificateView:
     return wire.CertificateView(
         serial=record.serial,
         spiffe_id=str(record.subject),
-        state=record.state.value,
+        state="revoked" if record.revoked_at is not None else record.state.value,
         not_before=record.not_before,
         not_after=record.not_after,
         instance_id=record.instance_id,

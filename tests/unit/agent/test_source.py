@@ -417,6 +417,22 @@ async def test_a_disconnected_agent_validates_by_what_it_knew_until_the_end():
 
 
 @in_loop
+async def test_a_token_from_before_a_quarantine_counts_again_after_the_release():
+    """What revocation-reach.md says: certificates stay revoked, tokens end by themselves."""
+    async with run_node(make_entry("web", MINE)) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        (svid,) = await fetch(node, source, caller)
+        node.server.quarantine("web")
+        await node.settle()
+        with pytest.raises(Invalid, match="cut off"):
+            await source.validate_jwt_svid(caller, "ledger", svid.token)
+        node.server.change("web", state="active")
+        await node.settle()
+        assert (await source.validate_jwt_svid(caller, "ledger", svid.token))[0] == WEB
+
+
+@in_loop
 async def test_tokens_are_validated_against_the_bundle_and_the_state():
     async with run_node(make_entry("web", MINE)) as node:
         source = make_source(node)

@@ -182,9 +182,13 @@ class PeerProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._is_answering():
-            # An answer is under way: bytes of another one must not get into it.
-            self.transport.close()
-            return
+            if self._in_head or self.pipeline or self.cycle.response_started:
+                # An answer to another request is due: bytes of this one must not get into it.
+                self.transport.close()
+                return
+            # The body of the request that waits for its answer is malformed: this is the answer.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         _, body = render_problem(code, detail, "", status)
         lines = [
             STATUS_LINE[status],

@@ -6,6 +6,7 @@ JSON body of everything else. A stream answers with JSON Lines, one complete val
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -320,6 +321,7 @@ def parse_request(route: Route, path: dict[str, str], query: dict[str, str], bod
     if route.method != "GET":
         try:
             fields = msgspec.json.decode(body) if body else {}
+            _refuse_duplicates(body)
         except UnicodeDecodeError as error:
             raise Invalid("The body is not UTF-8.") from error
         except (msgspec.DecodeError, RecursionError) as error:
@@ -333,6 +335,23 @@ def parse_request(route: Route, path: dict[str, str], query: dict[str, str], bod
         return msgspec.convert({**fields, **path}, type=route.request, strict=route.method != "GET")
     except msgspec.ValidationError as error:
         raise Invalid(f"{error}.") from error
+
+
+def _refuse_duplicates(body: bytes) -> None:
+    """Raise `Invalid` for a member given twice: parsers differ in which one they take (RFC 8259).
+
+    msgspec takes the last in silence, so the body, known to be JSON by now, is looked at once more.
+    """
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise Invalid(f"The body has {twice[:80]!r} twice; give it once.")
+
+    if body:
+        # Numbers stay text: their size is msgspec's business.
+        json.loads(body, object_pairs_hook=check, parse_int=str, parse_float=str)
 
 
 def parse_result(route: Route, status_code: int, body: bytes) -> Any:

@@ -160,6 +160,8 @@ BAD_BODIES = [
     (b'{"reason": ""}', 400, "length"),
     (b'{"reason": "x", "extra": 1}', 400, "extra"),
     (b'{"reason": "x", "name": "other"}', 400, "path only"),
+    (b'{"reason": "x", "reason": "y"}', 400, "'reason' twice"),
+    (b'{"reason": {"deep": [{"a": 1, "a": 2}]}}', 400, "'a' twice"),
     (b'{"reason": "\xff"}', 400, "UTF-8"),
     (b'{"reason": "\\ud800"}', 400, "not JSON"),
     (b'{"reason": NaN}', 400, "not JSON"),

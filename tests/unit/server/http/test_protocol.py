@@ -54,8 +54,11 @@ async def test_the_asterisk_is_no_path_of_ours(tmp_path: Path):
 @in_loop
 async def test_a_malformed_chunk_after_good_headers_is_refused(tmp_path: Path):
     async with open_stage(tmp_path) as stage:
-        _, answer = await stage.send(POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n")
-        assert not answer.startswith(b"HTTP/1.1 200")
+        for chunk in (b"zz\r\n", b"ffffffffffffffffff\r\n", b"3\r\nabcdef\r\n"):
+            sent = POST + b"transfer-encoding: chunked\r\n\r\n" + chunk
+            status, answer = await stage.send(sent)
+            assert status == 400, answer
+            assert b"not a well-formed HTTP/1.1 request" in answer
         assert not stage.operations.calls
 
 

@@ -100,10 +100,10 @@ class Holding:
         self.svid = None
         self.forgive()
 
-    def forgive(self) -> None:
-        """Things have changed: past failures say nothing about the next try."""
+    def forgive(self, retry_at: datetime | None = None) -> None:
+        """Things have changed: past failures say nothing about the next try, at `retry_at`."""
         self.failure = None
-        self.retry_at = None
+        self.retry_at = retry_at
         self.backoff.reset()
 
     def find_due(self) -> datetime | None:
@@ -123,7 +123,8 @@ class Holding:
 class Workload:
     """One process and all it holds. `held` maps SPIFFE IDs it was shown to their expiry.
 
-    `ended` is set once the process is gone or another: then nothing is served any more.
+    `ended` is set once the process is gone or another: then nothing is served any more. `default`
+    is the SPIFFE ID that its default identity had in the last view.
     """
 
     process: Process
@@ -132,6 +133,7 @@ class Workload:
     matched: tuple[Registration, ...] = ()
     held: dict[str, datetime] = field(default_factory=dict)
     tokens: OrderedDict[tuple[str, tuple[str, ...]], Token] = field(default_factory=OrderedDict)
+    default: str | None = None
     watchers: int = 0
     used_at: float = 0.0
     ended: TrothError | None = None

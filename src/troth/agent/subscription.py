@@ -10,7 +10,7 @@ from __future__ import annotations
 import structlog
 
 from troth.agent.tombstone import Tombstone
-from troth.agent.view import Bundle, Svid, View
+from troth.agent.view import Bundle, View
 from troth.core.errors import Denied
 from troth.wire.sds import (
     SecretRequest,
@@ -38,7 +38,6 @@ class Subscription:
         self._view: View | None = None
         self._names: tuple[str, ...] = ()
         self._everything = False
-        self._default: str | None = None
         self._certified: set[str] = set()
         self._anchored: set[str] = set()
         self._sent: dict[str, bytes] = {}
@@ -132,34 +131,34 @@ class Subscription:
         return self._resolve_certificate(name, view)
 
     def _resolve_certificate(self, name: str, view: View) -> bytes | None:
-        svid = self._find_svid(name, view)
+        spiffe_id = _find_default(view) if name == DEFAULT else name
+        svid = next((svid for svid in view.svids if svid.spiffe_id == spiffe_id), None)
         if svid is not None:
             self._certified.add(name)
             return render_certificate(name, svid.chain, svid.private_key)
-        withdrawn = bool(view.withdrawn) if name == DEFAULT else name in view.withdrawn
+        withdrawn = spiffe_id in view.withdrawn or (spiffe_id is None and bool(view.withdrawn))
         if withdrawn or name in self._certified:
             self._certified.add(name)
             stone = self._tombstone
             return render_certificate(name, (stone.certificate,), stone.private_key)
         return None
 
-    def _find_svid(self, name: str, view: View) -> Svid | None:
-        """The SVID that `name` stands for.
-
-        `default` stays with one identity while that is cut off: the proxy of a quarantined
-        service must not slip into the next identity of the same process.
-        """
-        if name != DEFAULT:
-            return next((svid for svid in view.svids if svid.spiffe_id == name), None)
-        if self._default in view.withdrawn or not view.svids:
-            return None
-        self._default = view.svids[0].spiffe_id
-        return view.svids[0]
-
     def _note_missing(self, name: str) -> None:
         if name not in self._missed and len(self._missed) < _MAX_NOTED:
             self._missed.add(name)
             _log.warning("sds.unknown_name", name=name[:200], hint="sent as soon as it exists")
+
+
+def _find_default(view: View) -> str | None:
+    """The one SPIFFE ID that `default` stands for, served or not.
+
+    The proxy of a service that is cut off, or waits for its new certificate, must not slip into
+    the next identity of the same process. It is the view's alone, so that a stream that begins
+    now and one that has been open for long say the same.
+    """
+    if view.default is not None or view.withdrawn or not view.svids:
+        return view.default
+    return view.svids[0].spiffe_id
 
 
 def _find_bundles(name: str, view: View) -> tuple[Bundle, ...]:

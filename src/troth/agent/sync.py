@@ -19,18 +19,28 @@ from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, SyncNode
 
 log = structlog.get_logger(__name__)
 
+LONGEST_WAIT = 5.0
+"""Seconds between two tries at most: for so long the nodes don't notice that a server is back."""
+QUIET = 10.0
+"""Seconds without a word, two heartbeats, after which the next word is the server coming back."""
+
 
 class Sync:
-    """The newest snapshot, and `changes` that are announced whenever it is replaced."""
+    """The newest snapshot, and `changes` that are announced whenever it is replaced.
+
+    `returns` are announced before that, with the first word after a break or a silence.
+    """
 
     def __init__(self, api: Api, clock: Clock, entropy: Entropy, sleep: Sleep) -> None:
         self._api = api
         self._clock = clock
         self._sleep = sleep
-        self._backoff = Backoff(entropy, first=0.1, cap=15.0)
+        self._backoff = Backoff(entropy, first=0.1, cap=LONGEST_WAIT)
         self._heard: float | None = None
+        self._broken = False
         self.snapshot: Snapshot | None = None
         self.changes = Broadcast()
+        self.returns = Broadcast()
 
     def require_snapshot(self) -> Snapshot:
         """The newest snapshot; raises `Unavailable` before there was any."""
@@ -48,11 +58,12 @@ class Sync:
         return self._clock.monotonic() - self._heard
 
     async def run(self) -> None:
-        """Follow for ever; comes back after every failure, at first fast, later every 15 s."""
+        """Follow for ever; comes back after every failure, at first fast, then every 5 s."""
         while True:
             try:
                 await self._follow()
             except TrothError as error:
+                self._broken = True
                 if isinstance(error, Denied):
                     self._cut_off()
                 delay = self._backoff.take()
@@ -71,13 +82,20 @@ class Sync:
     def _take(self, message: object) -> None:
         match message:
             case NodeSnapshot():
-                self._replace(read_snapshot(message, self.snapshot))
+                snapshot = read_snapshot(message, self.snapshot)
+                self._note_word()
+                self._replace(snapshot)
             case Heartbeat():
-                pass
+                self._note_word()
             case StreamEnd():
                 raise error_of(message.code, message.detail)
             case _:
                 raise Internal("The server's stream brought something unknown.")
+
+    def _note_word(self) -> None:
+        if self._broken or (self._heard is not None and self.measure_silence() > QUIET):
+            self.returns.announce()
+        self._broken = False
         self._heard = self._clock.monotonic()
 
     def _replace(self, snapshot: Snapshot) -> None:

@@ -58,16 +58,20 @@ class Bundle:
 class View:
     """Everything one caller may see now.
 
-    The caller's default identity comes first in `svids`, its own trust domain first in `bundles`.
+    The most demanding identity comes first in `svids`, the caller's own trust domain first in
+    `bundles`. `default` is the SPIFFE ID that Envoy's secret of that name stands for, also while
+    nothing can be served for it; None means the first of `svids` while nothing is withdrawn.
     `withdrawn` are SPIFFE IDs that the caller held or would hold and that are cut off: Envoy gets
     a tombstone for each. `reasons` says why in a word or two, as far as that is known
-    (``quarantined``, ``suspended``, ``locked``).
+    (``quarantined``, ``suspended``, ``locked``); `names` are the names they are registered under.
     """
 
     svids: tuple[Svid, ...]
     bundles: tuple[Bundle, ...]
     withdrawn: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    default: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def _require_header(handler: Handler) -> Handler:
 def _no_identity(caller: Caller, view: View | None = None) -> Denied:
     if view is not None and view.withdrawn:
         words = tuple(_say_why(name, view.reasons.get(name)) for name in view.withdrawn)
-        return Denied(f"Cut off: {_listed(words)}. `troth identity show` tells why.")
+        return Denied(f"Cut off: {_listed(words)}. {_say_where(view)} tells why.")
     return Denied(
         "No identity is registered for this process; attested: "
         f"{_listed(caller.selectors) or 'nothing'}. `troth doctor` tells what was compared."
@@ -148,6 +148,14 @@ def _no_identity(caller: Caller, view: View | None = None) -> Denied:
 
 def _say_why(spiffe_id: str, reason: str | None) -> str:
     return f"{spiffe_id} is {reason}" if reason else spiffe_id
+
+
+def _say_where(view: View) -> str:
+    """The command that tells more: a lock is one copy's, anything else its identity's."""
+    locked = next((name for name, reason in view.reasons.items() if reason == "locked"), None)
+    if locked is None:
+        return "`troth identity show`"
+    return f"`troth instance ls {view.names.get(locked, 'NAME')}`"
 
 
 def _listed(texts: tuple[str, ...]) -> str:

@@ -22,7 +22,7 @@ from troth.agent.sync import Sync
 from troth.agent.timing import Agenda, Backoff, Sleep, place_renewal
 from troth.agent.view import Stale, Svid, View
 from troth.core.clock import Clock
-from troth.core.entropy import Entropy
+from troth.core.entropy import Entropy, fraction
 from troth.core.errors import Denied, Internal, TrothError, Unavailable
 from troth.identity.identity import State
 from troth.issuance.der import read_signer
@@ -35,6 +35,8 @@ PURGE_PERIOD = 5.0
 was opened for, when a child has kept the socket or another program has taken its place."""
 IDLE_LIMIT = 300.0
 """Seconds that a process without streams and certificates is remembered."""
+SPREAD = 0.5
+"""Seconds over which all that waited for the server ask again once it is back."""
 GONE = "no longer registered for it"
 
 
@@ -61,6 +63,7 @@ class Workloads:
     async def run(self) -> None:
         """Follow snapshots, due dates and the end of processes, for ever."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_returns())
             group.create_task(self._follow_snapshots())
             group.create_task(self._agenda.run(self._settle_due))
             group.create_task(self._purge_for_ever())
@@ -102,6 +105,19 @@ class Workloads:
             }
             - {""}
         )
+
+    async def _follow_returns(self) -> None:
+        """The server is back: what failed without it is asked for again, but not all at once."""
+        version = 0
+        while True:
+            version = await self._sync.returns.wait_beyond(version)
+            now = self._clock.now()
+            for workload in self._cache:
+                for holding in workload.holdings.values():
+                    if holding.failure is None or _is_passing(holding.failure):
+                        wait = timedelta(seconds=SPREAD * fraction(self._entropy))
+                        holding.forgive(now + wait if holding.retry_at is not None else None)
+                self._settle(workload)
 
     async def _follow_snapshots(self) -> None:
         version = 0
@@ -268,7 +284,7 @@ class Workloads:
                 svids.append(_hint(holding.svid, registration.hint))
             elif holding.failure is not None:
                 failures.append(holding.failure)
-            elif holding.task is not None:
+            elif holding.task is not None or holding.retry_at is not None:
                 pending.add(registration.spiffe_id)
         served = {svid.spiffe_id for svid in svids}
         reasons = _list_cut_off(workload, snapshot)
@@ -284,12 +300,16 @@ class Workloads:
                     "No identity is registered for this process any more. Ask an administrator, "
                     f"who can run: troth doctor --pid {workload.process.pid}"
                 )
+        if workload.default not in withdrawn:  # what is cut off or retired has no successor yet
+            workload.default = next((r.spiffe_id for r in workload.matched), None)
         workload.held.update({svid.spiffe_id: svid.not_after for svid in svids})
         return View(
             svids=tuple(svids),
             bundles=(snapshot.bundle,),
             withdrawn=withdrawn,
             reasons={name: reasons.get(name, GONE) for name in withdrawn},
+            names={r.spiffe_id: r.name for r in workload.matched if r.spiffe_id in withdrawn},
+            default=workload.default,
         )
 
     async def _purge_for_ever(self) -> None:

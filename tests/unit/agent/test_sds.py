@@ -214,6 +214,35 @@ def test_default_does_not_slip_into_another_identity_while_its_own_is_cut_off(ca
     assert leaf(secret).public_bytes(serialization.Encoding.DER) == back.chain[0]
 
 
+def test_default_waits_for_its_own_certificate_and_takes_no_other(ca):
+    db, back = ca.issue("/db"), ca.issue("/web")
+    opened, fresh = Stream("default"), Stream("default")
+    cut_off = View((db,), (), (WEB,), default=WEB)
+    assert is_tombstone(opened.view(cut_off)["default"])
+    reissuing = View((db,), (), default=WEB)
+    assert opened.view(reissuing) == {}
+    assert fresh.view(reissuing) == {}
+    for stream in (opened, fresh):
+        secret = stream.view(View((back, db), (), default=WEB))["default"]
+        assert leaf(secret).public_bytes(serialization.Encoding.DER) == back.chain[0]
+
+
+@in_loop
+async def test_fetch_and_streams_agree_on_a_default_that_is_cut_off(tmp_path):
+    async with (
+        serve_node(tmp_path) as node,
+        open_channel(node.path) as channel,
+        stream_call(channel, STREAM) as stream,
+    ):
+        node.source.view = View((node.source.ca.issue("/db"),), (), (WEB,), default=WEB)
+        await stream.send_message(discovery("default"))
+        _, streamed = read(await stream.recv_message())
+        _, fetched = read(await call_once(channel, FETCH, discovery("default"), metadata=None))
+        assert is_tombstone(streamed["default"])
+        assert is_tombstone(fetched["default"])
+        await stream.cancel()
+
+
 def test_a_stream_that_begins_while_all_is_withdrawn_gets_tombstones(ca):
     stream = Stream("default", WEB, DB)
     secrets = stream.view(View((), (ca.bundle(),), (WEB,)))

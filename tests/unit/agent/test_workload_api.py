@@ -319,4 +319,13 @@ async def test_a_new_process_of_a_quarantined_identity_learns_that_it_is_cut_off
         with pytest.raises(GRPCError) as caught:
             await call_once(channel, "/SpiffeWorkloadAPI/FetchX509SVID", b"")
     assert caught.value.status is Status.PERMISSION_DENIED
-    assert f"Cut off: {web} is quarantined." in (caught.value.message or "")
+    assert f"Cut off: {web} is quarantined. `troth identity show`" in (caught.value.message or "")
+
+
+@in_loop
+async def test_a_locked_copy_is_pointed_to_the_list_of_copies(tmp_path):
+    web = "spiffe://example.org/web"
+    async with serve_node(tmp_path) as node:
+        node.source.view = View((), (), (web,), {web: "locked"}, {web: "front"})
+        error = await refusal(node, "FetchX509SVID", pb.X509SVIDRequest())
+    assert f"{web} is locked. `troth instance ls front` tells why." in error.message

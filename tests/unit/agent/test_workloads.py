@@ -75,39 +75,6 @@ async def test_nobody_watching_means_no_renewal():
 
 
 @in_loop
-async def test_through_an_outage_identities_are_served_until_they_expire_and_not_beyond():
-    async with run_node(make_entry("web")) as node:
-        watcher = node.watch()
-        await node.settle()
-        node.server.go_away()
-        await node.time.advance(3500)
-        assert not watcher.ended
-        newcomer = node.watch()
-        await node.settle()
-        assert newcomer.last.svids == watcher.last.svids
-        await node.time.advance(101)
-        assert watcher.ended
-        assert isinstance(watcher.error, Unavailable)
-        late = node.watch()
-        await node.settle()
-        assert not late.views
-        assert isinstance(late.error, Unavailable)
-
-
-@in_loop
-async def test_after_an_outage_issuance_resumes_with_the_stream():
-    async with run_node(make_entry("web")) as node:
-        watcher = node.watch()
-        await node.settle()
-        node.server.go_away()
-        await node.time.advance(3000)
-        assert len(watcher.views) == 1
-        node.server.come_back()
-        await node.time.advance(31)
-        assert len(watcher.views) == 2
-
-
-@in_loop
 async def test_quarantine_withdraws_at_once_and_release_brings_a_new_key_on_the_same_stream():
     async with run_node(make_entry("web")) as node:
         watcher = node.watch()
@@ -123,6 +90,45 @@ async def test_quarantine_withdraws_at_once_and_release_brings_a_new_key_on_the_
         old, new = watcher.views[0].svids[0], watcher.last.svids[0]
         assert old.private_key != new.private_key
         assert old.chain != new.chain
+
+
+@in_loop
+async def test_the_default_identity_stays_the_first_matched_through_quarantine_and_release():
+    async with run_node(make_entry("web"), make_entry("zeta")) as node:
+        watcher = node.watch()
+        await node.settle()
+        node.server.quarantine("web")
+        await node.time.settle()
+        newcomer, again = node.watch(make_process(2)), node.watch()
+        await node.settle()
+        for one in (watcher, newcomer, again):
+            assert [svid.spiffe_id for svid in one.last.svids] == ["spiffe://example.org/zeta"]
+            assert one.last.withdrawn == (WEB,)
+        node.server.holding = asyncio.Event()
+        node.server.change("web", state="active")
+        await node.time.advance(1)
+        assert watcher.last.withdrawn == ()
+        assert len(watcher.last.svids) == 1
+        node.server.holding.set()
+        await node.settle()
+        assert len(watcher.last.svids) == len(newcomer.last.svids) == 2
+        assert {v.default for one in (watcher, newcomer, again) for v in one.views} == {WEB}
+
+
+@in_loop
+async def test_a_retired_default_has_no_successor_while_its_certificate_would_hold():
+    async with run_node(make_entry("web"), make_entry("zeta")) as node:
+        watcher = node.watch()
+        await node.settle()
+        node.server.remove("web")
+        await node.settle()
+        again = node.watch()
+        await node.settle()
+        assert watcher.last.default == again.last.default == WEB
+        await node.time.advance(3600)
+        node.server.publish()
+        await node.settle()
+        assert watcher.last.default == "spiffe://example.org/zeta"
 
 
 @in_loop

@@ -61,6 +61,7 @@ MAX_TOKEN = 4096
     app,
     "agent",
     streaming=True,
+    local=True,
     example="troth token join --node web-1 | ssh web-1 'umask 077; cat > join-token'\n"
     "troth agent --server https://troth:8443 --ca ca.pem --join-token @join-token",
 )
@@ -80,6 +81,7 @@ def agent(
     It joins once with a token from `troth token join` and keeps its own key in DATA/agent.
     With --json it prints a line once it serves, and another if it fails.
     """
+    from troth.agent.connection import check_url
     from troth.agent.main import run_agent
     from troth.agent.node import AgentSettings
 
@@ -89,11 +91,17 @@ def agent(
             "directory and add --ca FILE.",
             param_hint="--ca",
         )
+    require(server, "--server", "where is the server? It is a URL.")
+    for option, url in (("--server", server), ("--mtls-url", mtls_url)):
+        try:
+            check_url(url or server)
+        except Invalid as error:
+            raise typer.BadParameter(error.detail, param_hint=option) from error
     data = terminal.options.data.absolute()
     data.mkdir(mode=0o711, parents=True, exist_ok=True)
     path = (socket or data / AGENT_SOCKET).absolute()
     settings = AgentSettings(
-        server_url=require(server, "--server", "where is the server? It is a URL."),
+        server_url=server,
         mtls_url=mtls_url,
         ca_file=ca,
         data_dir=data / AGENT_DIRECTORY,

@@ -54,12 +54,13 @@ def make_app(purpose: str) -> typer.Typer:
 
 
 def command(
-    app: typer.Typer, name: str, *, example: str, streaming: bool = False
+    app: typer.Typer, name: str, *, example: str, streaming: bool = False, local: bool = False
 ) -> Callable[[Body[Arguments]], Body[Arguments]]:
     """Register a function as command `name` of `app`.
 
     The function takes a `Terminal` first; its docstring is the help, `example` (lines of shell)
-    stands below. Errors that may be shown end the process with the right exit code.
+    stands below. With `local` the command does the work itself instead of asking a server. Errors
+    that may be shown end the process with the right exit code.
     """
 
     def register(body: Body[Arguments]) -> Body[Arguments]:
@@ -69,7 +70,8 @@ def command(
                 arguments.pop("json"), arguments.pop("data"), arguments.pop("url")
             )
             call: Callable[..., None] = body
-            run_guarded(Terminal(options), partial(call, **arguments), streaming=streaming)
+            terminal = Terminal(options, asks_server=not local)
+            run_guarded(terminal, partial(call, **arguments), streaming=streaming)
 
         _declare(run, body)
         epilog = "\n".join(["Example:", *(f"  {line}" for line in example.splitlines())])

@@ -126,6 +126,7 @@ def compare_identities(
         candidates,
         key=lambda c: (
             not c.obtains,
+            not (c.match.held or c.match.missing),  # nobody is near what demands nothing
             len(c.match.missing),
             -len(c.match.held),
             len(c.obstacles),

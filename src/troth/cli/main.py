@@ -92,15 +92,18 @@ class LazyGroup(typer.core.TyperGroup):
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
-        """The context of `troth` itself; remembers whether the reader is a program."""
+        """The context of `troth` itself; wrong usage is a JSON document where that was asked."""
         wants_json = _wants_json(args)
         try:
-            context = super().make_context(info_name, args, parent=parent, **extra)
+            return super().make_context(info_name, args, parent=parent, **extra)
         except Exception as error:
             _tell_wrong_usage(error, wants_json)
             raise
-        context.meta[WANTS_JSON] = wants_json
-        return context
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options; even the first of them knows whether the reader is a program."""
+        ctx.meta[WANTS_JSON] = _wants_json(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; wrong usage is a JSON document too where JSON was asked for."""
@@ -140,10 +143,16 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(ctx: typer.Context, wanted: bool) -> None:
+    if not wanted:
+        return
+    if ctx.meta.get(WANTS_JSON, False):
+        import msgspec  # not needed to print help
+
+        typer.echo(msgspec.json.encode({"version": troth.__version__}))
+    else:
         typer.echo(f"troth {troth.__version__}")
-        raise typer.Exit
+    raise typer.Exit
 
 
 @app.callback(epilog="Example:\n  troth up\n  troth ps --json")

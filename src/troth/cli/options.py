@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import typer
+
 from troth.core.errors import Denied, Invalid
-from troth.wire.api.client import ApiClient, Unreachable
+from troth.wire.api.client import ApiClient, Unreachable, check_url
 
 ADMIN_SOCKET = "admin.sock"
 AGENT_SOCKET = "agent.sock"
@@ -88,14 +90,19 @@ class Options:
     def connect(self) -> ApiClient:
         """A client of the server.
 
-        Raises `Invalid` for options that can't work together, `Unreachable` or `Denied` for a
-        socket that can't be used.
+        Wrong usage is a URL that can't be a server's, and options that can't work together.
+        Raises `Invalid` for files that can't be used, `Unreachable` or `Denied` for such a socket.
         """
         if self.uses_socket:
             _probe_socket(self.admin_socket)
             return ApiClient.over_socket(str(self.admin_socket))
         if (self.certificate is None) != (self.key is None):
-            raise Invalid("--cert and --key belong together: give both or neither.")
+            raise typer.BadParameter("--cert and --key belong together: give both or neither.")
+        try:
+            check_url(self.url)
+        except Invalid as error:
+            source = "TROTH_URL" if self.server_url is None else "--url"
+            raise typer.BadParameter(error.detail, param_hint=source) from error
         pair = (str(self.certificate), str(self.key)) if self.certificate else None
         return ApiClient.over_https(self.url, str(self.ca_file or self.data / CA_FILE), pair)
 

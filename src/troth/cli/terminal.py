@@ -7,6 +7,7 @@ else; a failure is such a document too, so a reader never meets half an answer.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ UNREACHABLE = 3
 
 WIDE = 4096
 """Columns where there is no terminal: a table in a pipe is never cut."""
+
+MAX_LINE = 200
+"""The most characters of a cell's line on a terminal; a SPIFFE ID may have ten times as many."""
 
 STYLES = {
     "active": "green",
@@ -62,6 +66,8 @@ class Terminal:
 
     options: Options
     clock: Clock = field(default_factory=SystemClock)
+    asks_server: bool = True
+    """Whether what fails is a server's answer; the advice for one doesn't fit other causes."""
 
     @property
     def json(self) -> bool:
@@ -89,7 +95,14 @@ class Terminal:
             return
         console = self.open_console()
         for part in render():
-            console.print(part, soft_wrap=isinstance(part, str), markup=False, highlight=False)
+            soft = isinstance(part, str)
+            if console.is_terminal:
+                console.print(part, soft_wrap=soft, markup=False, highlight=False)
+                continue
+            with console.capture() as captured:  # one long cell would fill every row with blanks
+                console.print(part, soft_wrap=soft, markup=False, highlight=False)
+            for line in captured.get().splitlines():
+                console.file.write(f"{line.rstrip(' ')}\n")
 
     def show_line(self, value: Any, render: Callable[[], Text]) -> None:
         """One value of a stream, at once."""
@@ -132,6 +145,8 @@ class Terminal:
                 f"Start a server with `troth up --data {self.options.data}`, name its data "
                 "directory with --data or TROTH_DATA, or its address with --url or TROTH_URL."
             ]
+        if not self.asks_server:
+            return []
         known = type(error) in KINDS  # a more special kind has its advice in the detail
         return [ADVICE[error.code]] if known and error.code in ADVICE else []
 
@@ -148,14 +163,40 @@ ADVICE = {
 """Error code → what to do next, where the detail alone can't know it."""
 
 
+FORMATS = {
+    "node": "a node's name has 1 to 63 of a-z, 0-9, '.' and '-', and starts and ends with a letter "
+    "or a digit, such as web-1.",
+    "serial": "a serial has up to 40 hexadecimal digits: `troth certificate ls NAME` shows them.",
+}
+"""Field of a request → what its text looks like, where a pattern demands it."""
+
+_BROKEN_BOUND = re.compile(
+    r"Expected `(?P<type>str|int)` (?P<bound>matching regex|of length [<>]=|[<>]=) (?P<value>.*)"
+    r" - at `\$\.(?P<name>[a-z0-9_]+)`",
+    re.DOTALL,
+)
+
+
 def make_request(kind: type[Request], /, **fields: Any) -> Request:
     """A request whose bounds hold; a wrong field is wrong usage (exit code 2) and is never sent."""
     given = {name: value for name, value in fields.items() if value is not None}
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        words = str(error).replace(" - at `$.", " in `")
-        raise typer.BadParameter(f"{words}.") from error
+        raise typer.BadParameter(_explain_field(str(error))) from error
+
+
+def _explain_field(error: str) -> str:
+    """What a bound that didn't hold means, in words."""
+    found = _BROKEN_BOUND.fullmatch(error)
+    if found is None:
+        return f"{error.replace(' - at `$.', ' in `')}."
+    name, bound, value = found["name"], found["bound"], found["value"]
+    if bound == "matching regex":
+        return FORMATS.get(name, f"{name} is not written as it must be.")
+    if found["type"] == "int":
+        return f"{name} must be {bound} {value}."
+    return f"{name} must have {bound.removeprefix('of length ')} {value} characters."
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:
@@ -167,7 +208,7 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Rend
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        cells = [_clean_cell(cell) for cell in row]
+        cells = [_cut_cell(_clean_cell(cell)) for cell in row]
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
     return table
 
@@ -178,6 +219,8 @@ def make_sheet(fields: Iterable[tuple[str, object]]) -> RenderableType:
     from rich.text import Text
 
     sheet = Table.grid(padding=(0, 2, 0, 0))
+    sheet.add_column()
+    sheet.add_column(overflow="fold")
     for name, value in fields:
         if (cell := _clean_cell(value)) not in ("", "None"):
             sheet.add_row(Text(name, style="bold"), Text(cell, style=STYLES.get(cell, "")))
@@ -200,6 +243,14 @@ def _clean_cell(value: object) -> str:
     if isinstance(value, list | tuple):
         return "\n".join(map(clean_text, value))
     return clean_text(value)
+
+
+def _cut_cell(text: str) -> str:
+    """The cell bounded for a person; a program, or --json, gets it in full."""
+    if not sys.stdout.isatty():
+        return text
+    lines = text.splitlines()
+    return "\n".join(li if len(li) <= MAX_LINE else f"{li[: MAX_LINE - 1]}…" for li in lines)
 
 
 def _write_out(data: bytes) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 
 from troth.cli.command import command, make_app
@@ -19,10 +20,17 @@ if TYPE_CHECKING:
 
     from troth.server.config import Config
 
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
 app = make_app("A server and a local agent.")
 
 
-@command(app, "up", example="troth up\ntroth up --data /srv/troth --listen 0.0.0.0:8443")
+@command(
+    app,
+    "up",
+    example="troth up\ntroth up --data /srv/troth --listen 0.0.0.0:8443",
+    local=True,
+)
 def up(
     terminal: Terminal,
     listen: Annotated[
@@ -48,20 +56,23 @@ def up(
 
     It runs until Ctrl-C. Other settings: the file, or TROTH_… in the environment (see the docs).
     """
-    from troth.server.config import load_config
+    from troth.server.config import InvalidArgument, load_config
     from troth.server.main import run_server
 
-    environ = dict(os.environ)
-    if trust_domain is not None:
-        environ["TROTH_TRUST_DOMAIN"] = trust_domain
-    settings = load_config(
-        data=terminal.options.data_dir,
-        listen=listen,
-        database=database,
-        config_file=config,
-        environ=environ,
-    )
+    try:
+        settings = load_config(
+            data=terminal.options.data_dir,
+            listen=listen,
+            database=database,
+            trust_domain=trust_domain,
+            config_file=config,
+            environ=os.environ,
+        )
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.detail) from error
     configure_logs(settings.log.level, settings.log.format)
+    for variable in settings.unknown_variables:
+        log.warning("settings.unknown_variable", variable=variable, help="nothing reads it")
     announce = partial(_announce, terminal, agent=agent)
     raise typer.Exit(run_server(settings, agent=agent, announce=announce))
 

@@ -26,6 +26,9 @@ from troth.wire.workload import MESSAGES, SECURITY_HEADER, SERVICE
 
 ANSWER_SECONDS = 15.0
 _UNIX = "unix:"
+_WITHOUT_SERVER = ("The server at ", "The agent has not heard from its server")
+"""How the agent begins when it lacks its server; gRPC's status alone doesn't tell why."""
+
 _METADATA = {SECURITY_HEADER: "true"}
 
 Value = TypeVar("Value")
@@ -33,6 +36,10 @@ Value = TypeVar("Value")
 
 class AgentUnreachable(Unreachable):
     """No agent listens at the address; the detail says how to start one."""
+
+
+class ServerUnreachable(Unreachable):
+    """The agent answers, and what it says is that it can't reach its server."""
 
 
 class NoIdentity(Denied):
@@ -204,6 +211,11 @@ def _explain_status(error: GRPCError) -> TrothError:
         )
     if error.status is Status.INVALID_ARGUMENT:
         return Invalid(f"The agent refused: {words}.")
+    if error.status is Status.UNAVAILABLE and words.startswith(_WITHOUT_SERVER):
+        return ServerUnreachable(
+            f"The agent answers, but not its server: {words}. Start the server, or see the "
+            "agent's log."
+        )
     if error.status is Status.UNAVAILABLE:
         return Unavailable(f"The agent can't answer now: {words}.")
     return Internal(f"The agent answered {error.status.name}: {words}.")

@@ -175,7 +175,8 @@ def _report_duplicates(read: list[tuple[Node, IdentitySpec]]) -> None:
         first = paths.setdefault(spec.path, node)
         if first is not node:
             node.child("spec").error(
-                f"the path '{spec.path}' is taken by {_place(first)}; give each its own 'path'."
+                f"the path {show_value(spec.path)} is taken by {_place(first)}; "
+                "give each its own 'path'."
             )
 
 

@@ -14,6 +14,7 @@ from troth.core.errors import Invalid, Refused
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain
 from troth.identity.difference import describe_access, describe_fields, render_time
 from troth.identity.identity import Identity, IdentitySpec, State
+from troth.identity.problem import show_value
 
 LEFT_ALONE = "left alone: it is in no manifest (use --prune to retire it)"
 EXPIRED = "it has expired and obtains nothing; give it a later 'expires' to renew it"
@@ -89,7 +90,7 @@ def plan_changes(
         planned.add(spec.name)
         if (holder := paths.setdefault(spec.path, spec.name)) != spec.name:
             refusals.append(
-                f"The path '{spec.path}' of '{spec.name}' belongs to '{holder}'; "
+                f"The path {show_value(spec.path)} of '{spec.name}' belongs to '{holder}'; "
                 "give each identity its own path."
             )
             continue
@@ -166,9 +167,9 @@ def _merge_spec(identity: Identity, spec: IdentitySpec) -> Identity:
         raise Refused(f"'{identity.name}' is retired for good; register it anew.")
     if identity.spiffe_id.path != spec.path:
         raise Refused(
-            f"The path of '{identity.name}' can't change from '{identity.spiffe_id.path}' to "
-            f"'{spec.path}': an identity keeps its SPIFFE ID. Keep the path, or retire it and "
-            "register anew."
+            f"The path of '{identity.name}' can't change from "
+            f"{show_value(identity.spiffe_id.path)} to {show_value(spec.path)}: an identity keeps "
+            "its SPIFFE ID. Keep the path, or retire it and register anew."
         )
     return replace(
         identity,

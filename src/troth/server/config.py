@@ -1,8 +1,10 @@
 """The only reader of the server's settings: arguments, environment and one TOML file.
 
-An argument beats the environment, which beats the file, which beats the default. Whatever is
-misspelt, of the wrong type or out of bounds stops the start with a sentence that says where it
-stands and what to write instead; nothing is guessed.
+An argument beats the environment, which beats the file, which beats the default. Whatever is of
+the wrong type or out of bounds, or misspelt in the file, stops the start with a sentence that says
+where it stands and what to write instead; nothing is guessed. Only variables of the environment
+that resemble no setting are left alone, since others use our prefix too; they are kept for a
+warning.
 """
 
 from __future__ import annotations
@@ -35,15 +37,36 @@ from troth.server.settings import (
     name_environment,
 )
 
-__all__ = ["Config", "Setting", "describe_settings", "load_config", "settle_ports"]
+__all__ = [
+    "Config",
+    "InvalidArgument",
+    "Setting",
+    "describe_settings",
+    "load_config",
+    "settle_ports",
+]
 
 CONFIG_FILE = "troth.toml"
 MAX_FILE = 1 << 20
 SYSTEM_DATA = Path("/var/lib/troth")
 PERSONAL_DATA = Path(".local/share/troth")
 AGENT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
+OTHER_VARIABLES = ("TROTH_URL", "TROTH_CONFIG")
+"""Variables of our prefix that somebody reads and that are no settings."""
+
+_SERVICE_VARIABLE = re.compile(
+    r"TROTH(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
+    r"|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)",
+    re.ASCII,
+)
+"""What Kubernetes sets in every pod for a service named troth or troth-SOMETHING."""
+
 _WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - recognised, never chosen
 _PLACE = re.compile(r"^(?P<what>.*?) - at `(?:key in )?\$\.?(?P<path>[^`]*)`$", re.DOTALL)
+
+
+class InvalidArgument(Invalid):
+    """The value that an argument gave to a setting: wrong usage of the command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +121,9 @@ class Config:
     agent_environ: Mapping[str, str] = field(repr=False)
     """What the local agent gets of our environment: none of the secrets that may be in there."""
 
+    unknown_variables: tuple[str, ...] = ()
+    """Names of ``TROTH_…`` variables that nobody reads; the start warns of them."""
+
     @property
     def admin_socket(self) -> Path:
         """Where the local admin listens."""
@@ -114,16 +140,23 @@ def load_config(
     data: Path | None = None,
     listen: str | None = None,
     database: str | None = None,
+    trust_domain: str | None = None,
     config_file: Path | None = None,
     environ: Mapping[str, str],
 ) -> Config:
-    """Read and check all settings; raises `Invalid` with the place and the remedy.
+    """Read and check all settings; raises `Invalid` with the place and the remedy, of the kind
+    `InvalidArgument` if the value came from an argument.
 
     `listen` is the public address; the mutual-TLS listener then takes the next port unless it is
     set itself. Without `config_file`, TROTH_CONFIG names the file, or it is ``troth.toml`` in the
     data directory if that exists.
     """
-    arguments = {"data": data and str(data), "listen.public": listen, "database.url": database}
+    arguments = {
+        "data": data and str(data),
+        "listen.public": listen,
+        "database.url": database,
+        "trust_domain": trust_domain,
+    }
     reading = _Reading()
     file = _find_file(data, config_file, environ)
     if file is not None:
@@ -155,6 +188,7 @@ class _Reading:
         self.tree: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
         self.arguments: set[str] = set()
+        self.unknown_variables: list[str] = []
         self.open_files: set[str] = set()
         """Files that anybody on this machine may read."""
         self.known = {setting.name: setting for setting in describe_settings()}
@@ -183,10 +217,12 @@ class _Reading:
             name = variables.get(variable)
             if name is not None:
                 self.put(name, _read_text(environ[variable], self.known[name], variable), variable)
-            # Other variables of that prefix are none of ours: TROTH_URL is the command line's, and
-            # Kubernetes makes TROTH_PORT for a service named troth. A near miss is a slip.
+            # Other variables of that prefix may be none of ours: TROTH_URL is the command line's,
+            # and Kubernetes makes TROTH_PORT for a service named troth. A near miss is a slip.
             elif near := difflib.get_close_matches(variable, variables, n=1, cutoff=0.9):
                 raise Invalid(f"There is no setting {variable}; did you mean {near[0]}?")
+            elif variable not in OTHER_VARIABLES and not _SERVICE_VARIABLE.fullmatch(variable):
+                self.unknown_variables.append(variable)
 
     def convert(self) -> Settings:
         try:
@@ -196,7 +232,8 @@ class _Reading:
 
     def blame(self, name: str, message: str) -> Invalid:
         """An error about the setting `name`, with where its value came from."""
-        return Invalid(f"{self.sources.get(name, 'the default')}: {name}: {message}")
+        kind = InvalidArgument if name in self.arguments else Invalid
+        return kind(f"{self.sources.get(name, 'the default')}: {name}: {message}")
 
     def _explain(self, error: str) -> Invalid:
         match = _PLACE.match(error)
@@ -285,6 +322,7 @@ def _resolve(settings: Settings, reading: _Reading, environ: Mapping[str, str]) 
         raise reading.blame("listen.mutual", "must differ from listen.public.")
     trust_domain = _parse_domain(settings.trust_domain, reading)
     _check_spans(settings, reading)
+    keystore = _resolve_keystore(settings, data, reading, environ)
     return Config(
         data=data,
         trust_domain=trust_domain,
@@ -293,7 +331,7 @@ def _resolve(settings: Settings, reading: _Reading, environ: Mapping[str, str]) 
         public=public,
         mutual=mutual,
         database=_check_database(settings.database.url or f"sqlite:///{data}/troth.db", reading),
-        keystore=_resolve_keystore(settings, data, reading, environ),
+        keystore=keystore,
         roles=_resolve_roles(settings, trust_domain, reading),
         ttl=settings.ttl,
         limits=settings.limits,
@@ -304,6 +342,11 @@ def _resolve(settings: Settings, reading: _Reading, environ: Mapping[str, str]) 
             for name, value in environ.items()
             if name in AGENT_VARIABLES or name.startswith("PYTHON")
         },
+        unknown_variables=tuple(
+            name
+            for name in reading.unknown_variables
+            if keystore.key_encryption_key != f"env:{name}"
+        ),
     )
 
 

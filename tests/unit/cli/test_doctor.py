@@ -301,6 +301,14 @@ def test_the_nearest_comes_first_and_the_retired_not_at_all() -> None:
     assert str(found[3].match.missing[0]) == "tpm:ek:ab:cd"
 
 
+def test_what_demands_nothing_is_the_farthest() -> None:
+    bare = make_identity("bare", selectors=[])
+    near = make_identity("near", selectors=["unix:uid:1001", "unix:path:/usr/bin/x"])
+    far = make_identity("zfar", selectors=["unix:uid:1", "unix:path:/usr/bin/x"])
+    found = compare_identities([bare, near, far], PROVED, "local", NOW)
+    assert [one.name for one in found] == ["near", "zfar", "bare"]
+
+
 def test_a_missing_selector_is_told_with_what_is_there() -> None:
     wanted = Selector("unix:uid", "5")
     assert explain_missing(wanted, PROVED.selectors) == "wants unix:uid:5, it is 1001"

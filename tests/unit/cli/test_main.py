@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from tests.fakes.api import FakeApi
 from tests.fakes.views import make_entry, make_identity, make_status
 from tests.unit.cli.conftest import Run
 from troth.cli.main import ENTRIES, LazyCommand, app
+from troth.cli.options import Options
+from troth.cli.terminal import Terminal, make_sheet, make_table
 from troth.core.errors import Denied, Invalid, Unavailable
 from troth.wire.api import certificates, identities, journal, nodes
 
@@ -73,6 +77,9 @@ def test_help_loads_neither_the_server_nor_anything_heavy() -> None:
 def test_the_version() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.stdout == f"troth {troth.__version__}\n"
+    for words in (["--json", "--version"], ["--version", "--json"]):
+        result = CliRunner().invoke(app, words)
+        assert json.loads(result.stdout) == {"version": troth.__version__}
 
 
 @pytest.mark.parametrize("words", [["nod", "ls"], ["identity", "shwo", "x"]])
@@ -249,9 +256,28 @@ def test_the_export_lines_of_up_leave_a_local_caller_known_by_its_uid(
 
 @pytest.mark.parametrize("url", ["http://localhost:8443", "localhost:8443", "https://a/b"])
 def test_a_url_must_be_the_server_s(url: str, run: Run) -> None:
-    result = run("--url", url, "ps")
-    assert result.exit_code == 1
-    assert "https://host:8443" in result.stderr
+    for words in (["--url", url, "ps"], ["doctor", "--no-agent", "--url", url]):
+        result = run(*words)
+        assert result.exit_code == 2
+        assert "https://host:8443" in " ".join(result.stderr.replace("│", " ").split())
+    assert run("agent", "--server", url, "--ca", "ca.pem").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["token", "join", "--node", "N 3"], "a node's name has 1 to 63 of a-z, 0-9, '.' and '-'"),
+        (["token", "join", "--node", "a", "--ttl", "5s"], "ttl must be >= 10."),
+        (["identity", "show", "x" * 129], "name must have <= 128 characters."),
+        (["certificate", "revoke", "xyz", "--reason", "r"], "a serial has up to 40 hexadecimal"),
+    ],
+)
+def test_a_bound_is_told_in_words(words: list[str], sentence: str, run: Run) -> None:
+    result = run(*words, "--json")
+    assert result.exit_code == 2
+    detail = json.loads(result.stdout)["detail"]
+    assert sentence in detail
+    assert "regex" not in detail
 
 
 def test_a_socket_that_one_may_not_open_is_a_refusal(api: FakeApi, data: Path, run: Run) -> None:
@@ -304,3 +330,29 @@ def test_output_into_a_pipe_has_neither_colours_nor_cut_lines(
     assert "\x1b" not in done.stdout
     assert header.split() == ["NAME", "KIND", "STATE", "OWNER", "EXPIRES", "SPIFFE", "ID"]
     assert row.split()[-1] == name
+
+
+def test_one_long_cell_fills_no_other_row(api: FakeApi, run: Run) -> None:
+    long = make_identity(spiffe_id="spiffe://example.org/" + "x" * 2000)
+    api.answers["identity.ls"] = identities.IdentityPage(items=[long, make_identity("b")])
+    header, _, other = run("identity", "ls").stdout.splitlines()
+    assert len(header) < 200
+    assert len(other) < 200
+
+
+def test_a_table_on_a_terminal_bounds_a_long_cell_and_a_sheet_shows_it_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "spiffe://example.org/" + "x" * 2000
+    Terminal(Options()).show({}, lambda: [make_table(("NAME", "SPIFFE ID"), [("a", name)])])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 6
+    assert "…" in lines[-1]
+    out.truncate(0)
+    Terminal(Options()).show({}, lambda: [make_sheet([("SPIFFE ID", name)])])
+    assert out.getvalue().count("x") == 2001  # one stands in example.org

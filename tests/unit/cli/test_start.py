@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.unit.cli.conftest import Run
 from troth.agent import main as agent_main
@@ -18,7 +19,7 @@ from troth.agent.reload import CommandReload, SignalReload
 from troth.cli import agent as agent_module
 from troth.cli import up as up_module
 from troth.cli.targets import read_targets
-from troth.core.errors import Conflict, Denied, Invalid, Refused
+from troth.core.errors import Conflict, Denied, Invalid, Refused, Unavailable
 from troth.server import main as server_main
 from troth.server.config import Config
 
@@ -249,8 +250,34 @@ def test_up_as_json_without_an_agent(
 
 
 def test_up_with_settings_that_are_wrong(served: list[tuple[Config, bool]], run: Run) -> None:
-    result = run("up", "--listen", "nowhere")
-    assert result.exit_code == 1
-    assert "localhost:8443" in result.stderr
-    assert run("up", "--trust-domain", "Not A Domain").exit_code == 1
+    for words in (
+        ["--listen", "nowhere"],
+        ["--listen", "localhost:99999"],
+        ["--trust-domain", "Not A Domain"],
+        ["--database", "nowhere"],
+    ):
+        assert run("up", *words).exit_code == 2, words
+    assert "localhost:8443" in run("up", "--listen", "nowhere").stderr
+    assert run("up", env={"TROTH_LISTEN_PUBLIC": "nowhere"}).exit_code == 1
     assert served == []
+
+
+def test_up_warns_of_a_variable_that_nobody_reads(
+    served: list[tuple[Config, bool]], run: Run
+) -> None:
+    with capture_logs() as lines:
+        assert run("up", env={"TROTH_TRSUT": "x", "TROTH_PORT": "tcp://10.0.0.1:1"}).exit_code == 0
+    assert [(line["log_level"], line["variable"]) for line in lines] == [("warning", "TROTH_TRSUT")]
+
+
+def test_a_server_that_cannot_open_its_keys_is_not_advised_to_wait(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> int:
+        raise Unavailable("The key-encryption key's command failed.")
+
+    monkeypatch.setattr(server_main, "run_server", fail)
+    monkeypatch.setattr(up_module, "configure_logs", lambda *_: None)
+    result = run("up")
+    assert result.exit_code == 1
+    assert result.stderr == "error: The key-encryption key's command failed.\n"

@@ -6,20 +6,27 @@ import asyncio
 import json
 import stat
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from tests.fakes.source import Node, serve_node
 from tests.fakes.tiny_ca import TinyCa
 from tests.unit.cli.conftest import Run
+from troth.agent.connection import _explain_failure
+from troth.agent.sync import Sync
 from troth.cli import svid as module
-from troth.cli.workload import find_socket
+from troth.cli.workload import ServerUnreachable, WorkloadApi, _explain_status, find_socket
+from troth.core.clock import SystemClock
+from troth.core.entropy import SystemEntropy
 from troth.core.errors import Denied, Invalid, Unavailable
 
 
@@ -284,3 +291,43 @@ def _recover(source: Any) -> Any:
         return wait(event, timeout)
 
     return pause
+
+
+NOBODY: Any = None
+
+
+@pytest.mark.parametrize(
+    ("raise_it", "kind"),
+    [
+        (
+            lambda: Sync(NOBODY, SystemClock(), SystemEntropy(), NOBODY).require_snapshot(),
+            ServerUnreachable,
+        ),
+        (lambda: _raise(_explain_failure("https://a:1", httpx.ConnectError("refused"))),
+         ServerUnreachable),
+        (lambda: _raise(Unavailable("The agent stops; come back soon.")), Unavailable),
+    ],
+)  # fmt: skip
+def test_an_agent_without_its_server_is_an_unreachable_server(
+    raise_it: Callable[[], object], kind: type[Unavailable]
+) -> None:
+    with pytest.raises(Unavailable) as caught:
+        raise_it()
+    told = _explain_status(GRPCError(Status.UNAVAILABLE, caught.value.detail))
+    assert type(told) is kind
+
+
+def test_fetch_from_an_agent_without_its_server_is_exit_code_3(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise ServerUnreachable("The agent answers, but not its server.")
+
+    monkeypatch.setattr(WorkloadApi, "fetch_x509", refuse)
+    result = run("svid", "fetch")
+    assert result.exit_code == 3
+    assert "not its server" in result.stderr
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -215,16 +215,38 @@ def test_a_bad_variable_is_explained(environ: dict[str, str], words: list[str]):
         assert word in detail, detail
 
 
+def test_a_variable_that_resembles_no_setting_is_kept_for_a_warning():
+    environ = {
+        "TROTH_TRSUT": "x",
+        "TROTH_KEK": "00" * 32,
+        "TROTH_KEYSTORE_KEY_ENCRYPTION_KEY": "env:TROTH_KEK",
+    }
+    assert load(environ).unknown_variables == ("TROTH_TRSUT",)
+
+
+def test_what_is_wrong_in_an_argument_is_told_from_what_is_wrong_elsewhere():
+    with pytest.raises(module.InvalidArgument, match="listen"):
+        load(listen="nowhere")
+    with pytest.raises(module.InvalidArgument, match="trust_domain"):
+        load(trust_domain="Not A Domain")
+    with pytest.raises(Invalid) as caught:
+        load({"TROTH_LISTEN_PUBLIC": "nowhere"})
+    assert type(caught.value) is Invalid
+
+
 def test_other_programs_variables_are_none_of_ours():
-    load(
+    config = load(
         {
             "TROTH_URL": "https://x",
-            "TROTH_TOKEN": "t",
             "TROTH_PORT": "tcp://10.0.0.1:8443",
             "TROTH_SERVICE_HOST": "10.0.0.1",
+            "TROTH_SERVICE_PORT_HTTPS": "8443",
+            "TROTH_PORT_8443_TCP_ADDR": "10.0.0.1",
+            "TROTH_MUTUAL_PORT_8444_TCP": "tcp://10.0.0.1:8444",
             "TROTHY": "x",
         }
     )
+    assert config.unknown_variables == ()
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class ApiClient:
         `certificate` is a PEM chain and its key for mutual TLS. Raises `Invalid` for a URL that
         isn't ``https://host[:port]`` and for files that can't be used.
         """
-        checked = _check_url(url)
+        checked = check_url(url)
         transport = httpx.HTTPTransport(verify=_trust_only(ca_file, certificate))
         return cls(_make_http(checked, transport), checked)
 
@@ -131,7 +131,8 @@ class ApiClient:
         )
 
 
-def _check_url(url: str) -> str:
+def check_url(url: str) -> str:
+    """`url` without a slash at its end; raises `Invalid` unless it is ``https://host[:port]``."""
     try:
         parts = urlsplit(url)
         sound = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0

@@ -269,6 +269,12 @@ def test_a_retired_name_can_be_registered_anew():
     assert change.identity is None
 
 
+def test_a_refusal_shows_a_long_path_in_part():
+    [refusal] = plan([make_spec(path="/" + "x" * 1900)], [make_identity()]).refusals
+    assert "'/xxx" in refusal
+    assert len(refusal) < 400
+
+
 def test_the_path_of_an_identity_never_changes():
     made = plan([make_spec(path="/other")], [make_identity()])
     (refusal,) = made.refusals

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_crl
 
-from tests.fakes.processes import as_root, list_group
+from tests.fakes.processes import as_root, await_end, list_group
 from tests.fakes.server import make_entry, run_node
 from tests.fakes.source import in_loop
 from troth.agent import files
@@ -305,9 +305,9 @@ async def test_a_command_that_hangs_delays_no_withdrawal(tmp_path):
         await finish_writing(node, lambda: not list(target.directory.glob("v*/svid_key.pem")))
         await finish_writing(node, lambda: len(started.read_text().split()) == 2)
         first, second = map(int, started.read_text().split())
-        assert not list_group(first)
+        await_end(first)
         assert list_group(second)
-    assert not list_group(second)
+    await_end(second)
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o700, 0o200, 0o1600])

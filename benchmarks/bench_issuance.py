@@ -18,7 +18,13 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import msgspec
-from installation import (
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from benchmarks.installation import (
     SELECTOR,
     SERVER_CORES,
     leave_server_cores,
@@ -26,12 +32,6 @@ from installation import (
     run_server,
     run_together,
 )
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID
-
 from troth.wire.api.certificates import (
     CertificateRequest,
     InstanceClaim,
@@ -147,7 +147,7 @@ def make_certificate(
         raise RuntimeError("the CSR isn't valid")
     public_key = request.public_key()
     assert isinstance(public_key, ec.EllipticCurvePublicKey)
-    usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)  # noqa: FBT003
+    usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     uri = x509.UniformResourceIdentifier("spiffe://example.org/bench")
     crl = x509.UniformResourceIdentifier("http://localhost:8443/crl/aut_0123456789.crl")

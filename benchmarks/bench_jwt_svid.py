@@ -16,8 +16,14 @@ import httpx
 import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from installation import SELECTOR, SERVER_CORES, leave_server_cores, run_server, run_together
 
+from benchmarks.installation import (
+    SELECTOR,
+    SERVER_CORES,
+    leave_server_cores,
+    run_server,
+    run_together,
+)
 from troth.wire.api.certificates import InstanceClaim, IssuedJwtSvid, IssueJwtSvid
 
 IDENTITIES = 8

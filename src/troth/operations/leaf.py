@@ -27,6 +27,7 @@ from troth.issuance.x509svid import (
     assemble_certificate,
     check_certificate,
     draft_certificate,
+    load_verifier,
     plan_certificate,
 )
 from troth.operations.call import Call
@@ -209,10 +210,11 @@ class LeafIssuer:
 
     def _sign(self, authority: Authority, drafts: dict[int, _Draft]) -> dict[int, bytes]:
         signed: dict[int, bytes] = {}
+        verifier = load_verifier(authority.public_key)
         for index, draft in drafts.items():
             signature = self.keystore.sign(authority.key_ref, draft.tbs)
             der = assemble_certificate(draft.tbs, signature)
-            check_certificate(der, draft.tbs, authority.public_key)
+            check_certificate(der, draft.tbs, verifier)
             signed[index] = der
         return signed
 

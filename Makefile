@@ -39,7 +39,7 @@ check: system $(STAMP) ## format, lint, types, import contracts, documentation, 
 bench-%: system $(STAMP) ## one benchmark, e.g. bench-startup; its last line is one JSON object
 	@if [[ ! -f benchmarks/bench_$*.py ]]; then \
 	  echo "there is no benchmarks/bench_$*.py" >&2; exit 2; fi
-	@$(BIN)/python benchmarks/bench_$*.py
+	@$(BIN)/python -m benchmarks.bench_$*
 
 fuzz: system $(STAMP) ## every fuzz target in turn, for HOURS (1 if not given)
 	@$(BIN)/python -m tests.fuzz --hours $(HOURS)

@@ -221,6 +221,35 @@ def test_an_instance_belongs_to_one_identity_and_node_for_good(store):
         transact(store, lambda tx: tx.instances.upsert(make_instance(2, identity_id="idn_0")))
 
 
+def test_many_instances_are_reported_at_once(store):
+    _add(store, make_named("api"), make_named("web"))
+    known = make_instance(1, last_seen=NOW + DAY)
+    transact(store, lambda tx: tx.instances.upsert(known))
+    transact(store, lambda tx: tx.instances.set_locked(known.id, True, "odd"))
+    many = [make_instance(n, pid=7, first_seen=NOW + HOUR) for n in range(CHUNK + 2)]
+    again = replace(many[2], pid=8)
+    transact(store, lambda tx: tx.instances.upsert_all([*many, again]))
+    ids = [i.id for i in many]
+    found = read(store, lambda tx: [tx.instances.get(i) for i in ids])
+    kept = replace(many[1], first_seen=NOW, last_seen=NOW + DAY, locked=True, locked_reason="odd")
+    assert found == [many[0], kept, again, *many[3:]]
+    assert read(store, lambda tx: tx.instances.list_locked([*ids, "ins_ghost"])) == {known.id}
+    assert read(store, lambda tx: tx.instances.list_locked(ids[2:])) == frozenset()
+    stranger = make_instance(1, node_id="nod_2")
+    with pytest.raises(Conflict, match="another identity or node"):
+        transact(store, lambda tx: tx.instances.upsert_all([make_instance(9999), stranger]))
+    assert read(store, lambda tx: tx.instances.find("ins_9999")) is None
+    transact(store, lambda tx: tx.instances.upsert_all([]))
+
+
+def test_many_identities_are_found_at_once(store):
+    api, web = make_named("api"), make_named("web")
+    _add(store, api, web)
+    found = read(store, lambda tx: tx.identities.find_all([api.id, "idn_ghost", web.id]))
+    assert found == {i.id: read(store, lambda tx, i=i: tx.identities.get(i.id)) for i in (api, web)}
+    assert read(store, lambda tx: tx.identities.find_all([])) == {}
+
+
 def test_an_unknown_instance_is_none_or_not_found(store):
     assert read(store, lambda tx: tx.instances.find("ins_0")) is None
     with pytest.raises(NotFound, match="ins_0"):

@@ -106,6 +106,36 @@ def test_a_certificate_goes_from_intent_to_issued(store):
     assert read(store, lambda tx: tx.certificates.get(record.serial)) == issued
 
 
+def test_of_a_batch_only_what_still_stands_is_issued(store):
+    records = [make_certificate(n) for n in range(1, 5)]
+    transact(store, lambda tx: tx.certificates.add_all_intended(records))
+    sound, revoked, abandoned, other = (r.serial for r in records)
+    transact(store, lambda tx: tx.certificates.revoke(revoked, NOW, "superseded"))
+    transact(store, lambda tx: tx.certificates.abandon(abandoned))
+    signed = {serial: serial.encode() for serial in (sound, revoked, abandoned, other)}
+    refusals = transact(store, lambda tx: tx.certificates.mark_all_issued(signed))
+    assert {serial: type(refusal) for serial, refusal in refusals.items()} == {
+        revoked: Refused,
+        abandoned: Conflict,
+    }
+    found = read(store, lambda tx: [tx.certificates.get(serial) for serial in signed])
+    assert [r.der for r in found] == [sound.encode(), None, None, other.encode()]
+    assert [r.state for r in found if r.der] == [IssuanceState.ISSUED] * 2
+    transact(store, lambda tx: tx.certificates.add_all_intended([make_certificate(6)]))
+    unknown = dict.fromkeys(_serials(6, 77), DER)
+    with pytest.raises(NotFound, match="serial"):
+        transact(store, lambda tx: tx.certificates.mark_all_issued(unknown))
+    assert read(store, lambda tx: tx.certificates.get(*_serials(6))).der is None
+
+
+def test_a_batch_of_intents_is_recorded_whole_or_not_at_all(store):
+    first, second = make_certificate(1), make_certificate(2)
+    _certify(store, second)
+    with pytest.raises(Conflict, match="serial number is taken"):
+        transact(store, lambda tx: tx.certificates.add_all_intended([first, second]))
+    assert read(store, lambda tx: tx.certificates.find(first.serial)) is None
+
+
 def test_an_abandoned_certificate_is_never_issued(store):
     record = make_certificate()
     _certify(store, record)

@@ -138,6 +138,16 @@ def test_every_event_type_and_its_fields():
     assert not {field for field in fields if f"`{field}`" not in text}
 
 
+EVENT_MAKERS = (
+    "make_event",
+    "record_event",
+    "record_identity",
+    "record_authority",
+    "_note",
+    "_describe",
+)
+
+
 def collect_events() -> tuple[set[str], set[str]]:
     """Event types and body fields, from the calls that record them."""
     types: set[str] = set()
@@ -148,15 +158,21 @@ def collect_events() -> tuple[set[str], set[str]]:
             if not isinstance(node, ast.Call):
                 continue
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            if name in ("record_event", "record_identity", "record_authority", "_note"):
+            if name in EVENT_MAKERS:
                 fields |= {keyword.arg for keyword in node.keywords if keyword.arg}
             if name == "record_event":
                 types |= read_types(node.args[2], tree)
+            elif name == "make_event" and not isinstance(node.args[1], ast.Name):
+                types |= read_types(node.args[1], tree)
             elif name == "record_authority":
                 types.add(f"authority.{ast.literal_eval(node.args[2])}")
             elif name == "record_identity":
                 types |= {f"identity.{verb}" for verb in read_verbs(node.args[2])}
     return types, fields
+
+
+def name_function(call: ast.Call) -> str:
+    return str(getattr(call.func, "id", "") or getattr(call.func, "attr", ""))
 
 
 def read_types(argument: ast.expr, tree: ast.Module) -> set[str]:
@@ -170,7 +186,7 @@ def read_types(argument: ast.expr, tree: ast.Module) -> set[str]:
     handed = [
         node
         for node in ast.walk(tree)
-        if (isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("_note", "_add"))
+        if (isinstance(node, ast.Call) and name_function(node) in ("_note", "_add", "_describe"))
         or isinstance(node, ast.IfExp)
     ]
     texts = {

@@ -32,6 +32,7 @@ ECDSA_WITH_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
 P256_PREFIX = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
 """How every SubjectPublicKeyInfo of an uncompressed P-256 point begins (RFC 5480, section 2)."""
 
+_ALGORITHM = ec.ECDSA(hashes.SHA256())
 _P256_LENGTH = len(P256_PREFIX) + 65
 
 
@@ -111,7 +112,7 @@ def assemble_signed(tbs: bytes, signature: bytes) -> bytes:
     return encode_element(SEQUENCE, tbs + ECDSA_WITH_SHA256 + bits)
 
 
-def check_signed(der: bytes, tbs: bytes, public_key: bytes) -> None:
+def check_signed(der: bytes, tbs: bytes, public_key: bytes | ec.EllipticCurvePublicKey) -> None:
     """Raise `Internal` unless `der` is exactly `tbs` signed by the owner of `public_key`."""
     try:
         envelope = read_element(der)
@@ -133,16 +134,24 @@ def check_signed(der: bytes, tbs: bytes, public_key: bytes) -> None:
     verify_signature(public_key, parts[2].content[1:], tbs)
 
 
-def verify_signature(public_key: bytes, signature: bytes, data: bytes) -> None:
-    """Raise `Internal` unless the DER `signature` over `data` verifies with P-256, SHA-256."""
+def load_verifier(public_key: bytes) -> ec.EllipticCurvePublicKey:
+    """The key of a DER SubjectPublicKeyInfo, for those who verify many; `Internal` unless P-256."""
     try:
         key = load_der_public_key(public_key)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise Internal("The authority's recorded public key can't be read.") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise Internal("The authority's recorded public key is not a P-256 key.")
+    return key
+
+
+def verify_signature(
+    public_key: bytes | ec.EllipticCurvePublicKey, signature: bytes, data: bytes
+) -> None:
+    """Raise `Internal` unless the DER `signature` over `data` verifies with P-256, SHA-256."""
+    key = load_verifier(public_key) if isinstance(public_key, bytes) else public_key
     try:
-        key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+        key.verify(signature, data, _ALGORITHM)
     except InvalidSignature as error:
         raise Internal(
             "The keystore's signature doesn't verify with the authority's public key;"

@@ -168,8 +168,14 @@ def _encode_serial(serial: int) -> bytes:
 def _encode_time(moment: datetime) -> bytes:
     """UTCTime through 2049, GeneralizedTime after, to the second, in Zulu (RFC 5280, 4.1.2.5)."""
     if moment.year <= _LAST_UTC_YEAR:
-        return encode_element(UTC_TIME, f"{moment:%y%m%d%H%M%SZ}".encode())
-    return encode_element(GENERALIZED_TIME, f"{moment:%Y%m%d%H%M%SZ}".encode())
+        return encode_element(UTC_TIME, _write_digits(moment)[2:])
+    return encode_element(GENERALIZED_TIME, _write_digits(moment))
+
+
+def _write_digits(moment: datetime) -> bytes:
+    """``YYYYMMDDHHMMSSZ``, several times faster than by `strftime`."""
+    m = moment
+    return f"{m.year:04}{m.month:02}{m.day:02}{m.hour:02}{m.minute:02}{m.second:02}Z".encode()
 
 
 def _lint_validity(plan: CertificatePlan) -> Iterator[str]:

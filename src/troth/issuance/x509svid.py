@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from troth.core.errors import Internal, Invalid
-from troth.issuance.der import assemble_signed, check_signed, identify_key
+from troth.issuance.der import assemble_signed, check_signed, identify_key, load_verifier
 from troth.issuance.drafter import Drafter, Issuer
 from troth.issuance.lint import lint_certificate, make_distribution_points
 from troth.issuance.x509plan import CertificatePlan, check_dns_name, plan_certificate
@@ -29,6 +29,7 @@ __all__ = [
     "check_dns_name",
     "draft_certificate",
     "lint_certificate",
+    "load_verifier",
     "plan_certificate",
 ]
 
@@ -51,10 +52,13 @@ def assemble_certificate(tbs: bytes, signature: bytes) -> bytes:
     return assemble_signed(tbs, signature)
 
 
-def check_certificate(der: bytes, tbs: bytes, issuer_public_key: bytes) -> None:
+def check_certificate(
+    der: bytes, tbs: bytes, issuer_public_key: bytes | ec.EllipticCurvePublicKey
+) -> None:
     """Raise `Internal` unless `der` holds exactly the recorded `tbs` and its signature verifies.
 
-    `issuer_public_key` is DER SubjectPublicKeyInfo. `tbs` passed the lint when it was drafted.
+    `issuer_public_key` is DER SubjectPublicKeyInfo, or what `load_verifier` made of it. `tbs`
+    passed the lint when it was drafted.
     """
     check_signed(der, tbs, issuer_public_key)
 

@@ -21,8 +21,15 @@ from troth.issuance.jwtsvid import (
     render_signing_input,
 )
 from troth.live.snapshot import Snapshot
+from troth.operations.admission import (
+    Claim,
+    note_instances,
+    open_admission,
+    read_claim,
+    require_node,
+)
 from troth.operations.call import Call
-from troth.operations.certificate import admit_instance, limit_ttl, require_node
+from troth.operations.certificate import limit_ttl
 from troth.operations.leaf import ATTEMPTS
 from troth.operations.recording import record_event
 from troth.operations.succession import may_hand_out, may_record
@@ -63,15 +70,16 @@ class IssueJwtSvid:
         )
         if identity is None:
             raise Denied(f"There is no identity {call.body.identity_id[:60]!r} for this node.")
+        claim = read_claim(node_id, identity.id, call.body.instance)
         plan = self._plan(identity, authority, call.body.audiences)
         signing_input = render_signing_input(plan)
         record = _record(plan, identity, node_id, authority, signing_input)
-        if not await self.store.transact(lambda tx: self._intend(tx, call, record)):
+        if not await self.store.transact(lambda tx: self._intend(tx, call, claim, record)):
             return None
         signature = await asyncio.to_thread(self.keystore.sign, authority.key_ref, signing_input)
         token = finish_jwt(signing_input, signature)
         check_jwt(token, signing_input, signature, authority.public_key)
-        outcome = await self.store.transact(lambda tx: self._finish(tx, call, record))
+        outcome = await self.store.transact(lambda tx: self._finish(tx, call, claim, record))
         if outcome is None:
             return None
         if isinstance(outcome, TrothError):
@@ -96,20 +104,23 @@ class IssueJwtSvid:
         self,
         tx: Transaction,
         call: Call[wire.IssueJwtSvid],
+        claim: Claim,
         record: JwtSvidRecord,
     ) -> bool:
         if not may_record(tx, record.authority_id):
             return False
         now = self.clock.now()
-        admit_instance(tx, call.caller, record.identity_id, call.body.instance, now)
+        identity = open_admission(tx, call.caller, [claim], now).check(claim)
+        note_instances(tx, require_node(call.caller), [claim], now)
         tx.jwt_svids.add_intended(record)
-        self._note(tx, call, "intended", record)
+        self._note(tx, call, "intended", record, identity)
         return True
 
     def _finish(
         self,
         tx: Transaction,
         call: Call[wire.IssueJwtSvid],
+        claim: Claim,
         record: JwtSvidRecord,
     ) -> TrothError | JwtSvidRecord | None:
         """The record; None if all is to do again; or the refusal, returned rather than raised:
@@ -120,19 +131,24 @@ class IssueJwtSvid:
             return None
         try:
             now = self.clock.now()
-            admit_instance(tx, call.caller, record.identity_id, call.body.instance, now)
+            identity = open_admission(tx, call.caller, [claim], now).check(claim)
         except TrothError as refusal:
             tx.jwt_svids.abandon(record.jti)
             self._note(tx, call, "abandoned", record)
             return refusal
         tx.jwt_svids.mark_issued(record.jti)
-        self._note(tx, call, "issued", record)
+        self._note(tx, call, "issued", record, identity)
         return record
 
     def _note(
-        self, tx: Transaction, call: Call[wire.IssueJwtSvid], verbed: str, record: JwtSvidRecord
+        self,
+        tx: Transaction,
+        call: Call[wire.IssueJwtSvid],
+        verbed: str,
+        record: JwtSvidRecord,
+        identity: Identity | None = None,
     ) -> None:
-        identity = tx.identities.get(record.identity_id)
+        identity = identity or tx.identities.get(record.identity_id)
         record_event(
             tx,
             call,

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import TrothError, Unavailable
+from troth.core.events import Event
 from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId, SpiffeId
 from troth.drivers.keystores import Keystore
 from troth.issuance.authorities import Authority, Use
@@ -26,10 +27,11 @@ from troth.issuance.x509svid import (
     assemble_certificate,
     check_certificate,
     draft_certificate,
+    load_verifier,
     plan_certificate,
 )
 from troth.operations.call import Call
-from troth.operations.recording import BACKGROUND, record_event, record_revocations
+from troth.operations.recording import BACKGROUND, make_event, record_event, record_revocations
 from troth.operations.succession import may_hand_out, may_record
 from troth.store.engine import Store
 from troth.store.records import CertificateKind, CertificateRecord, IssuanceState, format_serial
@@ -44,22 +46,31 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One certificate that somebody may have, if `guard` agrees.
-
-    `guard` runs inside both transactions, so that a change of state between them is seen; it
-    raises the refusal. `public_key` is DER SubjectPublicKeyInfo.
-    """
+    """One certificate that somebody may have. `public_key` is DER SubjectPublicKeyInfo."""
 
     kind: CertificateKind
     spiffe_id: SpiffeId
     public_key: bytes
     ttl: timedelta
-    guard: Callable[[Transaction], None]
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[str, ...] = ()
     identity_id: IdentityId | None = None
     instance_id: InstanceId | None = None
     node_id: NodeId | None = None
+
+
+class Guard(Protocol):
+    """Says which wishes of a batch are refused, inside both transactions, so that a change of
+    state between them is seen."""
+
+    def __call__(
+        self, tx: Transaction, numbers: Sequence[int], *, first: bool
+    ) -> Mapping[int, TrothError]:
+        """The refusals among the wishes with these numbers (their places in the batch).
+
+        `first` is true in the transaction that records the intents, which may note more.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,30 +110,44 @@ class LeafIssuer:
     drafter: Drafter
     crl_base: str
 
-    async def issue_one(self, call: Call[Any], wish: Wish) -> Leaf:
-        """One certificate, or the refusal raised."""
-        (outcome,) = await self.issue(call, [wish])
+    async def issue_one(
+        self, call: Call[Any], wish: Wish, guard: Callable[[Transaction], None]
+    ) -> Leaf:
+        """One certificate, or the refusal raised: by `guard`, which runs in both transactions."""
+
+        def ask(
+            tx: Transaction, numbers: Sequence[int], *, first: bool
+        ) -> Mapping[int, TrothError]:
+            try:
+                guard(tx)
+            except TrothError as refusal:
+                return dict.fromkeys(numbers, refusal)
+            return {}
+
+        (outcome,) = await self.issue(call, [wish], ask)
         if isinstance(outcome, TrothError):
             raise outcome
         return outcome
 
-    async def issue(self, call: Call[Any], wishes: Sequence[Wish]) -> list[Leaf | TrothError]:
+    async def issue(
+        self, call: Call[Any], wishes: Sequence[Wish], guard: Guard
+    ) -> list[Leaf | TrothError]:
         """An outcome for each wish, in order; a refused one leaves no trace but its reason."""
         for _ in range(ATTEMPTS):
-            outcomes = await self._attempt(call, wishes)
+            outcomes = await self._attempt(call, wishes, guard)
             if outcomes is not None:
                 return outcomes
         raise Unavailable("The signing authority is being replaced; try again in a moment.")
 
     async def _attempt(
-        self, call: Call[Any], wishes: Sequence[Wish]
+        self, call: Call[Any], wishes: Sequence[Wish], guard: Guard
     ) -> list[Leaf | TrothError] | None:
         """The outcomes, or None if the authority was replaced meanwhile and all is to do again."""
         authority = await self.store.read(lambda tx: tx.authorities.active(Use.X509))
         outcomes: dict[int, Leaf | TrothError] = {}
         planned = await asyncio.to_thread(self._draft, authority, wishes, outcomes)
         drafts = await self.store.transact(
-            lambda tx: self._intend(tx, call, authority, planned, outcomes)
+            lambda tx: self._intend(tx, call, authority, planned, guard, outcomes)
         )
         if drafts is None:
             return None
@@ -135,7 +160,7 @@ class LeafIssuer:
                 raise
             raise Unavailable("The signing key can't be used now; try again.") from error
         done = await self.store.transact(
-            lambda tx: self._finish(tx, call, authority, drafts, signed, outcomes)
+            lambda tx: self._finish(tx, call, authority, drafts, signed, guard, outcomes)
         )
         if not done:
             return None
@@ -170,29 +195,26 @@ class LeafIssuer:
         call: Call[Any],
         authority: Authority,
         drafts: dict[int, _Draft],
+        guard: Guard,
         outcomes: dict[int, Leaf | TrothError],
     ) -> dict[int, _Draft] | None:
         if not may_record(tx, authority.id):
             return None
-        kept: dict[int, _Draft] = {}
         now = self.clock.now()
-        for index, draft in drafts.items():
-            try:
-                draft.wish.guard(tx)
-            except TrothError as refusal:
-                outcomes[index] = refusal
-                continue
-            tx.certificates.add_intended(_record(draft, now))
-            self._note(tx, call, "intended", draft, now)
-            kept[index] = draft
+        refusals = guard(tx, list(drafts), first=True)
+        outcomes.update(refusals)
+        kept = {index: draft for index, draft in drafts.items() if index not in refusals}
+        tx.certificates.add_all_intended([_record(draft, now) for draft in kept.values()])
+        tx.journal.append_all([_describe(call, "intended", draft, now) for draft in kept.values()])
         return kept
 
     def _sign(self, authority: Authority, drafts: dict[int, _Draft]) -> dict[int, bytes]:
         signed: dict[int, bytes] = {}
+        verifier = load_verifier(authority.public_key)
         for index, draft in drafts.items():
             signature = self.keystore.sign(authority.key_ref, draft.tbs)
             der = assemble_certificate(draft.tbs, signature)
-            check_certificate(der, draft.tbs, authority.public_key)
+            check_certificate(der, draft.tbs, verifier)
             signed[index] = der
         return signed
 
@@ -206,7 +228,9 @@ class LeafIssuer:
         now = self.clock.now()
         for draft in drafts.values():
             tx.certificates.abandon(draft.serial)
-            self._note(tx, call, "abandoned", draft, now, reason=reason)
+        tx.journal.append_all(
+            [_describe(call, "abandoned", draft, now, reason=reason) for draft in drafts.values()]
+        )
 
     def _finish(
         self,
@@ -215,49 +239,48 @@ class LeafIssuer:
         authority: Authority,
         drafts: dict[int, _Draft],
         signed: dict[int, bytes],
+        guard: Guard,
         outcomes: dict[int, Leaf | TrothError],
     ) -> bool:
         if not may_hand_out(tx, authority.id):
             self._give_up(tx, call, drafts, "its authority is trusted no longer")
             return False
         now = self.clock.now()
+        refusals = dict(guard(tx, list(drafts), first=False))
+        numbers = {draft.serial: i for i, draft in drafts.items() if i not in refusals}
+        lost = tx.certificates.mark_all_issued(
+            {serial: signed[index] for serial, index in numbers.items()}
+        )
+        refusals.update({numbers[serial]: refusal for serial, refusal in lost.items()})
+        events: list[Event] = []
         for index, draft in drafts.items():
-            try:
-                draft.wish.guard(tx)
-                tx.certificates.mark_issued(draft.serial, signed[index])
-            except TrothError as refusal:
+            if (refusal := refusals.get(index)) is not None:
                 tx.certificates.abandon(draft.serial)
-                self._note(tx, call, "abandoned", draft, now, reason=refusal.detail)
+                events.append(_describe(call, "abandoned", draft, now, reason=refusal.detail))
                 outcomes[index] = refusal
                 continue
-            digest = hashlib.sha256(signed[index]).hexdigest()
-            self._note(tx, call, "issued", draft, now, sha256=digest)
-            outcomes[index] = Leaf(signed[index], draft.serial, draft.plan.not_after, authority.id)
+            der = signed[index]
+            digest = hashlib.sha256(der).hexdigest()
+            events.append(_describe(call, "issued", draft, now, sha256=digest))
+            outcomes[index] = Leaf(der, draft.serial, draft.plan.not_after, authority.id)
+        tx.journal.append_all(events)
         return True
 
-    def _note(
-        self,
-        tx: Transaction,
-        call: Call[Any],
-        verbed: str,
-        draft: _Draft,
-        now: datetime,
-        **body: Any,
-    ) -> None:
-        record_event(
-            tx,
-            call,
-            f"certificate.{verbed}",
-            str(draft.wish.spiffe_id),
-            now,
-            serial=draft.serial,
-            kind=draft.wish.kind.value,
-            instance=draft.wish.instance_id,
-            node=draft.wish.node_id,
-            authority=draft.plan.issuer.id,
-            not_after=draft.plan.not_after.isoformat(),
-            **body,
-        )
+
+def _describe(call: Call[Any], verbed: str, draft: _Draft, now: datetime, **body: Any) -> Event:
+    return make_event(
+        call,
+        f"certificate.{verbed}",
+        str(draft.wish.spiffe_id),
+        now,
+        serial=draft.serial,
+        kind=draft.wish.kind.value,
+        instance=draft.wish.instance_id,
+        node=draft.wish.node_id,
+        authority=draft.plan.issuer.id,
+        not_after=draft.plan.not_after.isoformat(),
+        **body,
+    )
 
 
 def _record(draft: _Draft, now: datetime) -> CertificateRecord:

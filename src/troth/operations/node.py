@@ -18,8 +18,8 @@ from troth.issuance.authorities import Use
 from troth.issuance.csr import parse_csr
 from troth.issuance.profiles import JWT_TTL_CEILING
 from troth.live.snapshot import CUT_OFF, Snapshot
+from troth.operations.admission import admit_node, require_node
 from troth.operations.call import Call
-from troth.operations.certificate import admit_node, require_node
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
 from troth.operations.publication import collect_jwt_keys
 from troth.operations.recording import name_key, record_event, record_revocations
@@ -134,10 +134,9 @@ async def certify_node(
         spiffe_id=node.spiffe_id,
         public_key=public_key,
         ttl=NODE_TTL,
-        guard=guard,
         node_id=node.id,
     )
-    leaf = await leaves.issue_one(call, wish)
+    leaf = await leaves.issue_one(call, wish, guard)
 
     def note(tx: Transaction) -> list[bytes]:
         current = tx.nodes.get(node.id)

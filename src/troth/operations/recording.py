@@ -18,22 +18,25 @@ BACKGROUND = Call(SELF, RequestId("background"), None)
 """The call as which background work records what it does."""
 
 
+def make_event(call: Call[Any], type_: str, subject: str, now: datetime, **body: Any) -> Event:
+    """An event of `type_` about `subject`, by the call's caller, with plain JSON values."""
+    if call.caller.source:
+        body["source"] = call.caller.source
+    return Event(
+        type=type_,
+        subject=subject,
+        actor=call.caller.principal,
+        at=now,
+        request_id=call.request_id,
+        body=body,
+    )
+
+
 def record_event(
     tx: Transaction, call: Call[Any], type_: str, subject: str, now: datetime, **body: Any
 ) -> None:
-    """Append an event of `type_` about `subject`, by the call's caller, with plain JSON values."""
-    if call.caller.source:
-        body["source"] = call.caller.source
-    tx.journal.append(
-        Event(
-            type=type_,
-            subject=subject,
-            actor=call.caller.principal,
-            at=now,
-            request_id=call.request_id,
-            body=body,
-        )
-    )
+    """Append what `make_event` makes."""
+    tx.journal.append(make_event(call, type_, subject, now, **body))
 
 
 def record_identity(

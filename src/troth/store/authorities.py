@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, bindparam, insert, select, update
 
 from troth.core.errors import NotFound, Unavailable
 from troth.core.ids import AuthorityId
@@ -14,6 +14,8 @@ from troth.store.session import Session
 from troth.store.tables import authorities, is_signing
 
 _t = authorities.c
+# Built once: building and hashing a statement costs more than running it.
+_FIND = select(authorities).where(_t.id == bindparam("wanted"))
 
 
 class AuthorityGateway:
@@ -24,7 +26,7 @@ class AuthorityGateway:
 
     def find(self, authority_id: AuthorityId) -> Authority | None:
         """The authority, in whatever state, or None."""
-        row = self._session.execute(select(authorities).where(_t.id == authority_id)).first()
+        row = self._session.execute(_FIND, {"wanted": authority_id}).first()
         return None if row is None else _read(row)
 
     def get(self, authority_id: AuthorityId) -> Authority:

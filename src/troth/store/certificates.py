@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from sqlalchemy import (
     update,
 )
 
-from troth.core.errors import Conflict, Invalid, NotFound, Refused
+from troth.core.errors import Conflict, Invalid, NotFound, Refused, TrothError
 from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId
 from troth.store.identities import read_spiffe_id
 from troth.store.records import (
@@ -40,6 +41,10 @@ _t = certificates.c
 # Built once: building and hashing a statement costs more than running it.
 _FIND = select(certificates).where(_t.serial == bindparam("wanted"))
 _ADD = insert(certificates).inline()
+_CHUNK = 500  # engines bound how many parameters a statement may have
+_STAND = select(_t.serial, _t.state, _t.revoked_at).where(
+    _t.serial.in_(bindparam("wanted", expanding=True))
+)
 _ISSUE = (
     update(certificates)
     .where(_t.serial == bindparam("wanted"), is_intended, _t.revoked_at.is_(None))
@@ -71,11 +76,18 @@ class CertificateGateway:
         `Invalid` unless the serial is as `format_serial` writes it (revoking goes by it, so there
         must be one spelling); `Conflict` if it is taken.
         """
-        if not _SERIAL.fullmatch(record.serial):
-            raise Invalid(f"A serial is stored as {SERIAL_DIGITS} lower-case hex digits.")
-        if record.state is not IssuanceState.INTENDED:
-            raise Invalid("A certificate begins as an intent.")
-        self._session.insert(_ADD, _write(record), {"serial": "The serial number is taken."})
+        self.add_all_intended([record])
+
+    def add_all_intended(self, records: Sequence[CertificateRecord]) -> None:
+        """As `add_intended` for many, all of them or none."""
+        for record in records:
+            if not _SERIAL.fullmatch(record.serial):
+                raise Invalid(f"A serial is stored as {SERIAL_DIGITS} lower-case hex digits.")
+            if record.state is not IssuanceState.INTENDED:
+                raise Invalid("A certificate begins as an intent.")
+        if records:
+            rows = [_write(record) for record in records]
+            self._session.insert(_ADD, rows, {"serial": "The serial number is taken."})
 
     def mark_issued(self, serial: str, der: bytes) -> None:
         """Store the signed certificate.
@@ -83,13 +95,36 @@ class CertificateGateway:
         `Refused` if it was revoked while it was being signed, `Conflict` if it was abandoned or
         issued before: in each case it must not be handed out.
         """
-        done = self._session.execute(_ISSUE, {"wanted": serial, "signed": der})
-        if done.rowcount:
-            return
-        record = self.get(serial)
-        if record.state is not IssuanceState.INTENDED:
-            raise Conflict(f"The certificate {serial} is {record.state.value} already.")
-        raise Refused(f"The certificate {serial} was revoked while it was being signed.")
+        for refusal in self.mark_all_issued({serial: der}).values():
+            raise refusal
+
+    def mark_all_issued(self, signed: Mapping[str, bytes]) -> dict[str, TrothError]:
+        """Store signed certificates by serial; of those that it refuses, what `mark_issued`
+        raises. `NotFound`, and nothing is stored, if there is no intent."""
+        refusals: dict[str, TrothError] = {}
+        stands: dict[str, tuple[IssuanceState, bool]] = {}
+        serials = list(signed)
+        for start in range(0, len(serials), _CHUNK):
+            rows = self._session.execute(_STAND, {"wanted": serials[start : start + _CHUNK]})
+            stands |= {r.serial: (IssuanceState(r.state), r.revoked_at is None) for r in rows}
+        for serial in serials:
+            if serial not in stands:
+                raise NotFound(f"There is no certificate with the serial {serial[:80]!r}.")
+            state, stand = stands[serial]
+            if state is not IssuanceState.INTENDED:
+                refusals[serial] = Conflict(f"The certificate {serial} is {state.value} already.")
+            elif not stand:
+                refusals[serial] = Refused(
+                    f"The certificate {serial} was revoked while it was being signed."
+                )
+        rest = [s for s in serials if s not in refusals]
+        if rest:
+            done = self._session.execute(
+                _ISSUE, [{"wanted": serial, "signed": signed[serial]} for serial in rest]
+            )
+            if done.rowcount != len(rest):
+                raise Conflict("Certificates changed while they were being stored; ask again.")
+        return refusals
 
     def abandon(self, serial: str) -> None:
         """Note that an intended certificate will never be handed out; again is no error.

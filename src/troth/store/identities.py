@@ -36,6 +36,7 @@ _CHUNK = 500  # engines bound how many parameters a statement may have
 _t = identities.c
 # Built once: building and hashing a statement costs more than running it.
 _FIND = select(identities).where(_t.id == bindparam("wanted"))
+_FIND_ALL = select(identities).where(_t.id.in_(bindparam("wanted", expanding=True)))
 _ADD = insert(identities).inline()
 _living_first = (case((is_living, 0), else_=1), _t.updated_at.desc(), _t.id)
 
@@ -60,6 +61,15 @@ class IdentityGateway:
     def find(self, identity_id: IdentityId) -> Identity | None:
         """The identity, in whatever state, or None."""
         return self._first(_FIND, wanted=identity_id)
+
+    def find_all(self, identity_ids: Iterable[IdentityId]) -> dict[IdentityId, Identity]:
+        """Those of these identities that there are, in whatever state."""
+        wanted = list(identity_ids)
+        found: dict[IdentityId, Identity] = {}
+        for start in range(0, len(wanted), _CHUNK):
+            rows = self._session.execute(_FIND_ALL, {"wanted": wanted[start : start + _CHUNK]})
+            found.update({IdentityId(row.id): _read(row) for row in rows})
+        return found
 
     def get(self, identity_id: IdentityId) -> Identity:
         """The identity; `NotFound` if there is none."""

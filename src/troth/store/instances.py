@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Row, bindparam, case, delete, func, insert, select, update
 
 from troth.core.errors import Conflict, NotFound
 from troth.core.ids import IdentityId, InstanceId, NodeId
@@ -21,6 +21,19 @@ _t = instances.c
 # Built once: building and hashing a statement costs more than running it.
 _FIND = select(instances).where(_t.id == bindparam("wanted"))
 _ADD = insert(instances).inline()
+_IS_WANTED = _t.id.in_(bindparam("wanted", expanding=True))
+_FIND_OWNERS = select(_t.id, _t.identity_id, _t.node_id).where(_IS_WANTED)
+_FIND_LOCKED = select(_t.id).where(_IS_WANTED, is_locked)
+_seen = bindparam("seen", type_=_t.last_seen.type)
+_SEE = (
+    update(instances)
+    .where(_t.id == bindparam("wanted"))
+    .values(
+        pid=bindparam("pid"),
+        evidence=bindparam("evidence"),
+        last_seen=case((_t.last_seen < _seen, _seen), else_=_t.last_seen),
+    )
+)
 
 
 def split_chunks(values: Iterable[Any]) -> Iterable[Sequence[Any]]:
@@ -54,25 +67,32 @@ class InstanceGateway:
         Of one that is known, only the process, the evidence and `last_seen` change: a report
         never unlocks. `Conflict` if the id belongs to another identity or node.
         """
-        known = self.find(instance.id)
-        if known is None:
-            self._session.insert(
-                _ADD,
-                _write(instance),
-                {"id": f"The instance id {instance.id} is taken."},
-            )
-            return instance
-        if (known.identity_id, known.node_id) != (instance.identity_id, instance.node_id):
-            raise Conflict(f"The instance {instance.id} belongs to another identity or node.")
-        self._session.execute(
-            update(instances).where(_t.id == instance.id),
-            {
-                "pid": instance.pid,
-                "evidence": instance.evidence,
-                "last_seen": max(known.last_seen, instance.last_seen),
-            },
-        )
+        self.upsert_all([instance])
         return self.get(instance.id)
+
+    def upsert_all(self, reported: Iterable[Instance]) -> None:
+        """As `upsert` for many; of two with the same id the last one counts."""
+        wanted = {instance.id: instance for instance in reported}
+        for chunk in split_chunks(wanted):
+            known = {row.id: row for row in self._session.execute(_FIND_OWNERS, {"wanted": chunk})}
+            for row in known.values():
+                mine = wanted[row.id]
+                if (row.identity_id, row.node_id) != (mine.identity_id, mine.node_id):
+                    raise Conflict(f"The instance {row.id} belongs to another identity or node.")
+            new = [_write(wanted[key]) for key in chunk if key not in known]
+            if new:
+                self._session.insert(_ADD, new, {"id": "The instance's id is taken."})
+            seen = [_see(wanted[key]) for key in chunk if key in known]
+            if seen:
+                self._session.execute(_SEE, seen)
+
+    def list_locked(self, ids: Iterable[InstanceId]) -> frozenset[InstanceId]:
+        """Those of these copies that are locked."""
+        found: set[InstanceId] = set()
+        for chunk in split_chunks(ids):
+            rows = self._session.execute(_FIND_LOCKED, {"wanted": chunk})
+            found.update(InstanceId(row.id) for row in rows)
+        return frozenset(found)
 
     def of_identity(self, identity_id: IdentityId) -> list[Instance]:
         """All known copies of an identity, the last seen first."""
@@ -150,6 +170,15 @@ def _write(instance: Instance) -> dict[str, Any]:
         "locked_reason": instance.locked_reason,
         "first_seen": instance.first_seen,
         "last_seen": instance.last_seen,
+    }
+
+
+def _see(instance: Instance) -> dict[str, Any]:
+    return {
+        "wanted": instance.id,
+        "pid": instance.pid,
+        "evidence": instance.evidence,
+        "seen": instance.last_seen,
     }
 
 

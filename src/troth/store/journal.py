@@ -7,6 +7,7 @@ writers. So nobody reads by row id: the sealer gives each committed row a positi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, bindparam, func, insert, select, update
@@ -39,20 +40,15 @@ class JournalGateway:
 
     def append(self, event: Event) -> None:
         """Record what happens in this transaction; `Internal` in a read."""
+        self.append_all([event])
+
+    def append_all(self, events: Sequence[Event]) -> None:
+        """Record several events, in their order."""
         self._session.require_write()
-        self._session.execute(
-            _APPEND,
-            {
-                "type": event.type,
-                "version": event.version,
-                "subject": event.subject,
-                "actor": event.actor,
-                "at": event.at,
-                "request_id": event.request_id,
-                "body": dict(event.body),
-            },
-        )
-        self._session.journaled = True
+        if events:
+            rows = [_write(event) for event in events]
+            self._session.execute(_APPEND, rows if len(rows) > 1 else rows[0])
+            self._session.journaled = True
 
     def seal(self, limit: int) -> list[SealedEvent]:
         """Number up to `limit` committed rows in their order; the events with their positions.
@@ -125,6 +121,18 @@ class JournalGateway:
         query = select(journal).where(is_sealed)
         rows = self._session.execute(query.order_by(_t.position.desc()).limit(limit)).all()
         return [_read_sealed(row) for row in reversed(rows)]
+
+
+def _write(event: Event) -> dict[str, Any]:
+    return {
+        "type": event.type,
+        "version": event.version,
+        "subject": event.subject,
+        "actor": event.actor,
+        "at": event.at,
+        "request_id": event.request_id,
+        "body": dict(event.body),
+    }
 
 
 def _read_sealed(row: Row[Any]) -> SealedEvent:

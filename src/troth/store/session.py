@@ -44,9 +44,13 @@ class Session:
         return self._connection.execute(statement, values or None)
 
     def insert(
-        self, statement: Executable, values: Mapping[str, Any], taken: Mapping[str, str]
+        self,
+        statement: Executable,
+        values: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        taken: Mapping[str, str],
     ) -> None:
-        """Insert one row; `Conflict` with the sentence of the column whose value is taken.
+        """Insert one row, or each of a sequence; `Conflict` with the sentence of the column whose
+        value is taken.
 
         A conflict ends the transaction: let it out of the function. (SQLite could go on, but
         PostgreSQL can't.)

@@ -37,9 +37,9 @@ check: system $(STAMP) ## format, lint, types, import contracts, documentation, 
 	@VENV=$(VENV) scripts/check.sh $(CODE)
 
 bench-%: system $(STAMP) ## one benchmark, e.g. bench-startup; its last line is one JSON object
-	@if [[ ! -f benchmarks/bench_$*.py ]]; then \
-	  echo "there is no benchmarks/bench_$*.py" >&2; exit 2; fi
-	@$(BIN)/python -m benchmarks.bench_$*
+	@if [[ ! -f benchmarks/bench_$(subst -,_,$*).py ]]; then \
+	  echo "there is no benchmarks/bench_$(subst -,_,$*).py" >&2; exit 2; fi
+	@$(BIN)/python -m benchmarks.bench_$(subst -,_,$*)
 
 fuzz: system $(STAMP) ## every fuzz target in turn, for HOURS (1 if not given)
 	@$(BIN)/python -m tests.fuzz --hours $(HOURS)

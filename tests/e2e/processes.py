@@ -160,7 +160,10 @@ class Server:
 
     @property
     def agent_pid(self) -> int:
-        return int((self.data / "agent" / "agent.lock").read_text().split()[0])
+        lock = self.data / "agent" / "agent.lock"
+        # Empty for a moment, between an agent's taking the lock and its writing who it is.
+        words = wait_for(lambda: lock.read_text().split(), "the agent's name in its lock")
+        return int(words[0])
 
     def write_settings(self, text: str) -> None:
         """Give it a configuration file, to be read when it starts."""

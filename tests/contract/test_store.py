@@ -347,24 +347,6 @@ def test_only_the_holder_of_the_lease_seals(store, clock):
     asyncio.run(main())
 
 
-def test_sealing_wakes_who_subscribed(store, clock):
-    sealer = Sealer(store, clock=clock, holder="me")
-
-    async def main():
-        wake, gone = sealer.subscribe(), sealer.subscribe()
-        sealer.unsubscribe(gone)
-        sealer.unsubscribe(gone)
-        await sealer.seal_once()
-        assert await wake.wait(0) is False
-        await store.transact(lambda tx: tx.journal.append(make_event()))
-        await sealer.seal_once()
-        assert await wake.wait(30) is True
-        assert await wake.wait(0) is False
-        assert await gone.wait(0) is False
-
-    asyncio.run(main())
-
-
 def test_events_come_back_as_they_were(store):
     event = make_event(5, at=NOW + timedelta(microseconds=1), version=3)
     transact(store, lambda tx: tx.journal.append(event))

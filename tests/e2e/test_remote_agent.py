@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.processes import TROTH, Daemon, open_folder, run_troth, wait_for
 from tests.fakes.issuer import FakeIssuer
 from troth.wire.api.nodes import ListNodes
-from troth.wire.bundle import render_pem_certificates
+from troth.wire.pem import render_pem_certificates
 
 pytest.importorskip("spiffe", reason="the PyPI package 'spiffe' isn't installed")
 pytestmark = pytest.mark.e2e

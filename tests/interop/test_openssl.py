@@ -17,7 +17,7 @@ from troth.issuance.crl import RevocationReason, RevokedCertificate
 from troth.issuance.csr import parse_csr
 from troth.issuance.profiles import CRL_LIFETIME, CRL_PERIOD, OUTAGE, X509_TTL_CEILING
 from troth.issuance.x509svid import CertificatePlan
-from troth.wire.bundle import render_pem_certificates, render_pem_crls
+from troth.wire.pem import render_pem_certificates, render_pem_crls
 
 OPENSSL = shutil.which("openssl")
 pytestmark = [

@@ -121,10 +121,6 @@ class Snapshot:
         """Whether the authority with this key identifier (lower-case hex) is revoked."""
         return key_id in self._distrusted
 
-    def count_cut_off(self) -> int:
-        """How many SPIFFE IDs are cut off."""
-        return len(self._cut_off)
-
     def drop_expired(self) -> None:
         """Forget revocations of what has expired by itself."""
         now = self._clock.now()

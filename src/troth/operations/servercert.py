@@ -19,7 +19,7 @@ from troth.operations.recording import BACKGROUND
 from troth.store.engine import Store
 from troth.store.records import CertificateKind
 from troth.store.transaction import Transaction
-from troth.wire.bundle import render_pem_certificates
+from troth.wire.pem import render_pem_certificates
 
 SERVER_TTL = timedelta(hours=24)
 

@@ -29,7 +29,7 @@ from troth.server.localagent import NODE, LocalAgent
 from troth.server.tls import ServerTls
 from troth.server.wiring import FEED, House, build_house, prepare_directories
 from troth.wire.api.nodes import CreateJoinToken
-from troth.wire.bundle import render_pem_certificates
+from troth.wire.pem import render_pem_certificates
 
 log = structlog.get_logger(__name__)
 

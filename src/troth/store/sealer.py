@@ -1,8 +1,7 @@
-"""The sealer: gives committed journal rows their positions and wakes those who read them."""
+"""The sealer: gives committed journal rows their positions."""
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 from troth.core.clock import Clock
@@ -13,30 +12,6 @@ LEASE_TTL = timedelta(seconds=10)
 BATCH = 1000
 
 
-class Wake:
-    """A reader's bell. Several rings before one look are one ring."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - the answer is not an error
-        """Wait until there may be something new, at most `timeout` seconds; whether it rang.
-
-        Look either way: a lost ring costs a period, never a result.
-        """
-        try:
-            async with asyncio.timeout(timeout):
-                await self._event.wait()
-        except TimeoutError:
-            return False
-        self._event.clear()
-        return True
-
-    def ring(self) -> None:
-        """Wake the reader, now or when it next waits."""
-        self._event.set()
-
-
 class Sealer:
     """Seals in batches, one node at a time; `holder` names this node's process."""
 
@@ -44,18 +19,6 @@ class Sealer:
         self._store = store
         self._clock = clock
         self._holder = holder
-        self._wakes: list[Wake] = []
-
-    def subscribe(self) -> Wake:
-        """A bell that rings whenever events were sealed here; `unsubscribe` gives it back."""
-        wake = Wake()
-        self._wakes.append(wake)
-        return wake
-
-    def unsubscribe(self, wake: Wake) -> None:
-        """Stop ringing `wake`; again is no error."""
-        if wake in self._wakes:
-            self._wakes.remove(wake)
 
     async def seal_once(self) -> int:
         """Seal all that is committed; how many events got a position.
@@ -69,7 +32,6 @@ class Sealer:
                 self._store.ask_sealer(other)
             if sealed:
                 total += sealed
-                self._ring()
             if sealed < BATCH:
                 return total
 
@@ -83,7 +45,3 @@ class Sealer:
         if sealed:
             tx.journal.notify_sealed(self._holder)
         return sealed, None
-
-    def _ring(self) -> None:
-        for wake in self._wakes:
-            wake.ring()

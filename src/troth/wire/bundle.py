@@ -30,7 +30,6 @@ _JWT_USE = "jwt-svid"
 _KEY_TYPES = ("EC", "RSA")
 _MAX_KID_LENGTH = 256
 _MAX_INTEGER = (1 << 63) - 1
-_PEM_LINE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +112,6 @@ def list_jwks(bundle: Bundle) -> list[dict[str, str]]:
     return [render_jwk(kid, key, _JWT_USE) for kid, key in bundle.jwt_keys]
 
 
-def render_pem_certificates(ders: Sequence[bytes]) -> bytes:
-    """DER certificates as one PEM text."""
-    return b"".join(_render_pem(b"CERTIFICATE", der) for der in ders)
-
-
-def render_pem_crls(ders: Sequence[bytes]) -> bytes:
-    """DER revocation lists as one PEM text."""
-    return b"".join(_render_pem(b"X509 CRL", der) for der in ders)
-
-
 def _render_authority(der: bytes) -> dict[str, Any]:
     return {**render_key(_read_public_key(der)), "use": _X509_USE, "x5c": [b64encode(der).decode()]}
 
@@ -184,12 +173,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         raise ValueError("a name occurs twice")
     return made
-
-
-def _render_pem(label: bytes, der: bytes) -> bytes:
-    text = b64encode(der)
-    lines = [text[at : at + _PEM_LINE] for at in range(0, len(text), _PEM_LINE)]
-    return b"\n".join((b"-----BEGIN %s-----" % label, *lines, b"-----END %s-----" % label, b""))
 
 
 def _dump(value: object) -> bytes:

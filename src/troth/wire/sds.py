@@ -7,7 +7,6 @@ of Envoy's documentation. The message classes are Envoy's own, from the package 
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from envoy.extensions.transport_sockets.tls.v3 import (
 from envoy.service.discovery.v3 import discovery_pb2
 
 from troth.core.errors import Invalid
+from troth.wire.pem import render_pem, render_pem_certificates, render_pem_crls
 from troth.wire.protobuf import parse_message
 
 SERVICE = "envoy.service.secret.v3.SecretDiscoveryService"
@@ -67,8 +67,8 @@ def render_response(version: str, nonce: str, secrets: Iterable[bytes]) -> bytes
 def render_certificate(name: str, chain: Iterable[bytes], private_key: bytes) -> bytes:
     """A Secret with a certificate chain (DER, leaf first) and its PKCS#8 DER key."""
     secret = secret_pb2.Secret(name=name)
-    secret.tls_certificate.certificate_chain.inline_bytes = _certificates(chain)
-    secret.tls_certificate.private_key.inline_bytes = encode_pem("PRIVATE KEY", private_key)
+    secret.tls_certificate.certificate_chain.inline_bytes = render_pem_certificates(chain)
+    secret.tls_certificate.private_key.inline_bytes = render_pem("PRIVATE KEY", private_key)
     return _serialize(secret)
 
 
@@ -80,8 +80,8 @@ def render_validation(name: str, authorities: Iterable[bytes], crls: Iterable[by
     """
     secret = secret_pb2.Secret(name=name)
     context = secret.validation_context
-    context.trusted_ca.inline_bytes = _certificates(authorities)
-    if lists := _crls(crls):
+    context.trusted_ca.inline_bytes = render_pem_certificates(authorities)
+    if lists := render_pem_crls(crls):
         context.crl.inline_bytes = lists
     return _serialize(secret)
 
@@ -97,27 +97,15 @@ def render_spiffe_validation(
     config = tls_spiffe_validator_config_pb2.SPIFFECertValidatorConfig()
     for trust_domain, (authorities, crls) in bundles.items():
         added = config.trust_domains.add(name=trust_domain)
-        added.trust_bundle.inline_bytes = _certificates(authorities) + _crls(crls)
+        pem = render_pem_certificates(authorities) + render_pem_crls(crls)
+        added.trust_bundle.inline_bytes = pem
+            crls
+        )
     secret = secret_pb2.Secret(name=name)
     context: common_pb2.CertificateValidationContext = secret.validation_context
     context.custom_validator_config.name = SPIFFE_VALIDATOR
     context.custom_validator_config.typed_config.Pack(config, deterministic=True)
     return _serialize(secret)
-
-
-def encode_pem(label: str, der: bytes) -> bytes:
-    """One PEM block (RFC 7468)."""
-    text = base64.b64encode(der).decode()
-    body = "\n".join(text[start : start + 64] for start in range(0, len(text), 64))
-    return f"-----BEGIN {label}-----\n{body}\n-----END {label}-----\n".encode()
-
-
-def _certificates(ders: Iterable[bytes]) -> bytes:
-    return b"".join(encode_pem("CERTIFICATE", der) for der in ders)
-
-
-def _crls(ders: Iterable[bytes]) -> bytes:
-    return b"".join(encode_pem("X509 CRL", der) for der in ders)
 
 
 def _serialize(message: discovery_pb2.DiscoveryResponse | secret_pb2.Secret) -> bytes:

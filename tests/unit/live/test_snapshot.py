@@ -74,9 +74,9 @@ def test_states_that_cut_off() -> None:
     snapshot.apply([moved(12, State.ACTIVE)])
     assert snapshot.find_cut_off(WEB) is None
     snapshot.apply([moved(13, State.SUSPENDED)])
-    assert snapshot.count_cut_off() == 1
+    assert snapshot.find_cut_off(WEB) is State.SUSPENDED
     snapshot.apply([moved(14, State.RETIRED)])
-    assert snapshot.count_cut_off() == 0
+    assert snapshot.find_cut_off(WEB) is None
     assert snapshot.epoch == snapshot.nodes_epoch == 14
 
 

@@ -23,9 +23,8 @@ from troth.wire.bundle import (
     render_bundle,
     render_jwks,
     render_jwt_bundle,
-    render_pem_certificates,
-    render_pem_crls,
 )
+from troth.wire.pem import render_pem_certificates, render_pem_crls
 
 ISSUER, NEXT = FakeIssuer(seed=1), FakeIssuer(seed=2)
 ROOTS = [ISSUER.x509.certificate, NEXT.x509.certificate]

@@ -99,8 +99,6 @@ def render_spiffe_validation(
         added = config.trust_domains.add(name=trust_domain)
         pem = render_pem_certificates(authorities) + render_pem_crls(crls)
         added.trust_bundle.inline_bytes = pem
-            crls
-        )
     secret = secret_pb2.Secret(name=name)
     context: common_pb2.CertificateValidationContext = secret.validation_context
     context.custom_validator_config.name = SPIFFE_VALIDATOR

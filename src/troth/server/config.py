@@ -9,22 +9,17 @@ warning.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import stat
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
-
-import msgspec
 
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain
 from troth.policy.permissions import GRANTABLE
+from troth.server.reading import InvalidArgument, Reading
 from troth.server.settings import (
     OUTAGE,
     Crl,
@@ -34,7 +29,6 @@ from troth.server.settings import (
     Settings,
     Ttl,
     describe_settings,
-    name_environment,
 )
 
 __all__ = [
@@ -47,26 +41,12 @@ __all__ = [
 ]
 
 CONFIG_FILE = "troth.toml"
-MAX_FILE = 1 << 20
 SYSTEM_DATA = Path("/var/lib/troth")
 PERSONAL_DATA = Path(".local/share/troth")
 AGENT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
-OTHER_VARIABLES = ("TROTH_URL", "TROTH_CONFIG")
-"""Variables of our prefix that somebody reads and that are no settings."""
 
-_SERVICE_VARIABLE = re.compile(
-    r"TROTH(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
-    r"|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)",
-    re.ASCII,
-)
-"""What Kubernetes sets in every pod for a service named troth or troth-SOMETHING."""
 
 _WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - recognised, never chosen
-_PLACE = re.compile(r"^(?P<what>.*?) - at `(?:key in )?\$\.?(?P<path>[^`]*)`$", re.DOTALL)
-
-
-class InvalidArgument(Invalid):
-    """The value that an argument gave to a setting: wrong usage of the command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +137,7 @@ def load_config(
         "database.url": database,
         "trust_domain": trust_domain,
     }
-    reading = _Reading()
+    reading = Reading()
     file = _find_file(data, config_file, environ)
     if file is not None:
         reading.add_file(file)
@@ -181,91 +161,6 @@ def settle_ports(config: Config, public: int, mutual: int) -> Config:
     return settled
 
 
-class _Reading:
-    """The settings as collected so far, and where each came from."""
-
-    def __init__(self) -> None:
-        self.tree: dict[str, Any] = {}
-        self.sources: dict[str, str] = {}
-        self.arguments: set[str] = set()
-        self.unknown_variables: list[str] = []
-        self.open_files: set[str] = set()
-        """Files that anybody on this machine may read."""
-        self.known = {setting.name: setting for setting in describe_settings()}
-
-    def put(self, name: str, value: Any, source: str) -> None:
-        *tables, last = name.split(".")
-        place = self.tree
-        for table in tables:
-            place = place.setdefault(table, {})
-        place[last] = value
-        self.sources[name] = source
-
-    def add_file(self, path: Path) -> None:
-        if path.exists() and path.stat().st_mode & stat.S_IROTH:
-            self.open_files.add(str(path))
-        for name, value in _walk(_read_toml(path), "", self._tables()):
-            if name not in self.known:
-                raise Invalid(f"{path}: there is no setting {name}{_suggest(name, self.known)}")
-            self.put(name, value, str(path))
-
-    def add_environment(self, environ: Mapping[str, str]) -> None:
-        variables = {name_environment(name): name for name in self.known}
-        for variable in sorted(environ):
-            if not variable.startswith("TROTH_"):
-                continue
-            name = variables.get(variable)
-            if name is not None:
-                self.put(name, _read_text(environ[variable], self.known[name], variable), variable)
-            # Other variables of that prefix may be none of ours: TROTH_URL is the command line's,
-            # and Kubernetes makes TROTH_PORT for a service named troth. A near miss is a slip.
-            elif near := difflib.get_close_matches(variable, variables, n=1, cutoff=0.9):
-                raise Invalid(f"There is no setting {variable}; did you mean {near[0]}?")
-            elif variable not in OTHER_VARIABLES and not _SERVICE_VARIABLE.fullmatch(variable):
-                self.unknown_variables.append(variable)
-
-    def convert(self) -> Settings:
-        try:
-            return msgspec.convert(self.tree, Settings, str_keys=True)
-        except msgspec.ValidationError as error:
-            raise self._explain(str(error)) from error
-
-    def blame(self, name: str, message: str) -> Invalid:
-        """An error about the setting `name`, with where its value came from."""
-        kind = InvalidArgument if name in self.arguments else Invalid
-        return kind(f"{self.sources.get(name, 'the default')}: {name}: {message}")
-
-    def _explain(self, error: str) -> Invalid:
-        match = _PLACE.match(error)
-        what, path = (match["what"], match["path"]) if match else (error, "")
-        name = path.split("[", 1)[0]
-        setting = self.known.get(name)
-        hint = f" ({setting.help})" if setting else ""
-        return self.blame(name, f"{what[:1].lower()}{what[1:]}{hint}")
-
-    def _tables(self) -> frozenset[str]:
-        return frozenset(name.rpartition(".")[0] for name in self.known) - {""}
-
-
-def _walk(
-    tree: Mapping[str, Any], prefix: str, tables: frozenset[str]
-) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        name = prefix + key
-        if name in tables and isinstance(value, dict):
-            yield from _walk(value, f"{name}.", tables)
-        else:
-            yield name, value
-
-
-def _suggest(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not near:
-        tail = name.rpartition(".")[2]
-        near = [full for full in known if full.rpartition(".")[2] == tail][:1]
-    return f"; did you mean {near[0]}?" if near else "."
-
-
 def _find_file(data: Path | None, given: Path | None, environ: Mapping[str, str]) -> Path | None:
     if given is not None:
         return given
@@ -275,42 +170,7 @@ def _find_file(data: Path | None, given: Path | None, environ: Mapping[str, str]
     return usual if usual.exists() else None
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise Invalid(f"{path}: the configuration can't be read: {error.strerror}.") from error
-    if mode & stat.S_IWOTH:
-        raise Invalid(f"{path}: anybody may write this file; run chmod o-w on it.")
-    if len(content) > MAX_FILE:
-        raise Invalid(f"{path}: the file has more than {MAX_FILE:,} bytes.")
-    try:
-        return tomllib.loads(content.decode())
-    except UnicodeDecodeError as error:
-        raise Invalid(f"{path}: the file is not UTF-8; save it as UTF-8.") from error
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError; an endless integer
-        raise Invalid(f"{path}: not TOML: {error}.") from error
-
-
-def _read_text(text: str, setting: Setting, variable: str) -> Any:
-    """The value of an environment variable, by the setting's type; tables are JSON."""
-    if setting.type == "integer":
-        if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
-            raise Invalid(f"{variable}: {setting.name}: expected a whole number. {setting.help}")
-        return int(text)
-    if setting.type == "table":
-        try:
-            return msgspec.json.decode(text, type=dict[str, str])
-        except (msgspec.DecodeError, UnicodeError) as error:
-            raise Invalid(
-                f'{variable}: {setting.name}: expected a JSON object such as {{"1000": "admin"}}.'
-            ) from error
-    return text
-
-
-def _resolve(settings: Settings, reading: _Reading, environ: Mapping[str, str]) -> Config:
+def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -> Config:
     data = _choose_data(settings.data, environ)
     public = _parse_address("listen.public", settings.listen.public, reading)
     mutual = (
@@ -359,7 +219,7 @@ def _choose_data(chosen: str, environ: Mapping[str, str]) -> Path:
     return (home / chosen[2:]).absolute() if chosen else home / PERSONAL_DATA
 
 
-def _parse_address(name: str, text: str, reading: _Reading) -> Address:
+def _parse_address(name: str, text: str, reading: Reading) -> Address:
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -372,7 +232,7 @@ def _parse_address(name: str, text: str, reading: _Reading) -> Address:
     return Address(host, int(port))
 
 
-def _follow_address(public: Address, reading: _Reading) -> Address:
+def _follow_address(public: Address, reading: Reading) -> Address:
     if public.port == 65535:
         raise reading.blame(
             "listen.public", "there is no port after 65535: set listen.mutual as well."
@@ -385,7 +245,7 @@ def _derive_origin(public: Address) -> str:
     return f"https://{Address(host, public.port)}"
 
 
-def _check_origin(origin: str, reading: _Reading) -> str:
+def _check_origin(origin: str, reading: Reading) -> str:
     if not origin:
         return ""
     try:
@@ -402,7 +262,7 @@ def _check_origin(origin: str, reading: _Reading) -> str:
     return origin
 
 
-def _check_database(url: str, reading: _Reading) -> str:
+def _check_database(url: str, reading: Reading) -> str:
     name = "database.url"
     scheme, sign, _ = url.partition("://")
     if not sign or not re.fullmatch(r"[a-z][a-z0-9+]*", scheme):
@@ -431,7 +291,7 @@ def _holds_password(url: str) -> bool:
         return True  # nobody can tell: the store will refuse it, with its own sentence
 
 
-def _parse_domain(text: str, reading: _Reading) -> TrustDomain:
+def _parse_domain(text: str, reading: Reading) -> TrustDomain:
     try:
         return TrustDomain.parse(text)
     except Invalid as error:
@@ -439,7 +299,7 @@ def _parse_domain(text: str, reading: _Reading) -> TrustDomain:
 
 
 def _resolve_keystore(
-    settings: Settings, data: Path, reading: _Reading, environ: Mapping[str, str]
+    settings: Settings, data: Path, reading: Reading, environ: Mapping[str, str]
 ) -> Keystore:
     name = "keystore.key_encryption_key"
     source = settings.keystore.key_encryption_key or f"file:{data}/keys/kek"
@@ -457,7 +317,7 @@ def _resolve_keystore(
     return Keystore(settings.keystore.driver, source, secret)
 
 
-def _resolve_roles(settings: Settings, domain: TrustDomain, reading: _Reading) -> Roles:
+def _resolve_roles(settings: Settings, domain: TrustDomain, reading: Reading) -> Roles:
     for place, names in (
         ("roles.uids", settings.roles.uids.items()),
         ("roles.spiffe_ids", settings.roles.spiffe_ids.items()),
@@ -479,7 +339,7 @@ def _resolve_roles(settings: Settings, domain: TrustDomain, reading: _Reading) -
     return Roles({**settings.roles.uids, os.geteuid(): "admin"}, settings.roles.spiffe_ids)
 
 
-def _check_spans(settings: Settings, reading: _Reading) -> None:
+def _check_spans(settings: Settings, reading: Reading) -> None:
     ttl, crl = settings.ttl, settings.crl
     if ttl.x509_default > ttl.x509_ceiling:
         raise reading.blame("ttl.x509_default", "must not be above ttl.x509_ceiling.")

@@ -9,6 +9,7 @@ import pytest
 from troth.core.errors import Invalid
 from troth.server import config as module
 from troth.server.config import Address, Config, load_config, settle_ports
+from troth.server.reading import MAX_FILE
 
 FULL = """
 data = "/srv/troth"
@@ -279,7 +280,7 @@ def test_files_that_anybody_may_write_or_nobody_can_read_are_refused(tmp_path: P
     path.chmod(0o600)
     path.write_bytes(b"\xff\xfe")
     assert "UTF-8" in complaint(config_file=path)
-    path.write_bytes(b"#" * (module.MAX_FILE + 1))
+    path.write_bytes(b"#" * (MAX_FILE + 1))
     assert "bytes" in complaint(config_file=path)
 
 

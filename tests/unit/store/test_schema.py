@@ -222,8 +222,8 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
 
 def test_a_node_of_the_first_version_is_still_there_and_barred_from_nothing(tmp_path):
     (tmp_path / "troth.db").touch()
-    link = SqliteFile(tmp_path / "troth.db").open_link(foreign_keys=False)
-    link.begin_write()
+    link = SqliteFile(tmp_path / "troth.db").begin_migration()
+    assert schema.read_revision(link.connection) is None
     schema.upgrade_connection(link.connection, "0001")
     link.connection.execute(
         text(

@@ -92,6 +92,14 @@ class NodeGateway:
                 query = query.where(_t.name > name)
         return [_read(row) for row in self._session.execute(query)]
 
+    def readmit(self, name: str, now: datetime) -> None:
+        """Let a machine prove itself anew under this name."""
+        self._session.execute(
+            update(nodes)
+            .where(_t.name == name, _t.readmitted_at.is_(None))
+            .values(readmitted_at=now)
+        )
+
     def count(self) -> int:
         """How many nodes are active."""
         query = select(func.count()).select_from(nodes).where(_t.state == NodeState.ACTIVE.value)

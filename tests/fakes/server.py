@@ -24,7 +24,7 @@ from troth.agent.sync import Sync
 from troth.agent.view import View
 from troth.agent.workloads import Workloads
 from troth.core.entropy import SeededEntropy
-from troth.core.errors import Denied, TrothError, Unavailable
+from troth.core.errors import Denied, Refused, TrothError, Unavailable
 from troth.core.ids import SpiffeId
 from troth.identity.selectors import Selector
 from troth.issuance.crl import RevokedCertificate
@@ -51,6 +51,7 @@ from troth.wire.api.nodes import (
     ReportWorkloads,
     SyncNode,
 )
+from troth.wire.x509pop import Evidence, parse_evidence
 
 FAR = NOW + timedelta(days=3650)
 NODE_ID = "spiffe://example.org/troth/node/local"
@@ -93,6 +94,8 @@ class FakeServer:
         self.failure: TrothError | None = None
         self.holding: asyncio.Event | None = None
         self.tokens = {"good-token"}
+        self.proofs: list[Evidence] = []
+        self.barred = False
         self.node_ttl = 3600
         self.epoch = 1
         self.crl_number = 1
@@ -216,6 +219,13 @@ class FakeServer:
                 return self._issue_token(request)
             case ReportWorkloads():
                 return Accepted()
+            case AttestNode(method="x509pop"):
+                if self.barred:
+                    raise Refused("This machine was evicted.")
+                proof = parse_evidence(request.evidence)
+                assert proof not in self.proofs
+                self.proofs.append(proof)
+                return self._certify_node(request.csr)
             case AttestNode():
                 if request.evidence not in self.tokens:
                     raise Denied("The join token is unknown.")

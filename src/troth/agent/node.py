@@ -20,6 +20,7 @@ from troth.agent.cache import Cache
 from troth.agent.connection import Connection, check_url
 from troth.agent.credential import Credential, CredentialFile, read_roots
 from troth.agent.files import Files, FileTarget
+from troth.agent.machine import Machine
 from troth.agent.membership import Dialler, Membership
 from troth.agent.refusals import Refusals
 from troth.agent.reporting import Reporter
@@ -49,7 +50,7 @@ class AgentSettings:
 
     `server_url` is the public listener, where a node joins; `mtls_url` the mutual-TLS listener,
     by default one port above it. `data_dir` is private to the agent (0700). `join_token` is
-    needed once, until the node has joined.
+    needed once, until the node has joined; `machine` is joined by instead, whenever it is needed.
     """
 
     server_url: str
@@ -58,6 +59,7 @@ class AgentSettings:
     socket_path: Path
     mtls_url: str | None = None
     join_token: str | None = field(default=None, repr=False)
+    machine: Machine | None = None
     files: tuple[FileTarget, ...] = ()
     attestors: tuple[str, ...] = ATTESTORS
 
@@ -109,6 +111,7 @@ class NodeAgent:
                 clock=clock,
                 entropy=entropy,
                 sleep=sleep,
+                machine=settings.machine,
             )
             credential = await membership.obtain(settings.join_token, read_roots(settings.ca_file))
             connection = Connection(mutual_url, credential.roots, credential)
@@ -137,6 +140,7 @@ class _Running:
         self._credential = credential
         self._clock = clock
         self._entropy = entropy
+        self._replacing = asyncio.Lock()
 
     async def serve(
         self, attestation: Attestation, sleep: Sleep, ready: Callable[[], None]
@@ -164,6 +168,7 @@ class _Running:
                 group.create_task(self._membership.save_late())
                 group.create_task(self._follow_roots(sync))
                 group.create_task(self._follow_taint(sync))
+                group.create_task(self._follow_refusals(sync))
                 group.create_task(_tell_ready(sync, ready))
                 for target in self._settings.files:
                     files = Files(target, sync, workloads, entropy, sleep)
@@ -185,8 +190,25 @@ class _Running:
 
     async def _renew_for_ever(self) -> None:
         while True:
-            renewed = await self._membership.renew_in_time(self._credential, self._connection)
-            self._use(renewed)
+            held = self._credential
+            await self._membership.wait_for_renewal(held)
+            await self._replace(held)
+
+    async def _follow_refusals(self, sync: Sync) -> None:
+        """A machine that can join by itself does so when the server no longer knows the node."""
+        version = 0
+        while True:
+            version = await sync.refusals.wait_beyond(version)
+            if self._settings.machine is not None:
+                await self._replace(self._credential)
+
+    async def _replace(self, held: Credential) -> None:
+        """Get a new credential, unless `held` has had a successor meanwhile."""
+        async with self._replacing:
+            if self._credential.chain == held.chain:
+                self._use(
+                    await self._membership.renew_persistently(self._credential, self._connection)
+                )
 
     async def _follow_roots(self, sync: Sync) -> None:
         """Trust what the trust domain trusts now, also when looking for the server next time."""
@@ -202,11 +224,9 @@ class _Running:
         version = 0
         while True:
             version = await sync.changes.wait_beyond(version)
-            if self._credential.signer in sync.require_snapshot().tainted:
-                renewed = await self._membership.renew_persistently(
-                    self._credential, self._connection
-                )
-                self._use(renewed)
+            held = self._credential
+            if held.signer in sync.require_snapshot().tainted:
+                await self._replace(held)
 
     def _use(self, credential: Credential) -> None:
         self._credential = credential

@@ -14,7 +14,14 @@ from troth.agent.snapshot import Snapshot, read_snapshot
 from troth.agent.timing import Backoff, Broadcast, Sleep
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Denied, Internal, TrothError, Unavailable, error_of
+from troth.core.errors import (
+    Denied,
+    Internal,
+    TrothError,
+    Unauthenticated,
+    Unavailable,
+    error_of,
+)
 from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, SyncNode
 
 log = structlog.get_logger(__name__)
@@ -28,7 +35,8 @@ QUIET = 10.0
 class Sync:
     """The newest snapshot, and `changes` that are announced whenever it is replaced.
 
-    `returns` are announced before that, with the first word after a break or a silence.
+    `returns` are announced before that, with the first word after a break or a silence; `refusals`
+    whenever the server won't have this node.
     """
 
     def __init__(self, api: Api, clock: Clock, entropy: Entropy, sleep: Sleep) -> None:
@@ -41,6 +49,7 @@ class Sync:
         self.snapshot: Snapshot | None = None
         self.changes = Broadcast()
         self.returns = Broadcast()
+        self.refusals = Broadcast()
 
     def require_snapshot(self) -> Snapshot:
         """The newest snapshot; raises `Unavailable` before there was any."""
@@ -66,6 +75,8 @@ class Sync:
                 self._broken = True
                 if isinstance(error, Denied):
                     self._cut_off()
+                if isinstance(error, Denied | Unauthenticated):
+                    self.refusals.announce()
                 delay = self._backoff.take()
                 self._tell_failure(error, delay)
                 await self._sleep(delay)

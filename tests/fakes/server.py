@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,8 +20,11 @@ from tests.fakes.source import until
 from tests.fakes.virtualtime import VirtualTime
 from troth.agent.batches import Batches
 from troth.agent.cache import Cache, Process
+from troth.agent.credential import Credential
 from troth.agent.refusals import Refusals
+from troth.agent.sealing import SealedFile
 from troth.agent.sync import Sync
+from troth.agent.vault import Vault
 from troth.agent.view import View
 from troth.agent.workloads import Workloads
 from troth.core.entropy import SeededEntropy
@@ -53,6 +57,15 @@ from troth.wire.api.nodes import (
 )
 from troth.wire.x509pop import Evidence, parse_evidence
 
+CREDENTIAL = Credential(
+    node_id="nod_local",
+    spiffe_id="spiffe://example.org/troth/node/local",
+    key=b"",
+    chain=(),
+    roots=(),
+    not_before=NOW,
+    not_after=NOW + timedelta(days=1),
+)
 FAR = NOW + timedelta(days=3650)
 NODE_ID = "spiffe://example.org/troth/node/local"
 
@@ -375,18 +388,32 @@ class Watcher:
 class FakeNode:
     """The agent's core against a `FakeServer`, in virtual time."""
 
-    def __init__(self, limit: int = 100) -> None:
-        self.time = VirtualTime(NOW)
-        self.server: Any = FakeServer(self.time)  # tests replace its methods
+    def __init__(self, limit: int = 100, before: FakeNode | None = None) -> None:
+        self.time = VirtualTime(NOW) if before is None else before.time
+        # Tests replace its methods.
+        self.server: Any = FakeServer(self.time) if before is None else before.server
         entropy, sleep, clock = SeededEntropy(1), self.time.sleep, self.time.clock
         self.entropy = entropy
         self.sync = Sync(self.server, clock, entropy, sleep)
         self.cache = Cache(limit)
         self.refusals = Refusals()
         self.batches = Batches(self.server, sleep)
+        self.vault: Vault | None = None
         self.workloads = Workloads(self.sync, self.batches, self.cache, clock, entropy, sleep)
         self.watchers: list[Watcher] = []
         self.tasks: list[asyncio.Task[None]] = []
+
+    def keep(self, directory: Path, boot: str = "boot-1") -> None:
+        """Keep a sealed cache there, after taking up what is in it."""
+        file = SealedFile(directory, SeededEntropy(len(str(directory))))
+        clock, sleep = self.time.clock, self.time.sleep
+        self.vault = Vault(file, clock, sleep, boot)
+        self.workloads = Workloads(
+            self.sync, self.batches, self.cache, clock, self.entropy, sleep, self.vault
+        )
+        if (kept := self.vault.open(CREDENTIAL)) is not None:
+            self.sync.offer(kept)
+        self.start(self.vault.run(self.sync, self.cache, self.workloads.held))
 
     def watch(self, process: Process | None = None) -> Any:
         """Open a stream for a process."""

@@ -21,22 +21,25 @@ from troth.agent.connection import Connection, check_url
 from troth.agent.credential import Credential, CredentialFile, read_roots
 from troth.agent.files import Files, FileTarget
 from troth.agent.machine import Machine
-from troth.agent.membership import Dialler, Membership
+from troth.agent.membership import Dialler, Membership, NotJoined
 from troth.agent.refusals import Refusals
 from troth.agent.reporting import Reporter
 from troth.agent.sds import SecretDiscovery
+from troth.agent.sealing import SealedFile
 from troth.agent.socket import AgentSocket
 from troth.agent.source import NodeSource
 from troth.agent.sync import Sync
 from troth.agent.timing import Sleep
 from troth.agent.tokens import Tokens
 from troth.agent.tombstone import Tombstone
+from troth.agent.vault import Vault
 from troth.agent.workload_api import WorkloadApi
 from troth.agent.workloads import Workloads
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, Invalid, Refused
 from troth.drivers.attestors import load_attestors
+from troth.drivers.attestors.procfs import PROC, read_boot_id
 
 log = structlog.get_logger(__name__)
 
@@ -113,11 +116,19 @@ class NodeAgent:
                 sleep=sleep,
                 machine=settings.machine,
             )
-            credential = await membership.obtain(settings.join_token, read_roots(settings.ca_file))
+            sealed = SealedFile(directory, entropy)
+            try:
+                credential = await membership.obtain(
+                    settings.join_token, read_roots(settings.ca_file)
+                )
+            except NotJoined:
+                sealed.erase(key=True)  # nothing is handed out here without the server's leave
+                raise
             connection = Connection(mutual_url, credential.roots, credential)
             try:
                 running = _Running(settings, connection, membership, credential, clock, entropy)
-                await running.serve(Attestation(attestors), sleep, ready)
+                vault = Vault(sealed, clock, sleep, read_boot_id(PROC))
+                await running.serve(Attestation(attestors), vault, sleep, ready)
             finally:
                 await connection.close()
 
@@ -143,13 +154,15 @@ class _Running:
         self._replacing = asyncio.Lock()
 
     async def serve(
-        self, attestation: Attestation, sleep: Sleep, ready: Callable[[], None]
+        self, attestation: Attestation, vault: Vault, sleep: Sleep, ready: Callable[[], None]
     ) -> None:
         clock, entropy, api = self._clock, self._entropy, self._connection
         sync = Sync(api, clock, entropy, sleep)
+        if (kept := vault.open(self._credential)) is not None:
+            sync.offer(kept)
         cache, refusals = Cache(), Refusals()
         batches = Batches(api, sleep)
-        workloads = Workloads(sync, batches, cache, clock, entropy, sleep)
+        workloads = Workloads(sync, batches, cache, clock, entropy, sleep, vault)
         source = NodeSource(
             attestation=attestation,
             sync=sync,
@@ -164,6 +177,7 @@ class _Running:
                 group.create_task(sync.run())
                 group.create_task(workloads.run())
                 group.create_task(Reporter(api, workloads, refusals, sleep).run())
+                group.create_task(vault.run(sync, cache, workloads.held))
                 group.create_task(self._renew_for_ever())
                 group.create_task(self._membership.save_late())
                 group.create_task(self._follow_roots(sync))
@@ -216,7 +230,7 @@ class _Running:
         while True:
             version = await sync.changes.wait_beyond(version)
             roots = sync.require_snapshot().roots
-            if frozenset(roots) != frozenset(self._credential.roots):
+            if not sync.is_restored and frozenset(roots) != frozenset(self._credential.roots):
                 self._use(self._membership.adopt_roots(self._credential, roots))
 
     async def _follow_taint(self, sync: Sync) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -26,6 +26,14 @@ from troth.identity.selectors import Match, Selector, match_selectors
 from troth.wire.api.nodes import Entry, NodeSnapshot
 
 log = structlog.get_logger(__name__)
+
+
+class Content(NamedTuple):
+    """What a certificate says of its identity; `x509_ttl` is in seconds."""
+
+    spiffe_id: str
+    dns_names: tuple[str, ...]
+    x509_ttl: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +53,9 @@ class Registration:
     expires_at: datetime
 
     @property
-    def content(self) -> tuple[object, ...]:
+    def content(self) -> Content:
         """What its certificates say: when this changes, a new one is needed."""
-        return (self.spiffe_id, self.dns_names, self.x509_ttl)
+        return Content(self.spiffe_id, self.dns_names, self.x509_ttl)
 
     def is_servable(self, now: datetime) -> bool:
         """Whether the identity may be handed out: active and not past its end."""

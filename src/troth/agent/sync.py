@@ -14,7 +14,14 @@ from troth.agent.snapshot import Snapshot, read_snapshot
 from troth.agent.timing import Backoff, Broadcast, Sleep
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Denied, Internal, TrothError, Unavailable, error_of
+from troth.core.errors import (
+    Denied,
+    Internal,
+    TrothError,
+    Unauthenticated,
+    Unavailable,
+    error_of,
+)
 from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, SyncNode
 
 log = structlog.get_logger(__name__)
@@ -28,7 +35,9 @@ QUIET = 10.0
 class Sync:
     """The newest snapshot, and `changes` that are announced whenever it is replaced.
 
-    `returns` are announced before that, with the first word after a break or a silence.
+    `message` is what it was read from, None while the server won't have this node; `is_restored`
+    says that it is one from before our own restart. `returns` are announced before a change, with
+    the first word after a break or a silence; `refusals` whenever the server won't have this node.
     """
 
     def __init__(self, api: Api, clock: Clock, entropy: Entropy, sleep: Sleep) -> None:
@@ -38,9 +47,17 @@ class Sync:
         self._backoff = Backoff(entropy, first=0.1, cap=LONGEST_WAIT)
         self._heard: float | None = None
         self._broken = False
+        self._kept: NodeSnapshot | None = None
         self.snapshot: Snapshot | None = None
+        self.message: NodeSnapshot | None = None
+        self.is_restored = False
         self.changes = Broadcast()
         self.returns = Broadcast()
+        self.refusals = Broadcast()
+
+    def offer(self, kept: NodeSnapshot) -> None:
+        """What to go by if the server can't be reached before its first word."""
+        self._kept = kept
 
     def require_snapshot(self) -> Snapshot:
         """The newest snapshot; raises `Unavailable` before there was any."""
@@ -66,6 +83,10 @@ class Sync:
                 self._broken = True
                 if isinstance(error, Denied):
                     self._cut_off()
+                if isinstance(error, Denied | Unauthenticated):
+                    self._kept = self.message = None
+                    self.refusals.announce()
+                self._restore()
                 delay = self._backoff.take()
                 self._tell_failure(error, delay)
                 await self._sleep(delay)
@@ -79,11 +100,27 @@ class Sync:
             first = False
         raise Unavailable("The server ended the stream without saying why.")
 
+    def _restore(self) -> None:
+        """The server is away and never said a word to us: go by what it said before."""
+        kept, self._kept = self._kept, None
+        if kept is None or self.snapshot is not None:
+            return
+        try:
+            snapshot = read_snapshot(kept, None)
+        except Internal as error:
+            log.warning("sync.not_restored", reason=error.detail)
+            return
+        self.is_restored = True
+        log.warning("sync.restored", epoch=snapshot.epoch, identities=len(snapshot.registrations))
+        self.message = kept
+        self._replace(snapshot)
+
     def _take(self, message: object) -> None:
         match message:
             case NodeSnapshot():
                 snapshot = read_snapshot(message, self.snapshot)
                 self._note_word()
+                self._kept, self.message, self.is_restored = None, message, False
                 self._replace(snapshot)
             case Heartbeat():
                 self._note_word()

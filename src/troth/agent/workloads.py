@@ -19,7 +19,8 @@ from troth.agent.cache import Cache, Holding, Process, Workload
 from troth.agent.credential import generate_key, make_csr, read_leaf
 from troth.agent.snapshot import Registration, Snapshot
 from troth.agent.sync import Sync
-from troth.agent.timing import Agenda, Backoff, Sleep, place_renewal
+from troth.agent.timing import Agenda, Backoff, Broadcast, Sleep, place_renewal
+from troth.agent.vault import Vault
 from troth.agent.view import Stale, Svid, View
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy, fraction
@@ -41,7 +42,10 @@ GONE = "no longer registered for it"
 
 
 class Workloads:
-    """Keeps the cache in step with the snapshot and the clock."""
+    """Keeps the cache in step with the snapshot and the clock.
+
+    `held` is announced whenever what is held may have changed.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Workloads:
         clock: Clock,
         entropy: Entropy,
         sleep: Sleep,
+        vault: Vault | None = None,
     ) -> None:
         self._sync = sync
         self._batches = batches
@@ -58,7 +63,9 @@ class Workloads:
         self._clock = clock
         self._entropy = entropy
         self._sleep = sleep
+        self._vault = vault
         self._agenda = Agenda(clock, sleep)
+        self.held = Broadcast()
 
     async def run(self) -> None:
         """Follow snapshots, due dates and the end of processes, for ever."""
@@ -152,6 +159,7 @@ class Workloads:
             self._settle_holding(workload, registration, snapshot, now)
         self._plan_next_look(workload, now)
         workload.changes.announce()
+        self.held.announce()
 
     def _plan_next_look(self, workload: Workload, now: datetime) -> None:
         moments = [h.find_due() for h in workload.holdings.values()]
@@ -168,6 +176,7 @@ class Workloads:
         if holding is None:
             holding = Holding(registration, Backoff(self._entropy, first=0.5))
             workload.holdings[registration.identity_id] = holding
+            self._restore(workload, holding)
         locked = holding.instance_id in snapshot.locked
         holding.cut_off = locked or not registration.is_servable(now)
         if holding.cut_off:
@@ -187,6 +196,20 @@ class Workloads:
             holding.task = asyncio.get_running_loop().create_task(
                 self._obtain(workload, holding, registration)
             )
+
+    def _restore(self, workload: Workload, holding: Holding) -> None:
+        """Give the process back what it had before our own restart; what follows judges it."""
+        found = None
+        if self._vault is not None:
+            found = self._vault.claim(workload.process, holding.registration)
+        if found is None:
+            return
+        kept, holding.svid = found
+        holding.content = kept.content
+        holding.serial = int(kept.serial, 16)
+        holding.signer = kept.signer
+        holding.instance_id = kept.instance_id
+        holding.renew_at = kept.renew_at
 
     def _drop_unservable(
         self, workload: Workload, holding: Holding, snapshot: Snapshot, now: datetime
@@ -344,6 +367,7 @@ class Workloads:
         if self._cache.find(workload.process.key) is None:
             self._agenda.plan(workload.process.key, None)
         workload.changes.announce()
+        self.held.announce()
 
 
 def _needs_issue(holding: Holding, snapshot: Snapshot, now: datetime) -> bool:

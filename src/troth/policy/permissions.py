@@ -37,6 +37,7 @@ ADMINISTERS = OPERATES | {
     "identity.retire",
     "manifest.apply",
     "token.join",
+    "node.readmit",
     "authority.prepare",
     "authority.activate",
     "authority.taint",

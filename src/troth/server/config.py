@@ -18,8 +18,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain
+from troth.identity.x509pop import Vouchers, load_authorities
 from troth.policy.permissions import GRANTABLE
-from troth.server.reading import InvalidArgument, Reading
+from troth.server.reading import InvalidArgument, Reading, read_trusted
 from troth.server.settings import (
     OUTAGE,
     Crl,
@@ -98,6 +99,9 @@ class Config:
     limits: Limits
     crl: Crl
     log: Log
+    vouchers: Vouchers
+    """Who vouches for machines that prove themselves by a certificate."""
+
     agent_environ: Mapping[str, str] = field(repr=False)
     """What the local agent gets of our environment: none of the secrets that may be in there."""
 
@@ -197,6 +201,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         limits=settings.limits,
         crl=settings.crl,
         log=settings.log,
+        vouchers=_resolve_vouchers(settings, reading),
         agent_environ={
             name: value
             for name, value in environ.items()
@@ -352,3 +357,17 @@ def _check_spans(settings: Settings, reading: Reading) -> None:
             f"must be at least {max(least, ttl.x509_ceiling)}: the period, the longest outage to "
             "survive and the X.509 ceiling all end before a list does.",
         )
+
+
+def _resolve_vouchers(settings: Settings, reading: Reading) -> Vouchers:
+    name, path = "x509pop.authorities", settings.x509pop.authorities
+    by_common_name = settings.x509pop.name == "common_name"
+    if not path:
+        return Vouchers((), by_common_name=by_common_name)
+    if not Path(path).is_absolute():
+        raise reading.blame(name, f"{path!r} must be an absolute path.")
+    try:
+        authorities = load_authorities(read_trusted(Path(path)))
+    except Invalid as error:
+        raise reading.blame(name, f"{path}: {error.detail}") from error
+    return Vouchers(authorities, by_common_name=by_common_name)

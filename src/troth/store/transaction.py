@@ -17,6 +17,7 @@ from troth.store.leases import LeaseGateway
 from troth.store.nodes import NodeGateway
 from troth.store.session import Session
 from troth.store.settings import SettingGateway
+from troth.store.used_proofs import UsedProofGateway
 
 
 class Transaction:
@@ -48,6 +49,11 @@ class Transaction:
     def join_tokens(self) -> JoinTokenGateway:
         """One-time permissions to join."""
         return JoinTokenGateway(self._session)
+
+    @cached_property
+    def used_proofs(self) -> UsedProofGateway:
+        """Proofs that were taken."""
+        return UsedProofGateway(self._session)
 
     @cached_property
     def authorities(self) -> AuthorityGateway:

@@ -23,6 +23,7 @@ from troth.wire.api import (
     manifests,
     nodes,
     problems,
+    readmission,
     status,
 )
 
@@ -208,6 +209,14 @@ ROUTES: tuple[Route, ...] = (
         nodes.EvictNode,
         nodes.NodeView,
         "End a node, with every certificate of its own and of its workloads.",
+    ),
+    _r(
+        "node.readmit",
+        "POST",
+        "/v1/nodes/{name}/readmit",
+        readmission.ReadmitNode,
+        nodes.NodeView,
+        "Let an evicted machine, or one with a new certificate, prove itself anew.",
     ),
     _r(
         "node.report",

@@ -1,16 +1,18 @@
-"""The random id of an installation: it lies in the data directory and goes where that goes."""
+"""One installation: its data directory has one server, and a random id that goes where it goes."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
 
 from troth.core.entropy import Entropy
-from troth.core.errors import Unavailable
+from troth.core.errors import Conflict, Unavailable
 
 FILE = "installation"
+SERVER_LOCK = "server.lock"
 _FORM = re.compile(r"[0-9a-f]{8}\n?", re.ASCII)
 
 
@@ -37,3 +39,21 @@ def read_installation(data: Path, entropy: Entropy) -> str:
             "a backup, or delete it and the directory agent beside it for a new one."
         )
     return text.strip()
+
+
+def claim_directory(data: Path) -> int:
+    """Take the data directory for this server alone; returns the lock's descriptor.
+
+    It comes before all else, since a second server would share the first one's agent and end it
+    with itself. The kernel takes the lock back from a server that has crashed.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(data / SERVER_LOCK, flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Conflict(
+            f"Another server uses {data}; stop it, or choose another data directory."
+        ) from None
+    return lock

@@ -61,6 +61,11 @@ class Database(Protocol):
         """A connection in a transaction that no other migration shares."""
         ...
 
+    def begin_alone(self) -> Link:
+        """A connection for reading that has the database for itself until it is closed; `Refused`
+        while somebody else uses it."""
+        ...
+
     def explain_error(self, error: BaseException, *, reading: bool = False) -> TrothError | None:
         """What the caller should hear of `error`; None if it is the caller's own."""
         ...

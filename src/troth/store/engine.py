@@ -150,21 +150,26 @@ def open_store(url: str, *, clock: Clock, entropy: Entropy | None = None) -> Sto
     for a URL or database that isn't ours, `Refused` for a newer troth's or a server too old,
     `Unavailable` if it can't be opened.
     """
-    if url.partition("://")[0] not in ("postgresql", "postgres"):
-        file = SqliteFile(parse_url(url))
-        _prepare(file)
-        store = Store(file, clock, FILE_HOLDER)
-        store.use_file(file)
+    database = open_database(url)
+    _prepare(database)
+    if isinstance(database, SqliteFile):
+        store = Store(database, clock, FILE_HOLDER)
+        store.use_file(database)
         return store
+    entropy = entropy or SystemEntropy()
+    presence = int.from_bytes(entropy.token(8), "big") >> 4
+    store = Store(database, clock, name_holder(presence))
+    store.use_server(database, entropy, presence)
+    return store
+
+
+def open_database(url: str) -> SqliteFile | PostgresServer:
+    """The database at `url`, not looked at yet; `Invalid` for a URL that isn't one."""
+    if url.partition("://")[0] not in ("postgresql", "postgres"):
+        return SqliteFile(parse_url(url))
     from troth.store import postgres  # the driver is loaded only by those who use it
 
-    entropy = entropy or SystemEntropy()
-    server = postgres.PostgresServer(postgres.parse_url(url))
-    _prepare(server)
-    presence = int.from_bytes(entropy.token(8), "big") >> 4
-    store = Store(server, clock, name_holder(presence))
-    store.use_server(server, entropy, presence)
-    return store
+    return postgres.PostgresServer(postgres.parse_url(url))
 
 
 def _prepare(database: Database) -> None:

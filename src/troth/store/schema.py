@@ -69,6 +69,8 @@ def upgrade_connection(connection: Connection, target: str = HEAD) -> None:
     from alembic.config import Config
     from alembic.util.exc import CommandError
 
+    if not connection.in_transaction():
+        connection.begin()  # or Alembic begins one of its own and commits it
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

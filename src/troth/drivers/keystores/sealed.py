@@ -84,19 +84,30 @@ def list_refs(shelf: Shelf) -> list[str]:
     return sorted(ref for ref in refs if is_key_ref(ref))
 
 
+def list_names(shelf: Shelf) -> list[str]:
+    """Names of all that a complete keystore laid on a shelf: its keys, and then its seal."""
+    return [*(ref + _SUFFIX for ref in list_refs(shelf)), SEAL]
+
+
+def may_hold(name: str, content: bytes) -> bool:
+    """Whether a keystore may have laid that down: a key's name or the seal, and no more bytes."""
+    is_key = name.endswith(_SUFFIX) and is_key_ref(name.removesuffix(_SUFFIX))
+    return (is_key or name == SEAL) and len(content) <= MAX_SIZE
+
+
 def copy_keys(source: Shelf, target: Shelf) -> int:
     """Lay all of `source` on `target`, sealed as it is; how many keys there are.
 
     The seal goes last: a shelf that has one is complete, so what was cut short is done again.
     """
-    refs = list_refs(source)
-    for name in (*(ref + _SUFFIX for ref in refs), SEAL):
+    names = list_names(source)
+    for name in names:
         content = source.get(name)
         if content is None:
             raise Unavailable(f"{source.describe(name)} went away while it was copied. Try again.")
         with contextlib.suppress(Conflict):
             target.put(name, content)
-    return len(refs)
+    return len(names) - 1
 
 
 class SealedKeystore:

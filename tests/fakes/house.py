@@ -136,11 +136,11 @@ class FakeHouse:
 
 @asynccontextmanager
 async def open_house(
-    directory: Path, seed: int = 1, vouchers: Vouchers | None = None
+    directory: Path, seed: int = 1, vouchers: Vouchers | None = None, url: str | None = None
 ) -> AsyncIterator[FakeHouse]:
-    """A house on a fresh database in `directory`."""
+    """A house on a fresh database in `directory`, or on the one at `url`."""
     clock, entropy = VirtualClock(), SeededEntropy(seed)
-    store = open_store(f"sqlite:///{directory}/troth.db", clock=clock)
+    store = open_store(url or f"sqlite:///{directory}/troth.db", clock=clock)
     try:
         keystore, drafter = FailingKeystore(entropy), Drafter()
         prepare = PrepareAuthorities(store, clock, entropy, keystore, DOMAIN, "test")

@@ -12,6 +12,7 @@ from troth.store.database import Database
 from troth.store.readers import Readers
 from troth.store.schema import prepare_schema
 from troth.store.session import name_holder
+from troth.store.shelf import KeyShelf
 from troth.store.sqlite import SqliteFile, parse_url
 from troth.store.transaction import Transaction
 from troth.store.writer import Function, Writer
@@ -45,12 +46,19 @@ class Store:
         self.clock = clock
         self.holder = holder
         """Who takes leases in the name of this process."""
+        self.shelf = KeyShelf(database)
+        """Where the database keystore lays sealed keys."""
         self._database = database
         self._commit_listeners: list[Callable[[], None]] = []
         self._news_listeners: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
         self._readers = Readers(database)
         self._writer: _Writers
         self._courier: Courier | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether other servers may work on this database; a file has one."""
+        return self.holder != FILE_HOLDER
 
     @property
     def writers(self) -> int:
@@ -142,21 +150,26 @@ def open_store(url: str, *, clock: Clock, entropy: Entropy | None = None) -> Sto
     for a URL or database that isn't ours, `Refused` for a newer troth's or a server too old,
     `Unavailable` if it can't be opened.
     """
-    if url.partition("://")[0] not in ("postgresql", "postgres"):
-        file = SqliteFile(parse_url(url))
-        _prepare(file)
-        store = Store(file, clock, FILE_HOLDER)
-        store.use_file(file)
+    database = open_database(url)
+    _prepare(database)
+    if isinstance(database, SqliteFile):
+        store = Store(database, clock, FILE_HOLDER)
+        store.use_file(database)
         return store
+    entropy = entropy or SystemEntropy()
+    presence = int.from_bytes(entropy.token(8), "big") >> 4
+    store = Store(database, clock, name_holder(presence))
+    store.use_server(database, entropy, presence)
+    return store
+
+
+def open_database(url: str) -> SqliteFile | PostgresServer:
+    """The database at `url`, not looked at yet; `Invalid` for a URL that isn't one."""
+    if url.partition("://")[0] not in ("postgresql", "postgres"):
+        return SqliteFile(parse_url(url))
     from troth.store import postgres  # the driver is loaded only by those who use it
 
-    entropy = entropy or SystemEntropy()
-    server = postgres.PostgresServer(postgres.parse_url(url))
-    _prepare(server)
-    presence = int.from_bytes(entropy.token(8), "big") >> 4
-    store = Store(server, clock, name_holder(presence))
-    store.use_server(server, entropy, presence)
-    return store
+    return postgres.PostgresServer(postgres.parse_url(url))
 
 
 def _prepare(database: Database) -> None:

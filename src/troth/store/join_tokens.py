@@ -67,6 +67,11 @@ class JoinTokenGateway:
             {"expires_at": now},
         )
 
+    def void(self, now: datetime) -> int:
+        """End every token that can still be used; how many there were."""
+        unused = update(join_tokens).where(_t.used_at.is_(None), _t.expires_at > now)
+        return self._session.execute(unused, {"expires_at": now}).rowcount
+
     def list(self, now: datetime) -> list[JoinToken]:
         """Tokens that can still be used, the first to expire first."""
         query = select(join_tokens).where(_t.used_at.is_(None), _t.expires_at > now)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from troth.agent.attestation import Attestation
-from troth.agent.batches import Batches
+from troth.agent.batches import CERTIFICATES, JWT_SVIDS, Batches
 from troth.agent.cache import Cache
 from troth.agent.connection import Connection, check_url
 from troth.agent.credential import Credential, CredentialFile, read_roots
@@ -144,14 +144,15 @@ class _Running:
         clock, entropy, api = self._clock, self._entropy, self._connection
         sync = Sync(api, clock, entropy, sleep)
         cache, refusals = Cache(), Refusals()
-        batches = Batches(api, sleep)
-        workloads = Workloads(sync, batches, cache, clock, entropy, sleep)
+        certificates = Batches(api, sleep, CERTIFICATES)
+        jwt_svids = Batches(api, sleep, JWT_SVIDS)
+        workloads = Workloads(sync, certificates, cache, clock, entropy, sleep)
         source = NodeSource(
             attestation=attestation,
             sync=sync,
             cache=cache,
             workloads=workloads,
-            tokens=Tokens(api, clock, entropy),
+            tokens=Tokens(jwt_svids, clock, entropy),
             refusals=refusals,
             clock=clock,
         )
@@ -169,7 +170,8 @@ class _Running:
                     files = Files(target, sync, workloads, entropy, sleep)
                     group.create_task(files.run())
         finally:
-            await batches.close()
+            await certificates.close()
+            await jwt_svids.close()
             workloads.close()
             attestation.close()
 

@@ -46,7 +46,7 @@ class Workloads:
     def __init__(
         self,
         sync: Sync,
-        batches: Batches,
+        batches: Batches[CertificateRequest, IssuedCertificate],
         cache: Cache,
         clock: Clock,
         entropy: Entropy,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, select, update
 
-from troth.core.errors import Conflict, Invalid, NotFound
+from troth.core.errors import Conflict, Invalid, NotFound, TrothError
 from troth.core.ids import AuthorityId, IdentityId
+from troth.store.instances import split_chunks
 from troth.store.records import IssuanceState, JwtSvidRecord
 from troth.store.session import Session
 from troth.store.tables import is_planned, jwt_svids
@@ -17,11 +19,9 @@ _t = jwt_svids.c
 # Built once: building and hashing a statement costs more than running it.
 _FIND = select(jwt_svids).where(_t.jti == bindparam("wanted"))
 _ADD = insert(jwt_svids).inline()
-_ISSUE = (
-    update(jwt_svids)
-    .where(_t.jti == bindparam("wanted"), is_planned)
-    .values(state=IssuanceState.ISSUED.value)
-)
+_IS_WANTED = _t.jti.in_(bindparam("wanted", expanding=True))
+_STAND = select(_t.jti, _t.state).where(_IS_WANTED)
+_ISSUE = update(jwt_svids).where(_IS_WANTED, is_planned).values(state=IssuanceState.ISSUED.value)
 
 
 class JwtSvidGateway:
@@ -44,15 +44,41 @@ class JwtSvidGateway:
 
     def add_intended(self, record: JwtSvidRecord) -> None:
         """Keep what is about to be signed; `Conflict` if the ``jti`` is taken."""
-        if record.state is not IssuanceState.INTENDED:
+        self.add_all_intended([record])
+
+    def add_all_intended(self, records: Sequence[JwtSvidRecord]) -> None:
+        """As `add_intended` for many, all of them or none."""
+        if any(record.state is not IssuanceState.INTENDED for record in records):
             raise Invalid("A JWT-SVID begins as an intent.")
-        self._session.insert(_ADD, _write(record), {"jti": "The token id is taken."})
+        if records:
+            rows = [_write(record) for record in records]
+            self._session.insert(_ADD, rows, {"jti": "The token id is taken."})
 
     def mark_issued(self, jti: str) -> None:
         """Note that it was signed; `Conflict` if it was abandoned or issued before."""
-        done = self._session.execute(_ISSUE, {"wanted": jti})
-        if not done.rowcount:
-            raise Conflict(f"The JWT-SVID {jti} is {self.get(jti).state.value} already.")
+        for refusal in self.mark_all_issued([jti]).values():
+            raise refusal
+
+    def mark_all_issued(self, jtis: Iterable[str]) -> dict[str, TrothError]:
+        """As `mark_issued` for many; of those that it refuses, what `mark_issued` raises.
+        `NotFound`, and nothing is noted, if there is no intent."""
+        refusals: dict[str, TrothError] = {}
+        planned: list[str] = []
+        for chunk in split_chunks(jtis):
+            rows = self._session.execute(_STAND, {"wanted": chunk})
+            stands = {row.jti: row.state for row in rows}
+            for jti in chunk:
+                if jti not in stands:
+                    raise NotFound(f"There is no JWT-SVID with the id {jti[:80]!r}.")
+                if stands[jti] == IssuanceState.INTENDED.value:
+                    planned.append(jti)
+                else:
+                    refusals[jti] = Conflict(f"The JWT-SVID {jti} is {stands[jti]} already.")
+        for chunk in split_chunks(planned):
+            done = self._session.execute(_ISSUE, {"wanted": chunk})
+            if done.rowcount != len(chunk):
+                raise Conflict("JWT-SVIDs changed while they were being noted; ask again.")
+        return refusals
 
     def abandon(self, jti: str) -> None:
         """Note that it will never be handed out; again is no error, `Conflict` once issued."""

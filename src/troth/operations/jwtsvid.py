@@ -55,12 +55,14 @@ class _Wish:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A token before it is signed; `digest` is the SHA-256 (hex) of the bytes to be signed."""
+    """A token before it is signed; `digest` is the SHA-256 (hex) of the bytes to be signed, and
+    `told` what its events say."""
 
     wish: _Wish
     plan: JwtPlan
     signing_input: bytes
     digest: str
+    told: Mapping[str, Any]
 
 
 _Drafts = Mapping[int, _Draft]
@@ -121,7 +123,9 @@ class IssueJwtSvids:
     ) -> dict[int, wire.IssuedJwtSvid | TrothError] | None:
         """The outcomes, or None if the authority was replaced meanwhile and all is to do again."""
         authority = await self.store.read(lambda tx: tx.authorities.active(Use.JWT))
-        planned, outcomes = await asyncio.to_thread(self._draft, authority, wishes)
+        planned, outcomes = await asyncio.to_thread(
+            self._draft, authority, wishes, call.caller.node_id
+        )
         refused = await self.store.transact(
             lambda tx: self._intend(tx, call, authority, planned, guard)
         )
@@ -147,7 +151,7 @@ class IssueJwtSvids:
         return {**outcomes, **answers, **refused}
 
     def _draft(
-        self, authority: Authority, wishes: Sequence[_Wish]
+        self, authority: Authority, wishes: Sequence[_Wish], node_id: NodeId | None
     ) -> tuple[dict[int, _Draft], dict[int, wire.IssuedJwtSvid | TrothError]]:
         drafts: dict[int, _Draft] = {}
         refusals: dict[int, wire.IssuedJwtSvid | TrothError] = {}
@@ -167,8 +171,7 @@ class IssueJwtSvids:
             except TrothError as refusal:
                 refusals[number] = refusal
                 continue
-            text = render_signing_input(plan)
-            drafts[number] = _Draft(wish, plan, text, hashlib.sha256(text).hexdigest())
+            drafts[number] = _make_draft(wish, plan, node_id)
         return drafts, refusals
 
     def _intend(
@@ -267,20 +270,23 @@ def _refuse(request: wire.JwtSvidRequest, refusal: TrothError) -> wire.IssuedJwt
     return wire.IssuedJwtSvid(identity_id=request.identity_id[:128], error=failure)
 
 
+def _make_draft(wish: _Wish, plan: JwtPlan, node_id: NodeId | None) -> _Draft:
+    signing_input = render_signing_input(plan)
+    digest = hashlib.sha256(signing_input).hexdigest()
+    told = {
+        "jti": plan.jti,
+        "audiences": plan.audiences,
+        "instance": wish.claim.instance_id,
+        "node": node_id,
+        "sha256": digest,
+        "expires_at": plan.expires_at.isoformat(),
+    }
+    return _Draft(wish, plan, signing_input, digest, told)
+
+
 def _describe(call: Call[Any], verbed: str, draft: _Draft, now: datetime, **body: Any) -> Event:
-    return make_event(
-        call,
-        f"jwtsvid.{verbed}",
-        str(draft.plan.spiffe_id),
-        now,
-        jti=draft.plan.jti,
-        audiences=draft.plan.audiences,
-        instance=draft.wish.claim.instance_id,
-        node=call.caller.node_id,
-        sha256=draft.digest,
-        expires_at=draft.plan.expires_at.isoformat(),
-        **body,
-    )
+    subject = str(draft.plan.spiffe_id)
+    return make_event(call, f"jwtsvid.{verbed}", subject, now, **draft.told, **body)
 
 
 def _record(draft: _Draft, node_id: NodeId | None, authority: Authority) -> JwtSvidRecord:

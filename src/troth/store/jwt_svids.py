@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, func, select, update
 
 from troth.core.errors import Conflict, Invalid, NotFound, TrothError
 from troth.core.ids import AuthorityId, IdentityId
+from troth.store.bulk import RowInsert
+from troth.store.columns import store_document, store_moment
 from troth.store.instances import split_chunks
 from troth.store.records import IssuanceState, JwtSvidRecord
 from troth.store.session import Session
@@ -18,7 +20,18 @@ from troth.store.tables import is_planned, jwt_svids
 _t = jwt_svids.c
 # Built once: building and hashing a statement costs more than running it.
 _FIND = select(jwt_svids).where(_t.jti == bindparam("wanted"))
-_ADD = insert(jwt_svids).inline()
+_ADD = RowInsert(
+    jwt_svids,
+    "jti",
+    "identity_id",
+    "node_id",
+    "audiences",
+    "authority_id",
+    "state",
+    "digest",
+    "issued_at",
+    "expires_at",
+)
 _IS_WANTED = _t.jti.in_(bindparam("wanted", expanding=True))
 _STAND = select(_t.jti, _t.state).where(_IS_WANTED)
 _ISSUE = update(jwt_svids).where(_IS_WANTED, is_planned).values(state=IssuanceState.ISSUED.value)
@@ -52,7 +65,7 @@ class JwtSvidGateway:
             raise Invalid("A JWT-SVID begins as an intent.")
         if records:
             rows = [_write(record) for record in records]
-            self._session.insert(_ADD, rows, {"jti": "The token id is taken."})
+            self._session.insert_rows(_ADD, rows, {"jti": "The token id is taken."})
 
     def mark_issued(self, jti: str) -> None:
         """Note that it was signed; `Conflict` if it was abandoned or issued before."""
@@ -126,18 +139,18 @@ def _living(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
     )
 
 
-def _write(record: JwtSvidRecord) -> dict[str, Any]:
-    return {
-        "jti": record.jti,
-        "identity_id": record.identity_id,
-        "node_id": record.node_id,
-        "audiences": record.audiences,
-        "authority_id": record.authority_id,
-        "state": record.state.value,
-        "digest": record.digest,
-        "issued_at": record.issued_at,
-        "expires_at": record.expires_at,
-    }
+def _write(record: JwtSvidRecord) -> tuple[Any, ...]:
+    return (
+        record.jti,
+        record.identity_id,
+        record.node_id,
+        store_document(record.audiences),
+        record.authority_id,
+        record.state.value,
+        record.digest,
+        store_moment(record.issued_at),
+        store_moment(record.expires_at),
+    )
 
 
 def _read(row: Row[Any]) -> JwtSvidRecord:

@@ -50,7 +50,7 @@ ROUTE = "/v1/certificates/issue"
 def main() -> None:
     """Measure, and print one JSON object as the last line."""
     csrs = [make_csr() for _ in range(BATCH)]
-    rates, shares = [], []
+    rates, shares, costs = [], [], []
     references = [measure_reference(csrs)]
     with run_server() as server:
         leave_server_cores()
@@ -63,7 +63,9 @@ def main() -> None:
             before = server.measure_cpu()
             seconds = run_together(CONNECTIONS, lambda n: issue(clients[n], bodies[n], BATCHES))
             rates.append(CONNECTIONS * BATCHES * BATCH / seconds)
-            shares.append((server.measure_cpu() - before) / seconds)
+            used = server.measure_cpu() - before
+            shares.append(used / seconds)
+            costs.append(used * 1e6 / (CONNECTIONS * BATCHES * BATCH))
             references.append(measure_reference(csrs))
             say(f"run {number + 1}: {rates[-1]:.0f} a second, reference {references[-1]:.0f}")
         clients[0].close()
@@ -77,6 +79,7 @@ def main() -> None:
         batch=BATCH,
         connections=CONNECTIONS,
         identities=IDENTITIES,
+        server_cpu_us_each=round(statistics.median(costs), 1),
         server_core_share=round(statistics.median(shares), 2),
     )
 

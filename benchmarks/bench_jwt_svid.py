@@ -43,7 +43,8 @@ ROUTE = "/v1/jwt-svids/issue"
 
 def main() -> None:
     """Measure, and print one JSON object as the last line."""
-    rates, singles, shares, references = [], [], [], [measure_reference()]
+    rates, singles, shares, costs = [], [], [], []
+    references = [measure_reference()]
     with run_server() as server:
         leave_server_cores()
         ids = [server.register(f"bench-{number}").id for number in range(IDENTITIES)]
@@ -58,7 +59,9 @@ def main() -> None:
                     CONNECTIONS, lambda n: issue(client, bodies[n], BATCHES, BATCH)
                 )
                 rates.append(CONNECTIONS * BATCHES * BATCH / seconds)
-                shares.append((server.measure_cpu() - before) / seconds)
+                used = server.measure_cpu() - before
+                shares.append(used / seconds)
+                costs.append(used * 1e6 / (CONNECTIONS * BATCHES * BATCH))
                 references.append(measure_reference())
                 seconds = run_together(
                     SINGLE_CONNECTIONS, lambda n: issue(client, lone[n], SINGLES, 1)
@@ -76,6 +79,7 @@ def main() -> None:
         connections=CONNECTIONS,
         identities=IDENTITIES,
         one_a_request_per_s=round(statistics.median(singles), 1),
+        server_cpu_us_each=round(statistics.median(costs), 1),
         server_core_share=round(statistics.median(shares), 2),
     )
 

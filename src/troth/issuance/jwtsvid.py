@@ -120,12 +120,15 @@ def render_signing_input(plan: JwtPlan) -> bytes:
 
 def finish_jwt(signing_input: bytes, der_signature: bytes) -> str:
     """The compact token: the keystore's DER signature becomes r || s (RFC 7518, section 3.4)."""
+    return b".".join((signing_input, _encode(_flatten(der_signature)))).decode("ascii")
+
+
+def _flatten(der_signature: bytes) -> bytes:
     try:
         r, s = decode_dss_signature(der_signature)
-        raw = r.to_bytes(32, "big") + s.to_bytes(32, "big")
+        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
     except (ValueError, OverflowError) as error:
         raise Internal("The keystore's signature is not a P-256 signature in DER.") from error
-    return b".".join((signing_input, _encode(raw))).decode("ascii")
 
 
 def check_jwt(
@@ -138,7 +141,8 @@ def check_jwt(
 
     `issuer_public_key` is DER SubjectPublicKeyInfo, or what `load_verifier` made of it.
     """
-    if token != finish_jwt(signing_input, der_signature):
+    head, _, tail = token.rpartition(".")
+    if head.encode() != signing_input or tail.encode() != _encode(_flatten(der_signature)):
         raise Internal("The token differs from what was recorded; it was not given out.")
     verify_signature(issuer_public_key, der_signature, signing_input)
 

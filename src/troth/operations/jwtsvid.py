@@ -13,7 +13,7 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Denied, Internal, TrothError, Unavailable
 from troth.core.events import Event
-from troth.core.ids import IdentityId, NodeId, new_id
+from troth.core.ids import IdentityId, NodeId, new_ordered_id
 from troth.drivers.keystores import Keystore
 from troth.identity.identity import Identity
 from troth.issuance.authorities import Authority, Use
@@ -163,7 +163,7 @@ class IssueJwtSvids:
                     audiences=wish.audiences,
                     issuer=authority,
                     issuer_url=self.issuer_url,
-                    jti=new_id("jti", self.entropy),
+                    jti=new_ordered_id("jti", now, self.entropy),
                     ttl=limit_ttl(wish.identity.jwt_ttl, wish.identity, now),
                     now=now,
                     kid=kid,

@@ -18,7 +18,7 @@ from cryptography import x509
 from tests.fakes.issuer import NOW, FakeIssuer
 from tests.fakes.source import until
 from tests.fakes.virtualtime import VirtualTime
-from troth.agent.batches import Batches
+from troth.agent.batches import CERTIFICATES, JWT_SVIDS, Batches
 from troth.agent.cache import Cache, Process
 from troth.agent.credential import Credential
 from troth.agent.refusals import Refusals
@@ -41,8 +41,12 @@ from troth.wire.api.certificates import (
     IssueCertificates,
     IssuedCertificate,
     IssuedCertificates,
+)
+from troth.wire.api.jwt_svids import (
     IssuedJwtSvid,
-    IssueJwtSvid,
+    IssuedJwtSvids,
+    IssueJwtSvids,
+    JwtSvidRequest,
 )
 from troth.wire.api.nodes import (
     Accepted,
@@ -228,8 +232,8 @@ class FakeServer:
         match request:
             case IssueCertificates():
                 return IssuedCertificates(results=[self._issue(one) for one in request.requests])
-            case IssueJwtSvid():
-                return self._issue_token(request)
+            case IssueJwtSvids():
+                return IssuedJwtSvids(results=[self._issue_token(one) for one in request.requests])
             case ReportWorkloads():
                 return Accepted()
             case AttestNode(method="x509pop"):
@@ -306,14 +310,22 @@ class FakeServer:
             raise Denied("The instance is locked.")
         return entry
 
-    def _issue_token(self, request: IssueJwtSvid) -> IssuedJwtSvid:
-        entry = self._admit(request.identity_id, request.instance.key)
+    def _issue_token(self, request: JwtSvidRequest) -> IssuedJwtSvid:
+        try:
+            entry = self._admit(request.identity_id, request.instance.key)
+        except TrothError as error:
+            return IssuedJwtSvid(
+                identity_id=request.identity_id, error=Failure(code=error.code, detail=error.detail)
+            )
         now = self.time.clock.now()
         token = self.issuer.issue_jwt(
             spiffe_id=SpiffeId.parse(entry.spiffe_id), audiences=request.audiences, now=now
         )
         return IssuedJwtSvid(
-            spiffe_id=entry.spiffe_id, token=token, expires_at=now + timedelta(minutes=5)
+            identity_id=request.identity_id,
+            spiffe_id=entry.spiffe_id,
+            token=token,
+            expires_at=now + timedelta(minutes=5),
         )
 
     def _certify_node(self, csr: bytes) -> NodeCredential:
@@ -397,7 +409,8 @@ class FakeNode:
         self.sync = Sync(self.server, clock, entropy, sleep)
         self.cache = Cache(limit)
         self.refusals = Refusals()
-        self.batches = Batches(self.server, sleep)
+        self.batches = Batches(self.server, sleep, CERTIFICATES)
+        self.jwt_svids = Batches(self.server, sleep, JWT_SVIDS)
         self.vault: Vault | None = None
         self.workloads = Workloads(self.sync, self.batches, self.cache, clock, entropy, sleep)
         self.watchers: list[Watcher] = []

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from troth.agent.attestation import Attestation
-from troth.agent.batches import Batches
+from troth.agent.batches import CERTIFICATES, JWT_SVIDS, Batches
 from troth.agent.cache import Cache
 from troth.agent.connection import Connection, check_url
 from troth.agent.credential import Credential, CredentialFile, read_roots
@@ -161,14 +161,15 @@ class _Running:
         if (kept := vault.open(self._credential)) is not None:
             sync.offer(kept)
         cache, refusals = Cache(), Refusals()
-        batches = Batches(api, sleep)
-        workloads = Workloads(sync, batches, cache, clock, entropy, sleep, vault)
+        certificates = Batches(api, sleep, CERTIFICATES)
+        jwt_svids = Batches(api, sleep, JWT_SVIDS)
+        workloads = Workloads(sync, certificates, cache, clock, entropy, sleep, vault)
         source = NodeSource(
             attestation=attestation,
             sync=sync,
             cache=cache,
             workloads=workloads,
-            tokens=Tokens(api, clock, entropy),
+            tokens=Tokens(jwt_svids, clock, entropy),
             refusals=refusals,
             clock=clock,
         )
@@ -188,7 +189,8 @@ class _Running:
                     files = Files(target, sync, workloads, entropy, sleep)
                     group.create_task(files.run())
         finally:
-            await batches.close()
+            await certificates.close()
+            await jwt_svids.close()
             workloads.close()
             attestation.close()
 

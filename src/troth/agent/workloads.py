@@ -50,7 +50,7 @@ class Workloads:
     def __init__(
         self,
         sync: Sync,
-        batches: Batches,
+        batches: Batches[CertificateRequest, IssuedCertificate],
         cache: Cache,
         clock: Clock,
         entropy: Entropy,

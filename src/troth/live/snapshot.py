@@ -23,6 +23,12 @@ from troth.live.facts import Facts
 CUT_OFF = frozenset({State.SUSPENDED, State.QUARANTINED})
 """States in which whatever an identity still holds must be refused."""
 
+INDIFFERENT = frozenset(
+    {"certificate.intended", "certificate.issued", "jwtsvid.intended", "jwtsvid.issued"}
+)
+"""Types of events that change nothing here, and are most of all events: whoever feeds a snapshot
+may leave them out."""
+
 _SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.")
 
 
@@ -86,6 +92,10 @@ class Snapshot:
             self.epoch = sealed.position
             if kind.startswith(_SHARED_NOUNS):
                 self.nodes_epoch = sealed.position
+
+    def advance(self, epoch: int) -> None:
+        """Note that all up to `epoch` was taken in, or was indifferent."""
+        self.epoch = max(self.epoch, epoch)
 
     def _note_state(self, spiffe_id: str, state: State) -> None:
         if state in CUT_OFF:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from troth.core.events import SealedEvent
 from troth.issuance.authorities import AuthorityState, Use
-from troth.live.snapshot import CUT_OFF, Seed, Snapshot
+from troth.live.snapshot import CUT_OFF, INDIFFERENT, Seed, Snapshot
 from troth.operations.recording import name_key
 from troth.store.engine import Store
 from troth.store.sealer import Sealer
@@ -45,7 +45,7 @@ class FollowJournal:
     snapshot: Snapshot
 
     async def __call__(self) -> set[str]:
-        """Seal, apply, announce; the types of the events taken in.
+        """Seal, apply, announce; the types of the events taken in, but for the indifferent ones.
 
         The lease is renewed only if all that was committed when this began is sealed and taken in:
         a sealer that is stuck, here or on another node, must not pass for a quiet journal.
@@ -54,10 +54,13 @@ class FollowJournal:
         committed = await self.store.read(lambda tx: tx.journal.list_waiting(MOST_WAITING))
         await self.sealer.seal_once()
         while True:
-            events, waiting = await self._read_new()
+            before = self.snapshot.epoch
+            events, head, waiting = await self._read_new()
             self.snapshot.apply(events)
             types.update(sealed.event.type for sealed in events)
-            if events:
+            if len(events) < BATCH:
+                self.snapshot.advance(head)
+            if self.snapshot.epoch > before:
                 await self.snapshot.announce()
             if len(events) < BATCH:
                 break
@@ -66,8 +69,13 @@ class FollowJournal:
             self.snapshot.hear()
         return types
 
-    async def _read_new(self) -> tuple[list[SealedEvent], frozenset[int]]:
+    async def _read_new(self) -> tuple[list[SealedEvent], int, frozenset[int]]:
+        """The next events that matter, the last position of all, and what waits to be sealed."""
         epoch = self.snapshot.epoch
-        return await self.store.read(
-            lambda tx: (tx.journal.after(epoch, BATCH), tx.journal.list_waiting(MOST_WAITING))
-        )
+
+        def read(tx: Transaction) -> tuple[list[SealedEvent], int, frozenset[int]]:
+            head = tx.journal.head()
+            events = tx.journal.after(epoch, BATCH, without=INDIFFERENT)
+            return events, head, tx.journal.list_waiting(MOST_WAITING)
+
+        return await self.store.read(read)

@@ -24,7 +24,7 @@ from troth.operations.certificate import IssueCertificates, ListCertificates, Re
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
 from troth.operations.instance import ListInstances, MoveInstance
 from troth.operations.journal import ListJournal, TailJournal
-from troth.operations.jwtsvid import IssueJwtSvid
+from troth.operations.jwtsvid import IssueJwtSvids
 from troth.operations.leaf import LeafIssuer
 from troth.operations.manifest import SubmitManifests
 from troth.operations.node import (
@@ -89,7 +89,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "certificate.issue": IssueCertificates(p.store, p.clock, p.snapshot, p.leaves),
         "certificate.ls": ListCertificates(p.store, p.clock),
         "certificate.revoke": RevokeCertificate(p.store, p.clock),
-        "jwtsvid.issue": IssueJwtSvid(
+        "jwtsvid.issue": IssueJwtSvids(
             p.store, p.clock, p.entropy, p.snapshot, p.keystore, p.issuer_url
         ),
         "token.join": CreateJoinToken(p.store, p.clock, p.entropy),

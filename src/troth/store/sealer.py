@@ -41,7 +41,7 @@ class Sealer:
         # read afterwards is what the last one left.
         if not tx.leases.take(LEASE, self._holder, self._clock.now(), LEASE_TTL):
             return 0, tx.leases.find_holder(LEASE) if tx.journal.is_any_waiting() else None
-        sealed = len(tx.journal.seal(BATCH))
+        sealed = tx.journal.seal(BATCH)
         if sealed:
             tx.journal.notify_sealed(self._holder)
         return sealed, None

@@ -22,11 +22,11 @@ from troth.wire.api.certificates import (
     CertificateRequest,
     InstanceClaim,
     IssueCertificates,
-    IssueJwtSvid,
     ListCertificates,
     RevokeCertificate,
 )
 from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
+from troth.wire.api.jwt_svids import IssueJwtSvids, JwtSvidRequest
 
 CLAIM = InstanceClaim(key="ab" * 16, pid=7, selectors=["unix:uid:1001"])
 
@@ -250,8 +250,9 @@ async def test_revoking_one_certificate(house: FakeHouse) -> None:
 async def test_jwt_svid_verifies_and_is_not_stored(house: FakeHouse) -> None:
     identity, node = await house.register(), await house.join()
     await house.settle()
-    body = IssueJwtSvid(identity_id=identity.id, instance=CLAIM, audiences=["db"])
-    issued = await house.call("jwtsvid.issue", body, node)
+    wish = JwtSvidRequest(identity_id=identity.id, instance=CLAIM, audiences=["db"])
+    body = IssueJwtSvids(requests=[wish])
+    (issued,) = (await house.call("jwtsvid.issue", body, node)).results
     jwks = await house.parts.publication.show_jwks()
     import json
 

@@ -23,6 +23,7 @@ from troth.wire.api import (
     manifests,
     nodes,
     problems,
+    revocations,
     status,
 )
 
@@ -281,6 +282,15 @@ ROUTES: tuple[Route, ...] = (
         journal.TailJournal,
         journal.JournalEntry | nodes.Heartbeat | nodes.StreamEnd,
         "Follow the journal.",
+        stream=True,
+    ),
+    Route(
+        "revocation.follow",
+        "GET",
+        "/v1/revocations/follow",
+        revocations.FollowRevocations,
+        revocations.RevocationMessage,
+        "Follow whom a verifier of peers must refuse.",
         stream=True,
     ),
     _r(

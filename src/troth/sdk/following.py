@@ -70,15 +70,16 @@ class Following:
             group.create_task(self._keep(self._follow_server))
 
     async def _keep(self, follow_once: Callable[[], Awaitable[None]]) -> None:
-        tries = 0
+        tries, told = 0, ""
         while True:
             before = self._words
             try:
                 await follow_once()
             except TrothError as error:
-                told = self.problem == error.detail
-                self.problem = error.detail
-                log.log(logging.DEBUG if told else logging.WARNING, "%s", error.detail)
+                log.log(
+                    logging.DEBUG if told == error.detail else logging.WARNING, "%s", error.detail
+                )
+                told = self.problem = error.detail
             except Exception as error:
                 # Whatever it is, the lease must be the only thing that ends what a service may do.
                 self.problem = f"Something unexpected: {type(error).__name__}."

@@ -19,8 +19,10 @@ another connection has the notification.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
+import socket
 import ssl
 import statistics
 import sys
@@ -33,11 +35,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import msgspec
 import psycopg
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from benchmarks.installation import SELECTOR, Installation, make_csr, run_server, wait_for
+from benchmarks.installation import SELECTOR, Installation, make_csr, run_server
 from tests.fakes.envoy import configure_server, run_envoy
 from tests.fakes.postgres import start_cluster
 from troth.sdk.guard import PeerGuard
@@ -80,8 +83,13 @@ def main() -> None:
         victims = make_victims(two, COUNT + WARM_UP)
         print(f"{len(victims)} certificates issued", file=sys.stderr)
         reference = measure_notify(database)
+        before = [server.measure_cpu() for server in (one, two)]
         taken = asyncio.run(measure(one, two, victims))
-    print(json.dumps(describe(taken, reference)))
+        used = [
+            round((server.measure_cpu() - was) / len(victims) * 1000, 1)
+            for server, was in zip((one, two), before, strict=True)
+        ]
+    print(json.dumps(describe(taken, reference, used)))
 
 
 async def measure(
@@ -170,8 +178,6 @@ class Round:
 
     def _shake_hands(self, context: ssl.SSLContext) -> bool:
         """Whether the Envoy accepts the certificate: in TLS 1.3 the first answer tells."""
-        import socket
-
         try:
             with (
                 socket.create_connection(("127.0.0.1", self._port), timeout=PATIENCE) as raw,
@@ -209,8 +215,6 @@ def make_victims(server: Installation, count: int) -> list[Victim]:
 
 
 def _keep(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, result: Any) -> Victim:
-    import base64
-
     chain = [base64.b64decode(one) for one in result["chain"]]
     pem = folder / f"{name}.pem"
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -220,8 +224,6 @@ def _keep(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, result: Any)
 
 
 def _encode(body: Any) -> bytes:
-    import msgspec
-
     return msgspec.json.encode(body)
 
 
@@ -280,7 +282,9 @@ def show_progress(taken: dict[str, list[float]]) -> None:
     print(f"{len(taken['sdk'])} quarantines: {words}", file=sys.stderr)
 
 
-def describe(taken: dict[str, list[float]], notify: list[float]) -> dict[str, Any]:
+def describe(
+    taken: dict[str, list[float]], notify: list[float], used: list[float]
+) -> dict[str, Any]:
     """The result, as every benchmark prints it."""
     value = max(find_percentile(values, 0.99) for values in taken.values())
     reference = find_percentile(notify, 0.99)
@@ -296,6 +300,7 @@ def describe(taken: dict[str, list[float]], notify: list[float]) -> dict[str, An
             **{place: summarize(values) for place, values in taken.items()},
             "reference_is": "p99 from a commit with NOTIFY answered until a listener has it",
             "notify": summarize(notify),
+            "cpu_ms_each": dict(zip(("a", "b"), used, strict=True)),
             "targets": {"p99_ms": TARGET_MS},
             "met": value <= TARGET_MS,
             "cores": os.cpu_count(),

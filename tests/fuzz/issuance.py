@@ -6,7 +6,7 @@ import json
 from base64 import b64encode, urlsafe_b64encode
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -26,8 +26,7 @@ from tests.fuzz.mutations import (
     read_first,
 )
 from troth.agent.credential import check_roots, read_leaf
-from troth.cli.chain import describe_chain, load_chain, split_der
-from troth.core.clock import VirtualClock
+from troth.cli.chain import describe_chain, load_chain
 from troth.core.ids import SpiffeId
 from troth.identity.x509pop import (
     NODE,
@@ -37,9 +36,9 @@ from troth.identity.x509pop import (
     verify_possession,
 )
 from troth.issuance.csr import parse_csr
-from troth.issuance.der import assemble_signed
+from troth.issuance.der import assemble_signed, split_der
 from troth.issuance.jwtsvid import LEEWAY, derive_key_id, finish_jwt, validate_jwt_svid
-from troth.operations.callers import CallerRegistry
+from troth.issuance.presented import read_presented
 from troth.wire.bundle import list_jwks, parse_bundle, render_bundle
 from troth.wire.jwt import parse_key, parse_unverified, render_jwk, render_key
 from troth.wire.pem import render_pem_certificates
@@ -129,22 +128,13 @@ def _verify_machine(chain: tuple[bytes, ...], signature: bytes, at: datetime) ->
     )
 
 
-def _make_registry() -> CallerRegistry:
-    nothing = cast(Any, None)  # reading a certificate asks neither the store nor the snapshot
-    return CallerRegistry(nothing, nothing, VirtualClock(NOW), ISSUER.trust_domain, {}, {})
-
-
-REGISTRY = _make_registry()
-
-
 @fuzz(_CERTIFICATES)
 def fuzz_client_certificate(der: bytes) -> None:
-    found = answer(REGISTRY._read, der)
+    found = answer(read_presented, der, ISSUER.trust_domain, NOW)
     if found is not None:
-        spiffe_id, serial, _ = found
-        assert spiffe_id.trust_domain == ISSUER.trust_domain
-        assert SpiffeId.parse(str(spiffe_id)) == spiffe_id
-        assert serial
+        assert found.spiffe_id.trust_domain == ISSUER.trust_domain
+        assert SpiffeId.parse(str(found.spiffe_id)) == found.spiffe_id
+        assert found.serial
 
 
 @fuzz(_CERTIFICATES)

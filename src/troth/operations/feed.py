@@ -7,6 +7,7 @@ from datetime import datetime
 
 from troth.core.events import SealedEvent
 from troth.issuance.authorities import AuthorityState, Use
+from troth.issuance.profiles import JWT_TTL_CEILING
 from troth.live.snapshot import CUT_OFF, INDIFFERENT, Seed, Snapshot
 from troth.operations.recording import name_key
 from troth.store.engine import Store
@@ -30,6 +31,10 @@ async def read_seed(store: Store, now: datetime) -> Seed:
                 name_key(authority): authority.not_after
                 for authority in tx.authorities.list(Use.X509)
                 if authority.state is AuthorityState.REVOKED and authority.not_after > now
+            },
+            ended={
+                str(name): now + JWT_TTL_CEILING
+                for name in tx.identities.list_retired_since(now - JWT_TTL_CEILING)
             },
         )
 

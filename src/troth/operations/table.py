@@ -35,6 +35,7 @@ from troth.operations.node import (
     SyncNode,
 )
 from troth.operations.publication import Publication
+from troth.operations.revocation import FollowRevocations
 from troth.operations.rotation import (
     ActivateAuthority,
     ListAuthorities,
@@ -122,4 +123,7 @@ def list_subscriptions(p: Parts) -> Mapping[str, Subscription]:
     return {
         "node.sync": SyncNode(p.store, p.snapshot, p.clock, p.trust_domain, p.lease),
         "journal.tail": TailJournal(p.store, p.snapshot),
+        "revocation.follow": FollowRevocations(
+            p.store, p.snapshot, p.clock, p.trust_domain, p.lease
+        ),
     }

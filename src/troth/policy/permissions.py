@@ -20,7 +20,7 @@ READS = frozenset(
         "manifest.plan",
     }
 )
-AUDITS = READS | {"journal.ls", "journal.tail"}
+AUDITS = READS | {"journal.ls", "journal.tail", "revocation.follow"}
 OPERATES = AUDITS | {
     "identity.suspend",
     "identity.resume",
@@ -44,6 +44,7 @@ ADMINISTERS = OPERATES | {
     "authority.revoke",
 }
 NODE = frozenset({"certificate.issue", "jwtsvid.issue", "node.renew", "node.report", "node.sync"})
+WORKLOAD = frozenset({"revocation.follow"})
 ANYONE = frozenset({"node.attest"})
 
 ROLES: Mapping[str, frozenset[str]] = {
@@ -51,9 +52,13 @@ ROLES: Mapping[str, frozenset[str]] = {
     "operator": OPERATES,
     "auditor": AUDITS,
     "node": NODE | ANYONE,
+    "workload": WORKLOAD,
     "anyone": ANYONE,
 }
-"""Role → names of the operations it may call. `node` comes with attestation only."""
+"""Role → names of the operations it may call.
+
+`node` comes with attestation only, `workload` with any living certificate of an identity.
+"""
 
 GRANTABLE = ("admin", "operator", "auditor")
 """The roles that configuration may give to a uid or a SPIFFE ID."""

@@ -8,14 +8,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId, SpiffeId, TokenId
-
-SERIAL_DIGITS = 40
-"""Hexadecimal digits of a stored serial number: 20 octets (RFC 5280, section 4.1.2.2)."""
-
-
-def format_serial(serial: int) -> str:
-    """A certificate's serial number as it is stored: 40 lower-case hexadecimal digits."""
-    return f"{serial:0{SERIAL_DIGITS}x}"
+from troth.issuance.presented import SERIAL_DIGITS as SERIAL_DIGITS
+from troth.issuance.presented import format_serial as format_serial
 
 
 class NodeState(StrEnum):

@@ -25,6 +25,7 @@ from troth.wire.api import (
     nodes,
     problems,
     readmission,
+    revocations,
     status,
 )
 
@@ -291,6 +292,15 @@ ROUTES: tuple[Route, ...] = (
         journal.TailJournal,
         journal.JournalEntry | nodes.Heartbeat | nodes.StreamEnd,
         "Follow the journal.",
+        stream=True,
+    ),
+    Route(
+        "revocation.follow",
+        "GET",
+        "/v1/revocations/follow",
+        revocations.FollowRevocations,
+        revocations.RevocationMessage,
+        "Follow whom a verifier of peers must refuse.",
         stream=True,
     ),
     _r(

@@ -46,18 +46,23 @@ class Journal:
         self.types: Counter[str] = Counter()
         self._ids: set[int] = set()
 
-    def read(self, records: Records) -> None:
-        """Take in what was sealed since the last time."""
-        for row_id, position, kind, subject, body in records.rows(
-            f"{EVENTS} > {self.head} order by position"
-        ):
+    def read(self, records: Records) -> Journal:
+        """Take in what was sealed since the last time; what is committed and not sealed yet, as
+        if it were, to be thrown away afterwards."""
+        # One statement is one snapshot: servers may be sealing meanwhile.
+        rows = records.rows(f"{EVENTS} > {self.head} union all {EVENTS} is null")
+        waiting = Journal()
+        for row_id, position, kind, subject, body in sorted(rows, key=_order):
+            demand(row_id not in self._ids, f"journal row {row_id} is there twice")
+            if position is None:
+                waiting._take(kind, subject, 0, read_body(body))
+                continue
             demand(position == self.head + 1, f"position {position} follows {self.head}")
-            demand(row_id not in self._ids, f"journal row {row_id} has two positions")
             self._ids.add(row_id)
             self.head = position
-            text = body if isinstance(body, str) else repr(body)
-            self.digest.update(f"{row_id}|{position}|{kind}|{subject}|{text}\n".encode())
+            self.digest.update(f"{row_id}|{position}|{kind}|{subject}|{body}\n".encode())
             self._take(kind, subject, position, read_body(body))
+        return waiting
 
     def _take(self, kind: str, subject: str, position: int, body: dict[str, Any]) -> None:
         self.types[kind] += 1
@@ -85,13 +90,10 @@ class Journal:
         if kind.startswith("identity.") and body.get("reason"):
             self.reasons[str(body["reason"])] = position
 
-    def read_waiting(self, records: Records) -> Journal:
-        """What is committed and not sealed yet, as if it were; thrown away afterwards."""
-        waiting = Journal()
-        for row_id, _, kind, subject, body in records.rows(f"{EVENTS} is null order by id"):
-            demand(row_id not in self._ids, f"journal row {row_id} lost its position")
-            waiting._take(kind, subject, 0, read_body(body))
-        return waiting
+
+def _order(row: tuple[Any, ...]) -> tuple[bool, int]:
+    """By position, and then what has none, by row."""
+    return row[1] is None, row[0] if row[1] is None else row[1]
 
 
 class Audit:
@@ -109,8 +111,7 @@ class Audit:
         """All that was acknowledged before this was called is recorded, and rightly."""
         self._ledger.check()
         fresh = self._ledger.take()
-        self.journal.read(self._records)
-        waiting = self.journal.read_waiting(self._records)
+        waiting = self.journal.read(self._records)
         self._look_at_certificates(fresh.certificates)
         self._look_at_revocations(fresh.revoked)
         self._look_at(

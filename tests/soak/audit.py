@@ -117,9 +117,7 @@ class Audit:
         self._look_at(
             "select jti, state from jwt_svids where jti in", fresh.tokens, ("issued",), "token"
         )
-        self._look_at(
-            "select id from identities where id in", fresh.identities, (), "identity"
-        )
+        self._look_at("select id from identities where id in", fresh.identities, (), "identity")
         self._look_at_joins(fresh.joined)
         self._look_at("select id from join_tokens where id in", fresh.invited, (), "join token")
         for kind, names in (

@@ -1,4 +1,4 @@
-"""A campaign: servers under load, killed at random moments, started again, and audited each time."""
+"""A campaign: servers under load, killed at random moments, restarted and audited each time."""
 
 from __future__ import annotations
 
@@ -74,14 +74,16 @@ class Campaign:
         self._clients: list[Client] = []
 
     def run(self, kills: int, *, patient: bool) -> None:
-        """All of it. `patient` waits at the end until the servers' own reconciler has been there."""
+        """All of it. `patient` waits at the end for the servers' own reconciler."""
         for server in self.servers:
             server.launch()
             self.tally.starts.append(server.wait())
         self._start_clients()
+        told = 0
         while self.tally.total < kills:
             self._kill_once()
-            if self.tally.total % 50 == 0:
+            if self.tally.total >= told + 20:
+                told = self.tally.total
                 self._say(f"{self.tally.total} kills, journal at {self.audit.journal.head}")
         if patient:
             self._live_long()
@@ -179,7 +181,9 @@ class Campaign:
         """The published revocation lists, as anybody gets them."""
         with server.open_admin() as admin:
             known = admin.call("authority.ls", ListAuthorities()).items
-        living = [a.id for a in known if a.use == "x509-svid" and a.state not in ("revoked", "ended")]
+        living = [
+            a.id for a in known if a.use == "x509-svid" and a.state not in ("revoked", "ended")
+        ]
         transport = httpx.HTTPTransport(uds=str(server.data / "admin.sock"))
         lists = {}
         with httpx.Client(transport=transport, base_url="http://localhost", timeout=30) as client:

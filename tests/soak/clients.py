@@ -62,7 +62,7 @@ class Client(threading.Thread):
         try:
             while not self._over.is_set():
                 self._try_round()
-        except BaseException as error:  # noqa: BLE001 - the soak raises it
+        except BaseException as error:  # raised by the campaign
             self.failure = error
 
     def stop(self) -> None:
@@ -295,7 +295,8 @@ class Rotator(Client):
         old = [found.id for found in mine if found.state in ("retired", "tainted")]
         for found in old[:-GENERATIONS_KEPT]:
             self.admin.call(
-                "authority.revoke", ForceAuthority(id=found, reason="the soak is over it", force=True)
+                "authority.revoke",
+                ForceAuthority(id=found, reason="the soak is over it", force=True),
             )
 
     def _activate(self, authority: str) -> None:

@@ -1,4 +1,4 @@
-"""The servers of a soak: `troth up` processes on one database, started and killed as often as asked."""
+"""The servers of a soak: `troth up` processes on one database, killed as often as asked."""
 
 from __future__ import annotations
 

@@ -38,7 +38,11 @@ async def read_seed(store: Store, now: datetime) -> Seed:
 
 @dataclass(frozen=True, slots=True)
 class FollowJournal:
-    """Background: seal what is committed, then take in what is sealed, whoever sealed it."""
+    """Background: seal what is committed, and take in what is sealed, whoever sealed it.
+
+    What is new is live after one transaction: the one that sealed it, or a read of what another
+    node has sealed, before anything else is done.
+    """
 
     store: Store
     sealer: Sealer
@@ -51,23 +55,48 @@ class FollowJournal:
         a sealer that is stuck, here or on another node, must not pass for a quiet journal.
         """
         types: set[str] = set()
-        committed = await self.store.read(lambda tx: tx.journal.list_waiting(MOST_WAITING))
-        await self.sealer.seal_once()
-        while True:
-            events, waiting = await self._read_new()
-            self.snapshot.apply(events)
-            types.update(sealed.event.type for sealed in events)
-            if events:
-                await self.snapshot.announce()
-            if len(events) < BATCH:
-                break
-        # Of more than that nobody knows which: the next look, after this much sealing, will tell.
-        if len(committed) < MOST_WAITING and not committed & waiting:
-            self.snapshot.hear()
+        before: frozenset[int] | None = None
+        if not self.sealer.leads:
+            before = await self._catch_up(types)
+            if not before:
+                self.snapshot.hear()
+                return types
+        if not await self._seal(types):
+            after = await self._catch_up(types)
+            if before is None:
+                before = after  # this was the sealer until now; what had waited, nobody looked
+            # Of more than that nobody knows which: the next look, after this much sealing, will.
+            if len(before) < MOST_WAITING and not before & after:
+                self.snapshot.hear()
         return types
 
-    async def _read_new(self) -> tuple[list[SealedEvent], frozenset[int]]:
-        epoch = self.snapshot.epoch
+    async def _seal(self, types: set[str]) -> bool:
+        """Seal and take in all that is committed; False if that is another node's turn."""
+        while (sealed := await self.sealer.seal_batch()) is not None:
+            if sealed.head - len(sealed.events) == self.snapshot.epoch:
+                await self._take_in(sealed.events, types)
+            else:
+                await self._catch_up(types)  # another one has sealed in between
+            if not sealed.more:
+                self.snapshot.hear()
+                return True
+        return False
+
+    async def _catch_up(self, types: set[str]) -> frozenset[int]:
+        """Take in all that is sealed; the rows that are committed and not sealed yet."""
+        while True:
+            events, waiting = await self._read_news(self.snapshot.epoch)
+            await self._take_in(events, types)
+            if len(events) < BATCH:
+                return waiting
+
+    async def _take_in(self, events: list[SealedEvent], types: set[str]) -> None:
+        if events:
+            self.snapshot.apply(events)
+            types.update(sealed.event.type for sealed in events)
+            await self.snapshot.announce()
+
+    async def _read_news(self, epoch: int) -> tuple[list[SealedEvent], frozenset[int]]:
         return await self.store.read(
             lambda tx: (tx.journal.after(epoch, BATCH), tx.journal.list_waiting(MOST_WAITING))
         )

@@ -8,9 +8,11 @@ writers. So nobody reads by row id: the sealer gives each committed row a positi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, insert, select, update
+from sqlalchemy import BigInteger, Row, bindparam, func, insert, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from troth.core.events import Event, SealedEvent
 from troth.store.session import Session
@@ -25,11 +27,23 @@ _t = journal.c
 # Built once: building and hashing a statement costs more than running it.
 _APPEND = insert(journal).inline()  # inline: nobody asks for the row's id
 _HEAD = select(func.max(_t.position)).where(is_sealed)
-_SEAL = (
-    update(journal)
-    .where(_t.id == bindparam("row_id"))
-    .values(position=bindparam("sealed_position"))
-)
+_get_position = attrgetter("position")
+
+
+def _make_seal() -> ReturningUpdate[Any]:
+    """One statement numbers them all: a thousand by themselves would be a thousand turns."""
+    first = select(_t.id).where(is_waiting).order_by(_t.id).limit(bindparam("most")).subquery()
+    number = bindparam("head", type_=BigInteger) + func.row_number().over(order_by=first.c.id)
+    numbered = select(first.c.id, number.label("position")).subquery()
+    return (
+        update(journal)
+        .where(_t.id == numbered.c.id)
+        .values(position=numbered.c.position)
+        .returning(*_t)
+    )
+
+
+_SEAL = _make_seal()
 
 
 class JournalGateway:
@@ -55,17 +69,8 @@ class JournalGateway:
 
         For the sealer alone, under its lease.
         """
-        rows = self._session.execute(
-            select(journal).where(is_waiting).order_by(_t.id).limit(limit)
-        ).all()
-        if not rows:
-            return []
-        first = self.head() + 1
-        numbered = list(enumerate(rows, first))
-        self._session.execute(
-            _SEAL, [{"row_id": row.id, "sealed_position": position} for position, row in numbered]
-        )
-        return [SealedEvent(position, _read(row)) for position, row in numbered]
+        sealed = self._session.execute(_SEAL, {"head": self.head(), "most": limit}).all()
+        return [_read_sealed(row) for row in sorted(sealed, key=_get_position)]
 
     def notify_sealed(self, holder: str) -> None:
         """Wake the other servers on this database once this is committed; for the sealer alone,

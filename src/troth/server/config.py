@@ -310,7 +310,7 @@ def _resolve_keystore(
     if kind == "file" and not Path(rest).is_absolute():
         raise reading.blame(name, "the path after file: must be absolute.")
     secret = None
-    if kind == "env" and settings.keystore.driver == "file":
+    if kind == "env" and settings.keystore.driver != "memory":
         secret = environ.get(rest)
         if not secret:
             raise reading.blame(name, f"the environment variable {rest} is not set.")

@@ -25,7 +25,7 @@ from troth.server.config import Address, Config, settle_ports
 from troth.server.http.app import build_app
 from troth.server.http.callers import accept_anybody, require_certificate, require_uid
 from troth.server.http.listeners import Listener, TcpBinding, UnixBinding
-from troth.server.localagent import NODE, LocalAgent
+from troth.server.localagent import LocalAgent
 from troth.server.tls import ServerTls
 from troth.server.wiring import FEED, House, build_house, prepare_directories
 from troth.wire.api.nodes import CreateJoinToken
@@ -199,7 +199,7 @@ async def _start_background(
 def _make_agent(config: Config, built: asyncio.Future[House]) -> LocalAgent:
     async def make_token() -> str:
         house = await asyncio.shield(built)
-        body = CreateJoinToken(node=NODE, ttl=LOCAL_TOKEN_SECONDS)
+        body = CreateJoinToken(node=house.local_node, ttl=LOCAL_TOKEN_SECONDS)
         request_id = house.dispatcher.new_request_id()
         made = await house.dispatcher.call("token.join", CONSOLE, request_id, body)
         return str(made.token)

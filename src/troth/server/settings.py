@@ -63,12 +63,14 @@ class KeystoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where the signing authorities' private keys live."""
 
     driver: Annotated[
-        Literal["file", "memory"],
+        Literal["auto", "file", "database", "memory"],
         Meta(
-            description="'file' keeps keys encrypted in the data directory; 'memory' forgets them "
-            "when the server stops, for tests."
+            description="'file' keeps keys encrypted in the data directory, 'database' keeps them "
+            "encrypted in the database, for all servers on it; 'memory' forgets them when the "
+            "server stops, for tests. 'auto' is 'database' on PostgreSQL, unless the data "
+            "directory holds keys already, and 'file' otherwise."
         ),
-    ] = "file"
+    ] = "auto"
     key_encryption_key: Annotated[
         str,
         Meta(

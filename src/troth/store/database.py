@@ -17,6 +17,10 @@ class Link(Protocol):
         """What statements go through."""
         ...
 
+    def begin_write(self) -> None:
+        """Begin a transaction that is as if it were alone."""
+        ...
+
     def begin_read(self) -> None:
         """Begin a read and take its snapshot."""
         ...

@@ -12,6 +12,7 @@ from troth.store.database import Database
 from troth.store.readers import Readers
 from troth.store.schema import prepare_schema
 from troth.store.session import name_holder
+from troth.store.shelf import KeyShelf
 from troth.store.sqlite import SqliteFile, parse_url
 from troth.store.transaction import Transaction
 from troth.store.writer import Function, Writer
@@ -45,6 +46,8 @@ class Store:
         self.clock = clock
         self.holder = holder
         """Who takes leases in the name of this process."""
+        self.shelf = KeyShelf(database)
+        """Where the database keystore lays sealed keys."""
         self._database = database
         self._commit_listeners: list[Callable[[], None]] = []
         self._news_listeners: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
@@ -52,6 +55,11 @@ class Store:
         self._writer: _Writers
         self._courier: Courier | None = None
         self._sealer: str | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether other servers may work on this database; a file has one."""
+        return self.holder != FILE_HOLDER
 
     @property
     def writers(self) -> int:

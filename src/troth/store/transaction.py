@@ -13,6 +13,7 @@ from troth.store.instances import InstanceGateway
 from troth.store.join_tokens import JoinTokenGateway
 from troth.store.journal import JournalGateway
 from troth.store.jwt_svids import JwtSvidGateway
+from troth.store.keys import KeyGateway
 from troth.store.leases import LeaseGateway
 from troth.store.nodes import NodeGateway
 from troth.store.session import Session
@@ -88,3 +89,8 @@ class Transaction:
     def settings(self) -> SettingGateway:
         """Values that the server keeps about itself."""
         return SettingGateway(self._session)
+
+    @cached_property
+    def keys(self) -> KeyGateway:
+        """Sealed keys of the database keystore."""
+        return KeyGateway(self._session)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 BUILT_IN: dict[str, str] = {
+    "database": "troth.drivers.keystores.database:open_keystore",
     "file": "troth.drivers.keystores.file:open_keystore",
     "memory": "troth.drivers.keystores.memory:open_keystore",
 }

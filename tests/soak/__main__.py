@@ -10,13 +10,19 @@ import json
 import secrets
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from tests.e2e.processes import open_folder
 from tests.soak.campaign import Campaign, speak
 from tests.soak.databases import Database, Postgres, Sqlite
 from tests.soak.ledger import BrokenPromise
 
-ENGINES = {"sqlite": (Sqlite, 1), "postgresql": (Postgres, 2)}
+ENGINES: dict[str, tuple[Callable[[], Database], int]] = {
+    "sqlite": (Sqlite, 1),
+    "postgresql": (Postgres, 2),
+}
+"""How each is made, and how many servers work on it."""
 
 
 def main() -> int:
@@ -41,7 +47,9 @@ def main() -> int:
     return 0
 
 
-def soak(database: Database, servers: int, kills: int, seed: int, *, patient: bool = True) -> dict:
+def soak(
+    database: Database, servers: int, kills: int, seed: int, *, patient: bool = True
+) -> dict[str, Any]:
     """One campaign; its report."""
     began = time.monotonic()
     with open_folder() as folder:

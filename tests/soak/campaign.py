@@ -66,9 +66,6 @@ class Campaign:
         self.servers = [
             Server(folder, f"s{number}", url, agent=number == 0) for number in range(servers)
         ]
-        for server in self.servers[1:]:
-            # Until keys live elsewhere, servers of one trust domain share a directory of them.
-            (server.data / "keys").symlink_to(self.servers[0].data / "keys")
         self._records = database.open_records(url)
         self.audit = Audit(self._records, self.ledger)
         self._clients: list[Client] = []

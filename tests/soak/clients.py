@@ -9,7 +9,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -282,7 +282,7 @@ class Rotator(Client):
     def round(self) -> None:
         if not self.wanted.wait(0.1):
             return
-        use = self.random.choice(("x509-svid", "jwt-svid"))
+        use: Literal["x509-svid", "jwt-svid"] = self.random.choice(("x509-svid", "jwt-svid"))
         known = self.admin.call("authority.ls", ListAuthorities()).items
         mine = [found for found in known if found.use == use]
         waiting = [found.id for found in mine if found.state == "prepared"]

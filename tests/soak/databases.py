@@ -117,7 +117,7 @@ class Postgres:
         shutil.rmtree(folder)
         name = urlsplit(url).path.removeprefix("/")
         with psycopg.connect(self._url, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def _await(self) -> None:
         deadline = time.monotonic() + 60

@@ -49,7 +49,7 @@ class PostgresRecords:
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self._url, autocommit=True) as connection:
-            return connection.execute(sql).fetchall()  # type: ignore[arg-type]  # built here
+            return connection.execute(sql).fetchall()
 
     def size(self) -> int:
         return int(self.rows("select pg_database_size(current_database())")[0][0])

@@ -66,10 +66,11 @@ class Server:
         command += ["--listen", f"localhost:{self._ports[0]}", "--database", self._database]
         command += ["--agent" if self._agent else "--no-agent"]
         self._runs += 1
-        mutual = f"localhost:{self._ports[1]}"
-        self._run = Daemon(
-            self._folder, f"{self.name}-{self._runs}", command, TROTH_LISTEN_MUTUAL=mutual
-        )
+        environ = {"TROTH_LISTEN_MUTUAL": f"localhost:{self._ports[1]}"}
+        if not self._database.startswith("sqlite:"):
+            # Servers that share a database share the key that seals their keys in it.
+            environ["TROTH_KEYSTORE_KEY_ENCRYPTION_KEY"] = f"file:{self._folder}/kek"
+        self._run = Daemon(self._folder, f"{self.name}-{self._runs}", command, **environ)
 
     def wait(self) -> float:
         """Wait until it is ready; how many seconds that took."""
@@ -130,7 +131,7 @@ class Server:
         skipped = {"troth.db", "troth.db-wal", "troth.db-shm"}
         files = [p for p in self.data.rglob("*") if p.is_file() and p.name not in skipped]
         found["files"] = len(files)
-        found["keys"] = len(list((self.data / "keys").iterdir()))
+        found["keys"] = len(list(self.data.glob("keys/*")))
         return found
 
     def find_agent(self) -> int | None:

@@ -94,6 +94,7 @@ class Campaign:
         for client in self._clients:
             client.stop()
         for server in self.servers:
+            server.tell(self._say)
             server.kill()
             server.end_agent()
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ class Server:
             return
         self._run.kill()
         self._close()
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """The end of its log, if it runs or has ended by itself."""
+        if self._run is not None:
+            code = self._run.process.poll()
+            say(f"{self.name}: exit code {code}, log: {self._run.log[-3000:]}")
 
     def stop(self) -> None:
         """End it in order."""

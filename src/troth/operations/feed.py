@@ -43,7 +43,11 @@ async def read_seed(store: Store, now: datetime) -> Seed:
 
 @dataclass(frozen=True, slots=True)
 class FollowJournal:
-    """Background: seal what is committed, then take in what is sealed, whoever sealed it."""
+    """Background: seal what is committed, and take in what is sealed, whoever sealed it.
+
+    What is new is live after one transaction: the one that sealed it, or a read of what another
+    node has sealed, before anything else is done.
+    """
 
     store: Store
     sealer: Sealer
@@ -56,27 +60,53 @@ class FollowJournal:
         a sealer that is stuck, here or on another node, must not pass for a quiet journal.
         """
         types: set[str] = set()
-        committed = await self.store.read(lambda tx: tx.journal.list_waiting(MOST_WAITING))
-        await self.sealer.seal_once()
-        while True:
-            before = self.snapshot.epoch
-            events, head, waiting = await self._read_new()
-            self.snapshot.apply(events)
-            types.update(sealed.event.type for sealed in events)
-            if len(events) < BATCH:
-                self.snapshot.advance(head)
-            if self.snapshot.epoch > before:
-                await self.snapshot.announce()
-            if len(events) < BATCH:
-                break
-        # Of more than that nobody knows which: the next look, after this much sealing, will tell.
-        if len(committed) < MOST_WAITING and not committed & waiting:
-            self.snapshot.hear()
+        before: frozenset[int] | None = None
+        if not self.sealer.leads:
+            before = await self._catch_up(types)
+            if not before:
+                self.snapshot.hear()
+                return types
+        if not await self._seal(types):
+            after = await self._catch_up(types)
+            if before is None:
+                before = after  # this was the sealer until now; what had waited, nobody looked
+            # Of more than that nobody knows which: the next look, after this much sealing, will.
+            if len(before) < MOST_WAITING and not before & after:
+                self.snapshot.hear()
         return types
 
-    async def _read_new(self) -> tuple[list[SealedEvent], int, frozenset[int]]:
+    async def _seal(self, types: set[str]) -> bool:
+        """Seal and take in all that is committed; False if that is another node's turn."""
+        while (sealed := await self.sealer.seal_batch()) is not None:
+            if sealed.before == self.snapshot.epoch:
+                await self._take_in(sealed.events, sealed.head, types)
+            else:
+                await self._catch_up(types)  # another one has sealed in between
+            if not sealed.more:
+                self.snapshot.hear()
+                return True
+        return False
+
+    async def _catch_up(self, types: set[str]) -> frozenset[int]:
+        """Take in all that is sealed; the rows that are committed and not sealed yet."""
+        while True:
+            events, head, waiting = await self._read_news(self.snapshot.epoch)
+            all_read = len(events) < BATCH
+            await self._take_in(events, head if all_read else 0, types)
+            if all_read:
+                return waiting
+
+    async def _take_in(self, events: list[SealedEvent], head: int, types: set[str]) -> None:
+        """Apply `events`, after which nothing up to `head` is left that matters."""
+        before = self.snapshot.epoch
+        self.snapshot.apply(events)
+        self.snapshot.advance(head)
+        types.update(sealed.event.type for sealed in events)
+        if self.snapshot.epoch > before:
+            await self.snapshot.announce()
+
+    async def _read_news(self, epoch: int) -> tuple[list[SealedEvent], int, frozenset[int]]:
         """The next events that matter, the last position of all, and what waits to be sealed."""
-        epoch = self.snapshot.epoch
 
         def read(tx: Transaction) -> tuple[list[SealedEvent], int, frozenset[int]]:
             head = tx.journal.head()

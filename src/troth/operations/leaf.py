@@ -321,7 +321,7 @@ class ReconcileIssuance:
             stranded = tx.certificates.interrupted(now - STRANDED_AFTER, RECONCILE_BATCH)
             for record in stranded:
                 tx.certificates.abandon(record.serial)
-                tx.certificates.revoke(record.serial, now, "superseded")
+                revoked = tx.certificates.revoke(record.serial, now, "superseded")
                 record_event(
                     tx,
                     BACKGROUND,
@@ -332,7 +332,8 @@ class ReconcileIssuance:
                     not_after=record.not_after.isoformat(),
                     reason="interrupted between intent and result",
                 )
-                record_revocations(tx, BACKGROUND, [record.serial], "superseded", now)
+                if revoked:  # and not before, by a quarantine while it was being signed
+                    record_revocations(tx, BACKGROUND, [record.serial], "superseded", now)
             tokens = tx.jwt_svids.interrupted(now - STRANDED_AFTER, RECONCILE_BATCH)
             for token in tokens:
                 tx.jwt_svids.abandon(token.jti)

@@ -18,7 +18,7 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Refused
 from troth.identity.problem import Limits
 from troth.issuance.drafter import Drafter
-from troth.live.snapshot import Snapshot
+from troth.live.snapshot import INDIFFERENT, Snapshot
 from troth.operations.authority import PrepareAuthorities, claim_trust_domain
 from troth.operations.callers import CallerRegistry
 from troth.operations.crl import PublishCrls
@@ -152,7 +152,7 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
     )
     metrics = Metrics()
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
-    sealer = Sealer(store, clock=clock, holder=store.holder)
+    sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT)
     return House(
         store=store,
         snapshot=snapshot,

@@ -54,6 +54,7 @@ class Store:
         self._readers = Readers(database)
         self._writer: _Writers
         self._courier: Courier | None = None
+        self._sealer: str | None = None
 
     @property
     def shared(self) -> bool:
@@ -104,10 +105,11 @@ class Store:
         sealed events, or left some for this one to seal. It says "look", not what."""
         self._news_listeners.append((asyncio.get_running_loop(), callback))
 
-    def ask_sealer(self, holder: str) -> None:
-        """Tell the server that holds the sealer's lease that something waits. Never blocks."""
-        if self._courier is not None:
-            self._courier.ask(holder)
+    def name_sealer(self, holder: str | None) -> None:
+        """Who seals on this database, or None for this very server: another one is told now, and
+        after every commit here, that something waits. Never blocks."""
+        self._sealer = holder
+        self._ask_sealer()
 
     def close(self) -> None:
         """Write and read what is queued, then close; blocks until done. Again is no error."""
@@ -129,7 +131,12 @@ class Store:
         self._writer = Crew(server, entropy, self._announce)
         self._courier = Courier(server, self.holder, presence, self._ring)
 
+    def _ask_sealer(self) -> None:
+        if self._sealer is not None and self._courier is not None:
+            self._courier.ask(self._sealer)
+
     def _announce(self) -> None:
+        self._ask_sealer()
         loop = asyncio.get_running_loop()
         for callback in self._commit_listeners:
             loop.call_soon(callback)  # each by itself: one that fails spoils nothing else

@@ -59,6 +59,7 @@ class JournalGateway:
 
         For the sealer alone, under its lease.
         """
+        # One statement numbers them all: a thousand by themselves would be a thousand turns.
         done = self._session.execute(_SEAL, {"most": limit, "sealed": self.head()})
         return done.rowcount
 

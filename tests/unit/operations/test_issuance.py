@@ -185,14 +185,14 @@ async def test_one_instance_locked_alone(house: FakeHouse) -> None:
     assert again.error is None
 
 
+def crash() -> None:
+    raise KeyboardInterrupt
+
+
 @in_house
 async def test_a_crash_between_intent_and_result_is_closed(house: FakeHouse) -> None:
     identity, node = await house.register(), await house.join()
     await house.settle()
-
-    def crash() -> None:
-        raise KeyboardInterrupt
-
     house.keystore.before_sign = crash
     body = IssueCertificates(requests=await _requests(house, identity.id))
     with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever a dying process raises
@@ -207,6 +207,26 @@ async def test_a_crash_between_intent_and_result_is_closed(house: FakeHouse) -> 
     (abandoned,) = await house.events("certificate.abandoned")
     assert abandoned.subject == identity.spiffe_id
     assert int(abandoned.body["serial"], 16) in await latest_crl(house)
+
+
+@in_house
+async def test_an_intent_that_was_revoked_before_a_crash_is_not_revoked_again(
+    house: FakeHouse,
+) -> None:
+    identity, node = await house.register(), await house.join()
+    body = IssueCertificates(requests=await _requests(house, identity.id))
+    await house.settle()
+    house.keystore.before_sign = crash
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever a dying process raises
+        await house.call("certificate.issue", body, node)
+    house.keystore.before_sign = None
+    await house.call("identity.quarantine", MoveIdentity(name=identity.name, reason="theft"))
+    house.clock.advance(timedelta(seconds=61))
+    await ReconcileIssuance(house.parts.store, house.clock)()
+    (revoked,) = await house.events("certificate.revoked")
+    assert revoked.body["reason"] == "privilegeWithdrawn"
+    (abandoned,) = await house.events("certificate.abandoned")
+    assert abandoned.body["serial"] == revoked.body["serial"]
 
 
 @in_house

@@ -216,6 +216,8 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
     for statement, values in seen:
         plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
         whole = [step for step in plan if step.startswith("SCAN") and " INDEX " not in step]
+        # What a query has made for itself is as long as its own limit.
+        whole = [step for step in whole if not step.startswith(("SCAN anon_", "SCAN (subquery"))]
         assert not whole, (statement, plan)
     database.close()
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from tests.fakes.house import DOMAIN, FakeHouse, open_house
 from tests.fakes.stores import HOUR, NOW, make_event
 from troth.store.engine import Transaction
-from troth.wire.api.certificates import InstanceClaim, IssueJwtSvid
+from troth.wire.api.certificates import InstanceClaim
 from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
+from troth.wire.api.jwt_svids import IssueJwtSvids, JwtSvidRequest
 from troth.wire.api.nodes import CreateJoinToken
 
 CLAIM = InstanceClaim(key="ab" * 16, pid=7, selectors=["unix:uid:1001"])
@@ -32,8 +33,8 @@ async def live(house: FakeHouse) -> None:
     await house.join("edge")
     await house.issue(node, api.id)
     await house.issue(node, bad.id, selectors=["unix:uid:1002"], key="cd" * 16)
-    body = IssueJwtSvid(identity_id=api.id, audiences=["orders"], instance=CLAIM)
-    await house.call("jwtsvid.issue", body, node)
+    wish = JwtSvidRequest(identity_id=api.id, audiences=["orders"], instance=CLAIM)
+    await house.call("jwtsvid.issue", IssueJwtSvids(requests=[wish]), node)
     await house.call("identity.quarantine", MoveIdentity(name="bad", reason="it lied"))
     (copy,) = (await house.call("instance.ls", ListInstances(name="api"))).items
     await house.call("instance.lock", MoveInstance(id=copy.id, reason="strange"))

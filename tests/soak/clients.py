@@ -18,18 +18,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from benchmarks.installation import make_csr
 from tests.soak.ledger import Ledger, Move
 from tests.soak.stand import Server
-from troth.core.errors import TrothError
+from troth.core.errors import TrothError, error_of
 from troth.wire.api.authorities import ForceAuthority, ListAuthorities, PrepareAuthority
 from troth.wire.api.certificates import (
     CertificateRequest,
     InstanceClaim,
     IssueCertificates,
     IssuedCertificate,
-    IssueJwtSvid,
     RevokeCertificate,
 )
 from troth.wire.api.client import ApiClient
 from troth.wire.api.identities import MoveIdentity, RegisterIdentity
+from troth.wire.api.jwt_svids import IssueJwtSvids, JwtSvidRequest
 from troth.wire.api.nodes import AttestNode, CreateJoinToken, NodeCredential, RenewNode
 
 SELECTOR = "unix:uid:1001"
@@ -200,8 +200,10 @@ class TokenIssuer(Client):
 
     def round(self) -> None:
         self._id = self._id or self.register(f"{self.name}-{self._rounds}")
-        request = IssueJwtSvid(identity_id=self._id, instance=self.claim(), audiences=["soak"])
-        answer = self.mutual.call("jwtsvid.issue", request)
+        request = JwtSvidRequest(identity_id=self._id, instance=self.claim(), audiences=["soak"])
+        (answer,) = self.mutual.call("jwtsvid.issue", IssueJwtSvids(requests=[request])).results
+        if answer.error is not None:
+            raise error_of(answer.error.code, answer.error.detail)
         payload = answer.token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         self.ledger.note_token(claims["jti"])

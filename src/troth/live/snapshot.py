@@ -107,7 +107,9 @@ class Snapshot:
                 self.recent.note(change)
                 self.refusals_epoch = sealed.position
             # Last: an event that was not understood is met again, and until then nothing is heard.
-            self.epoch, self._last = sealed.position, sealed
+            self.epoch = sealed.position
+            if kind not in INDIFFERENT:
+                self._last = sealed
             if kind.startswith(_SHARED_NOUNS):
                 self.nodes_epoch = sealed.position
 

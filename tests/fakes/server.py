@@ -109,6 +109,7 @@ class FakeServer:
         self.tokens = {"good-token"}
         self.proofs: list[Evidence] = []
         self.barred = False
+        self.spread = 0
         self.node_ttl = 3600
         self.epoch = 1
         self.crl_number = 1
@@ -191,6 +192,7 @@ class FakeServer:
                 | self.cut_off_elsewhere
             ),
             tainted=list(self.tainted),
+            spread=self.spread,
         )
 
     def taint(self) -> None:

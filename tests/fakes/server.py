@@ -113,6 +113,7 @@ class FakeServer:
         self.tokens = {"good-token"}
         self.proofs: list[Evidence] = []
         self.barred = False
+        self.spread = 0
         self.node_ttl = 3600
         self.epoch = 1
         self.crl_number = 1
@@ -195,6 +196,7 @@ class FakeServer:
                 | self.cut_off_elsewhere
             ),
             tainted=list(self.tainted),
+            spread=self.spread,
         )
 
     def taint(self) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from troth.agent.quota import Bucket
 from troth.agent.snapshot import Content, Registration
 from troth.agent.timing import Backoff, Broadcast
 from troth.agent.view import Svid
+from troth.core.bucket import Bucket
 from troth.core.errors import Limited, TrothError, Unavailable
 from troth.identity.selectors import Selector
 

@@ -178,7 +178,7 @@ class Membership:
             except Untrusted:
                 raise
             except _PASSING as error:
-                delay = backoff.take()
+                delay = backoff.take(error)
                 log.warning("node.join_waits", reason=error.detail, retry_seconds=round(delay, 1))
                 await self.sleep(delay)
 
@@ -265,7 +265,7 @@ class Membership:
                 return await self._renew_or_rejoin(held, api)
             except TrothError as error:
                 self._tell_failure(held, error)
-                await self.sleep(backoff.take())
+                await self.sleep(backoff.take(error))
 
     def _tell_failure(self, held: Credential, error: TrothError) -> None:
         rest = held.not_after - self.clock.now()

@@ -36,7 +36,7 @@ from troth.agent.vault import Vault
 from troth.agent.workload_api import WorkloadApi
 from troth.agent.workloads import Workloads
 from troth.core.clock import Clock
-from troth.core.entropy import Entropy
+from troth.core.entropy import Entropy, fraction
 from troth.core.errors import Conflict, Invalid, Refused
 from troth.drivers.attestors import load_attestors
 from troth.drivers.attestors.procfs import PROC, read_boot_id
@@ -152,11 +152,13 @@ class _Running:
         self._clock = clock
         self._entropy = entropy
         self._replacing = asyncio.Lock()
+        self._sleep: Sleep = asyncio.sleep
 
     async def serve(
         self, attestation: Attestation, vault: Vault, sleep: Sleep, ready: Callable[[], None]
     ) -> None:
         clock, entropy, api = self._clock, self._entropy, self._connection
+        self._sleep = sleep
         sync = Sync(api, clock, entropy, sleep)
         if (kept := vault.open(self._credential)) is not None:
             sync.offer(kept)
@@ -240,8 +242,10 @@ class _Running:
         version = 0
         while True:
             version = await sync.changes.wait_beyond(version)
-            held = self._credential
-            if held.signer in sync.require_snapshot().tainted:
+            held, snapshot = self._credential, sync.require_snapshot()
+            if held.signer in snapshot.tainted:
+                if snapshot.spread:
+                    await self._sleep(snapshot.spread * fraction(self._entropy))
                 await self._replace(held)
 
     def _use(self, credential: Credential) -> None:

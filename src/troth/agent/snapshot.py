@@ -28,6 +28,10 @@ from troth.wire.api.nodes import Entry, NodeSnapshot
 log = structlog.get_logger(__name__)
 
 
+MAX_SPREAD = 10
+"""Seconds."""
+
+
 class Content(NamedTuple):
     """What a certificate says of its identity; `x509_ttl` is in seconds."""
 
@@ -67,7 +71,8 @@ class Snapshot:
     """Everything that concerns this node, as of journal position `epoch`.
 
     `cut_off` are SPIFFE IDs, registered anywhere, whose tokens must be refused.
-    What a key in `tainted` signed must be replaced now.
+    What a key in `tainted` signed must be replaced within `spread` seconds, the time over which
+    all nodes together spread what they all do at once.
     """
 
     epoch: int
@@ -82,6 +87,7 @@ class Snapshot:
     jwks: Mapping[str, Any]
     index: Mapping[Selector, tuple[Registration, ...]]
     tainted: frozenset[str] = frozenset()
+    spread: float = 0.0
 
     def match(self, attested: frozenset[Selector]) -> list[Registration]:
         """The registrations that `attested` fulfils, the most demanding first."""
@@ -154,6 +160,7 @@ def read_snapshot(message: NodeSnapshot, before: Snapshot | None) -> Snapshot:
         jwks=jwks,
         index=_index_registrations(registrations.values()),
         tainted=frozenset(message.tainted),
+        spread=float(min(max(message.spread, 0), MAX_SPREAD)),
     )
 
 

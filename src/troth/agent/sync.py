@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import structlog
 
-from troth.agent.connection import Api
+from troth.agent.connection import Api, CredentialChanged
 from troth.agent.snapshot import Snapshot, read_snapshot
 from troth.agent.timing import Backoff, Broadcast, Sleep
 from troth.core.clock import Clock
@@ -26,8 +26,10 @@ from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, SyncNode
 
 log = structlog.get_logger(__name__)
 
+FIRST_WAIT = 0.2
 LONGEST_WAIT = 5.0
-"""Seconds between two tries at most: for so long the nodes don't notice that a server is back."""
+"""Seconds between two tries at most: for so long a node doesn't notice that a server is back. In a
+large fleet it is up to twice the spread that the server names (`Snapshot.spread`)."""
 QUIET = 10.0
 """Seconds without a word, two heartbeats, after which the next word is the server coming back."""
 
@@ -44,7 +46,7 @@ class Sync:
         self._api = api
         self._clock = clock
         self._sleep = sleep
-        self._backoff = Backoff(entropy, first=0.1, cap=LONGEST_WAIT)
+        self._backoff = Backoff(entropy, FIRST_WAIT, LONGEST_WAIT)
         self._heard: float | None = None
         self._broken = False
         self._kept: NodeSnapshot | None = None
@@ -79,6 +81,8 @@ class Sync:
         while True:
             try:
                 await self._follow()
+            except CredentialChanged:
+                self._broken = True  # and come back at once: no outage has brought others too
             except TrothError as error:
                 self._broken = True
                 if isinstance(error, Denied):
@@ -87,7 +91,7 @@ class Sync:
                     self._kept = self.message = None
                     self.refusals.announce()
                 self._restore()
-                delay = self._backoff.take()
+                delay = self._backoff.take(error)
                 self._tell_failure(error, delay)
                 await self._sleep(delay)
 
@@ -121,6 +125,9 @@ class Sync:
                 snapshot = read_snapshot(message, self.snapshot)
                 self._note_word()
                 self._kept, self.message, self.is_restored = None, message, False
+                self._backoff.widen(
+                    max(FIRST_WAIT, snapshot.spread), max(LONGEST_WAIT, 2 * snapshot.spread)
+                )
                 self._replace(snapshot)
             case Heartbeat():
                 self._note_word()

@@ -38,6 +38,8 @@ IDLE_LIMIT = 300.0
 """Seconds that a process without streams and certificates is remembered."""
 SPREAD = 0.5
 """Seconds over which all that waited for the server ask again once it is back."""
+FORGOTTEN = timedelta(days=1)
+"""How long it is known when what a tainted key signed was to be renewed: longer than that lives."""
 GONE = "no longer registered for it"
 
 
@@ -64,6 +66,7 @@ class Workloads:
         self._entropy = entropy
         self._sleep = sleep
         self._vault = vault
+        self._hastened: dict[str, datetime] = {}
         self._agenda = Agenda(clock, sleep)
         self.held = Broadcast()
 
@@ -192,7 +195,8 @@ class Workloads:
             holding.forgive()
         holding.registration = registration
         self._drop_unservable(workload, holding, snapshot, now)
-        if workload.watchers > 0 and _needs_issue(holding, snapshot, now):
+        self._hasten_tainted(holding, snapshot, now)
+        if workload.watchers > 0 and _needs_issue(holding, now):
             holding.task = asyncio.get_running_loop().create_task(
                 self._obtain(workload, holding, registration)
             )
@@ -230,6 +234,18 @@ class Workloads:
             return
         log.info("svid.dropped", spiffe_id=svid.spiffe_id, reason=reason)
         holding.svid = None
+
+    def _hasten_tainted(self, holding: Holding, snapshot: Snapshot, now: datetime) -> None:
+        """What a tainted key signed is renewed soon: not at the same moment on every node."""
+        if holding.svid is None or holding.signer not in snapshot.tainted:
+            return
+        moment = self._hastened.get(holding.signer)
+        if moment is None:
+            wait = timedelta(seconds=snapshot.spread * fraction(self._entropy))
+            self._hastened = {key: at for key, at in self._hastened.items() if at > now - FORGOTTEN}
+            moment = self._hastened[holding.signer] = now + wait
+        if holding.renew_at is None or holding.renew_at > moment:
+            holding.renew_at = moment
 
     async def _obtain(
         self, workload: Workload, holding: Holding, registration: Registration
@@ -283,7 +299,7 @@ class Workloads:
         snapshot = self._sync.snapshot
         holding.failure = error
         holding.locked = snapshot.locked if snapshot is not None else frozenset()
-        delay = holding.backoff.take()
+        delay = holding.backoff.take(error)
         holding.retry_at = self._clock.now() + timedelta(seconds=delay)
         log.warning(
             "svid.not_issued",
@@ -370,13 +386,11 @@ class Workloads:
         self.held.announce()
 
 
-def _needs_issue(holding: Holding, snapshot: Snapshot, now: datetime) -> bool:
+def _needs_issue(holding: Holding, now: datetime) -> bool:
     if holding.task is not None or (holding.retry_at is not None and now < holding.retry_at):
         return False
     if holding.svid is None or holding.content != holding.registration.content:
         return True
-    if holding.signer in snapshot.tainted:
-        return True  # served until the new one is there: verifiers trust it until it is revoked
     return holding.renew_at is not None and now >= holding.renew_at
 
 

@@ -28,6 +28,7 @@ from troth.operations.feed import FollowJournal, read_seed
 from troth.operations.identity import ExpireIdentities
 from troth.operations.installation import claim_local_node
 from troth.operations.leaf import LeafIssuer, ReconcileIssuance
+from troth.operations.pacing import Pacing
 from troth.operations.publication import StoredPublication
 from troth.operations.purge import PurgeRecords
 from troth.operations.servercert import CertifyServer, split_names
@@ -157,7 +158,16 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
         store=store,
         snapshot=snapshot,
         dispatcher=Dispatcher(
-            list_operations(parts), list_subscriptions(parts), clock, entropy, metrics
+            list_operations(parts),
+            list_subscriptions(parts),
+            clock,
+            entropy,
+            metrics,
+            Pacing(
+                clock,
+                config.limits.node_credentials_per_second,
+                config.limits.node_calls_per_second,
+            ),
         ),
         publication=publication,
         callers=CallerRegistry(

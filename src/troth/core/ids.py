@@ -18,6 +18,7 @@ InstanceId = NewType("InstanceId", str)
 NodeId = NewType("NodeId", str)
 AuthorityId = NewType("AuthorityId", str)
 TokenId = NewType("TokenId", str)
+CodeId = NewType("CodeId", str)
 RequestId = NewType("RequestId", str)
 
 MAX_SPIFFE_ID_LENGTH = 2048

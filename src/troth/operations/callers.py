@@ -16,7 +16,7 @@ from troth.live.snapshot import Snapshot
 from troth.operations.call import Caller
 from troth.operations.node import name_node
 from troth.store.engine import Store
-from troth.store.records import NodeState, format_serial
+from troth.store.records import CertificateKind, NodeState, format_serial
 
 _UNREADABLE = (
     ValueError,
@@ -72,7 +72,11 @@ class CallerRegistry:
         if state is not None:
             raise Denied(f"{spiffe_id} is {state.value}.")
         role = self.spiffe_roles.get(str(spiffe_id))
-        return Caller(str(spiffe_id), frozenset({role} if role else ()), None, source, serial)
+        roles = {role} if role else set()
+        record = await self.store.read(lambda tx: tx.certificates.find(serial))
+        if record is not None and record.kind is CertificateKind.DEVICE:
+            roles.add("device")
+        return Caller(str(spiffe_id), frozenset(roles), None, source, serial)
 
     def _read(self, der: bytes) -> tuple[SpiffeId, str, str]:
         """SPIFFE ID, serial as stored, and the key identifier (hex) of the signer."""

@@ -19,6 +19,8 @@ from troth.identity.problem import Limits
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
+from troth.operations.device import EnrollDevice, RenewDevice
+from troth.operations.enrolment import InviteDevices
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
 from troth.operations.instance import ListInstances, MoveInstance
 from troth.operations.journal import ListJournal, TailJournal
@@ -43,6 +45,7 @@ from troth.operations.rotation import (
 )
 from troth.operations.status import ShowStatus
 from troth.operations.succession import AuthorityMaker
+from troth.operations.throttle import RENEWALS, Throttle
 from troth.operations.token import CreateJoinToken
 from troth.store.engine import Store
 
@@ -96,6 +99,11 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "node.ls": ListNodes(p.store),
         "node.evict": EvictNode(p.store, p.clock),
         "node.report": ReportWorkloads(p.store, p.clock),
+        "device.invite": InviteDevices(p.store, p.clock, p.entropy),
+        "device.enroll": EnrollDevice(p.store, p.clock, p.leaves, Throttle(p.clock)),
+        "device.renew": RenewDevice(
+            p.store, p.clock, p.leaves, Throttle(p.clock, per_second=RENEWALS)
+        ),
         "authority.ls": ListAuthorities(p.store, p.clock),
         "authority.prepare": PrepareAuthority(
             p.store,

@@ -37,22 +37,26 @@ ADMINISTERS = OPERATES | {
     "identity.retire",
     "manifest.apply",
     "token.join",
+    "device.invite",
     "authority.prepare",
     "authority.activate",
     "authority.taint",
     "authority.revoke",
 }
 NODE = frozenset({"certificate.issue", "jwtsvid.issue", "node.renew", "node.report", "node.sync"})
-ANYONE = frozenset({"node.attest"})
+DEVICE = frozenset({"device.renew"})
+ANYONE = frozenset({"node.attest", "device.enroll"})
 
 ROLES: Mapping[str, frozenset[str]] = {
     "admin": ADMINISTERS | ANYONE,
     "operator": OPERATES,
     "auditor": AUDITS,
     "node": NODE | ANYONE,
+    "device": DEVICE | ANYONE,
     "anyone": ANYONE,
 }
-"""Role → names of the operations it may call. `node` comes with attestation only."""
+"""Role → names of the operations it may call. `node` comes with attestation and `device` with
+enrolment only."""
 
 GRANTABLE = ("admin", "operator", "auditor")
 """The roles that configuration may give to a uid or a SPIFFE ID."""

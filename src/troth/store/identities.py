@@ -26,10 +26,13 @@ from troth.core.ids import IdentityId, SpiffeId, TrustDomain
 from troth.identity.identity import Identity, Kind, State
 from troth.identity.selectors import Selector
 from troth.store.session import Session
-from troth.store.tables import identities, identity_nodes, is_living
+from troth.store.tables import device_selectors, identities, identity_nodes, is_living
 
 _MICROSECOND = timedelta(microseconds=1)
 _ANY_NODE = "*"
+_CERTIFIED = "x509pop:"
+"""Selectors that a manufacturer's certificate proves; identities are looked up by them."""
+
 _MARK = " "  # between name and id; neither can contain it
 
 _CHUNK = 500  # engines bound how many parameters a statement may have
@@ -98,6 +101,7 @@ class IdentityGateway:
         taken."""
         self._session.insert(_ADD, _write(identity), _taken(identity))
         self._allow_nodes(identity)
+        self._index_selectors(identity)
 
     def save(self, identity: Identity, expected_revision: int) -> None:
         """Store a changed identity; `Conflict` if it is no longer at `expected_revision`."""
@@ -118,6 +122,11 @@ class IdentityGateway:
                 delete(identity_nodes).where(identity_nodes.c.identity_id == identity.id)
             )
             self._allow_nodes(identity)
+        if _list_certified(before) != _list_certified(identity):
+            self._session.execute(
+                delete(device_selectors).where(device_selectors.c.identity_id == identity.id)
+            )
+            self._index_selectors(identity)
 
     def page(
         self,
@@ -159,6 +168,16 @@ class IdentityGateway:
         return self._all(
             select(identities).where(and_(_t.id.in_(hosted), wanted)).order_by(_t.name)
         )
+
+    def find_certified(self, selectors: Iterable[Selector]) -> list[Identity]:
+        """Living devices that ask for at least one of these selectors, by name.
+
+        Whether they ask for more is for the caller to see.
+        """
+        named = select(device_selectors.c.identity_id).where(
+            device_selectors.c.selector.in_([str(selector) for selector in selectors])
+        )
+        return self._all(select(identities).where(_t.id.in_(named)).order_by(_t.name))
 
     def all_managed(self) -> list[Identity]:
         """Living identities that a manifest brought, by name."""
@@ -214,6 +233,11 @@ class IdentityGateway:
         if rows:
             self._session.execute(insert(identity_nodes), rows)
 
+    def _index_selectors(self, identity: Identity) -> None:
+        rows = [{"selector": s, "identity_id": identity.id} for s in _list_certified(identity)]
+        if rows:
+            self._session.execute(insert(device_selectors), rows)
+
     def _first(self, query: Any, **values: str) -> Identity | None:
         row = self._session.execute(query, values).first()
         return None if row is None else _read(row)
@@ -224,6 +248,13 @@ class IdentityGateway:
 
 def _hosts(identity: Identity) -> frozenset[str]:
     return frozenset() if identity.state is State.RETIRED else frozenset(identity.nodes)
+
+
+def _list_certified(identity: Identity) -> list[str]:
+    """The selectors by which a manufacturer's certificate finds this device."""
+    if identity.kind is not Kind.DEVICE or identity.state is State.RETIRED:
+        return []
+    return sorted(text for s in identity.selectors if (text := str(s)).startswith(_CERTIFIED))
 
 
 def _taken(identity: Identity) -> dict[str, str]:

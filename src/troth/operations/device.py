@@ -1,0 +1,278 @@
+"""Devices without an agent: enrol with proof and a CSR, renew over mutual TLS.
+
+An enrolled device is an instance of its identity, as a process on a node is, only that no node
+speaks for it: it can be locked alone, and whatever cuts the identity off cuts it off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from troth.core.clock import Clock
+from troth.core.errors import Denied, Invalid, Refused, TrothError, Unavailable
+from troth.core.ids import IdentityId, InstanceId, NodeId
+from troth.identity.identity import Identity, Instance
+from troth.identity.lifecycle import may_hold_credentials
+from troth.issuance.csr import parse_csr
+from troth.operations.call import Call
+from troth.operations.certificate import limit_ttl
+from troth.operations.enrolment import (
+    REMEDY,
+    check_code,
+    find_code,
+    parse_code,
+    require_kind,
+    take_code,
+)
+from troth.operations.leaf import Leaf, LeafIssuer, Wish
+from troth.operations.node import collect_roots
+from troth.operations.recording import record_event
+from troth.operations.throttle import Throttle
+from troth.store.engine import Store
+from troth.store.records import CertificateKind, CertificateRecord, EnrolmentCode
+from troth.store.transaction import Transaction
+from troth.wire.api import devices as wire
+
+NO_NODE = NodeId("")
+"""Where a device's instance runs: no agent speaks for it."""
+
+Take = Callable[[Transaction, datetime], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a device proved: which identity's which copy it is, for which key.
+
+    `take` uses the proof up, in the transaction that records the intent; it says whether that was
+    for the first time, and raises if the proof is good no more.
+    """
+
+    identity: Identity
+    instance_id: InstanceId
+    public_key: bytes
+    method: str
+    evidence: tuple[str, ...]
+    take: Take
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollDevice:
+    """``device.enroll``: the first certificate of a device, for an enrolment code."""
+
+    store: Store
+    clock: Clock
+    leaves: LeafIssuer
+    throttle: Throttle
+
+    async def __call__(self, call: Call[wire.EnrollDevice]) -> wire.DeviceCredential:
+        """The certificate. What is wrong with a request is found without a turn of the writer."""
+        public_key = parse_csr(call.body.csr)
+        self.throttle.check(call.caller.source)
+        if call.body.method != "code":
+            raise Invalid(f"Enrolment by {call.body.method!r} isn't known; use code.")
+        claim = await self._read_code(call, public_key)
+        return await certify_device(self.store, self.clock, self.leaves, call, claim)
+
+    async def _read_code(self, call: Call[wire.EnrollDevice], public_key: bytes) -> Claim:
+        secret = parse_code(call.body.evidence)
+        now = self.clock.now()
+
+        def look(tx: Transaction) -> tuple[EnrolmentCode, Identity] | None:
+            code = find_code(tx, secret)
+            return None if code is None else (code, tx.identities.get(code.identity_id))
+
+        found = await self.store.read(look)
+        if found is None:
+            self.throttle.count(call.caller.source)
+            raise Refused(f"This enrolment code is not valid here; {REMEDY}")
+        code, identity = found
+        key_hash = hashlib.sha256(public_key).hexdigest()
+        check_code(code, key_hash, now)
+
+        def take(tx: Transaction, now: datetime) -> bool:
+            current = find_code(tx, secret)
+            if current is None:
+                raise Refused(f"This enrolment code is not valid here; {REMEDY}")
+            return take_code(tx, current, key_hash, now)
+
+        return Claim(
+            identity=identity,
+            instance_id=name_device(identity.id, code.id),
+            public_key=public_key,
+            method="code",
+            evidence=(f"code:{code.id}",),
+            take=take,
+        )
+
+
+def name_device(identity_id: IdentityId, key: str) -> InstanceId:
+    """The id of one device: what proves the same enrolment or the same hardware is the same one."""
+    text = f"device\0{identity_id}\0{key}".encode()
+    return InstanceId(f"ins_{hashlib.sha256(text).hexdigest()[:24]}")
+
+
+def admit_device(
+    tx: Transaction, planned: Identity, instance_id: InstanceId, now: datetime
+) -> None:
+    """Raise `Denied` unless this device may hold its identity's credentials now, in this very
+    transaction; `Unavailable` if the identity isn't any more what the certificate was made from."""
+    identity = tx.identities.get(planned.id)
+    require_kind(identity)
+    if not may_hold_credentials(identity, now):
+        state = "expired" if identity.expires_at <= now else identity.state.value
+        raise Denied(f"'{identity.name}' may hold no credentials: it is {state}.")
+    if tx.instances.list_locked([instance_id]):
+        raise Denied(f"Instance {instance_id} of '{identity.name}' is locked.")
+    if (identity.dns_names, identity.x509_ttl) != (planned.dns_names, planned.x509_ttl):
+        raise Unavailable(f"'{identity.name}' was changed just now; ask again.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Enrolment:
+    """The guard of an enrolment: it uses the proof up with the intent, never before."""
+
+    call: Call[Any]
+    clock: Clock
+    claim: Claim
+
+    def __call__(
+        self, tx: Transaction, numbers: Sequence[int], *, first: bool
+    ) -> Mapping[int, TrothError]:
+        now = self.clock.now()
+        try:
+            admit_device(tx, self.claim.identity, self.claim.instance_id, now)
+            if first and self.claim.take(tx, now):
+                self._note(tx, now)
+        except TrothError as refusal:
+            return dict.fromkeys(numbers, refusal)
+        return {}
+
+    def _note(self, tx: Transaction, now: datetime) -> None:
+        claim = self.claim
+        note_device(tx, claim.instance_id, claim.identity.id, claim.evidence, now)
+        record_event(
+            tx,
+            self.call,
+            "device.enrolled",
+            str(claim.identity.spiffe_id),
+            now,
+            id=claim.instance_id,
+            identity=claim.identity.name,
+            method=claim.method,
+            evidence=list(claim.evidence),
+        )
+
+
+def note_device(
+    tx: Transaction,
+    instance_id: InstanceId,
+    identity_id: IdentityId,
+    evidence: tuple[str, ...],
+    now: datetime,
+) -> None:
+    """Record that a device lives, with what it proved when it enrolled."""
+    tx.instances.upsert_all(
+        [
+            Instance(
+                id=instance_id,
+                identity_id=identity_id,
+                node_id=NO_NODE,
+                pid=0,
+                evidence=evidence,
+                locked=False,
+                locked_reason="",
+                first_seen=now,
+                last_seen=now,
+            )
+        ]
+    )
+
+
+async def certify_device(
+    store: Store, clock: Clock, leaves: LeafIssuer, call: Call[Any], claim: Claim
+) -> wire.DeviceCredential:
+    """Issue the certificate of a device that proved who it is."""
+    wish = make_wish(claim.identity, claim.instance_id, claim.public_key, clock.now())
+    (outcome,) = await leaves.issue(call, [wish], _Enrolment(call, clock, claim))
+    if isinstance(outcome, TrothError):
+        raise outcome
+    return await answer_device(store, clock, claim.identity, claim.instance_id, outcome)
+
+
+def make_wish(
+    identity: Identity, instance_id: InstanceId, public_key: bytes, now: datetime
+) -> Wish:
+    """The certificate that a device may have: what the registration says, for its key."""
+    return Wish(
+        kind=CertificateKind.DEVICE,
+        spiffe_id=identity.spiffe_id,
+        public_key=public_key,
+        ttl=limit_ttl(identity.x509_ttl, identity, now),
+        dns_names=identity.dns_names,
+        identity_id=identity.id,
+        instance_id=instance_id,
+    )
+
+
+async def answer_device(
+    store: Store, clock: Clock, identity: Identity, instance_id: InstanceId, leaf: Leaf
+) -> wire.DeviceCredential:
+    """The certificate with the roots to trust and the time to come back."""
+    now = clock.now()
+    return wire.DeviceCredential(
+        identity=identity.name,
+        instance_id=instance_id,
+        spiffe_id=str(identity.spiffe_id),
+        chain=[leaf.der],
+        x509_authorities=await store.read(collect_roots),
+        not_after=leaf.not_after,
+        renew_after=now + (leaf.not_after - now) / 2,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RenewDevice:
+    """``device.renew``: the calling device's next certificate, for a key of its choice."""
+
+    store: Store
+    clock: Clock
+    leaves: LeafIssuer
+    throttle: Throttle
+
+    async def __call__(self, call: Call[wire.RenewDevice]) -> wire.DeviceCredential:
+        """The new certificate; the old one lives out its time, so that a lost answer is no loss."""
+        public_key = parse_csr(call.body.csr)
+        serial = call.caller.serial
+
+        def look(tx: Transaction) -> tuple[CertificateRecord, Identity]:
+            held = require_certificate(tx, serial)
+            assert held.identity_id is not None  # a device certificate always has one
+            return held, tx.identities.get(held.identity_id)
+
+        held, identity = await self.store.read(look)
+        assert held.instance_id is not None  # the same
+        instance_id = held.instance_id
+        self.throttle.check(instance_id)
+        self.throttle.count(instance_id)
+
+        def guard(tx: Transaction) -> None:
+            require_certificate(tx, serial)
+            now = self.clock.now()
+            admit_device(tx, identity, instance_id, now)
+            tx.instances.touch([instance_id], now)
+
+        wish = make_wish(identity, instance_id, public_key, self.clock.now())
+        leaf = await self.leaves.issue_one(call, wish, guard)
+        return await answer_device(self.store, self.clock, identity, instance_id, leaf)
+
+
+def require_certificate(tx: Transaction, serial: str) -> CertificateRecord:
+    """The calling device's certificate, if it stands in this very transaction; else `Denied`."""
+    found = tx.certificates.find(serial)
+    if found is None or found.kind is not CertificateKind.DEVICE or found.revoked_at is not None:
+        raise Denied("Only an enrolled device may ask for this, with a certificate that stands.")
+    return found

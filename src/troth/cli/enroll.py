@@ -39,6 +39,10 @@ def enroll(
     code_file: Annotated[
         str, typer.Option(help="The enrolment code; - for standard input.", metavar="FILE")
     ] = "",
+    x509pop: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Or the maker's certificate and key (PEM).", metavar="CERT KEY"),
+    ] = None,
     renew: Annotated[bool, typer.Option("--renew", help="Renew once, now.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Stay, and renew at half life.")] = False,
     again: Annotated[
@@ -78,5 +82,6 @@ def enroll(
         "--json": terminal.json,
     }
     arguments = [f"{name}={value}" for name, value in given.items() if value not in ("", None)]
+    arguments += ["--x509pop", *map(str, x509pop)] if x509pop else []
     arguments += [name for name, wanted in flags.items() if wanted]
     raise typer.Exit(run(arguments, sys.stdout, sys.stderr))

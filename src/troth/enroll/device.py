@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Protocol
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
 
 from troth.core.clock import Clock
 from troth.core.errors import Denied, Invalid, Refused
@@ -25,6 +30,8 @@ from troth.enroll.server import (
     make_context,
     render_pem,
 )
+from troth.identity.x509pop import DEVICE, find_trust_domain, sign_possession
+from troth.wire.x509pop import render_evidence
 
 MAX_CODE = 256
 """Characters of a file with an enrolment code."""
@@ -202,3 +209,35 @@ class CodeFile:
         if not text.strip() or len(text) > MAX_CODE:
             raise Invalid("There is no enrolment code in it: `troth device invite NAME` makes one.")
         return text.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Manufactured:
+    """The manufacturer's certificate (PEM, leaf first) and its key, which stay where they are."""
+
+    certificate: Path
+    key: Path
+    clock: Clock
+    method: str = "x509pop"
+
+    def make(self, csr: bytes, roots: bytes) -> str:
+        """A proof for this request, this server and this moment."""
+        known = x509.load_pem_x509_certificates(roots)
+        domain = find_trust_domain([root.public_bytes(Encoding.DER) for root in known])
+        try:
+            chain = x509.load_pem_x509_certificates(self.certificate.read_bytes())
+            key = load_pem_private_key(self.key.read_bytes(), None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise Invalid(
+                f"{self.certificate} or {self.key} can't be read; both must be PEM, the key "
+                "without a password."
+            ) from error
+        if not isinstance(
+            key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+        ):
+            raise Invalid(
+                f"{self.key} is of a kind that proves nothing; use ECDSA, RSA or Ed25519."
+            )
+        at = self.clock.now()
+        signature = sign_possession(key, DEVICE, domain, csr, at)
+        return render_evidence([one.public_bytes(Encoding.DER) for one in chain], at, signature)

@@ -22,7 +22,7 @@ from typing import IO, Any, NoReturn
 from troth.core.clock import SystemClock
 from troth.core.entropy import SystemEntropy
 from troth.core.errors import Invalid, Refused, TrothError
-from troth.enroll.device import MAX_CODE, CodeFile, Device, Proof, Settings
+from troth.enroll.device import MAX_CODE, CodeFile, Device, Manufactured, Proof, Settings
 from troth.enroll.folder import CURRENT, Enrolment, Folder
 from troth.enroll.keeper import Keeper, Patience
 from troth.enroll.server import Unreachable, check_url
@@ -64,6 +64,7 @@ def make_parser() -> Parser:
     add("--ca", type=Path, metavar="FILE", help="The server's ca.pem.")
     add("--ca-sha256", default="", metavar="HEX", help="Or the SHA-256 of its root certificate.")
     add("--code-file", metavar="FILE", help="The enrolment code; - for standard input.")
+    add("--x509pop", nargs=2, type=Path, metavar=("CERT", "KEY"), help="Or the maker's pair (PEM).")
     add("--renew", action="store_true", help="Renew once, now.")
     add("--keep", action="store_true", help="Stay, and renew at half life.")
     add("--again", action="store_true", help="Enrol though the certificate is still good.")
@@ -132,6 +133,8 @@ def _check_usage(chosen: argparse.Namespace) -> None:
         raise WrongUsage("--out is missing: in which directory are key and certificate to be?")
     if chosen.ca is not None and chosen.ca_sha256:
         raise WrongUsage("--ca and --ca-sha256 say the same thing; give one.")
+    if chosen.code_file is not None and chosen.x509pop:
+        raise WrongUsage("--code-file and --x509pop are two ways to prove the same; give one.")
     if chosen.renew and (chosen.keep or chosen.again):
         raise WrongUsage("--renew is for one time; it goes with neither --keep nor --again.")
     if chosen.patience < 0:
@@ -190,6 +193,9 @@ def _keep(
 
 
 def _choose_proof(chosen: argparse.Namespace, output: Output) -> Proof | None:
+    if chosen.x509pop:
+        certificate, key = chosen.x509pop
+        return Manufactured(certificate, key, SystemClock())
     if chosen.code_file is None:
         return None
     if chosen.code_file == "-":

@@ -6,6 +6,7 @@ speaks for it: it can be locked alone, and whatever cuts the identity off cuts i
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from typing import Any
 
 from troth.core.clock import Clock
 from troth.core.errors import Denied, Invalid, Refused, TrothError, Unavailable
-from troth.core.ids import IdentityId, InstanceId, NodeId
+from troth.core.ids import IdentityId, InstanceId, NodeId, TrustDomain
 from troth.identity.identity import Identity, Instance
 from troth.identity.lifecycle import may_hold_credentials
+from troth.identity.selectors import Selector, match_selectors
+from troth.identity.x509pop import DEVICE, Possession, Vouchers, verify_possession
 from troth.issuance.csr import parse_csr
 from troth.operations.call import Call
 from troth.operations.certificate import limit_ttl
@@ -36,6 +39,7 @@ from troth.store.engine import Store
 from troth.store.records import CertificateKind, CertificateRecord, EnrolmentCode
 from troth.store.transaction import Transaction
 from troth.wire.api import devices as wire
+from troth.wire.x509pop import parse_evidence
 
 NO_NODE = NodeId("")
 """Where a device's instance runs: no agent speaks for it."""
@@ -47,8 +51,8 @@ Take = Callable[[Transaction, datetime], bool]
 class Claim:
     """What a device proved: which identity's which copy it is, for which key.
 
-    `take` uses the proof up, in the transaction that records the intent; it says whether that was
-    for the first time, and raises if the proof is good no more.
+    `take` uses the proof up, in the transaction that records the intent, and raises if it is good
+    no more. It says whether the enrolment is to be recorded.
     """
 
     identity: Identity
@@ -61,20 +65,26 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class EnrollDevice:
-    """``device.enroll``: the first certificate of a device, for an enrolment code."""
+    """``device.enroll``: a device's first certificate, for a code or its manufacturer's one."""
 
     store: Store
     clock: Clock
+    trust_domain: TrustDomain
     leaves: LeafIssuer
+    vouchers: Vouchers
     throttle: Throttle
 
     async def __call__(self, call: Call[wire.EnrollDevice]) -> wire.DeviceCredential:
         """The certificate. What is wrong with a request is found without a turn of the writer."""
         public_key = parse_csr(call.body.csr)
         self.throttle.check(call.caller.source)
-        if call.body.method != "code":
-            raise Invalid(f"Enrolment by {call.body.method!r} isn't known; use code.")
-        claim = await self._read_code(call, public_key)
+        match call.body.method:
+            case "code":
+                claim = await self._read_code(call, public_key)
+            case "x509pop":
+                claim = await self._read_certificate(call, public_key)
+            case other:
+                raise Invalid(f"Enrolment by {other!r} isn't known; use code or x509pop.")
         return await certify_device(self.store, self.clock, self.leaves, call, claim)
 
     async def _read_code(self, call: Call[wire.EnrollDevice], public_key: bytes) -> Claim:
@@ -108,6 +118,106 @@ class EnrollDevice:
             take=take,
         )
 
+    async def _read_certificate(self, call: Call[wire.EnrollDevice], public_key: bytes) -> Claim:
+        """The claim of a device by its manufacturer's certificate; the proof is taken here.
+
+        An answer that gets lost costs nothing: the device makes another proof.
+        """
+        now = self.clock.now()
+        try:
+            possession = await asyncio.to_thread(self._verify, call.body, now)
+        except Denied:
+            self.throttle.count(call.caller.source)
+            raise
+        proved = list_selectors(possession)
+        self.throttle.check(possession.fingerprint)
+
+        def look(tx: Transaction) -> list[Identity]:
+            if tx.used_proofs.is_used(possession.digest):
+                raise Refused("The proof was used before; make a new one for each request.")
+            return tx.identities.find_certified(proved)
+
+        found = await self.store.read(look)
+        meant = [i for i in found if match_selectors(i.selectors, frozenset(proved)).complete]
+        if len(meant) != 1:
+            raise await self._refuse(call, possession, proved, meant)
+        (identity,) = meant
+        claim = Claim(
+            identity=identity,
+            instance_id=name_device(identity.id, possession.fingerprint),
+            public_key=public_key,
+            method="x509pop",
+            evidence=tuple(map(str, proved)),
+            take=lambda tx, now: False,
+        )
+
+        def enter(tx: Transaction) -> None:
+            admit_device(tx, identity, claim.instance_id, now)
+            tx.used_proofs.take(possession.digest, possession.expires_at)
+            record_enrolment(tx, call, claim, now)
+
+        await self.store.transact(enter)
+        return claim
+
+    def _verify(self, body: wire.EnrollDevice, now: datetime) -> Possession:
+        evidence = parse_evidence(body.evidence)
+        return verify_possession(
+            authorities=self.vouchers.authorities,
+            chain=evidence.chain,
+            signature=evidence.signature,
+            at=evidence.at,
+            purpose=DEVICE,
+            trust_domain=self.trust_domain,
+            csr=body.csr,
+            now=now,
+        )
+
+    async def _refuse(
+        self,
+        call: Call[wire.EnrollDevice],
+        possession: Possession,
+        proved: Sequence[Selector],
+        meant: Sequence[Identity],
+    ) -> TrothError:
+        """The refusal of a genuine device that nobody registered, or several did; journaled, so
+        that somebody sees it, and braked for each device by itself."""
+        self.throttle.count(possession.fingerprint)
+        names = ", ".join(identity.name for identity in meant[:5])
+        reason = f"several devices ask for it: {names}" if meant else "no device asks for it"
+        now = self.clock.now()
+
+        def note(tx: Transaction) -> None:
+            tx.used_proofs.take(possession.digest, possession.expires_at)
+            record_event(
+                tx,
+                call,
+                "device.refused",
+                str(proved[0]),
+                now,
+                selectors=list(map(str, proved)),
+                issuer=possession.issuer,
+                reason=reason,
+            )
+
+        await self.store.transact(note)
+        if meant:
+            return Refused(f"The certificate doesn't say which device this is: {reason}.")
+        return Denied(
+            f"No device is registered for this certificate; register one with the selector "
+            f"{proved[0]}."
+        )
+
+
+def list_selectors(possession: Possession) -> list[Selector]:
+    """What a manufacturer's certificate proves about its device, the most telling first."""
+    selectors = [
+        Selector("x509pop:sha256", possession.fingerprint),
+        Selector("x509pop:ca", possession.authority),
+    ]
+    if possession.common_name is not None:
+        selectors.append(Selector("x509pop:cn", possession.common_name))
+    return selectors
+
 
 def name_device(identity_id: IdentityId, key: str) -> InstanceId:
     """The id of one device: what proves the same enrolment or the same hardware is the same one."""
@@ -133,7 +243,7 @@ def admit_device(
 
 @dataclass(frozen=True, slots=True)
 class _Enrolment:
-    """The guard of an enrolment: it uses the proof up with the intent, never before."""
+    """The guard of an enrolment: a code is used up together with the intent, never before."""
 
     call: Call[Any]
     clock: Clock
@@ -146,49 +256,36 @@ class _Enrolment:
         try:
             admit_device(tx, self.claim.identity, self.claim.instance_id, now)
             if first and self.claim.take(tx, now):
-                self._note(tx, now)
+                record_enrolment(tx, self.call, self.claim, now)
         except TrothError as refusal:
             return dict.fromkeys(numbers, refusal)
         return {}
 
-    def _note(self, tx: Transaction, now: datetime) -> None:
-        claim = self.claim
-        note_device(tx, claim.instance_id, claim.identity.id, claim.evidence, now)
-        record_event(
-            tx,
-            self.call,
-            "device.enrolled",
-            str(claim.identity.spiffe_id),
-            now,
-            id=claim.instance_id,
-            identity=claim.identity.name,
-            method=claim.method,
-            evidence=list(claim.evidence),
-        )
 
-
-def note_device(
-    tx: Transaction,
-    instance_id: InstanceId,
-    identity_id: IdentityId,
-    evidence: tuple[str, ...],
-    now: datetime,
-) -> None:
-    """Record that a device lives, with what it proved when it enrolled."""
-    tx.instances.upsert_all(
-        [
-            Instance(
-                id=instance_id,
-                identity_id=identity_id,
-                node_id=NO_NODE,
-                pid=0,
-                evidence=evidence,
-                locked=False,
-                locked_reason="",
-                first_seen=now,
-                last_seen=now,
-            )
-        ]
+def record_enrolment(tx: Transaction, call: Call[Any], claim: Claim, now: datetime) -> None:
+    """Note that the device lives, with what it proved, and that it enrolled."""
+    instance = Instance(
+        id=claim.instance_id,
+        identity_id=claim.identity.id,
+        node_id=NO_NODE,
+        pid=0,
+        evidence=claim.evidence,
+        locked=False,
+        locked_reason="",
+        first_seen=now,
+        last_seen=now,
+    )
+    tx.instances.upsert_all([instance])
+    record_event(
+        tx,
+        call,
+        "device.enrolled",
+        str(claim.identity.spiffe_id),
+        now,
+        id=claim.instance_id,
+        identity=claim.identity.name,
+        method=claim.method,
+        evidence=list(claim.evidence),
     )
 
 

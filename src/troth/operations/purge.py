@@ -27,7 +27,8 @@ class PurgeRecords:
     async def __call__(self) -> None:
         """Delete until nothing is left to delete."""
         self.snapshot.drop_expired()
-        before = self.clock.now() - KEPT
+        now = self.clock.now()
+        before = now - KEPT
 
         def purge(tx: Transaction) -> bool:
             tx.join_tokens.purge(before)
@@ -37,6 +38,7 @@ class PurgeRecords:
                 tx.certificates.purge_expired(before, BATCH),
                 tx.jwt_svids.purge(before, BATCH),
                 tx.instances.purge(before, BATCH),
+                tx.used_proofs.purge(now, BATCH),
             )
             return max(counts) < BATCH
 

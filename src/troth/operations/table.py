@@ -16,7 +16,9 @@ from troth.core.ids import TrustDomain
 from troth.drivers.keystores import Keystore
 from troth.identity.lifecycle import TRANSITIONS
 from troth.identity.problem import Limits
+from troth.identity.x509pop import Vouchers
 from troth.live.snapshot import Snapshot
+from troth.operations.attestation import AttestNode, ReadmitNode
 from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
 from troth.operations.device import EnrollDevice, RenewDevice
@@ -28,7 +30,6 @@ from troth.operations.jwtsvid import IssueJwtSvid
 from troth.operations.leaf import LeafIssuer
 from troth.operations.manifest import SubmitManifests
 from troth.operations.node import (
-    AttestNode,
     EvictNode,
     ListNodes,
     RenewNode,
@@ -66,6 +67,8 @@ class Parts:
     issuer_url: str
     lease: timedelta
     started_at: datetime
+    vouchers: Vouchers
+    device_vouchers: Vouchers
 
 
 def list_operations(p: Parts) -> Mapping[str, Operation]:
@@ -94,13 +97,18 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
             p.store, p.clock, p.entropy, p.snapshot, p.keystore, p.issuer_url
         ),
         "token.join": CreateJoinToken(p.store, p.clock, p.entropy),
-        "node.attest": AttestNode(p.store, p.clock, p.entropy, p.trust_domain, p.leaves),
+        "node.attest": AttestNode(
+            p.store, p.clock, p.entropy, p.trust_domain, p.leaves, p.vouchers
+        ),
         "node.renew": RenewNode(p.store, p.leaves),
         "node.ls": ListNodes(p.store),
         "node.evict": EvictNode(p.store, p.clock),
+        "node.readmit": ReadmitNode(p.store, p.clock),
         "node.report": ReportWorkloads(p.store, p.clock),
         "device.invite": InviteDevices(p.store, p.clock, p.entropy),
-        "device.enroll": EnrollDevice(p.store, p.clock, p.leaves, Throttle(p.clock)),
+        "device.enroll": EnrollDevice(
+            p.store, p.clock, p.trust_domain, p.leaves, p.device_vouchers, Throttle(p.clock)
+        ),
         "device.renew": RenewDevice(
             p.store, p.clock, p.leaves, Throttle(p.clock, per_second=RENEWALS)
         ),

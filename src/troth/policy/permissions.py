@@ -38,6 +38,7 @@ ADMINISTERS = OPERATES | {
     "manifest.apply",
     "token.join",
     "device.invite",
+    "node.readmit",
     "authority.prepare",
     "authority.activate",
     "authority.taint",

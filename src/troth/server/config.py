@@ -16,10 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from cryptography import x509
+
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain
+from troth.identity.x509pop import Vouchers, load_authorities
 from troth.policy.permissions import GRANTABLE
-from troth.server.reading import InvalidArgument, Reading
+from troth.server.reading import InvalidArgument, Reading, read_trusted
 from troth.server.settings import (
     OUTAGE,
     Crl,
@@ -98,6 +101,12 @@ class Config:
     limits: Limits
     crl: Crl
     log: Log
+    vouchers: Vouchers
+    """Who vouches for machines that prove themselves by a certificate."""
+
+    device_vouchers: Vouchers
+    """Who vouches for devices that do."""
+
     agent_environ: Mapping[str, str] = field(repr=False)
     """What the local agent gets of our environment: none of the secrets that may be in there."""
 
@@ -197,6 +206,13 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         limits=settings.limits,
         crl=settings.crl,
         log=settings.log,
+        vouchers=Vouchers(
+            _read_authorities("authorities", settings.x509pop.authorities, reading),
+            by_common_name=settings.x509pop.name == "common_name",
+        ),
+        device_vouchers=Vouchers(
+            _read_authorities("device_authorities", settings.x509pop.device_authorities, reading)
+        ),
         agent_environ={
             name: value
             for name, value in environ.items()
@@ -352,3 +368,15 @@ def _check_spans(settings: Settings, reading: Reading) -> None:
             f"must be at least {max(least, ttl.x509_ceiling)}: the period, the longest outage to "
             "survive and the X.509 ceiling all end before a list does.",
         )
+
+
+def _read_authorities(field: str, path: str, reading: Reading) -> tuple[x509.Certificate, ...]:
+    name = f"x509pop.{field}"
+    if not path:
+        return ()
+    if not Path(path).is_absolute():
+        raise reading.blame(name, f"{path!r} must be an absolute path.")
+    try:
+        return load_authorities(read_trusted(Path(path)))
+    except Invalid as error:
+        raise reading.blame(name, f"{path}: {error.detail}") from error

@@ -199,6 +199,32 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "auto"
 
 
+class X509popSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Machines that prove themselves by a certificate of their manufacturer or operator."""
+
+    authorities: Annotated[
+        str,
+        Meta(
+            description="Absolute path of a PEM file with the authorities that vouch for machines, "
+            "read when the server starts; '' lets no machine prove itself by a certificate."
+        ),
+    ] = ""
+    device_authorities: Annotated[
+        str,
+        Meta(
+            description="The same for devices that enrol without an agent. A file of its own: what "
+            "vouches for a device must not make a node of it."
+        ),
+    ] = ""
+    name: Annotated[
+        Literal["fingerprint", "common_name"],
+        Meta(
+            description="What a node is called: 'x509pop-' and the certificate's SHA-256, or the "
+            "common name of its subject."
+        ),
+    ] = "fingerprint"
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration file."""
 
@@ -236,6 +262,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ttl: Ttl = Ttl()
     limits: Limits = Limits()
     crl: Crl = Crl()
+    x509pop: X509popSettings = X509popSettings()
     log: Log = Log()
 
 

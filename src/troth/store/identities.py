@@ -24,15 +24,12 @@ from sqlalchemy import (
 from troth.core.errors import Conflict, NotFound
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain
 from troth.identity.identity import Identity, Kind, State
-from troth.identity.selectors import Selector
+from troth.identity.selectors import CERTIFIED, Selector
 from troth.store.session import Session
 from troth.store.tables import device_selectors, identities, identity_nodes, is_living
 
 _MICROSECOND = timedelta(microseconds=1)
 _ANY_NODE = "*"
-_CERTIFIED = "x509pop:"
-"""Selectors that a manufacturer's certificate proves; identities are looked up by them."""
-
 _MARK = " "  # between name and id; neither can contain it
 
 _CHUNK = 500  # engines bound how many parameters a statement may have
@@ -247,14 +244,16 @@ class IdentityGateway:
 
 
 def _hosts(identity: Identity) -> frozenset[str]:
-    return frozenset() if identity.state is State.RETIRED else frozenset(identity.nodes)
+    """The nodes whose agents may be asked for it: none for a device that enrols by itself."""
+    alone = identity.kind is Kind.DEVICE and all(s.key in CERTIFIED for s in identity.selectors)
+    return frozenset() if alone or identity.state is State.RETIRED else frozenset(identity.nodes)
 
 
 def _list_certified(identity: Identity) -> list[str]:
     """The selectors by which a manufacturer's certificate finds this device."""
     if identity.kind is not Kind.DEVICE or identity.state is State.RETIRED:
         return []
-    return sorted(text for s in identity.selectors if (text := str(s)).startswith(_CERTIFIED))
+    return sorted(str(s) for s in identity.selectors if s.key in CERTIFIED)
 
 
 def _taken(identity: Identity) -> dict[str, str]:

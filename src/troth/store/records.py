@@ -27,7 +27,12 @@ class NodeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine that an attested agent runs on. `attestation` names how it proved itself."""
+    """A machine that an attested agent runs on. `attestation` names how it proved itself.
+
+    `fingerprint` is the SHA-256 (hex) of the certificate that it showed, if it did. An evicted
+    machine may not prove itself anew by a certificate until an administrator has let it
+    (`readmitted_at`).
+    """
 
     id: NodeId
     name: str
@@ -38,6 +43,8 @@ class Node:
     certificate_serial: str
     expires_at: datetime
     last_seen: datetime
+    fingerprint: str | None = None
+    readmitted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

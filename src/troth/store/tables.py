@@ -99,7 +99,10 @@ nodes = Table(
     Column("certificate_serial", String(40), nullable=False),
     Column("expires_at", Moment, nullable=False),
     Column("last_seen", Moment, nullable=False),
+    Column("fingerprint", String(64)),
+    Column("readmitted_at", Moment),
     Index("ix_nodes_name", "name", "id"),
+    Index("ix_nodes_fingerprint", "fingerprint"),
 )
 is_active = nodes.c.state == literal_column("'active'")
 Index(
@@ -145,6 +148,14 @@ join_tokens = Table(
     Column("used_at", Moment),
     Column("used_by", Text),
     Index("ix_join_tokens_expires_at", "expires_at"),
+)
+
+used_proofs = Table(
+    "used_proofs",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("expires_at", Moment, nullable=False),
+    Index("ix_used_proofs_expires_at", "expires_at"),
 )
 
 enrolment_codes = Table(

@@ -18,6 +18,7 @@ from troth.store.leases import LeaseGateway
 from troth.store.nodes import NodeGateway
 from troth.store.session import Session
 from troth.store.settings import SettingGateway
+from troth.store.used_proofs import UsedProofGateway
 
 
 class Transaction:
@@ -54,6 +55,11 @@ class Transaction:
     def enrolment_codes(self) -> EnrolmentCodeGateway:
         """One-time permissions to enrol as a device."""
         return EnrolmentCodeGateway(self._session)
+
+    @cached_property
+    def used_proofs(self) -> UsedProofGateway:
+        """Proofs that were taken."""
+        return UsedProofGateway(self._session)
 
     @cached_property
     def authorities(self) -> AuthorityGateway:

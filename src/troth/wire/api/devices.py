@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 MAX_INVITED = 1000
-MAX_EVIDENCE = 16 * 1024
+MAX_EVIDENCE = 24 * 1024
 
 
 class InviteDevices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

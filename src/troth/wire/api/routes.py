@@ -24,6 +24,7 @@ from troth.wire.api import (
     manifests,
     nodes,
     problems,
+    readmission,
     status,
 )
 
@@ -209,6 +210,14 @@ ROUTES: tuple[Route, ...] = (
         nodes.EvictNode,
         nodes.NodeView,
         "End a node, with every certificate of its own and of its workloads.",
+    ),
+    _r(
+        "node.readmit",
+        "POST",
+        "/v1/nodes/{name}/readmit",
+        readmission.ReadmitNode,
+        nodes.NodeView,
+        "Let an evicted machine, or one with a new certificate, prove itself anew.",
     ),
     _r(
         "node.report",

@@ -93,8 +93,10 @@ class Device:
             "csr": b64encode(csr).decode(),
         }
         credential = call_operation(server, make_context(roots), ENROLL, body, public_key)
-        mutual = self.settings.mtls_url or derive_mutual_url(server)
-        made = self._store(credential, key, server, mutual)
+        mutual = self.settings.mtls_url
+        if not mutual and known is not None and known.server == server:
+            mutual = known.mtls_url
+        made = self._store(credential, key, server, mutual or derive_mutual_url(server))
         self.tell(f"enrolled as {made.spiffe_id} until {made.not_after}")
         return made
 

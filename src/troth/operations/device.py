@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -31,8 +31,8 @@ from troth.operations.enrolment import (
     require_kind,
     take_code,
 )
-from troth.operations.leaf import Leaf, LeafIssuer, Wish
-from troth.operations.node import collect_roots
+from troth.operations.gathering import Issued, LeafGatherer
+from troth.operations.leaf import Wish
 from troth.operations.recording import record_event
 from troth.operations.throttle import Throttle
 from troth.store.engine import Store
@@ -70,7 +70,7 @@ class EnrollDevice:
     store: Store
     clock: Clock
     trust_domain: TrustDomain
-    leaves: LeafIssuer
+    leaves: LeafGatherer
     vouchers: Vouchers
     throttle: Throttle
 
@@ -85,7 +85,7 @@ class EnrollDevice:
                 claim = await self._read_certificate(call, public_key)
             case other:
                 raise Invalid(f"Enrolment by {other!r} isn't known; use code or x509pop.")
-        return await certify_device(self.store, self.clock, self.leaves, call, claim)
+        return await certify_device(self.clock, self.leaves, call, claim)
 
     async def _read_code(self, call: Call[wire.EnrollDevice], public_key: bytes) -> Claim:
         secret = parse_code(call.body.evidence)
@@ -241,27 +241,6 @@ def admit_device(
         raise Unavailable(f"'{identity.name}' was changed just now; ask again.")
 
 
-@dataclass(frozen=True, slots=True)
-class _Enrolment:
-    """The guard of an enrolment: a code is used up together with the intent, never before."""
-
-    call: Call[Any]
-    clock: Clock
-    claim: Claim
-
-    def __call__(
-        self, tx: Transaction, numbers: Sequence[int], *, first: bool
-    ) -> Mapping[int, TrothError]:
-        now = self.clock.now()
-        try:
-            admit_device(tx, self.claim.identity, self.claim.instance_id, now)
-            if first and self.claim.take(tx, now):
-                record_enrolment(tx, self.call, self.claim, now)
-        except TrothError as refusal:
-            return dict.fromkeys(numbers, refusal)
-        return {}
-
-
 def record_enrolment(tx: Transaction, call: Call[Any], claim: Claim, now: datetime) -> None:
     """Note that the device lives, with what it proved, and that it enrolled."""
     instance = Instance(
@@ -290,14 +269,22 @@ def record_enrolment(tx: Transaction, call: Call[Any], claim: Claim, now: dateti
 
 
 async def certify_device(
-    store: Store, clock: Clock, leaves: LeafIssuer, call: Call[Any], claim: Claim
+    clock: Clock, leaves: LeafGatherer, call: Call[Any], claim: Claim
 ) -> wire.DeviceCredential:
-    """Issue the certificate of a device that proved who it is."""
+    """Issue the certificate of a device that proved who it is.
+
+    A code is used up together with the intent, never before.
+    """
+
+    def admit(tx: Transaction, first: bool) -> None:
+        now = clock.now()
+        admit_device(tx, claim.identity, claim.instance_id, now)
+        if first and claim.take(tx, now):
+            record_enrolment(tx, call, claim, now)
+
     wish = make_wish(claim.identity, claim.instance_id, claim.public_key, clock.now())
-    (outcome,) = await leaves.issue(call, [wish], _Enrolment(call, clock, claim))
-    if isinstance(outcome, TrothError):
-        raise outcome
-    return await answer_device(store, clock, claim.identity, claim.instance_id, outcome)
+    issued = await leaves.issue(call, wish, admit)
+    return answer_device(clock, claim.identity, claim.instance_id, issued)
 
 
 def make_wish(
@@ -315,17 +302,18 @@ def make_wish(
     )
 
 
-async def answer_device(
-    store: Store, clock: Clock, identity: Identity, instance_id: InstanceId, leaf: Leaf
+def answer_device(
+    clock: Clock, identity: Identity, instance_id: InstanceId, issued: Issued
 ) -> wire.DeviceCredential:
     """The certificate with the roots to trust and the time to come back."""
+    leaf, roots = issued
     now = clock.now()
     return wire.DeviceCredential(
         identity=identity.name,
         instance_id=instance_id,
         spiffe_id=str(identity.spiffe_id),
         chain=[leaf.der],
-        x509_authorities=await store.read(collect_roots),
+        x509_authorities=roots,
         not_after=leaf.not_after,
         renew_after=now + (leaf.not_after - now) / 2,
     )
@@ -337,7 +325,7 @@ class RenewDevice:
 
     store: Store
     clock: Clock
-    leaves: LeafIssuer
+    leaves: LeafGatherer
     throttle: Throttle
 
     async def __call__(self, call: Call[wire.RenewDevice]) -> wire.DeviceCredential:
@@ -356,15 +344,16 @@ class RenewDevice:
         self.throttle.check(instance_id)
         self.throttle.count(instance_id)
 
-        def guard(tx: Transaction) -> None:
+        def admit(tx: Transaction, first: bool) -> None:
             require_certificate(tx, serial)
             now = self.clock.now()
             admit_device(tx, identity, instance_id, now)
-            tx.instances.touch([instance_id], now)
+            if first:
+                tx.instances.touch([instance_id], now)
 
         wish = make_wish(identity, instance_id, public_key, self.clock.now())
-        leaf = await self.leaves.issue_one(call, wish, guard)
-        return await answer_device(self.store, self.clock, identity, instance_id, leaf)
+        issued = await self.leaves.issue(call, wish, admit)
+        return answer_device(self.clock, identity, instance_id, issued)
 
 
 def require_certificate(tx: Transaction, serial: str) -> CertificateRecord:

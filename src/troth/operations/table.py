@@ -23,6 +23,7 @@ from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
 from troth.operations.device import EnrollDevice, RenewDevice
 from troth.operations.enrolment import InviteDevices
+from troth.operations.gathering import LeafGatherer
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
 from troth.operations.instance import ListInstances, MoveInstance
 from troth.operations.journal import ListJournal, TailJournal
@@ -74,6 +75,7 @@ class Parts:
 def list_operations(p: Parts) -> Mapping[str, Operation]:
     """Every operation by name."""
     moves = {f"identity.{verb}": MoveIdentity(verb, p.store, p.clock) for verb in TRANSITIONS}
+    gatherer = LeafGatherer(p.store, p.leaves)
     return {
         "identity.register": RegisterIdentity(
             p.store, p.clock, p.entropy, p.trust_domain, p.limits
@@ -107,10 +109,10 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "node.report": ReportWorkloads(p.store, p.clock),
         "device.invite": InviteDevices(p.store, p.clock, p.entropy),
         "device.enroll": EnrollDevice(
-            p.store, p.clock, p.trust_domain, p.leaves, p.device_vouchers, Throttle(p.clock)
+            p.store, p.clock, p.trust_domain, gatherer, p.device_vouchers, Throttle(p.clock)
         ),
         "device.renew": RenewDevice(
-            p.store, p.clock, p.leaves, Throttle(p.clock, per_second=RENEWALS)
+            p.store, p.clock, gatherer, Throttle(p.clock, per_second=RENEWALS)
         ),
         "authority.ls": ListAuthorities(p.store, p.clock),
         "authority.prepare": PrepareAuthority(

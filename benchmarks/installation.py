@@ -48,6 +48,7 @@ class Installation:
     process: subprocess.Popen[bytes]
     folder: Path
     mutual: str
+    public: str = ""
 
     def open_admin(self) -> ApiClient:
         """The API over the admin socket; close it."""
@@ -138,7 +139,9 @@ def run_server(
             )
         try:
             _wait_ready(process, f"https://localhost:{public}", folder, agent)
-            yield Installation(process, folder, f"https://localhost:{mutual}")
+            yield Installation(
+                process, folder, f"https://localhost:{mutual}", f"https://localhost:{public}"
+            )
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(PATIENCE)

@@ -136,7 +136,11 @@ class FakeHouse:
 
 @asynccontextmanager
 async def open_house(
-    directory: Path, seed: int = 1, vouchers: Vouchers | None = None, url: str | None = None
+    directory: Path,
+    seed: int = 1,
+    vouchers: Vouchers | None = None,
+    device_vouchers: Vouchers | None = None,
+    url: str | None = None,
 ) -> AsyncIterator[FakeHouse]:
     """A house on a fresh database in `directory`, or on the one at `url`."""
     clock, entropy = VirtualClock(), SeededEntropy(seed)
@@ -165,6 +169,7 @@ async def open_house(
             lease=LEASE,
             started_at=clock.now(),
             vouchers=vouchers or Vouchers(),
+            device_vouchers=device_vouchers or Vouchers(),
         )
         meter = FakeMeter()
         yield FakeHouse(
@@ -190,13 +195,17 @@ def call_of(body: Any, caller: Caller = ADMIN) -> Call[Any]:
 
 
 def in_house(
-    test: Callable[[FakeHouse], Coroutine[Any, Any, None]], vouchers: Vouchers | None = None
+    test: Callable[[FakeHouse], Coroutine[Any, Any, None]],
+    vouchers: Vouchers | None = None,
+    device_vouchers: Vouchers | None = None,
 ) -> Callable[[Path], None]:
     """Run an async test in a fresh house."""
 
     def run(tmp_path: Path) -> None:
         async def main() -> None:
-            async with open_house(tmp_path, vouchers=vouchers) as house:
+            async with open_house(
+                tmp_path, vouchers=vouchers, device_vouchers=device_vouchers
+            ) as house:
                 await test(house)
 
         asyncio.run(main())

@@ -19,6 +19,7 @@ InstanceId = NewType("InstanceId", str)
 NodeId = NewType("NodeId", str)
 AuthorityId = NewType("AuthorityId", str)
 TokenId = NewType("TokenId", str)
+CodeId = NewType("CodeId", str)
 RequestId = NewType("RequestId", str)
 
 MAX_SPIFFE_ID_LENGTH = 2048

@@ -48,6 +48,7 @@ LEEWAY = timedelta(minutes=5)
 """How far the time of a proof may lie from the verifier's clock, either way."""
 
 NODE = "node.attest"
+DEVICE = "device.enroll"
 """What a proof is for: the operation that takes it."""
 
 NAME_PREFIX = "x509pop-"

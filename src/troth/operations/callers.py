@@ -13,7 +13,7 @@ from troth.live.snapshot import Snapshot
 from troth.operations.call import Caller
 from troth.operations.node import name_node
 from troth.store.engine import Store
-from troth.store.records import NodeState
+from troth.store.records import CertificateKind, NodeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,5 +59,8 @@ class CallerRegistry:
         state = self.snapshot.find_cut_off(str(spiffe_id))
         if state is not None:
             raise Denied(f"{spiffe_id} is {state.value}.")
-        role = self.spiffe_roles.get(str(spiffe_id), "workload")
-        return Caller(str(spiffe_id), frozenset({role}), None, source, serial)
+        roles = {self.spiffe_roles.get(str(spiffe_id), "workload")}
+        record = await self.store.read(lambda tx: tx.certificates.find(serial))
+        if record is not None and record.kind is CertificateKind.DEVICE:
+            roles.add("device")
+        return Caller(str(spiffe_id), frozenset(roles), None, source, serial)

@@ -32,6 +32,7 @@ class PurgeRecords:
 
         def purge(tx: Transaction) -> bool:
             tx.join_tokens.purge(before)
+            tx.enrolment_codes.purge(before)
             tx.crls.purge(before)
             counts = (
                 tx.certificates.purge_expired(before, BATCH),

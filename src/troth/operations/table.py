@@ -21,6 +21,9 @@ from troth.live.snapshot import Snapshot
 from troth.operations.attestation import AttestNode, ReadmitNode
 from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
+from troth.operations.device import EnrollDevice, RenewDevice
+from troth.operations.enrolment import InviteDevices
+from troth.operations.gathering import LeafGatherer
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
 from troth.operations.instance import ListInstances, MoveInstance
 from troth.operations.journal import ListJournal, TailJournal
@@ -45,6 +48,7 @@ from troth.operations.rotation import (
 )
 from troth.operations.status import ShowStatus
 from troth.operations.succession import AuthorityMaker
+from troth.operations.throttle import RENEWALS, Throttle
 from troth.operations.token import CreateJoinToken
 from troth.store.engine import Store
 
@@ -66,11 +70,13 @@ class Parts:
     lease: timedelta
     started_at: datetime
     vouchers: Vouchers
+    device_vouchers: Vouchers
 
 
 def list_operations(p: Parts) -> Mapping[str, Operation]:
     """Every operation by name."""
     moves = {f"identity.{verb}": MoveIdentity(verb, p.store, p.clock) for verb in TRANSITIONS}
+    gatherer = LeafGatherer(p.store, p.leaves)
     return {
         "identity.register": RegisterIdentity(
             p.store, p.clock, p.entropy, p.trust_domain, p.limits
@@ -102,6 +108,13 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "node.evict": EvictNode(p.store, p.clock),
         "node.readmit": ReadmitNode(p.store, p.clock),
         "node.report": ReportWorkloads(p.store, p.clock),
+        "device.invite": InviteDevices(p.store, p.clock, p.entropy),
+        "device.enroll": EnrollDevice(
+            p.store, p.clock, p.trust_domain, gatherer, p.device_vouchers, Throttle(p.clock)
+        ),
+        "device.renew": RenewDevice(
+            p.store, p.clock, gatherer, Throttle(p.clock, per_second=RENEWALS)
+        ),
         "authority.ls": ListAuthorities(p.store, p.clock),
         "authority.prepare": PrepareAuthority(
             p.store,

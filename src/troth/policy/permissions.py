@@ -37,6 +37,7 @@ ADMINISTERS = OPERATES | {
     "identity.retire",
     "manifest.apply",
     "token.join",
+    "device.invite",
     "node.readmit",
     "authority.prepare",
     "authority.activate",
@@ -45,7 +46,8 @@ ADMINISTERS = OPERATES | {
 }
 NODE = frozenset({"certificate.issue", "jwtsvid.issue", "node.renew", "node.report", "node.sync"})
 WORKLOAD = frozenset({"revocation.follow"})
-ANYONE = frozenset({"node.attest"})
+DEVICE = frozenset({"device.renew"})
+ANYONE = frozenset({"node.attest", "device.enroll"})
 
 ROLES: Mapping[str, frozenset[str]] = {
     "admin": ADMINISTERS | ANYONE,
@@ -53,11 +55,13 @@ ROLES: Mapping[str, frozenset[str]] = {
     "auditor": AUDITS,
     "node": NODE | ANYONE,
     "workload": WORKLOAD,
+    "device": DEVICE | ANYONE,
     "anyone": ANYONE,
 }
 """Role → names of the operations it may call.
 
-`node` comes with attestation only, `workload` with any living certificate of an identity.
+`node` comes with attestation and `device` with enrolment only, `workload` with any living
+certificate of an identity.
 """
 
 GRANTABLE = ("admin", "operator", "auditor")

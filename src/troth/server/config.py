@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from cryptography import x509
+
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain
 from troth.identity.x509pop import Vouchers, load_authorities
@@ -101,6 +103,9 @@ class Config:
     log: Log
     vouchers: Vouchers
     """Who vouches for machines that prove themselves by a certificate."""
+
+    device_vouchers: Vouchers
+    """Who vouches for devices that do."""
 
     agent_environ: Mapping[str, str] = field(repr=False)
     """What the local agent gets of our environment: none of the secrets that may be in there."""
@@ -201,7 +206,13 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         limits=settings.limits,
         crl=settings.crl,
         log=settings.log,
-        vouchers=_resolve_vouchers(settings, reading),
+        vouchers=Vouchers(
+            _read_authorities("authorities", settings.x509pop.authorities, reading),
+            by_common_name=settings.x509pop.name == "common_name",
+        ),
+        device_vouchers=Vouchers(
+            _read_authorities("device_authorities", settings.x509pop.device_authorities, reading)
+        ),
         agent_environ={
             name: value
             for name, value in environ.items()
@@ -359,15 +370,13 @@ def _check_spans(settings: Settings, reading: Reading) -> None:
         )
 
 
-def _resolve_vouchers(settings: Settings, reading: Reading) -> Vouchers:
-    name, path = "x509pop.authorities", settings.x509pop.authorities
-    by_common_name = settings.x509pop.name == "common_name"
+def _read_authorities(field: str, path: str, reading: Reading) -> tuple[x509.Certificate, ...]:
+    name = f"x509pop.{field}"
     if not path:
-        return Vouchers((), by_common_name=by_common_name)
+        return ()
     if not Path(path).is_absolute():
         raise reading.blame(name, f"{path!r} must be an absolute path.")
     try:
-        authorities = load_authorities(read_trusted(Path(path)))
+        return load_authorities(read_trusted(Path(path)))
     except Invalid as error:
         raise reading.blame(name, f"{path}: {error.detail}") from error
-    return Vouchers(authorities, by_common_name=by_common_name)

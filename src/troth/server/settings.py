@@ -229,6 +229,13 @@ class X509popSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "read when the server starts; '' lets no machine prove itself by a certificate."
         ),
     ] = ""
+    device_authorities: Annotated[
+        str,
+        Meta(
+            description="The same for devices that enrol without an agent. A file of its own: what "
+            "vouches for a device must not make a node of it."
+        ),
+    ] = ""
     name: Annotated[
         Literal["fingerprint", "common_name"],
         Meta(

@@ -150,6 +150,7 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
         lease=lease,
         started_at=clock.now(),
         vouchers=config.vouchers,
+        device_vouchers=config.device_vouchers,
     )
     metrics = Metrics()
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))

@@ -238,6 +238,7 @@ class CertificateGateway:
         )
         replaced = {
             CertificateKind.WORKLOAD: other.c.instance_id == _t.instance_id,
+            CertificateKind.DEVICE: other.c.instance_id == _t.instance_id,
             CertificateKind.NODE: (other.c.node_id == _t.node_id) & (other.c.instance_id.is_(None)),
             CertificateKind.SERVER: other.c.kind == CertificateKind.SERVER.value,
         }

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId, SpiffeId, TokenId
+from troth.core.ids import AuthorityId, CodeId, IdentityId, InstanceId, NodeId, SpiffeId, TokenId
 from troth.issuance.presented import SERIAL_DIGITS as SERIAL_DIGITS
 from troth.issuance.presented import format_serial as format_serial
 
@@ -55,10 +55,29 @@ class JoinToken:
     used_by: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EnrolmentCode:
+    """A one-time permission for one device to enrol as an identity. Only a hash of it is kept.
+
+    `key_hash` is the SHA-256 (hex) of the public key that it was used for: that key alone may show
+    it again, so that a lost answer loses nobody.
+    """
+
+    id: CodeId
+    secret_hash: str
+    identity_id: IdentityId
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None = None
+    key_hash: str | None = None
+
+
 class CertificateKind(StrEnum):
     """What a certificate is for."""
 
     WORKLOAD = "workload"
+    DEVICE = "device"
     NODE = "node"
     SERVER = "server"
     CA = "ca"

@@ -158,6 +158,30 @@ used_proofs = Table(
     Index("ix_used_proofs_expires_at", "expires_at"),
 )
 
+enrolment_codes = Table(
+    "enrolment_codes",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("secret_hash", String(64), nullable=False),
+    Column("identity_id", ForeignKey("identities.id"), nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("used_at", Moment),
+    Column("key_hash", String(64)),  # of the key that the first use was for
+    Index("ix_enrolment_codes_expires_at", "expires_at"),
+    Index("ix_enrolment_codes_identity_id", "identity_id"),
+)
+
+# Which devices a manufacturer's certificate may name, by selector; the retired have no rows here.
+device_selectors = Table(
+    "device_selectors",
+    metadata,
+    Column("selector", Text, primary_key=True),
+    Column("identity_id", ForeignKey("identities.id", ondelete="CASCADE"), primary_key=True),
+    Index("ix_device_selectors_identity_id", "identity_id"),
+)
+
 authorities = Table(
     "authorities",
     metadata,

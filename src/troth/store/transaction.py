@@ -8,6 +8,7 @@ from troth.store.authorities import AuthorityGateway
 from troth.store.certificates import CertificateGateway
 from troth.store.crls import CrlGateway
 from troth.store.cursors import CursorGateway
+from troth.store.enrolment_codes import EnrolmentCodeGateway
 from troth.store.identities import IdentityGateway
 from troth.store.instances import InstanceGateway
 from troth.store.join_tokens import JoinTokenGateway
@@ -50,6 +51,11 @@ class Transaction:
     def join_tokens(self) -> JoinTokenGateway:
         """One-time permissions to join."""
         return JoinTokenGateway(self._session)
+
+    @cached_property
+    def enrolment_codes(self) -> EnrolmentCodeGateway:
+        """One-time permissions to enrol as a device."""
+        return EnrolmentCodeGateway(self._session)
 
     @cached_property
     def used_proofs(self) -> UsedProofGateway:

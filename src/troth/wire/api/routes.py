@@ -18,6 +18,7 @@ from troth.core.errors import Internal, Invalid, TrothError, error_of
 from troth.wire.api import (
     authorities,
     certificates,
+    devices,
     identities,
     journal,
     jwt_svids,
@@ -227,6 +228,30 @@ ROUTES: tuple[Route, ...] = (
         nodes.ReportWorkloads,
         nodes.Accepted,
         "Tell which workloads the calling node serves and refused.",
+    ),
+    _r(
+        "device.invite",
+        "POST",
+        "/v1/devices/invite",
+        devices.InviteDevices,
+        devices.DevicesInvited,
+        "Make one-time codes with which devices enrol.",
+    ),
+    _r(
+        "device.enroll",
+        "POST",
+        "/v1/devices/enroll",
+        devices.EnrollDevice,
+        devices.DeviceCredential,
+        "Enrol as a device: the first certificate.",
+    ),
+    _r(
+        "device.renew",
+        "POST",
+        "/v1/devices/renew",
+        devices.RenewDevice,
+        devices.DeviceCredential,
+        "Renew the calling device's certificate.",
     ),
     _r(
         "authority.ls",

@@ -23,7 +23,7 @@ from troth.live.facts import Facts
 CUT_OFF = frozenset({State.SUSPENDED, State.QUARANTINED})
 """States in which whatever an identity still holds must be refused."""
 
-_SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.")
+_SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.", "template.")
 
 
 @dataclass(frozen=True, slots=True)

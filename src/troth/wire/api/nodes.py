@@ -103,6 +103,14 @@ class Entry(Struct, frozen=True, kw_only=True):
     hint: str
     revision: int
     expires_at: datetime
+    template: str = ""
+
+
+class TemplateEntry(Struct, frozen=True, kw_only=True):
+    """One template that holds on the node: its name, and the patterns that must all fit."""
+
+    name: str
+    match: list[str]
 
 
 class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="snapshot"):
@@ -125,6 +133,7 @@ class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="
     jwks: dict[str, Any]
     cut_off: list[str] = []
     tainted: list[str] = []
+    templates: list[TemplateEntry] = []
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="message", tag="heartbeat"):

@@ -50,7 +50,9 @@ from troth.wire.api.nodes import (
     RenewNode,
     ReportWorkloads,
     SyncNode,
+    TemplateEntry,
 )
+from troth.wire.api.templates import SightedWorkload, SightWorkload
 
 FAR = NOW + timedelta(days=3650)
 NODE_ID = "spiffe://example.org/troth/node/local"
@@ -88,6 +90,9 @@ class FakeServer:
         self.refusals: dict[str, TrothError] = {}
         self.revoked: list[RevokedCertificate] = []
         self.tainted: list[str] = []
+        self.templates: list[TemplateEntry] = []
+        self.sighting: TrothError | None = None
+        self.sighted_state = "active"
         self.issued: dict[str, list[int]] = {}
         self.calls: list[tuple[str, Any]] = []
         self.failure: TrothError | None = None
@@ -175,6 +180,7 @@ class FakeServer:
                 | self.cut_off_elsewhere
             ),
             tainted=list(self.tainted),
+            templates=list(self.templates),
         )
 
     def taint(self) -> None:
@@ -214,6 +220,8 @@ class FakeServer:
                 return IssuedCertificates(results=[self._issue(one) for one in request.requests])
             case IssueJwtSvid():
                 return self._issue_token(request)
+            case SightWorkload():
+                return self.sight(request)
             case ReportWorkloads():
                 return Accepted()
             case AttestNode():
@@ -249,6 +257,22 @@ class FakeServer:
     def heartbeat(self) -> None:
         """Say that nothing changed."""
         self.send(Heartbeat(epoch=self.epoch))
+
+    def sight(self, request: SightWorkload) -> SightedWorkload:
+        """A new identity for the workload's uid, sent to the node a moment later."""
+        if self.sighting is not None:
+            raise self.sighting
+        (uid,) = (s.rpartition(":")[2] for s in request.selectors if s.startswith("unix:uid:"))
+        entry = make_entry(f"seen-{uid}", f"unix:uid:{uid}", template=self.templates[0].name)
+        if self.sighted_state == "active" and self.entries.get(entry.identity_id) != entry:
+            asyncio.get_running_loop().call_soon(self.put, entry)
+        return SightedWorkload(
+            identity_id=entry.identity_id,
+            name=entry.name,
+            spiffe_id=entry.spiffe_id,
+            state=self.sighted_state,
+            template=entry.template,
+        )
 
     def _issue(self, request: CertificateRequest) -> IssuedCertificate:
         try:

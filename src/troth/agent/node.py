@@ -24,6 +24,7 @@ from troth.agent.membership import Dialler, Membership
 from troth.agent.refusals import Refusals
 from troth.agent.reporting import Reporter
 from troth.agent.sds import SecretDiscovery
+from troth.agent.sightings import Sightings
 from troth.agent.socket import AgentSocket
 from troth.agent.source import NodeSource
 from troth.agent.sync import Sync
@@ -145,6 +146,7 @@ class _Running:
         sync = Sync(api, clock, entropy, sleep)
         cache, refusals = Cache(), Refusals()
         batches = Batches(api, sleep)
+        sightings = Sightings(api, sync, clock)
         workloads = Workloads(sync, batches, cache, clock, entropy, sleep)
         source = NodeSource(
             attestation=attestation,
@@ -154,6 +156,7 @@ class _Running:
             tokens=Tokens(api, clock, entropy),
             refusals=refusals,
             clock=clock,
+            sightings=sightings,
         )
         try:
             async with self._open_socket(source), asyncio.TaskGroup() as group:
@@ -170,6 +173,7 @@ class _Running:
                     group.create_task(files.run())
         finally:
             await batches.close()
+            await sightings.close()
             workloads.close()
             attestation.close()
 

@@ -48,7 +48,7 @@ class Limits:
 class Bucket:
     """A token bucket: starts full, grows back with time."""
 
-    def __init__(self, burst: int, per_second: int, now: float) -> None:
+    def __init__(self, burst: int, per_second: float, now: float) -> None:
         self._burst = float(burst)
         self._per_second = per_second
         self._level = float(burst)

@@ -15,6 +15,7 @@ from troth.agent.timing import Backoff, Broadcast, Sleep
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Denied, Internal, TrothError, Unavailable, error_of
+from troth.identity.template import Catalogue
 from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, SyncNode
 
 log = structlog.get_logger(__name__)
@@ -109,9 +110,9 @@ class Sync:
 
     def _cut_off(self) -> None:
         """The server refuses this node, as after an eviction: nothing is served here any more."""
-        if self.snapshot is not None and self.snapshot.registrations:
+        if self.snapshot is not None and (self.snapshot.registrations or self.snapshot.offers):
             log.error("sync.cut_off", identities=len(self.snapshot.registrations))
-            self.snapshot = replace(self.snapshot, registrations={}, index={})
+            self.snapshot = replace(self.snapshot, registrations={}, index={}, offers=Catalogue())
             self.changes.announce()
 
     def _tell_failure(self, error: TrothError, delay: float) -> None:

@@ -215,7 +215,7 @@ async def test_names_and_paths_below_a_prefix_are_the_templates_own(house: FakeH
             await house.register(**fields)
     await house.register("batcher", path="/batcher/x")
     await house.register("jobs.one", path="/one")
-    with pytest.raises(Refused, match="belongs to 'jobs.one'"):
+    with pytest.raises(Refused, match=r"belongs to 'jobs\.one'"):
         await apply(house, describe_template("jobs"))
     with pytest.raises(Refused, match="lies in that of"):
         await apply(house, describe_template("other", prefix="/batch/inner"))

@@ -25,6 +25,7 @@ only where the pattern itself begins so."""
 MAX_NUMBER = 2**32 - 1
 MAX_STARS = 8
 ANYTHING_BELOW = "**"
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 _NUMBERS = re.compile(r"(0|[1-9][0-9]{0,9})(?:-(0|[1-9][0-9]{0,9}))?", re.ASCII)
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@*-]{1,255}\.(service|scope)", re.ASCII)
 _WANTED = {
@@ -100,7 +101,7 @@ class Pattern:
     def fits(self, value: str) -> bool:
         """Whether `value`, attested for the same attribute, fits."""
         if self.is_numeric:
-            return value.isdecimal() and len(value) <= 10 and self.low <= int(value) <= self.high
+            return bool(_NUMBER.fullmatch(value)) and self.low <= int(value) <= self.high
         if self.is_exact:
             return value == self.text
         if self.key == "unix:path":

@@ -91,7 +91,7 @@ def test_defaults_give_little():
         ({"naming": "{node}"}, "would get the same name"),
         ({"naming": "{node}/{uid}/{unit}"}, "{unit} has no value"),
         ({"naming": "{node}/../{uid}"}, "must be variables"),
-        ({"naming": "a" * 60 + "{uid}", "prefix": "/" + "b" * 47}, "more than 128"),
+        ({"naming": "a" * 59 + "{uid}", "prefix": "/" + "b" * 47}, "more than 128"),
         ({"prefix": "/troth/x"}, "belong to troth"),
         ({"prefix": "/Batch"}, "lower-case"),
         ({"prefix": "/a.b"}, "lower-case"),
@@ -155,9 +155,8 @@ def test_rivals_are_told():
     twin = describe_template("twin", match=["unix:uid:1999-2998"])
     found = parse(describe_template(), twin)
     assert "neither is more special" in found.warnings[0].message
-    assert not parse(
-        describe_template(), {**twin, "spec": {**twin["spec"], "nodes": ["b"]}}
-    ).problems
+    elsewhere = {**twin, "spec": {**twin["spec"], "nodes": ["b"]}}
+    assert not parse(describe_template(), elsewhere).problems
     assert not parse(describe_template(), describe_template("t", match=["unix:uid:7-9"])).problems
 
 

@@ -85,26 +85,16 @@ def apply_in(
 ) -> None:
     """Take the steps of a plan inside a transaction."""
     for change in changes:
+        name, words = change.name, list(change.words)
         if change.action is Action.ADD and change.template is not None:
             tx.templates.add(change.template, now)
-            _record(tx, call, "added", change, now)
+            record_event(tx, call, "template.added", name, now, name=name, words=words)
         elif change.action is Action.CHANGE and change.template and change.stored:
             tx.templates.save(change.stored, change.template, now)
-            _record(tx, call, "changed", change, now)
+            record_event(tx, call, "template.changed", name, now, name=name, words=words)
         elif change.action is Action.REMOVE:
-            tx.templates.remove(change.name)
-            _record(tx, call, "removed", change, now)
-
-
-def _record(
-    tx: Transaction, call: Call[Any], verbed: str, change: TemplateChange, now: datetime
-) -> None:
-    event = {
-        "added": "template.added",
-        "changed": "template.changed",
-        "removed": "template.removed",
-    }[verbed]
-    record_event(tx, call, event, change.name, now, name=change.name, words=list(change.words))
+            tx.templates.remove(name)
+            record_event(tx, call, "template.removed", name, now, name=name, words=words)
 
 
 @dataclass(frozen=True, slots=True)

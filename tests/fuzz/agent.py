@@ -24,7 +24,7 @@ from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import TrothError
 from troth.identity.selectors import Selector
-from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd
+from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, TemplateEntry
 
 ISSUER = FakeIssuer()
 ROOT, CRL = ISSUER.x509.certificate, ISSUER.issue_crl()
@@ -39,6 +39,7 @@ SNAPSHOT: dict[str, Any] = msgspec.to_builtins(
         crls=[CRL],
         jwks={"keys": [JWK]},
         cut_off=["spiffe://example.org/bad"],
+        templates=[TemplateEntry(name="batch", match=["unix:uid:1-9", "unix:path:/opt/**"])],
     )
 )
 _OTHERS = [
@@ -58,6 +59,7 @@ _LINES = (
     json_documents(SNAPSHOT)
     | json_documents(*_OTHERS)
     | mutated_json(SNAPSHOT["entries"][0]).map(lambda e: render_json({**SNAPSHOT, "entries": [e]}))
+    | mutated_json(SNAPSHOT["templates"]).map(lambda t: render_json({**SNAPSHOT, "templates": t}))
     | mutated_der(ROOT).map(_hold("x509_authorities"))
     | mutated_der(CRL).map(_hold("crls"))
 )

@@ -28,6 +28,7 @@ from troth.identity.lifecycle import PAST
 from troth.identity.manifest import parse_manifests
 from troth.identity.problem import Limits
 from troth.identity.selectors import KNOWN
+from troth.identity.template_fields import TEMPLATE_SPEC, TEMPLATE_TTL
 from troth.policy.permissions import ROLES
 from troth.server.config import load_config
 from troth.server.http.problems import STATUS as HTTP
@@ -208,7 +209,14 @@ def read_verbs(argument: ast.expr) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("heading", "fields"), [("metadata", METADATA), ("spec", SPEC), ("spec.ttl", TTL)]
+    ("heading", "fields"),
+    [
+        ("metadata", METADATA),
+        ("spec", SPEC),
+        ("spec.ttl", TTL),
+        ("Template.spec", TEMPLATE_SPEC),
+        ("Template.spec.ttl", TEMPLATE_TTL),
+    ],
 )
 def test_every_manifest_field(heading, fields):
     section = find_section(read(REFERENCE / "manifests.md"), f"## `{heading}`")

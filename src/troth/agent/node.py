@@ -26,6 +26,7 @@ from troth.agent.refusals import Refusals
 from troth.agent.reporting import Reporter
 from troth.agent.sds import SecretDiscovery
 from troth.agent.sealing import SealedFile
+from troth.agent.sightings import Sightings
 from troth.agent.socket import AgentSocket
 from troth.agent.source import NodeSource
 from troth.agent.sync import Sync
@@ -166,6 +167,7 @@ class _Running:
         certificates = Batches(api, sleep, CERTIFICATES)
         jwt_svids = Batches(api, sleep, JWT_SVIDS)
         workloads = Workloads(sync, certificates, cache, clock, entropy, sleep, vault)
+        sightings = Sightings(api, sync, clock)
         source = NodeSource(
             attestation=attestation,
             sync=sync,
@@ -174,6 +176,7 @@ class _Running:
             tokens=Tokens(jwt_svids, clock, entropy),
             refusals=refusals,
             clock=clock,
+            sightings=sightings,
         )
         try:
             async with self._open_socket(source), asyncio.TaskGroup() as group:
@@ -193,6 +196,7 @@ class _Running:
         finally:
             await certificates.close()
             await jwt_svids.close()
+            await sightings.close()
             workloads.close()
             attestation.close()
 

@@ -49,6 +49,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("ps", "status", "List identities: state, copies, last seen.", PANEL_STATE),
     Entry("top", "status", "The same, live.", PANEL_STATE),
     Entry("identity", "identity", "What workloads are, and their life cycle.", PANEL_NOUNS, False),
+    Entry("template", "template", "Who gets an identity at first sight.", PANEL_NOUNS, False),
     Entry("instance", "instance", "The running copies of an identity.", PANEL_NOUNS, False),
     Entry("certificate", "certificate", "X.509-SVIDs that were issued.", PANEL_NOUNS, False),
     Entry("authority", "authority", "The keys that sign, and their rotation.", PANEL_NOUNS, False),

@@ -60,12 +60,15 @@ def top(
 
 def make_identity_table(items: list[identities.IdentityView], now: datetime) -> RenderableType:
     """Identities as a table."""
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (item.name, item.kind, item.state, item.owner, item.instances,
          describe_time(item.last_seen, now), describe_time(item.expires_at, now))
         for item in items
     ]  # fmt: skip
-    return make_table(COLUMNS, rows)
+    if not any(item.template for item in items):
+        return make_table(COLUMNS, rows)
+    made = [(*row, item.template or "–") for row, item in zip(rows, items, strict=True)]
+    return make_table((*COLUMNS, "TEMPLATE"), made)
 
 
 def _look(client: ApiClient) -> tuple[status.StatusView, list[identities.IdentityView]]:

@@ -28,7 +28,7 @@ INDIFFERENT = frozenset(
 """Types of events that change nothing here, and are most of all events: whoever feeds a snapshot
 may leave them out."""
 
-_SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.")
+_SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.", "template.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from troth.identity.plan import new_identity
 from troth.identity.problem import Limits, PlainDocument
 from troth.operations.call import Call
 from troth.operations.recording import BACKGROUND, record_identity, record_revocations
+from troth.operations.template import check_unclaimed
 from troth.store.engine import Store
 from troth.store.identities import mark_page
 from troth.store.transaction import Transaction
@@ -31,6 +32,9 @@ REVOKES = {
 """verb → the RFC 5280 reason with which it revokes whatever the identity holds."""
 
 EXPIRY_BATCH = 100
+
+UNSEEN_AFTER = timedelta(days=30)
+"""After so long without a sign of life a registered identity is reported as unattended."""
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -65,6 +69,7 @@ class RegisterIdentity:
         )
 
         def register(tx: Transaction) -> None:
+            check_unclaimed(tx, spec)
             tx.identities.add(made)
             record_identity(tx, call, "registered", made, now, purpose=made.purpose)
 
@@ -105,16 +110,24 @@ class ListIdentities:
     """``identity.ls``: a page of identities by name."""
 
     store: Store
+    clock: Clock
 
     async def __call__(self, call: Call[wire.ListIdentities]) -> wire.IdentityPage:
         """The page; `Invalid` for an unknown state or kind."""
         body = call.body
         state = _choose(State, body.state, "state")
         kind = _choose(Kind, body.kind, "kind")
+        since = self.clock.now() - UNSEEN_AFTER
 
         def page(tx: Transaction) -> wire.IdentityPage:
             found = tx.identities.page(
-                state=state, kind=kind, text=body.text, after=body.after, limit=body.limit
+                state=state,
+                kind=kind,
+                text=body.text,
+                template=body.template,
+                unattended_since=since if body.unattended else None,
+                after=body.after,
+                limit=body.limit,
             )
             full = len(found) == body.limit
             return wire.IdentityPage(
@@ -212,6 +225,7 @@ def view_identity(
         updated_at=identity.updated_at,
         last_seen=last_seen,
         instances=instances,
+        template=identity.template,
     )
 
 

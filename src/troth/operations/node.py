@@ -263,6 +263,10 @@ class SyncNode:
             jwks=msgspec.json.decode(render_jwt_bundle(collect_jwt_keys(tx))),
             tainted=[name_key(a) for a in known if a.distrusted and a.not_after > now],
             spread=min(tx.nodes.count() // NODES_PER_SECOND, MAX_SPREAD),
+            templates=[
+                wire.TemplateEntry(name=one.name, match=[str(pattern) for pattern in one.match])
+                for one in tx.templates.list_for_node(node.name)
+            ],
         )
 
     def _list_cut_off(self, tx: Transaction) -> list[str]:
@@ -285,4 +289,5 @@ def _entry(identity: Identity) -> wire.Entry:
         hint=identity.hint,
         revision=identity.revision,
         expires_at=identity.expires_at,
+        template=identity.template,
     )

@@ -11,6 +11,7 @@ from troth.core.ids import TrustDomain
 from troth.identity.selectors import find_weakness
 from troth.issuance.authorities import AuthorityState, Use
 from troth.live.snapshot import Snapshot
+from troth.operations.attendance import find_unattended
 from troth.operations.call import Call
 from troth.operations.publication import Publication
 from troth.store.engine import Store
@@ -79,8 +80,9 @@ class ShowStatus:
             for a in tx.authorities.list()
             if a.state is AuthorityState.TAINTED
         ]
-        for identity in tx.identities.page(limit=LOOKED_AT):
+        some = tx.identities.page(limit=LOOKED_AT)
+        for identity in some:
             weakness = find_weakness(identity.selectors) if identity.selectors else None
             if weakness:
                 flaws.append(f"Identity '{identity.name}' {weakness}")
-        return flaws
+        return flaws + find_unattended(tx, some, self.clock.now())

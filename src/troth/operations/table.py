@@ -46,8 +46,10 @@ from troth.operations.rotation import (
     RevokeAuthority,
     TaintAuthority,
 )
+from troth.operations.sight import SightWorkload
 from troth.operations.status import ShowStatus
 from troth.operations.succession import AuthorityMaker
+from troth.operations.template import ListTemplates
 from troth.operations.throttle import RENEWALS, Throttle
 from troth.operations.token import CreateJoinToken
 from troth.store.engine import Store
@@ -81,8 +83,10 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "identity.register": RegisterIdentity(
             p.store, p.clock, p.entropy, p.trust_domain, p.limits
         ),
-        "identity.ls": ListIdentities(p.store),
+        "identity.ls": ListIdentities(p.store, p.clock),
         "identity.show": ShowIdentity(p.store),
+        "identity.sight": SightWorkload(p.store, p.clock, p.entropy, p.snapshot, p.trust_domain),
+        "template.ls": ListTemplates(p.store),
         **moves,
         "instance.ls": ListInstances(p.store),
         "instance.lock": MoveInstance(True, p.store, p.clock),

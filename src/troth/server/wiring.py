@@ -19,6 +19,7 @@ from troth.core.errors import Refused
 from troth.identity.problem import Limits
 from troth.issuance.drafter import Drafter
 from troth.live.snapshot import INDIFFERENT, Snapshot
+from troth.operations.attendance import AttendIdentities
 from troth.operations.authority import PrepareAuthorities, claim_trust_domain
 from troth.operations.callers import CallerRegistry
 from troth.operations.crl import PublishCrls
@@ -204,5 +205,6 @@ def list_tasks(
         ),
         Task("issuance.reconcile", 30.0, ReconcileIssuance(store, clock)),
         Task("identity.expire", 30.0, ExpireIdentities(store, clock), irreversible=True),
+        Task("identity.attend", 30.0, AttendIdentities(store, clock), irreversible=True),
         Task("store.purge", 600.0, PurgeRecords(store, clock, parts.snapshot), irreversible=True),
     ]

@@ -46,11 +46,15 @@ class MoveIdentity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ListIdentities(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """List identities by name; `after` is the last name of the page before."""
+    """List identities by name; `after` is the last name of the page before.
+
+    `unattended` leaves those that nobody uses, `template` those that the template made."""
 
     state: str | None = None
     kind: str | None = None
     text: str | None = None
+    template: str | None = None
+    unattended: bool = False
     after: str | None = None
     limit: Limit = 100
 
@@ -81,6 +85,7 @@ class IdentityView(Struct, frozen=True, kw_only=True):
     updated_at: datetime
     last_seen: datetime | None = None
     instances: int = 0
+    template: str = ""
 
 
 class IdentityPage(Struct, frozen=True, kw_only=True):

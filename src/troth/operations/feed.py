@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from troth.core.events import SealedEvent
 from troth.issuance.authorities import AuthorityState, Use
@@ -36,6 +37,15 @@ async def read_seed(store: Store, now: datetime) -> Seed:
     return await store.read(read)
 
 
+class FeedMeter(Protocol):
+    """Counts what the feed did."""
+
+    def observe_feed(self, waiting: int, lag: float | None) -> None:
+        """One look: how many committed events waited to be sealed, and, if any were taken in,
+        seconds from the oldest of them to the snapshot that knows it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FollowJournal:
     """Background: seal what is committed, then take in what is sealed, whoever sealed it."""
@@ -43,6 +53,7 @@ class FollowJournal:
     store: Store
     sealer: Sealer
     snapshot: Snapshot
+    meter: FeedMeter | None = None
 
     async def __call__(self) -> set[str]:
         """Seal, apply, announce; the types of the events taken in.
@@ -57,6 +68,7 @@ class FollowJournal:
             events, waiting = await self._read_new()
             self.snapshot.apply(events)
             types.update(sealed.event.type for sealed in events)
+            self._tell(events, len(waiting))
             if events:
                 await self.snapshot.announce()
             if len(events) < BATCH:
@@ -65,6 +77,12 @@ class FollowJournal:
         if len(committed) < MOST_WAITING and not committed & waiting:
             self.snapshot.hear()
         return types
+
+    def _tell(self, events: list[SealedEvent], waiting: int) -> None:
+        if self.meter is not None:
+            oldest = min((sealed.event.at for sealed in events), default=None)
+            lag = None if oldest is None else (self.store.clock.now() - oldest).total_seconds()
+            self.meter.observe_feed(waiting, lag)
 
     async def _read_new(self) -> tuple[list[SealedEvent], frozenset[int]]:
         epoch = self.snapshot.epoch

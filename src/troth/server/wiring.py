@@ -18,9 +18,11 @@ import structlog
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Refused
+from troth.core.tracing import NO_TRACER, Tracer
 from troth.drivers import keystores
 from troth.drivers.keystores import Keystore
 from troth.drivers.keystores.kek import resolve_key_encryption_key
+from troth.drivers.keystores.observed import ObservedKeystore
 from troth.identity.problem import Limits
 from troth.issuance.drafter import Drafter
 from troth.live.snapshot import Snapshot
@@ -38,9 +40,11 @@ from troth.operations.table import Parts, list_operations, list_subscriptions
 from troth.server.addresses import list_names
 from troth.server.background import Task
 from troth.server.config import Config
+from troth.server.gauges import follow_live
 from troth.server.metrics import Metrics
 from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
+from troth.store.timing import Stopwatch
 
 FEED = "journal.follow"
 CLOSED = "workloads of other users can't reach agent.sock in it"
@@ -118,11 +122,15 @@ def limit_manifests(config: Config) -> Limits:
     )
 
 
-async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
+async def build_house(
+    config: Config, clock: Clock, entropy: Entropy, tracer: Tracer = NO_TRACER
+) -> House:
     """Build everything but the listeners; afterwards the store holds all it needs to serve."""
-    store = open_store(config.database, clock=clock, entropy=entropy)
+    metrics = Metrics()
+    stopwatch = Stopwatch(clock, tracer, metrics)
+    store = open_store(config.database, clock=clock, entropy=entropy, stopwatch=stopwatch)
     await store.transact(lambda tx: claim_trust_domain(tx, config.trust_domain))
-    keystore = open_keystore(config, entropy)
+    keystore = ObservedKeystore(open_keystore(config, entropy), clock, tracer, metrics)
     drafter = Drafter()
     prepare = PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain, store.holder)
     await prepare()
@@ -154,14 +162,14 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
         lease=lease,
         started_at=clock.now(),
     )
-    metrics = Metrics()
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
     sealer = Sealer(store, clock=clock, holder=store.holder)
+    follow_live(metrics, store, snapshot, lease)
     return House(
         store=store,
         snapshot=snapshot,
         dispatcher=Dispatcher(
-            list_operations(parts), list_subscriptions(parts), clock, entropy, metrics
+            list_operations(parts), list_subscriptions(parts), clock, entropy, metrics, tracer
         ),
         publication=publication,
         callers=CallerRegistry(
@@ -173,18 +181,22 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
             config.roles.spiffe_ids,
         ),
         metrics=metrics,
-        tasks=list_tasks(parts, prepare, publish, sealer),
+        tasks=list_tasks(parts, prepare, publish, sealer, metrics),
         certify=certify,
     )
 
 
 def list_tasks(
-    parts: Parts, prepare: PrepareAuthorities, publish: PublishCrls, sealer: Sealer
+    parts: Parts,
+    prepare: PrepareAuthorities,
+    publish: PublishCrls,
+    sealer: Sealer,
+    metrics: Metrics,
 ) -> list[Task]:
     """The table of background work: name, period in seconds, operation, what wakes it."""
     store, clock = parts.store, parts.clock
     return [
-        Task(FEED, 1.0, FollowJournal(store, sealer, parts.snapshot)),
+        Task(FEED, 1.0, FollowJournal(store, sealer, parts.snapshot, metrics), quiet=True),
         Task("crl.publish", 30.0, publish, wakes=("certificate.revoked", "authority.")),
         Task("authority.prepare", 60.0, prepare, irreversible=True),
         Task("issuance.reconcile", 30.0, ReconcileIssuance(store, clock)),

@@ -13,6 +13,7 @@ import contextlib
 import os
 import stat
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -106,6 +107,11 @@ class FileKeystore:
     def sign(self, key_ref: str, data: bytes) -> bytes:
         """DER signature."""
         return sign_data(self._find(key_ref), data)
+
+    def sign_all(self, key_ref: str, batch: Sequence[bytes]) -> list[bytes]:
+        """DER signatures."""
+        key = self._find(key_ref)
+        return [sign_data(key, data) for data in batch]
 
     def list_keys(self) -> list[str]:
         """All references in the directory, sorted; files that are no keys are passed over."""

@@ -13,6 +13,7 @@ import structlog
 from troth.agent.connection import Api
 from troth.agent.timing import Sleep
 from troth.core.errors import Internal, TrothError, error_of
+from troth.core.tracing import NO_TRACER, TraceContext, Tracer
 from troth.wire.api.certificates import (
     MAX_BATCH,
     CertificateRequest,
@@ -36,10 +37,13 @@ Answer = asyncio.Future[IssuedCertificate]
 class Batches:
     """Gathers requests that come within 5 ms and hands each its own answer."""
 
-    def __init__(self, api: Api, sleep: Sleep) -> None:
+    def __init__(self, api: Api, sleep: Sleep, tracer: Tracer = NO_TRACER) -> None:
         self._api = api
+        self._tracer = tracer
         self._sleep = sleep
         self._waiting: list[tuple[CertificateRequest, Answer]] = []
+        self._places: list[TraceContext] = []
+        """Where in their traces those who wait are."""
         self._weight = 0
         self._timer: asyncio.Task[None] | None = None
         self._parallel = asyncio.Semaphore(MAX_PARALLEL)
@@ -52,6 +56,8 @@ class Batches:
             self._flush()
         answer: Answer = asyncio.get_running_loop().create_future()
         self._waiting.append((request, answer))
+        if (place := self._tracer.current()) is not None:
+            self._places.append(place)
         self._weight += weight
         if len(self._waiting) >= MAX_BATCH:
             self._flush()
@@ -75,15 +81,28 @@ class Batches:
             self._timer.cancel()
             self._timer = None
         batch = [(request, answer) for request, answer in self._waiting if not answer.done()]
-        self._waiting, self._weight = [], 0
+        places = sorted(self._places, key=lambda place: not place.sampled)
+        self._waiting, self._weight, self._places = [], 0, []
         if batch:
-            self._start(self._send(batch))
+            self._start(self._trace(batch, places))
 
     def _start(self, work: object) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    async def _trace(
+        self, batch: list[tuple[CertificateRequest, Answer]], places: list[TraceContext]
+    ) -> None:
+        """Send one batch, as part of the first request's trace, with links to the others'."""
+        if not places:
+            self._tracer.detach()  # what started this task may have been somebody else's
+            await self._send(batch)
+            return
+        with self._tracer.span("batch.send", parent=places[0], links=places[1:]) as span:
+            span.note(batch_size=len(batch))
+            await self._send(batch)
 
     async def _send(self, batch: list[tuple[CertificateRequest, Answer]]) -> None:
         requests = [request for request, _ in batch]

@@ -21,6 +21,8 @@ from troth.agent.connection import Connection, check_url
 from troth.agent.credential import Credential, CredentialFile, read_roots
 from troth.agent.files import Files, FileTarget
 from troth.agent.membership import Dialler, Membership
+from troth.agent.metrics import AgentMetrics, MetricsFile, NoMetrics
+from troth.agent.observation import CallMeter, ObservedService
 from troth.agent.refusals import Refusals
 from troth.agent.reporting import Reporter
 from troth.agent.sds import SecretDiscovery
@@ -35,7 +37,9 @@ from troth.agent.workloads import Workloads
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, Invalid, Refused
+from troth.core.tracing import NO_TRACER, Tracer
 from troth.drivers.attestors import load_attestors
+from troth.drivers.tracers import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +64,8 @@ class AgentSettings:
     join_token: str | None = field(default=None, repr=False)
     files: tuple[FileTarget, ...] = ()
     attestors: tuple[str, ...] = ATTESTORS
+    telemetry: Telemetry | None = None
+    metrics_file: Path | None = None
 
     @property
     def mutual_url(self) -> str:
@@ -89,6 +95,7 @@ class NodeAgent:
         entropy: Entropy,
         ready: Callable[[], None],
         sleep: Sleep = asyncio.sleep,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """Join, open the socket and serve until cancelled.
 
@@ -111,9 +118,11 @@ class NodeAgent:
                 sleep=sleep,
             )
             credential = await membership.obtain(settings.join_token, read_roots(settings.ca_file))
-            connection = Connection(mutual_url, credential.roots, credential)
+            connection = Connection(mutual_url, credential.roots, credential, tracer)
             try:
-                running = _Running(settings, connection, membership, credential, clock, entropy)
+                running = _Running(
+                    settings, connection, membership, credential, clock, entropy, tracer
+                )
                 await running.serve(Attestation(attestors), sleep, ready)
             finally:
                 await connection.close()
@@ -130,7 +139,9 @@ class _Running:
         credential: Credential,
         clock: Clock,
         entropy: Entropy,
+        tracer: Tracer,
     ) -> None:
+        self._tracer = tracer
         self._settings = settings
         self._connection = connection
         self._membership = membership
@@ -144,8 +155,9 @@ class _Running:
         clock, entropy, api = self._clock, self._entropy, self._connection
         sync = Sync(api, clock, entropy, sleep)
         cache, refusals = Cache(), Refusals()
-        batches = Batches(api, sleep)
-        workloads = Workloads(sync, batches, cache, clock, entropy, sleep)
+        batches = Batches(api, sleep, self._tracer)
+        workloads = Workloads(sync, batches, cache, clock, entropy, sleep, self._tracer)
+        metrics = NoMetrics() if self._settings.metrics_file is None else AgentMetrics()
         source = NodeSource(
             attestation=attestation,
             sync=sync,
@@ -156,7 +168,7 @@ class _Running:
             clock=clock,
         )
         try:
-            async with self._open_socket(source), asyncio.TaskGroup() as group:
+            async with self._open_socket(source, metrics), asyncio.TaskGroup() as group:
                 group.create_task(sync.run())
                 group.create_task(workloads.run())
                 group.create_task(Reporter(api, workloads, refusals, sleep).run())
@@ -165,6 +177,10 @@ class _Running:
                 group.create_task(self._follow_roots(sync))
                 group.create_task(self._follow_taint(sync))
                 group.create_task(_tell_ready(sync, ready))
+                if isinstance(metrics, AgentMetrics) and self._settings.metrics_file is not None:
+                    path = self._settings.metrics_file
+                    file = MetricsFile(path, metrics, sync, cache, refusals, clock)
+                    group.create_task(file.run(sleep))
                 for target in self._settings.files:
                     files = Files(target, sync, workloads, entropy, sleep)
                     group.create_task(files.run())
@@ -174,10 +190,11 @@ class _Running:
             attestation.close()
 
     @asynccontextmanager
-    async def _open_socket(self, source: NodeSource) -> AsyncIterator[None]:
+    async def _open_socket(self, source: NodeSource, meter: CallMeter) -> AsyncIterator[None]:
         socket = AgentSocket(self._clock)
         services = (WorkloadApi(source), SecretDiscovery(source, Tombstone()))
-        await socket.start(self._settings.socket_path, *services)
+        watched = [ObservedService(s, self._clock, self._tracer, meter) for s in services]
+        await socket.start(self._settings.socket_path, *watched)
         try:
             yield
         finally:

@@ -97,7 +97,7 @@ class Tracer(Protocol):
         """
         ...
 
-    def within(self, name: str) -> AbstractContextManager[Span]:
+    def within(self, name: str, kind: Kind = Kind.INTERNAL) -> AbstractContextManager[Span]:
         """A span below the present one; nothing at all where there is none."""
         ...
 
@@ -161,7 +161,7 @@ class NullTracer:
         """Nothing."""
         return NO_SPAN
 
-    def within(self, name: str) -> AbstractContextManager[Span]:
+    def within(self, name: str, kind: Kind = Kind.INTERNAL) -> AbstractContextManager[Span]:
         """Nothing."""
         return NO_SPAN
 

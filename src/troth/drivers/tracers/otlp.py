@@ -186,9 +186,9 @@ class OtlpTracer:
         )
         return _Scope(self, made)
 
-    def within(self, name: str) -> AbstractContextManager[Span]:
+    def within(self, name: str, kind: Kind = Kind.INTERNAL) -> AbstractContextManager[Span]:
         """As `span`, where there is one above it."""
-        return NO_SPAN if self._present.get() is None else self.span(name)
+        return NO_SPAN if self._present.get() is None else self.span(name, kind)
 
     def record(self, name: str, began: float, ended: float) -> None:
         """A span that is over."""

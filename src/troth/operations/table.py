@@ -41,7 +41,7 @@ from troth.operations.rotation import (
     RevokeAuthority,
     TaintAuthority,
 )
-from troth.operations.status import ShowStatus
+from troth.operations.status import About, ShowStatus, Usage
 from troth.operations.succession import AuthorityMaker
 from troth.operations.token import CreateJoinToken
 from troth.store.engine import Store
@@ -63,6 +63,7 @@ class Parts:
     issuer_url: str
     lease: timedelta
     started_at: datetime
+    usage: Usage | None = None
 
 
 def list_operations(p: Parts) -> Mapping[str, Operation]:
@@ -107,7 +108,11 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "authority.revoke": RevokeAuthority(p.store, p.clock),
         "journal.ls": ListJournal(p.store),
         "status.show": ShowStatus(
-            p.store, p.snapshot, p.publication, p.clock, p.trust_domain, p.started_at
+            p.store,
+            p.snapshot,
+            p.publication,
+            p.clock,
+            About(p.trust_domain, p.started_at, p.lease, p.usage),
         ),
     }
 

@@ -13,10 +13,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import generate_latest
 
 from troth import __version__
+from troth.wire.api.status import OperationUse
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Upper bounds in seconds."""
+FAULTS = ("internal", "unavailable")
+"""Outcomes that are the server's own."""
 QUICK = (0.0001, 0.00025, 0.0005, *BUCKETS)
 """The same for what takes less than a millisecond."""
 
@@ -131,6 +134,34 @@ class Metrics:
     def observe(self, operation: str, outcome: str, seconds: float) -> None:
         """Record one finished call."""
         self._operations.labels(operation, outcome).observe(seconds)
+
+    @property
+    def bounds(self) -> list[float]:
+        """Upper bounds in seconds of what `list_operations` counts."""
+        return list(BUCKETS)
+
+    def list_operations(self) -> list[OperationUse]:
+        """How often each operation was called, and how long that took, since the start."""
+        calls: dict[str, dict[str, int]] = {}
+        buckets: dict[str, list[int]] = {}
+        for family in self._operations.collect():
+            for sample in family.samples:
+                name, outcome = sample.labels["operation"], sample.labels["outcome"]
+                if sample.name.endswith("_count"):
+                    calls.setdefault(name, {})[outcome] = int(sample.value)
+                elif sample.name.endswith("_bucket") and sample.labels["le"] != "+Inf":
+                    counts = buckets.setdefault(name, [0] * len(BUCKETS))
+                    counts[BUCKETS.index(float(sample.labels["le"]))] += int(sample.value)
+        return [
+            OperationUse(
+                name=name,
+                calls=sum(found.values()),
+                failed=sum(found.get(outcome, 0) for outcome in FAULTS),
+                refused=sum(n for outcome, n in found.items() if outcome not in ("ok", *FAULTS)),
+                buckets=buckets[name],
+            )
+            for name, found in sorted(calls.items())
+        ]
 
     def observe_store(
         self, kind: str, outcome: str, seconds: float, waited: float, retries: int

@@ -161,6 +161,7 @@ async def build_house(
         issuer_url=publication.issuer_url,
         lease=lease,
         started_at=clock.now(),
+        usage=metrics,
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
     sealer = Sealer(store, clock=clock, holder=store.holder)

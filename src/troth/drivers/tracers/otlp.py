@@ -117,12 +117,12 @@ class Shipper(SpanExporter):
             follow_redirects=False,
             transport=transport,
         )
+        self._failing = self._closing = False
         self._lost = 0
-        self._closing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send one batch; called in the processor's thread. Never raises."""
-        if self._closing and self._lost:
+        if self._closing and self._failing:
             return SpanExportResult.FAILURE  # nobody is there; the server wants to stop
         try:
             body = encode_spans(spans).SerializeToString()
@@ -131,13 +131,14 @@ class Shipper(SpanExporter):
         except Exception as error:  # noqa: BLE001 - tracing may never break what it watches
             reason = type(error).__name__
         if reason:
-            if not self._lost:
+            if not self._failing:
                 log.warning("telemetry.not_exported", reason=reason, spans=len(spans))
+            self._failing = True
             self._lost += len(spans)
             return SpanExportResult.FAILURE
-        if self._lost:
+        if self._failing:
             log.info("telemetry.exported_again", lost=self._lost)
-            self._lost = 0
+            self._failing, self._lost = False, 0
         return SpanExportResult.SUCCESS
 
     def stop_waiting(self) -> None:

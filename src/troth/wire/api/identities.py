@@ -46,13 +46,19 @@ class MoveIdentity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ListIdentities(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """List identities by name; `after` is the last name of the page before."""
+    """List identities by name; `after` is the last name of the page before.
+
+    `living` leaves the retired out. `order` is ``name``, or ``attention``: what is cut off first,
+    then what was seen last, living ones alone and one page at most.
+    """
 
     state: str | None = None
     kind: str | None = None
     text: str | None = None
     after: str | None = None
     limit: Limit = 100
+    living: bool = False
+    order: str = "name"
 
 
 class IdentityView(Struct, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from troth.wire.api import (
     problems,
     status,
 )
+from troth.wire.api.faults import explain_fault
 
 JSON_LINES = "application/jsonl"
 _FIELD = re.compile(r"{(\w+)}")
@@ -316,7 +317,7 @@ def render_request(name: str, request: msgspec.Struct) -> tuple[str, str, bytes 
 
 
 def parse_request(route: Route, path: dict[str, str], query: dict[str, str], body: bytes) -> Any:
-    """The typed request from its parts; raises `Invalid` with msgspec's place and reason."""
+    """The typed request from its parts; raises `Invalid` with the place and the reason."""
     fields: Any = query
     if route.method != "GET":
         try:
@@ -334,7 +335,7 @@ def parse_request(route: Route, path: dict[str, str], query: dict[str, str], bod
     try:
         return msgspec.convert({**fields, **path}, type=route.request, strict=route.method != "GET")
     except msgspec.ValidationError as error:
-        raise Invalid(f"{error}.") from error
+        raise Invalid(explain_fault(str(error))) from error
 
 
 def _refuse_duplicates(body: bytes) -> None:

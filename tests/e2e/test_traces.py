@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.processes import Server, open_folder, run_troth, wait_for
 from tests.fakes.collector import Collector, run_collector
 
 pytestmark = pytest.mark.e2e
+ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "Bearer very-secret-token"
 
 
@@ -88,6 +92,29 @@ def test_a_fetch_is_one_trace_down_to_the_signature(troth: Server, collector: Co
     assert [(e["operation"], e["outcome"], e["trace_id"]) for e in lines] == [
         ("certificate.issue", "ok", signature.trace_id)
     ]
+
+
+def test_a_real_scrape_has_every_series_that_dashboard_and_alerts_ask_for(troth: Server):
+    def scrape() -> str | None:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(troth.data / "admin.sock"))) as c:
+            text = c.get("http://localhost/metrics").text
+        return text if "troth_identities{" in text and "troth_crl_age" in text else None
+
+    text = wait_for(scrape, "the gauges are set")
+    shown = set(re.findall(r"^(\w+)(?:\{.*\})? ", text, re.MULTILINE))
+    asked = set()
+    for name in ("deploy/grafana/troth.json", "deploy/prometheus/troth.rules.yml"):
+        asked |= set(re.findall(r"\b(?:troth|process)_\w+", (ROOT / name).read_text()))
+    rare = {"troth_background_failures_total", "troth_store_retries_total"}  # nothing went wrong
+    server = {name for name in asked if not name.startswith("troth_agent_")} - rare
+    assert len(server) > 25
+    assert server <= shown
+    epoch, head = (
+        float(re.search(rf"^{name} (\S+)", text, re.MULTILINE)[1])  # type: ignore[index]
+        for name in ("troth_snapshot_epoch", "troth_journal_head")
+    )
+    assert epoch >= head > 0
+    assert not re.search(r"spiffe:|uid:|/traced", text)
 
 
 def test_spans_and_logs_hold_nothing_that_names_or_opens_anything(

@@ -122,14 +122,19 @@ def limit_manifests(config: Config) -> Limits:
     )
 
 
+async def open_state(config: Config, clock: Clock, entropy: Entropy, stopwatch: Stopwatch) -> Store:
+    """The store, which from now on belongs to the configured trust domain."""
+    store = open_store(config.database, clock=clock, entropy=entropy, stopwatch=stopwatch)
+    await store.transact(lambda tx: claim_trust_domain(tx, config.trust_domain))
+    return store
+
+
 async def build_house(
     config: Config, clock: Clock, entropy: Entropy, tracer: Tracer = NO_TRACER
 ) -> House:
     """Build everything but the listeners; afterwards the store holds all it needs to serve."""
     metrics = Metrics()
-    stopwatch = Stopwatch(clock, tracer, metrics)
-    store = open_store(config.database, clock=clock, entropy=entropy, stopwatch=stopwatch)
-    await store.transact(lambda tx: claim_trust_domain(tx, config.trust_domain))
+    store = await open_state(config, clock, entropy, Stopwatch(clock, tracer, metrics))
     keystore = ObservedKeystore(open_keystore(config, entropy), clock, tracer, metrics)
     drafter = Drafter()
     prepare = PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain, store.holder)
@@ -166,6 +171,7 @@ async def build_house(
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
     sealer = Sealer(store, clock=clock, holder=store.holder)
     follow_live(metrics, store, snapshot, lease)
+    roles = config.roles
     return House(
         store=store,
         snapshot=snapshot,
@@ -174,12 +180,7 @@ async def build_house(
         ),
         publication=publication,
         callers=CallerRegistry(
-            store,
-            snapshot,
-            clock,
-            config.trust_domain,
-            config.roles.uids,
-            config.roles.spiffe_ids,
+            store, snapshot, clock, config.trust_domain, roles.uids, roles.spiffe_ids
         ),
         metrics=metrics,
         tasks=list_tasks(parts, prepare, publish, sealer, metrics),

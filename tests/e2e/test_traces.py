@@ -102,6 +102,7 @@ def test_a_real_scrape_has_every_series_that_dashboard_and_alerts_ask_for(troth:
 
     text = wait_for(scrape, "the gauges are set")
     shown = set(re.findall(r"^(\w+)(?:\{.*\})? ", text, re.MULTILINE))
+    shown |= {re.sub(r"_(bucket|count|sum)$", "", name) for name in shown}
     asked = set()
     for name in ("deploy/grafana/troth.json", "deploy/prometheus/troth.rules.yml"):
         asked |= set(re.findall(r"\b(?:troth|process)_\w+", (ROOT / name).read_text()))
@@ -120,7 +121,7 @@ def test_a_real_scrape_has_every_series_that_dashboard_and_alerts_ask_for(troth:
 def test_spans_and_logs_hold_nothing_that_names_or_opens_anything(
     troth: Server, collector: Collector
 ):
-    assert collector.headers
+    wait_for(lambda: collector.headers, "the first spans arrive")
     assert {headers["authorization"] for headers in collector.headers} == {TOKEN}
     values = [value for span in collector.spans for value in span.attributes.values()]
     assert not [value for value in values if "spiffe" in str(value) or "traced" in str(value)]

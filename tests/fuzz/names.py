@@ -10,11 +10,13 @@ from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import mutated_text
 from troth.cli.words import parse_duration, parse_moment
 from troth.core.ids import MAX_SPIFFE_ID_LENGTH, SpiffeId, TokenId, TrustDomain
+from troth.core.tracing import parse_traceparent, render_traceparent
 from troth.identity.naming import VARIABLES, Naming
 from troth.identity.pattern import Pattern
 from troth.identity.readers import read_duration, render_duration
 from troth.identity.selectors import Selector
 from troth.operations.token import parse_token, render_token
+from troth.wire.api.faults import explain_fault
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SELECTORS = (
@@ -54,6 +56,22 @@ def fuzz_spiffe_id(text: str) -> None:
     domain = answer(TrustDomain.parse, text)
     if domain is not None:
         assert TrustDomain.parse(str(domain.id)) == domain
+
+
+@fuzz(mutated_text("00-" + "0f" * 16 + "-" + "1e" * 8 + "-01", "cc-" + "ab" * 24 + "-00-x"))
+def fuzz_traceparent(text: str) -> None:
+    place = parse_traceparent(text)
+    if place is not None:
+        assert text.isascii()
+        assert place.trace_id > 0
+        assert parse_traceparent(render_traceparent(place)) == place
+
+
+@fuzz(mutated_text("Expected `int` >= 1 - at `$.limit`", "Object missing required field `a`"))
+def fuzz_fault(text: str) -> None:
+    sentence = explain_fault(text)
+    assert sentence.endswith(".")
+    assert "regex" not in sentence or "regex" in text
 
 
 @fuzz(mutated_text(*SELECTORS))

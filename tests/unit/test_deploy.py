@@ -270,7 +270,7 @@ def test_settings_of_the_chart_are_those_of_the_server():
         if "enum" in kind:
             assert kind["enum"] == sorted(settings[name].type.split(" | "))
         else:
-            words = {"integer": "integer", "object": "table", "string": "text"}
+            words = {"integer": "integer", "number": "number", "object": "table", "string": "text"}
             assert words[kind["type"]] == settings[name].type
     made = 'TROTH_{{ . | replace "." "_" | upper }}'
     assert made in read(CHART / "templates" / "_names.tpl")

@@ -19,6 +19,7 @@ import pytest
 import typer.main
 
 from troth.agent.call import STATUS as GRPC
+from troth.agent.metrics import AgentMetrics
 from troth.cli.demonstration.story import ACTS
 from troth.cli.main import app
 from troth.cli.targets import TargetFile
@@ -241,9 +242,20 @@ def test_every_error_with_its_statuses():
 
 def test_every_metric_and_background_task():
     text = read(REFERENCE / "metrics.md")
-    shown = re.findall(r"^# TYPE (\S+) (\S+)", Metrics().render(full=False).decode(), re.MULTILINE)
-    rows = {plain(row[0]): row for row in read_rows(text)}
-    assert {(name, row[1]) for name, row in rows.items()} == set(shown)
+    server, agent = Metrics(), AgentMetrics()
+    every = {
+        "anyone": server.render(full=False),
+        "callers": server.render(full=True)[len(server.render(full=False)) :],
+        "agent": agent.render(),
+    }
+    shown = {
+        (name, kind, who)
+        for who, scrape in every.items()
+        for name, kind in re.findall(r"^# TYPE (\S+) (\S+)", scrape.decode(), re.MULTILINE)
+        if name.startswith("troth_") and not name.endswith("_created")
+    }
+    rows = {plain(row[0]): row for row in read_rows(text) if len(row) == 5}
+    assert {(name, row[1], row[3]) for name, row in rows.items()} == shown
     tasks = set()
     for path in (PACKAGE / "server").glob("*.py"):
         tasks |= set(re.findall(r'\bTask\("([^"]+)"|^FEED = "([^"]+)"', read(path), re.MULTILINE))

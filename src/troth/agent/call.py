@@ -72,6 +72,8 @@ class Call:
         self._handle = handle
         self._limits = limits
         self.disowned = False
+        self.on_answer: Callable[[], None] | None = None
+        """Called once, when the first message has been sent."""
         self._answered = False
         self._finished = False
 
@@ -135,6 +137,9 @@ class Call:
             self._answered = True
             await self._stream.send_headers([(":status", "200"), ("content-type", CONTENT_TYPE)])
         await self._stream.send_data(b"\0" + len(message).to_bytes(4, "big") + message)
+        if self.on_answer is not None:
+            called, self.on_answer = self.on_answer, None
+            called()
 
     async def finish(self, status: Status, detail: str = "") -> None:
         """End the call with `status`. Does nothing if it has ended."""

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 from troth.agent.credential import Credential
 from troth.core.errors import Internal, Invalid, Passing, TrothError, Unavailable
 from troth.core.ids import SpiffeId
+from troth.core.tracing import NO_TRACER, TRACEPARENT, Kind, Tracer, render_traceparent
 from troth.wire.api.routes import find_route, parse_failure, parse_result, render_request
 
 MAX_ANSWER = 8 << 20
@@ -83,9 +84,14 @@ class Connection:
     """Implements `Api` against one base URL."""
 
     def __init__(
-        self, url: str, roots: tuple[bytes, ...], credential: Credential | None = None
+        self,
+        url: str,
+        roots: tuple[bytes, ...],
+        credential: Credential | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._url = check_url(url)
+        self._tracer = tracer
         self._line = _Line(_open_client(url, roots, credential))
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -105,11 +111,13 @@ class Connection:
     async def call(self, name: str, request: msgspec.Struct) -> Any:
         """Carry out operation `name` on the server."""
         route = find_route(name)
-        async with self._open(name, request, ANSWER_TIMEOUT) as (_, response):
-            body = await _read_body(response, MAX_ANSWER)
-            if response.is_success:
-                return parse_result(route, response.status_code, body)
-            raise _read_failure(response, body)
+        with self._tracer.within(name, Kind.CLIENT) as span:
+            async with self._open(name, request, ANSWER_TIMEOUT) as (_, response):
+                span.note(http_response_status_code=response.status_code)
+                body = await _read_body(response, MAX_ANSWER)
+                if response.is_success:
+                    return parse_result(route, response.status_code, body)
+                raise _read_failure(response, body)
 
     async def stream(self, name: str, request: msgspec.Struct) -> AsyncIterator[Any]:
         """Follow subscription `name`; a line that isn't understood ends it with `Internal`."""
@@ -139,6 +147,9 @@ class Connection:
         line = self._line
         line.users += 1
         headers = {"content-type": "application/json"} if body is not None else {}
+        place = self._tracer.current()
+        if place is not None:
+            headers[TRACEPARENT] = render_traceparent(place)
         timeout = httpx.Timeout(CONNECT_TIMEOUT, read=silence)
         try:
             async with line.client.stream(

@@ -10,9 +10,11 @@ from collections.abc import Callable
 import structlog
 import uvloop
 
+from troth import __version__
 from troth.agent.node import AgentSettings, NodeAgent
 from troth.core.clock import SystemClock
 from troth.core.entropy import SystemEntropy
+from troth.drivers.tracers import load_tracer
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +36,15 @@ def raise_file_limit() -> None:
 
 
 async def _run(settings: AgentSettings, ready: Callable[[], None]) -> int:
-    agent = NodeAgent().run(settings, SystemClock(), SystemEntropy(), ready)
+    clock, entropy = SystemClock(), SystemEntropy()
+    tracer = load_tracer(
+        settings.telemetry,
+        service="troth-agent",
+        version=__version__,
+        clock=clock,
+        entropy=entropy,
+    )
+    agent = NodeAgent().run(settings, clock, entropy, ready, tracer=tracer)
     running = asyncio.create_task(agent, name="agent")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -43,4 +53,6 @@ async def _run(settings: AgentSettings, ready: Callable[[], None]) -> int:
         await running
     except asyncio.CancelledError:
         log.info("agent.stopped")
+    finally:
+        await asyncio.to_thread(tracer.close)
     return 0

@@ -22,6 +22,8 @@ from troth.agent.credential import Credential, CredentialFile, read_roots
 from troth.agent.files import Files, FileTarget
 from troth.agent.machine import Machine
 from troth.agent.membership import Dialler, Membership, NotJoined
+from troth.agent.metrics import AgentMetrics, MetricsFile, NoMetrics
+from troth.agent.observation import CallMeter, ObservedService
 from troth.agent.refusals import Refusals
 from troth.agent.reporting import Reporter
 from troth.agent.sds import SecretDiscovery
@@ -39,8 +41,10 @@ from troth.agent.workloads import Workloads
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy, fraction
 from troth.core.errors import Conflict, Invalid, Refused
+from troth.core.tracing import NO_TRACER, Tracer
 from troth.drivers.attestors import load_attestors
 from troth.drivers.attestors.procfs import PROC, read_boot_id
+from troth.drivers.tracers import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +70,8 @@ class AgentSettings:
     machine: Machine | None = None
     files: tuple[FileTarget, ...] = ()
     attestors: tuple[str, ...] = ATTESTORS
+    telemetry: Telemetry | None = None
+    metrics_file: Path | None = None
 
     @property
     def mutual_url(self) -> str:
@@ -95,6 +101,7 @@ class NodeAgent:
         entropy: Entropy,
         ready: Callable[[], None],
         sleep: Sleep = asyncio.sleep,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """Join, open the socket and serve until cancelled.
 
@@ -125,9 +132,11 @@ class NodeAgent:
             except NotJoined:
                 sealed.erase(key=True)  # nothing is handed out here without the server's leave
                 raise
-            connection = Connection(mutual_url, credential.roots, credential)
+            connection = Connection(mutual_url, credential.roots, credential, tracer)
             try:
-                running = _Running(settings, connection, membership, credential, clock, entropy)
+                running = _Running(
+                    settings, connection, membership, credential, clock, entropy, tracer
+                )
                 vault = Vault(sealed, clock, sleep, read_boot_id(PROC))
                 await running.serve(Attestation(attestors), vault, sleep, ready)
             finally:
@@ -145,7 +154,9 @@ class _Running:
         credential: Credential,
         clock: Clock,
         entropy: Entropy,
+        tracer: Tracer,
     ) -> None:
+        self._tracer = tracer
         self._settings = settings
         self._connection = connection
         self._membership = membership
@@ -164,10 +175,11 @@ class _Running:
         if (kept := vault.open(self._credential)) is not None:
             sync.offer(kept)
         cache, refusals = Cache(), Refusals()
-        certificates = Batches(api, sleep, CERTIFICATES)
-        jwt_svids = Batches(api, sleep, JWT_SVIDS)
-        workloads = Workloads(sync, certificates, cache, clock, entropy, sleep, vault)
+        certificates = Batches(api, sleep, CERTIFICATES, self._tracer)
+        jwt_svids = Batches(api, sleep, JWT_SVIDS, self._tracer)
+        workloads = Workloads(sync, certificates, cache, clock, entropy, sleep, vault, self._tracer)
         sightings = Sightings(api, sync, clock)
+        metrics = NoMetrics() if self._settings.metrics_file is None else AgentMetrics()
         source = NodeSource(
             attestation=attestation,
             sync=sync,
@@ -179,7 +191,7 @@ class _Running:
             sightings=sightings,
         )
         try:
-            async with self._open_socket(source), asyncio.TaskGroup() as group:
+            async with self._open_socket(source, metrics), asyncio.TaskGroup() as group:
                 group.create_task(sync.run())
                 group.create_task(workloads.run())
                 group.create_task(Reporter(api, workloads, refusals, sleep).run())
@@ -190,6 +202,10 @@ class _Running:
                 group.create_task(self._follow_taint(sync))
                 group.create_task(self._follow_refusals(sync))
                 group.create_task(_tell_ready(sync, ready))
+                if isinstance(metrics, AgentMetrics) and self._settings.metrics_file is not None:
+                    path = self._settings.metrics_file
+                    file = MetricsFile(path, metrics, sync, cache, refusals, clock)
+                    group.create_task(file.run(sleep))
                 for target in self._settings.files:
                     files = Files(target, sync, workloads, entropy, sleep)
                     group.create_task(files.run())
@@ -201,10 +217,11 @@ class _Running:
             attestation.close()
 
     @asynccontextmanager
-    async def _open_socket(self, source: NodeSource) -> AsyncIterator[None]:
+    async def _open_socket(self, source: NodeSource, meter: CallMeter) -> AsyncIterator[None]:
         socket = AgentSocket(self._clock)
         services = (WorkloadApi(source), SecretDiscovery(source, Tombstone()))
-        await socket.start(self._settings.socket_path, *services)
+        watched = [ObservedService(s, self._clock, self._tracer, meter) for s in services]
+        await socket.start(self._settings.socket_path, *watched)
         try:
             yield
         finally:

@@ -25,6 +25,7 @@ from troth.agent.view import Stale, Svid, View
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy, fraction
 from troth.core.errors import Denied, Internal, TrothError, Unavailable
+from troth.core.tracing import NO_TRACER, Tracer
 from troth.identity.identity import State
 from troth.issuance.der import read_signer
 from troth.wire.api.certificates import CertificateRequest, InstanceClaim, IssuedCertificate
@@ -58,7 +59,9 @@ class Workloads:
         entropy: Entropy,
         sleep: Sleep,
         vault: Vault | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
+        self._tracer = tracer
         self._sync = sync
         self._batches = batches
         self._cache = cache
@@ -260,8 +263,9 @@ class Workloads:
             identity_id=registration.identity_id, csr=make_csr(key), instance=claim
         )
         try:
-            issued = await self._batches.issue(request)
-            self._install(holding, registration, key, issued)
+            with self._tracer.span("svid.obtain"):
+                issued = await self._batches.issue(request)
+                self._install(holding, registration, key, issued)
         except TrothError as error:
             self._note_failure(holding, error)
         except Exception:  # a bug here must not end the node's service: log, retry

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 import typer
 
 from troth.cli.command import command, make_app
@@ -16,6 +18,7 @@ from troth.cli.options import AGENT_SOCKET
 from troth.cli.targets import read_targets
 from troth.cli.terminal import Terminal, make_text
 from troth.core.errors import Invalid
+from troth.drivers.tracers import Telemetry, check_endpoint
 
 app = make_app("The node agent alone.")
 
@@ -61,6 +64,27 @@ FormatOption = Annotated[
     LogFormat, typer.Option(help="auto: text at a terminal, JSON lines elsewhere.")
 ]
 
+EndpointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp-endpoint",
+        envvar="TROTH_TELEMETRY_OTLP_ENDPOINT",
+        help="Send traces to this OpenTelemetry collector; needs the extra 'otel'.",
+        metavar="URL",
+    ),
+]
+RatioOption = Annotated[
+    float,
+    typer.Option(
+        envvar="TROTH_TELEMETRY_SAMPLE_RATIO", help="Share of the traces to keep.", min=0, max=1
+    ),
+]
+MetricsOption = Annotated[
+    Path | None,
+    typer.Option(help="Write metrics to this .prom file every 15 s.", metavar="FILE"),
+]
+HEADERS = "TROTH_TELEMETRY_OTLP_HEADERS"
+
 AGENT_DIRECTORY = "agent"
 MAX_TOKEN = 4096
 
@@ -83,6 +107,9 @@ def agent(
     x509pop: MachineOption = None,
     socket: SocketOption = None,
     files: FilesOption = None,
+    otlp_endpoint: EndpointOption = None,
+    sample_ratio: RatioOption = 1.0,
+    metrics_file: MetricsOption = None,
     log_level: LevelOption = "info",
     log_format: FormatOption = "auto",
 ) -> None:
@@ -123,6 +150,8 @@ def agent(
         join_token=read_join_token(terminal, join_token),
         machine=None if x509pop is None else Machine(*map(Path.absolute, x509pop)),
         files=() if files is None else read_targets(files),
+        telemetry=read_telemetry(otlp_endpoint, sample_ratio),
+        metrics_file=None if metrics_file is None else metrics_file.absolute(),
     )
     address = f"unix://{path}"
 
@@ -135,6 +164,23 @@ def agent(
         terminal.say(f"export SPIFFE_ENDPOINT_SOCKET={address}", "Stop with Ctrl-C.")
     configure_logs(log_level, log_format)
     raise typer.Exit(run_agent(settings, tell_ready))
+
+
+def read_telemetry(endpoint: str | None, ratio: float) -> Telemetry | None:
+    """Where spans go; the collector's headers come from the environment, since arguments are for
+    all to see."""
+    if not endpoint:
+        return None
+    try:
+        headers = msgspec.json.decode(os.environ.get(HEADERS, "{}"), type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeError) as error:  # the value isn't shown
+        raise Invalid(
+            f'{HEADERS} must be a JSON object such as {{"authorization": "Bearer …"}}.'
+        ) from error
+    try:
+        return Telemetry(check_endpoint(endpoint, headers), headers, ratio)
+    except Invalid as error:
+        raise typer.BadParameter(error.detail, param_hint="--otlp-endpoint") from error
 
 
 def read_join_token(terminal: Terminal, given: str | None) -> str | None:

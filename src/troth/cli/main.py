@@ -44,6 +44,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("enroll", "enroll", "Enrol this device, without an agent.", PANEL_RUN),
     Entry("doctor", "doctor", "Say what is wrong here, and how to mend it.", PANEL_RUN),
     Entry("check", "manifest", "Check manifests without a server.", PANEL_STATE),
+    Entry("schema", "manifest", "Print the JSON Schema of manifests, for editors.", PANEL_STATE),
     Entry("plan", "manifest", "Show what applying manifests would change.", PANEL_STATE),
     Entry("apply", "manifest", "Apply manifests, all or nothing.", PANEL_STATE),
     Entry("ps", "status", "List identities: state, copies, last seen.", PANEL_STATE),

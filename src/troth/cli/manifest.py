@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from troth.cli.command import command, make_app
@@ -18,6 +19,7 @@ from troth.cli.words import count_noun
 from troth.core.errors import Invalid, TrothError
 from troth.identity.manifest import ManifestSet, parse_manifests
 from troth.identity.problem import Limits, Problem, Severity
+from troth.identity.schema import identity_schema
 from troth.wire.api import manifests
 from troth.wire.yaml import MAX_BYTES, Document, load_documents
 
@@ -63,6 +65,16 @@ def check(terminal: Terminal, paths: PathsArgument, strict: StrictOption = False
     terminal.say(summary if not failed else f"{summary}: mend them and check again.")
     if failed:
         raise typer.Exit(WANTING)
+
+
+@command(app, "schema", example="troth schema > troth.schema.json")
+def schema(terminal: Terminal) -> None:
+    """Print the JSON Schema of manifests, for editors that complete and check YAML.
+
+    `troth check` says more: a schema can't know what is there already, or what time it is.
+    """
+    value = identity_schema(Limits())
+    terminal.show(value, lambda: [msgspec.json.format(msgspec.json.encode(value)).decode()])
 
 
 @command(app, "plan", example="troth plan identities/ --prune")

@@ -7,7 +7,6 @@ else; a failure is such a document too, so a reader never meets half an answer.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from troth.cli.words import clean_text
 from troth.core.clock import Clock, SystemClock
 from troth.core.errors import KINDS, TrothError
 from troth.wire.api.client import ApiClient, Unreachable
+from troth.wire.api.faults import explain_fault
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -163,40 +163,13 @@ ADVICE = {
 """Error code → what to do next, where the detail alone can't know it."""
 
 
-FORMATS = {
-    "node": "a node's name has 1 to 63 of a-z, 0-9, '.' and '-', and starts and ends with a letter "
-    "or a digit, such as web-1.",
-    "serial": "a serial has up to 40 hexadecimal digits: `troth certificate ls NAME` shows them.",
-}
-"""Field of a request → what its text looks like, where a pattern demands it."""
-
-_BROKEN_BOUND = re.compile(
-    r"Expected `(?P<type>str|int)` (?P<bound>matching regex|of length [<>]=|[<>]=) (?P<value>.*)"
-    r" - at `\$\.(?P<name>[a-z0-9_]+)`",
-    re.DOTALL,
-)
-
-
 def make_request(kind: type[Request], /, **fields: Any) -> Request:
     """A request whose bounds hold; a wrong field is wrong usage (exit code 2) and is never sent."""
     given = {name: value for name, value in fields.items() if value is not None}
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        raise typer.BadParameter(_explain_field(str(error))) from error
-
-
-def _explain_field(error: str) -> str:
-    """What a bound that didn't hold means, in words."""
-    found = _BROKEN_BOUND.fullmatch(error)
-    if found is None:
-        return f"{error.replace(' - at `$.', ' in `')}."
-    name, bound, value = found["name"], found["bound"], found["value"]
-    if bound == "matching regex":
-        return FORMATS.get(name, f"{name} is not written as it must be.")
-    if found["type"] == "int":
-        return f"{name} must be {bound} {value}."
-    return f"{name} must have {bound.removeprefix('of length ')} {value} characters."
+        raise typer.BadParameter(explain_fault(str(error))) from error
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Denied, NotFound, TrothError, Unauthenticated
 from troth.core.ids import RequestId, new_id
+from troth.core.tracing import NO_TRACER, Tracer
 from troth.operations.call import ANONYMOUS, Call, Caller, Operation, Subscription
 from troth.operations.pacing import Pacing
 from troth.policy.permissions import decide_operation
@@ -37,6 +39,7 @@ class Dispatcher:
     entropy: Entropy
     meter: Meter
     pacing: Pacing | None = None
+    tracer: Tracer = NO_TRACER
 
     def new_request_id(self) -> RequestId:
         """A fresh id that ties an answer, its log lines and its journal rows together."""
@@ -46,17 +49,44 @@ class Dispatcher:
         """Carry out operation `name`; raises `Denied`, `Unauthenticated` or what it raises."""
         started = self.clock.monotonic()
         outcome = "internal"
-        try:
-            self.permit(name, caller)
-            self._pace(name, caller, body)
-            result = await self.operations[name](Call(caller, request_id, body))
-            outcome = "ok"
-            return result
-        except TrothError as error:
-            outcome = error.code
-            raise
-        finally:
-            self.meter.observe(name, outcome, self.clock.monotonic() - started)
+        with self.tracer.span(name) as span:
+            try:
+                self.permit(name, caller)
+                self._pace(name, caller, body)
+                result = await self.operations[name](Call(caller, request_id, body))
+                outcome = "ok"
+                return result
+            except TrothError as error:
+                outcome = error.code
+                raise
+            except asyncio.CancelledError:
+                outcome = "cancelled"
+                raise
+            finally:
+                span.note(troth_outcome=outcome)
+                seconds = self.clock.monotonic() - started
+                self.meter.observe(name, outcome, seconds)
+                self._tell(name, caller, request_id, outcome, seconds)
+
+    def _tell(
+        self, name: str, caller: Caller, request_id: RequestId, outcome: str, seconds: float
+    ) -> None:
+        """A line for each call: failures of ours as warnings, refusals of who is known as news."""
+        if outcome in ("internal", "unavailable"):
+            tell = log.warning
+        elif outcome in ("ok", "cancelled") or caller.principal == ANONYMOUS.principal:
+            tell = log.debug  # strangers may not fill the log, nor may the ordinary
+        else:
+            tell = log.info
+        tell(
+            "call.finished",
+            operation=name,
+            outcome=outcome,
+            seconds=round(seconds, 6),
+            caller=caller.principal,
+            source=caller.source,
+            request_id=request_id,
+        )
 
     def open(
         self, name: str, caller: Caller, request_id: RequestId, body: Any

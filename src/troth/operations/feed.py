@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from troth.core.events import SealedEvent
 from troth.issuance.authorities import AuthorityState, Use
@@ -41,6 +42,15 @@ async def read_seed(store: Store, now: datetime) -> Seed:
     return await store.read(read)
 
 
+class FeedMeter(Protocol):
+    """Counts what the feed did."""
+
+    def observe_feed(self, waiting: int, lag: float | None) -> None:
+        """One look: how many committed events waited to be sealed, and, if any were taken in,
+        seconds from the oldest of them to the snapshot that knows it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FollowJournal:
     """Background: seal what is committed, and take in what is sealed, whoever sealed it.
@@ -52,6 +62,7 @@ class FollowJournal:
     store: Store
     sealer: Sealer
     snapshot: Snapshot
+    meter: FeedMeter | None = None
 
     async def __call__(self) -> set[str]:
         """Seal, apply, announce; the types of the events taken in, but for the indifferent ones.
@@ -80,6 +91,7 @@ class FollowJournal:
         while (sealed := await self.sealer.seal_batch()) is not None:
             if sealed.before == self.snapshot.epoch:
                 await self._take_in(sealed.events, sealed.head, types)
+                self._tell(sealed.events, sealed.head - sealed.before)
             else:
                 await self._catch_up(types)  # another one has sealed in between
             if not sealed.more:
@@ -93,6 +105,7 @@ class FollowJournal:
             events, head, waiting = await self._read_news(self.snapshot.epoch)
             all_read = len(events) < BATCH
             await self._take_in(events, head if all_read else 0, types)
+            self._tell(events, len(waiting))
             if all_read:
                 return waiting
 
@@ -104,6 +117,12 @@ class FollowJournal:
         types.update(sealed.event.type for sealed in events)
         if self.snapshot.epoch > before:
             await self.snapshot.announce()
+
+    def _tell(self, events: list[SealedEvent], waiting: int) -> None:
+        if self.meter is not None:
+            oldest = min((sealed.event.at for sealed in events), default=None)
+            lag = None if oldest is None else (self.store.clock.now() - oldest).total_seconds()
+            self.meter.observe_feed(waiting, lag)
 
     async def _read_news(self, epoch: int) -> tuple[list[SealedEvent], int, frozenset[int]]:
         """The next events that matter, the last position of all, and what waits to be sealed."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from troth.core.clock import Clock
@@ -34,6 +35,11 @@ class ServerPair:
     authority_id: AuthorityId
     renew_at: datetime
     roots: tuple[bytes, ...]
+
+    @property
+    def not_after(self) -> datetime:
+        """When the certificate ends."""
+        return x509.load_pem_x509_certificate(self.chain_pem).not_valid_after_utc
 
 
 def name_server(trust_domain: TrustDomain) -> SpiffeId:

@@ -47,7 +47,7 @@ from troth.operations.rotation import (
     TaintAuthority,
 )
 from troth.operations.sight import SightWorkload
-from troth.operations.status import ShowStatus
+from troth.operations.status import About, ShowStatus, Usage
 from troth.operations.succession import AuthorityMaker
 from troth.operations.template import ListTemplates
 from troth.operations.throttle import RENEWALS, Throttle
@@ -73,6 +73,7 @@ class Parts:
     started_at: datetime
     vouchers: Vouchers
     device_vouchers: Vouchers
+    usage: Usage | None = None
 
 
 def list_operations(p: Parts) -> Mapping[str, Operation]:
@@ -130,7 +131,11 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "authority.revoke": RevokeAuthority(p.store, p.clock),
         "journal.ls": ListJournal(p.store),
         "status.show": ShowStatus(
-            p.store, p.snapshot, p.publication, p.clock, p.trust_domain, p.started_at
+            p.store,
+            p.snapshot,
+            p.publication,
+            p.clock,
+            About(p.trust_domain, p.started_at, p.lease, p.usage),
         ),
     }
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
+from troth.core.clock import Clock
 from troth.core.errors import TrothError
+from troth.core.tracing import NO_SPAN, NO_TRACER, Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +33,20 @@ class Task:
     run: Callable[[], Awaitable[Iterable[str] | None]]
     wakes: tuple[str, ...] = ()
     irreversible: bool = False
+    quiet: bool = False
+    """Runs so often, or to so little, that traces would show nothing else."""
+
+
+class TaskMeter(Protocol):
+    """Counts runs of background work."""
+
+    def count_failure(self, task: str) -> None:
+        """One run failed."""
+        ...
+
+    def observe_task(self, task: str, outcome: str, seconds: float, ended: float) -> None:
+        """One run ended, at `ended` in Unix time; `outcome` is ``ok`` or an error's code."""
+        ...
 
 
 class Background:
@@ -38,11 +55,15 @@ class Background:
     def __init__(
         self,
         tasks: Sequence[Task],
-        count_failure: Callable[[str], None],
+        meter: TaskMeter,
         is_steady: Callable[[], bool],
+        clock: Clock,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
-        self._count_failure = count_failure
+        self._meter = meter
         self._is_steady = is_steady
+        self._clock = clock
+        self._tracer = tracer
         self._tasks = {task.name: task for task in tasks}
         self._bells = {task.name: asyncio.Event() for task in tasks}
         self._running: list[asyncio.Task[None]] = []
@@ -82,15 +103,28 @@ class Background:
                 pass
 
     async def _run_once(self, task: Task) -> None:
+        # Asked every time, so that it sees every jump.
+        steady = self._is_steady()
+        if task.irreversible and not steady:
+            return
+        began = self._clock.monotonic()
+        outcome = "internal"
         try:
-            # Asked every time, so that it sees every jump.
-            steady = self._is_steady()
-            if steady or not task.irreversible:
+            with NO_SPAN if task.quiet else self._tracer.span(f"background.{task.name}"):
                 self.wake_for(await task.run() or ())
+            outcome = "ok"
         except TrothError as error:
-            self._count_failure(task.name)
+            outcome = error.code
+            self._meter.count_failure(task.name)
             log.warning("background.failed", task=task.name, code=error.code, detail=error.detail)
         except Exception:
-            self._count_failure(task.name)
+            self._meter.count_failure(task.name)
             # Whatever goes wrong in one run must not end the task: the next run starts afresh.
             log.exception("background.broke", task=task.name)
+        seconds = self._clock.monotonic() - began
+        ended = self._clock.now().timestamp()
+        self._meter.observe_task(task.name, outcome, seconds, ended)
+        if not task.quiet:
+            log.debug(
+                "background.finished", task=task.name, outcome=outcome, seconds=round(seconds, 6)
+            )

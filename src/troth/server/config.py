@@ -16,10 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 from cryptography import x509
 
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain
+from troth.drivers.tracers import Telemetry, check_endpoint
 from troth.identity.x509pop import Vouchers, load_authorities
 from troth.policy.permissions import GRANTABLE
 from troth.server.reading import InvalidArgument, Reading, read_trusted
@@ -32,6 +34,7 @@ from troth.server.settings import (
     Settings,
     Ttl,
     describe_settings,
+    name_environment,
 )
 
 __all__ = [
@@ -107,6 +110,10 @@ class Config:
     device_vouchers: Vouchers
     """Who vouches for devices that do."""
 
+    telemetry: Telemetry | None
+    """Where spans go, or None to trace nothing."""
+    open_metrics: bool
+    """Whether anybody may read a part of the metrics."""
     agent_environ: Mapping[str, str] = field(repr=False)
     """What the local agent gets of our environment: none of the secrets that may be in there."""
 
@@ -192,6 +199,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
     trust_domain = _parse_domain(settings.trust_domain, reading)
     _check_spans(settings, reading)
     keystore = _resolve_keystore(settings, data, reading, environ)
+    telemetry = _resolve_telemetry(settings, reading)
     return Config(
         data=data,
         trust_domain=trust_domain,
@@ -213,10 +221,15 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         device_vouchers=Vouchers(
             _read_authorities("device_authorities", settings.x509pop.device_authorities, reading)
         ),
+        telemetry=telemetry,
+        open_metrics=settings.telemetry.metrics == "anyone",
         agent_environ={
-            name: value
-            for name, value in environ.items()
-            if name in AGENT_VARIABLES or name.startswith("PYTHON")
+            **{
+                name: value
+                for name, value in environ.items()
+                if name in AGENT_VARIABLES or name.startswith("PYTHON")
+            },
+            **_render_telemetry(telemetry),
         },
         unknown_variables=tuple(
             name
@@ -331,6 +344,33 @@ def _resolve_keystore(
         if not secret:
             raise reading.blame(name, f"the environment variable {rest} is not set.")
     return Keystore(settings.keystore.driver, source, secret)
+
+
+def _resolve_telemetry(settings: Settings, reading: Reading) -> Telemetry | None:
+    given = settings.telemetry
+    if not given.otlp_endpoint:
+        return None
+    names = [name for name in reading.sources if name.startswith("telemetry.otlp_headers")]
+    for name in names:
+        if given.otlp_headers and reading.sources[name] in reading.open_files:
+            raise reading.blame(name, "others may read these headers; run chmod o-r on the file.")
+    try:
+        endpoint = check_endpoint(given.otlp_endpoint, given.otlp_headers)
+    except Invalid as error:
+        raise reading.blame("telemetry.otlp_endpoint", error.detail) from error
+    return Telemetry(endpoint, given.otlp_headers, given.sample_ratio)
+
+
+def _render_telemetry(telemetry: Telemetry | None) -> dict[str, str]:
+    """The same for the local agent: its environment, since arguments are for all to see."""
+    if telemetry is None:
+        return {}
+    values = {
+        "telemetry.otlp_endpoint": telemetry.endpoint,
+        "telemetry.otlp_headers": msgspec.json.encode(telemetry.headers).decode(),
+        "telemetry.sample_ratio": f"{telemetry.sample_ratio:.9f}",
+    }
+    return {name_environment(name): value for name, value in values.items()}
 
 
 def _resolve_roles(settings: Settings, domain: TrustDomain, reading: Reading) -> Roles:

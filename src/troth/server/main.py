@@ -14,12 +14,15 @@ from pathlib import Path
 import structlog
 import uvloop
 
+from troth import __version__
 from troth.core.clock import Clock, SteadyWatch, SystemClock
 from troth.core.entropy import Entropy, SystemEntropy
+from troth.drivers.tracers import load_tracer
 from troth.operations.call import Caller
 from troth.operations.servercert import RenewServer, ServerPair
 from troth.server.background import Background, Task
 from troth.server.config import Address, Config, settle_ports
+from troth.server.gauges import CountIdentities, ShowState
 from troth.server.http.app import build_app
 from troth.server.http.callers import accept_anybody, require_certificate, require_uid
 from troth.server.http.listeners import Listener, TcpBinding, UnixBinding
@@ -71,7 +74,15 @@ async def _serve(
             # Started first: it is ready for its token by the time the server can make one.
             task = asyncio.create_task(_make_agent(config, built).run(), name="local agent")
             stack.push_async_callback(_cancel, task)
-        house = await build_house(config, clock, entropy)
+        tracer = load_tracer(
+            config.telemetry,
+            service="troth-server",
+            version=__version__,
+            clock=clock,
+            entropy=entropy,
+        )
+        stack.push_async_callback(asyncio.to_thread, tracer.close)
+        house = await build_house(config, clock, entropy, tracer)
         stack.callback(house.store.close)
         await _open_admin(stack, config, house, clock)
         tls = await _open_doors(stack, config, house, clock)
@@ -92,12 +103,10 @@ async def _open_admin(stack: AsyncExitStack, config: Config, house: House, clock
         require_uid(house.callers),
         house.metrics,
         limits=config.limits,
-        full_metrics=True,
     )
     binding = UnixBinding(config.admin_socket, config.admin_socket_mode)
-    await _open(
-        stack, Listener(app, name="admin", binding=binding, clock=clock, limits=config.limits)
-    )
+    listener = Listener(app, name="admin", binding=binding, clock=clock, limits=config.limits)
+    await _open(stack, listener, house)
 
 
 class _Doors:
@@ -142,16 +151,19 @@ async def _open_doors(stack: AsyncExitStack, config: Config, house: House, clock
             authenticate,
             house.metrics,
             limits=config.limits,
+            open_metrics=config.open_metrics,
         )
         binding = TcpBinding(address.host, address.port, context)
-        await _open(
-            stack, Listener(app, name=name, binding=binding, clock=clock, limits=config.limits)
-        )
+        listener = Listener(app, name=name, binding=binding, clock=clock, limits=config.limits)
+        await _open(stack, listener, house)
     return doors
 
 
-async def _open(stack: AsyncExitStack, listener: Listener) -> None:
+async def _open(stack: AsyncExitStack, listener: Listener, house: House) -> None:
     await listener.start()
+    metrics, name = house.metrics, listener.name
+    metrics.follow("troth_connections", listener.count_connections, name)
+    metrics.follow("troth_requests_under_way", listener.count_requests, name)
     stack.push_async_callback(listener.stop)
 
 
@@ -160,16 +172,15 @@ async def _start_background(
 ) -> None:
     renew = RenewServer(house.certify, house.store, clock, lambda: doors.pair, doors.install)
 
-    async def show_metrics() -> None:
-        head = await house.store.read(lambda tx: tx.journal.head())
-        house.metrics.show_journal(head, house.snapshot.epoch, house.snapshot.age)
-
+    show = ShowState(house.store, clock, house.metrics, lambda: doors.pair.not_after)
     tasks = [
         *house.tasks,
         Task("server.renew", 60.0, renew, wakes=("authority.",)),
-        Task("metrics.show", 5.0, show_metrics),
+        Task("metrics.show", 5.0, show, quiet=True),
+        Task("metrics.count", 60.0, CountIdentities(house.store, house.metrics), quiet=True),
     ]
-    background = Background(tasks, house.metrics.count_failure, SteadyWatch(clock).is_steady)
+    steady = SteadyWatch(clock).is_steady
+    background = Background(tasks, house.metrics, steady, clock, house.dispatcher.tracer)
     house.store.on_commit(lambda: background.wake(FEED))
     house.store.on_news(lambda: background.wake(FEED))
     background.start()

@@ -157,6 +157,10 @@ def _read_text(text: str, setting: Setting, variable: str) -> Any:
         if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
             raise Invalid(f"{variable}: {setting.name}: expected a whole number. {setting.help}")
         return int(text)
+    if setting.type == "number":
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
+            raise Invalid(f"{variable}: {setting.name}: expected a number. {setting.help}")
+        return float(text)
     if setting.type == "table":
         try:
             return msgspec.json.decode(text, type=dict[str, str])

@@ -245,6 +245,42 @@ class X509popSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = "fingerprint"
 
 
+class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What troth tells about itself: traces, and who may read its metrics."""
+
+    otlp_endpoint: Annotated[
+        str,
+        Meta(
+            description="URL of an OpenTelemetry collector (OTLP over HTTP), such as "
+            "http://localhost:4318; spans go to its path for traces. Needs the extra 'otel'.",
+            extra={"default": "none: nothing is traced"},
+        ),
+    ] = ""
+    otlp_headers: Annotated[
+        dict[Annotated[str, Meta(max_length=256)], Annotated[str, Meta(max_length=8192)]],
+        Meta(
+            description="HTTP headers for the collector. They may hold a token: they are never "
+            "shown, and a file with them must be closed to others."
+        ),
+    ] = msgspec.field(default_factory=dict)
+    sample_ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Share of the traces begun here that is kept, 0 to 1. A caller with a "
+            "certificate, or on the admin socket, may decide for its own trace (traceparent).",
+        ),
+    ] = 1.0
+    metrics: Annotated[
+        Literal["anyone", "callers"],
+        Meta(
+            description="Who may read /metrics on the public listener: 'anyone', or 'callers' "
+            "alone, who may see the status; those always see all of it."
+        ),
+    ] = "anyone"
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration file."""
 
@@ -284,6 +320,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     crl: Crl = Crl()
     x509pop: X509popSettings = X509popSettings()
     log: Log = Log()
+    telemetry: Telemetry = Telemetry()
 
 
 class Setting(NamedTuple):
@@ -341,4 +378,4 @@ def _name_type(kind: Any) -> str:
         return " | ".join(str(value) for value in kind.values)
     if isinstance(kind, msgspec.inspect.DictType):
         return "table"
-    return {"IntType": "integer", "StrType": "text"}[type(kind).__name__]
+    return {"IntType": "integer", "FloatType": "number", "StrType": "text"}[type(kind).__name__]

@@ -16,6 +16,8 @@ import structlog
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Refused
+from troth.core.tracing import NO_TRACER, Tracer
+from troth.drivers.keystores.observed import ObservedKeystore
 from troth.identity.problem import Limits
 from troth.issuance.drafter import Drafter
 from troth.live.snapshot import INDIFFERENT, Snapshot
@@ -37,11 +39,13 @@ from troth.operations.table import Parts, list_operations, list_subscriptions
 from troth.server.addresses import list_names
 from troth.server.background import Task
 from troth.server.config import Config
+from troth.server.gauges import follow_live
 from troth.server.installation import read_installation
 from troth.server.keyring import open_keystore
 from troth.server.metrics import Metrics
 from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
+from troth.store.timing import Stopwatch
 
 FEED = "journal.follow"
 CLOSED = "workloads of other users can't reach agent.sock in it"
@@ -115,11 +119,20 @@ async def name_local_node(config: Config, store: Store, entropy: Entropy) -> str
     )
 
 
-async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
-    """Build everything but the listeners; afterwards the store holds all it needs to serve."""
-    store = open_store(config.database, clock=clock, entropy=entropy)
+async def open_state(config: Config, clock: Clock, entropy: Entropy, stopwatch: Stopwatch) -> Store:
+    """The store, which from now on belongs to the configured trust domain."""
+    store = open_store(config.database, clock=clock, entropy=entropy, stopwatch=stopwatch)
     await store.transact(lambda tx: claim_trust_domain(tx, config.trust_domain))
-    keystore = await open_keystore(config, store, entropy)
+    return store
+
+
+async def build_house(
+    config: Config, clock: Clock, entropy: Entropy, tracer: Tracer = NO_TRACER
+) -> House:
+    """Build everything but the listeners; afterwards the store holds all it needs to serve."""
+    metrics = Metrics()
+    store = await open_state(config, clock, entropy, Stopwatch(clock, tracer, metrics))
+    keystore = ObservedKeystore(await open_keystore(config, store, entropy), clock, tracer, metrics)
     drafter = Drafter()
     prepare = PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain, store.holder)
     await prepare()
@@ -152,10 +165,12 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
         started_at=clock.now(),
         vouchers=config.vouchers,
         device_vouchers=config.device_vouchers,
+        usage=metrics,
     )
-    metrics = Metrics()
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
     sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT)
+    follow_live(metrics, store, snapshot, lease)
+    roles = config.roles
     return House(
         store=store,
         snapshot=snapshot,
@@ -170,30 +185,30 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
                 config.limits.node_credentials_per_second,
                 config.limits.node_calls_per_second,
             ),
+            tracer,
         ),
         publication=publication,
         callers=CallerRegistry(
-            store,
-            snapshot,
-            clock,
-            config.trust_domain,
-            config.roles.uids,
-            config.roles.spiffe_ids,
+            store, snapshot, clock, config.trust_domain, roles.uids, roles.spiffe_ids
         ),
         metrics=metrics,
-        tasks=list_tasks(parts, prepare, publish, sealer),
+        tasks=list_tasks(parts, prepare, publish, sealer, metrics),
         certify=certify,
         local_node=await name_local_node(config, store, entropy),
     )
 
 
 def list_tasks(
-    parts: Parts, prepare: PrepareAuthorities, publish: PublishCrls, sealer: Sealer
+    parts: Parts,
+    prepare: PrepareAuthorities,
+    publish: PublishCrls,
+    sealer: Sealer,
+    metrics: Metrics,
 ) -> list[Task]:
     """The table of background work: name, period in seconds, operation, what wakes it."""
     store, clock = parts.store, parts.clock
     return [
-        Task(FEED, 1.0, FollowJournal(store, sealer, parts.snapshot)),
+        Task(FEED, 1.0, FollowJournal(store, sealer, parts.snapshot, metrics), quiet=True),
         Task("crl.publish", 30.0, publish, wakes=("certificate.revoked", "authority.")),
         Task("authority.prepare", 60.0, prepare, irreversible=True),
         Task(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from troth.core.clock import Clock
@@ -14,6 +15,7 @@ from troth.store.schema import prepare_schema
 from troth.store.session import name_holder
 from troth.store.shelf import KeyShelf
 from troth.store.sqlite import SqliteFile, parse_url
+from troth.store.timing import Stopwatch
 from troth.store.transaction import Transaction
 from troth.store.writer import Function, Writer
 
@@ -42,8 +44,11 @@ class _Writers(Protocol):
 class Store:
     """All control state, in one database."""
 
-    def __init__(self, database: Database, clock: Clock, holder: str) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, holder: str, stopwatch: Stopwatch | None = None
+    ) -> None:
         self.clock = clock
+        self.stopwatch = stopwatch or Stopwatch(clock)
         self.holder = holder
         """Who takes leases in the name of this process."""
         self.shelf = KeyShelf(database)
@@ -77,20 +82,18 @@ class Store:
         `function` runs in a writer's thread as if it were alone, again if the database asks: no
         I/O, no waiting, no effect but the one on the database.
         """
-        result: T = await self._writer.submit(function)
-        return result
+        return await self.stopwatch.run("transact", function, self._writer.submit)
 
     async def transact_locked(self, function: Callable[[Transaction], T]) -> T:
         """As `transact`, for a function that begins by locking a row that all of its kind lock:
         the sealer's. What others change is seen from one statement to the next."""
-        result: T = await self._writer.submit(function, locked=True)
-        return result
+        submit = partial(self._writer.submit, locked=True)
+        return await self.stopwatch.run("seal", function, submit)
 
     async def read(self, function: Callable[[Transaction], T]) -> T:
         """Run `function` on one consistent snapshot; it waits for no writer and can't change
         anything. `Unavailable` when the database is away."""
-        result: T = await self._readers.submit(function)
-        return result
+        return await self.stopwatch.run("read", function, self._readers.submit)
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Have `callback` called after every commit that holds new journal rows.
@@ -149,7 +152,13 @@ class Store:
                 pass  # the loop is closed: nobody waits there any more
 
 
-def open_store(url: str, *, clock: Clock, entropy: Entropy | None = None) -> Store:
+def open_store(
+    url: str,
+    *,
+    clock: Clock,
+    entropy: Entropy | None = None,
+    stopwatch: Stopwatch | None = None,
+) -> Store:
     """Open the database at `url` and migrate it if needed.
 
     ``sqlite:///path/troth.db`` is created if it is missing; ``postgresql://user@host:port/name``
@@ -160,12 +169,12 @@ def open_store(url: str, *, clock: Clock, entropy: Entropy | None = None) -> Sto
     database = open_database(url)
     _prepare(database)
     if isinstance(database, SqliteFile):
-        store = Store(database, clock, FILE_HOLDER)
+        store = Store(database, clock, FILE_HOLDER, stopwatch)
         store.use_file(database)
         return store
     entropy = entropy or SystemEntropy()
     presence = int.from_bytes(entropy.token(8), "big") >> 4
-    store = Store(database, clock, name_holder(presence))
+    store = Store(database, clock, name_holder(presence), stopwatch)
     store.use_server(database, entropy, presence)
     return store
 

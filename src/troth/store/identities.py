@@ -145,6 +145,7 @@ class IdentityGateway:
         unattended_since: datetime | None = None,
         after: str | None = None,
         limit: int = 100,
+        living: bool = False,
     ) -> list[Identity]:
         """Identities by name, at most `limit`, after a `mark_page` or after a name.
 
@@ -157,6 +158,8 @@ class IdentityGateway:
         query = select(identities).order_by(_t.name, _t.id).limit(limit)
         if state is not None:
             query = query.where(_t.state == state.value)
+        if living:
+            query = query.where(is_living)
         if kind is not None:
             query = query.where(_t.kind == kind.value)
         if text:

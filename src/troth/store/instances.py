@@ -135,6 +135,12 @@ class InstanceGateway:
         for chunk in split_chunks(ids):
             self._session.execute(stale, {"wanted": chunk})
 
+    def list_seen_last(self, limit: int) -> list[IdentityId]:
+        """Identities of the `limit` copies that were seen last, the latest first, each once."""
+        query = select(_t.identity_id).order_by(_t.last_seen.desc()).limit(limit)
+        rows = self._session.execute(query)
+        return list(dict.fromkeys(IdentityId(row.identity_id) for row in rows))
+
     def last_seen_by_identity(
         self, identity_ids: Iterable[IdentityId]
     ) -> dict[IdentityId, datetime]:

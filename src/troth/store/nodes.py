@@ -105,6 +105,20 @@ class NodeGateway:
         query = select(func.count()).select_from(nodes).where(_t.state == NodeState.ACTIVE.value)
         return self._session.execute(query).scalar() or 0
 
+    def count_silent(self, since: datetime) -> int:
+        """How many active nodes were last heard of before `since`."""
+        query = select(func.count()).select_from(nodes)
+        query = query.where(_t.state == NodeState.ACTIVE.value, _t.last_seen < since)
+        return self._session.execute(query).scalar() or 0
+
+    def find_first_end(self) -> datetime | None:
+        """When the first certificate of an active node ends, or None without any."""
+        query = select(func.min(_t.expires_at, type_=_t.expires_at.type))
+        found: datetime | None = self._session.execute(
+            query.where(_t.state == NodeState.ACTIVE.value)
+        ).scalar()
+        return found
+
     def touch(self, node_id: NodeId, now: datetime) -> None:
         """Note that the node was heard of; never moves `last_seen` back."""
         self._session.execute(

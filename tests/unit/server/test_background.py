@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import asyncio
 
+from troth.core.clock import VirtualClock
 from troth.core.errors import Unavailable
 from troth.server.background import Background, Task
+
+
+class Meter:
+    """Remembers what was counted."""
+
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+        self.runs: list[tuple[str, str]] = []
+
+    def count_failure(self, task: str) -> None:
+        self.failures.append(task)
+
+    def observe_task(self, task: str, outcome: str, seconds: float, ended: float) -> None:
+        self.runs.append((task, outcome))
 
 
 class Counter:
@@ -33,7 +48,7 @@ class Counter:
 def test_each_runs_once_at_the_start_and_again_when_woken() -> None:
     async def main() -> None:
         one = Counter()
-        background = Background([Task("one", 3600, one)], lambda name: None, lambda: True)
+        background = Background([Task("one", 3600, one)], Meter(), lambda: True, VirtualClock())
         background.start()
         await one.wait()
         background.wake("one")
@@ -52,7 +67,7 @@ def test_sealed_types_wake_whom_they_concern() -> None:
             Task("lists", 3600, lists, wakes=("certificate.revoked",)),
             Task("other", 3600, other, wakes=("identity.",)),
         ]
-        background = Background(tasks, lambda name: None, lambda: True)
+        background = Background(tasks, Meter(), lambda: True, VirtualClock())
         background.start()
         for counter in (feed, lists, other):
             await counter.wait()
@@ -68,7 +83,7 @@ def test_sealed_types_wake_whom_they_concern() -> None:
 def test_a_period_makes_up_for_a_lost_wake_up() -> None:
     async def main() -> None:
         one = Counter()
-        background = Background([Task("one", 0.001, one)], lambda name: None, lambda: True)
+        background = Background([Task("one", 0.001, one)], Meter(), lambda: True, VirtualClock())
         background.start()
         await one.wait()
         await one.wait()
@@ -82,10 +97,10 @@ def test_a_period_makes_up_for_a_lost_wake_up() -> None:
 
 def test_a_failure_is_counted_and_the_next_run_comes() -> None:
     async def main() -> None:
-        failures: list[str] = []
+        meter = Meter()
         one = Counter()
         one.error = Unavailable("The database is away.")
-        background = Background([Task("one", 3600, one)], failures.append, lambda: True)
+        background = Background([Task("one", 3600, one)], meter, lambda: True, VirtualClock())
         background.start()
         await one.wait()
         one.error = ZeroDivisionError("a mistake of our own")
@@ -94,7 +109,8 @@ def test_a_failure_is_counted_and_the_next_run_comes() -> None:
         one.error = None
         background.wake("one")
         await one.wait()
-        assert failures == ["one", "one"]
+        assert meter.failures == ["one", "one"]
+        assert meter.runs == [("one", "unavailable"), ("one", "internal"), ("one", "ok")]
         await background.stop()
 
     asyncio.run(main())
@@ -105,7 +121,7 @@ def test_what_cannot_be_undone_waits_for_a_steady_clock() -> None:
         steady = False
         careful, other = Counter(), Counter()
         tasks = [Task("careful", 3600, careful, irreversible=True), Task("other", 3600, other)]
-        background = Background(tasks, lambda name: None, lambda: steady)
+        background = Background(tasks, Meter(), lambda: steady, VirtualClock())
         background.start()
         await other.wait()
         assert careful.runs == 0

@@ -17,7 +17,9 @@ def test_calls_are_counted_by_operation_and_outcome():
 
 def test_gauges_and_failures_show_what_the_background_tells():
     metrics = Metrics()
-    metrics.show_journal(head=12, epoch=11, age=0.5)
+    metrics.show("troth_journal_head", 12)
+    metrics.follow("troth_snapshot_epoch", lambda: 11)
+    metrics.show("troth_snapshot_age_seconds", 0.5)
     metrics.count_failure("crl.publish")
     text = metrics.render(full=False).decode()
     assert "troth_journal_head 12.0" in text

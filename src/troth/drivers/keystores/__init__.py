@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 BUILT_IN: dict[str, str] = {
@@ -29,6 +30,10 @@ class Keystore(Protocol):
 
     def sign(self, key_ref: str, data: bytes) -> bytes:
         """ECDSA P-256 with SHA-256 over `data`; DER Ecdsa-Sig-Value (RFC 3279, section 2.2.3)."""
+        ...
+
+    def sign_all(self, key_ref: str, batch: Sequence[bytes]) -> list[bytes]:
+        """A signature, as `sign` makes it, for each of `batch`, in order; all or an error."""
         ...
 
     def list_keys(self) -> list[str]:

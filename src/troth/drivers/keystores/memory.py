@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -41,6 +42,10 @@ class MemoryKeystore:
     def sign(self, key_ref: str, data: bytes) -> bytes:
         """DER signature."""
         return sign_data(self._find(key_ref), data)
+
+    def sign_all(self, key_ref: str, batch: Sequence[bytes]) -> list[bytes]:
+        """DER signatures."""
+        return [self.sign(key_ref, data) for data in batch]
 
     def list_keys(self) -> list[str]:
         """All references, sorted."""

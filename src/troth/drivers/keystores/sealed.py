@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -158,6 +159,11 @@ class SealedKeystore:
     def sign(self, key_ref: str, data: bytes) -> bytes:
         """DER signature."""
         return sign_data(self._find(key_ref), data)
+
+    def sign_all(self, key_ref: str, batch: Sequence[bytes]) -> list[bytes]:
+        """DER signatures."""
+        key = self._find(key_ref)
+        return [sign_data(key, data) for data in batch]
 
     def list_keys(self) -> list[str]:
         """All references on the shelf, sorted. A key that others deleted is forgotten here too."""

@@ -22,7 +22,7 @@ from troth.operations.call import ANONYMOUS, Caller
 from troth.operations.dispatch import Dispatcher
 from troth.policy.permissions import decide_operation
 from troth.server.http import bodies
-from troth.server.http.exchange import request_id_of
+from troth.server.http.exchange import request_id_of, span_of
 from troth.server.http.streams import LineStream
 from troth.server.settings import Limits
 from troth.wire.api.routes import ROUTES, Route, parse_request
@@ -46,6 +46,9 @@ class Api:
     async def answer(self, route: Route, request: Request[Any, Any, Any]) -> ASGIApp:
         """The response to one request, or the error that becomes its problem document."""
         request_id = RequestId(request_id_of(request.scope))
+        span = span_of(request.scope)
+        span.rename(f"{route.method} {route.path}")
+        span.note(http_route=route.path)
         caller = await self.authenticate(request.scope)
         if not decide_operation(caller.roles, route.name).allowed:
             await self._refuse(route, caller, request_id)
@@ -61,6 +64,8 @@ class Api:
         async def check() -> None:
             self.dispatcher.permit(route.name, await self.authenticate(request.scope))
 
+        # A stream may last for days: what it reads meanwhile is no part of the request's trace.
+        self.dispatcher.tracer.detach()
         request_id = RequestId(request_id_of(request.scope))
         values = self.dispatcher.open(route.name, caller, request_id, body)
         return LineStream(values, check, self.dispatcher.clock, self.limits.write_seconds)

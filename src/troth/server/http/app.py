@@ -20,12 +20,13 @@ from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
 from troth.core.errors import NotFound, Unauthenticated
+from troth.core.tracing import TRACEPARENT, Kind, TraceContext, parse_traceparent
 from troth.operations.dispatch import Dispatcher
 from troth.operations.publication import Publication
 from troth.server.http import health, openapi, pki, spiffe
 from troth.server.http.api import Api, Authenticate
 from troth.server.http.documents import JSON, answer_document, serve_document
-from troth.server.http.exchange import attach_request_id, connection_of
+from troth.server.http.exchange import attach_request_id, attach_span, connection_of
 from troth.server.http.problems import Rejected, answer_exception, explain_error
 from troth.server.metrics import Metrics
 from troth.server.settings import Limits
@@ -48,17 +49,18 @@ def build_app(
     metrics: Metrics,
     *,
     limits: Limits = Limits(),  # noqa: B008 - frozen
-    full_metrics: bool = False,
+    open_metrics: bool = True,
 ) -> Edge:
     """The application of one listener, whose callers `authenticate` tells apart.
 
-    `full_metrics` shows metrics of the process too: not on the public listener.
+    With `open_metrics` anybody may read a part of the metrics.
     """
+    board = health.Board(metrics, authenticate, dispatcher.clock, open_metrics)
     handlers: list[HTTPRouteHandler] = [
         *Api(dispatcher, authenticate, limits).make_handlers(),
         *spiffe.make_handlers(publication),
         *pki.make_handlers(publication),
-        *health.make_handlers(publication, metrics, full_metrics=full_metrics),
+        *health.make_handlers(publication, board),
         _serve_openapi(),
     ]
     inner = Litestar(
@@ -115,6 +117,23 @@ class Edge:
         scope = dict(scope)
         attach_request_id(scope, request_id)
         answer = _Answer(send, request_id, scope["raw_path"].startswith(b"/v1/"))
+        tracer = self.dispatcher.tracer
+        if not tracer.enabled:
+            await self._answer(scope, receive, answer, bound)
+            return
+        with tracer.span(scope["method"], Kind.SERVER, parent=_read_parent(scope)) as span:
+            attach_span(scope, span)
+            span.note(http_request_method=scope["method"], troth_request_id=request_id)
+            place = tracer.current()
+            if place is not None and place.sampled:
+                bound["trace_id"] = f"{place.trace_id:032x}"
+            await self._answer(scope, receive, answer, bound)
+            span.note(http_response_status_code=answer.status)
+
+    async def _answer(
+        self, scope: Any, receive: Receive, answer: _Answer, bound: dict[str, str]
+    ) -> None:
+        request_id = bound["request_id"]
         with structlog.contextvars.bound_contextvars(**bound):
             try:
                 self._check_certificate(scope)
@@ -157,11 +176,16 @@ class _Answer:
     out: Send
     request_id: str
     private: bool
-    started: bool = False
+    status: int = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether the status line has gone out."""
+        return self.status > 0
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.started = True
+            self.status = message["status"]
             headers = [
                 *message.get("headers", ()),
                 (b"x-request-id", self.request_id.encode()),
@@ -179,6 +203,15 @@ def _read_client_id(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
     if len(given) == 1 and _CLIENT_ID.fullmatch(given[0]):
         return {"client_request_id": given[0].decode()}
     return {}
+
+
+def _read_parent(scope: Any) -> TraceContext | None:
+    """Where the caller's trace is, if it proved who it is: strangers don't choose what we keep."""
+    connection = connection_of(scope)
+    if connection is None or (connection.certificate is None and connection.peer is None):
+        return None
+    given = [value for name, value in scope["headers"] if name == TRACEPARENT.encode()]
+    return parse_traceparent(given[0].decode("latin-1")) if len(given) == 1 else None
 
 
 def _normalise(scope: Any) -> None:

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from troth.core.tracing import NO_SPAN, Span
+
 _CONNECTION = "troth.connection"
 _REQUEST_ID = "troth.request_id"
+_SPAN = "troth.span"
 _UCRED = struct.Struct("iII")  # pid, uid, gid: struct ucred of unix(7)
 
 
@@ -77,3 +80,14 @@ def attach_request_id(scope: Any, request_id: str) -> None:
 def request_id_of(scope: Any) -> str:
     """The id of the exchange, or "" before it has one."""
     return str(scope.get("state", {}).get(_REQUEST_ID, ""))
+
+
+def attach_span(scope: Any, span: Span) -> None:
+    """Give the exchange the span that it is."""
+    scope.setdefault("state", {})[_SPAN] = span
+
+
+def span_of(scope: Any) -> Span:
+    """The span of the exchange; one that records nothing where there is none."""
+    found: Span = scope.get("state", {}).get(_SPAN, NO_SPAN)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -9,19 +10,23 @@ from litestar import Request
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
-from troth.core.errors import TrothError
+from troth.core.clock import Clock
+from troth.core.errors import Denied, TrothError, Unauthenticated
 from troth.operations.publication import Publication
+from troth.policy.permissions import decide_operation
+from troth.server.http.api import Authenticate
 from troth.server.http.documents import JSON, answer_document, serve_document
 from troth.server.metrics import MEDIA_TYPE, Metrics
 
+KEPT_SECONDS = 1.0
+"""How long a text of metrics serves whoever asks: rendering it takes milliseconds of the loop."""
 
-def make_handlers(
-    publication: Publication, metrics: Metrics, *, full_metrics: bool
-) -> list[HTTPRouteHandler]:
-    """Handlers of ``/healthz``, ``/readyz`` and ``/metrics``.
+PERMISSION = "status.show"
+"""Who may see the status may see all metrics."""
 
-    `full_metrics` adds what describes the process itself, for listeners that know their callers.
-    """
+
+def make_handlers(publication: Publication, board: Board) -> list[HTTPRouteHandler]:
+    """Handlers of ``/healthz``, ``/readyz`` and ``/metrics``."""
 
     async def show_life(request: Request[Any, Any, Any]) -> ASGIApp:
         return answer_document(b'{"alive":true}', JSON)
@@ -35,10 +40,45 @@ def make_handlers(
         return answer_document(body, JSON, status=503 if obstacles else 200)
 
     async def show_metrics(request: Request[Any, Any, Any]) -> ASGIApp:
-        return answer_document(metrics.render(full=full_metrics), MEDIA_TYPE)
+        return answer_document(await board.show(request.scope), MEDIA_TYPE)
 
     return [
         serve_document("/healthz", show_life),
         serve_document("/readyz", show_readiness),
         serve_document("/metrics", show_metrics),
     ]
+
+
+@dataclass(slots=True)
+class Board:
+    """What each reader of the metrics may see: all of it with a role, else the open part or none.
+
+    `open` is whether anybody may read that part.
+    """
+
+    metrics: Metrics
+    authenticate: Authenticate
+    clock: Clock
+    open: bool
+    _kept: dict[bool, tuple[float, bytes]] = field(default_factory=dict)
+
+    async def show(self, scope: Any) -> bytes:
+        """The text for whoever asks; raises `Unauthenticated` or `Denied` if there is none."""
+        full = False
+        try:
+            caller = await self.authenticate(scope)
+            full = decide_operation(caller.roles, PERMISSION).allowed
+        except (Denied, Unauthenticated):
+            if not self.open:
+                raise
+        if not (full or self.open):
+            raise Unauthenticated(
+                "The metrics of this server are for known callers: scrape the mutual-TLS listener "
+                "with a certificate whose SPIFFE ID has the role auditor, or the admin socket."
+            )
+        now = self.clock.monotonic()
+        at, text = self._kept.get(full, (-KEPT_SECONDS, b""))
+        if now - at >= KEPT_SECONDS:
+            text = self.metrics.render(full=full)
+            self._kept[full] = (now, text)
+        return text

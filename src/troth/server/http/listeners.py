@@ -111,6 +111,14 @@ class Listener:
         host = self._binding.host
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
+    def count_connections(self) -> int:
+        """How many connections are open."""
+        return len(self._state.connections)
+
+    def count_requests(self) -> int:
+        """How many requests are being answered now, streams among them."""
+        return len(self._state.tasks)
+
     async def stop(self) -> None:
         """Accept nothing more, end streams, let requests finish for `stop_seconds`, close all."""
         state = self._state

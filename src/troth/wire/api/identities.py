@@ -48,7 +48,10 @@ class MoveIdentity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class ListIdentities(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """List identities by name; `after` is the last name of the page before.
 
-    `unattended` leaves those that nobody uses, `template` those that the template made."""
+    `unattended` leaves those that nobody uses, `template` those that the template made.
+    `living` leaves the retired out. `order` is ``name``, or ``attention``: what is cut off first,
+    then what was seen last, living ones alone and one page at most.
+    """
 
     state: str | None = None
     kind: str | None = None
@@ -57,6 +60,8 @@ class ListIdentities(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     unattended: bool = False
     after: str | None = None
     limit: Limit = 100
+    living: bool = False
+    order: str = "name"
 
 
 class IdentityView(Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ from troth.wire.api import (
     status,
     templates,
 )
+from troth.wire.api.faults import explain_fault
 
 JSON_LINES = "application/jsonl"
 _FIELD = re.compile(r"{(\w+)}")
@@ -378,7 +379,7 @@ def render_request(name: str, request: msgspec.Struct) -> tuple[str, str, bytes 
 
 
 def parse_request(route: Route, path: dict[str, str], query: dict[str, str], body: bytes) -> Any:
-    """The typed request from its parts; raises `Invalid` with msgspec's place and reason."""
+    """The typed request from its parts; raises `Invalid` with the place and the reason."""
     fields: Any = query
     if body and route.method != "GET" and not route.path_fields:
         # In one go where nothing has to be put together; what is wrong is told below.
@@ -404,7 +405,7 @@ def parse_request(route: Route, path: dict[str, str], query: dict[str, str], bod
     try:
         return msgspec.convert({**fields, **path}, type=route.request, strict=route.method != "GET")
     except msgspec.ValidationError as error:
-        raise Invalid(f"{error}.") from error
+        raise Invalid(explain_fault(str(error))) from error
 
 
 def _refuse_duplicates(body: bytes) -> None:

@@ -326,22 +326,19 @@ async def open_stage(
     registry = registry or Registry()
     socket = folder / "admin.sock"
 
-    def listen(name: str, binding: Any, authenticate: Any, full: bool) -> Listener:
-        app = build_app(
-            dispatcher, documents, authenticate, metrics, limits=limits, full_metrics=full
-        )
+    def listen(name: str, binding: Any, authenticate: Any) -> Listener:
+        app = build_app(dispatcher, documents, authenticate, metrics, limits=limits)
         return Listener(app, name=name, binding=binding, clock=clock, limits=limits)
 
     async with AsyncExitStack() as stack:
         listeners = [
-            listen("public", TcpBinding("localhost", 0, tls.public), callers.accept_anybody, False),
+            listen("public", TcpBinding("localhost", 0, tls.public), callers.accept_anybody),
             listen(
                 "mutual",
                 TcpBinding("localhost", 0, tls.mutual),
                 callers.require_certificate(registry),
-                True,
             ),
-            listen("admin", UnixBinding(socket, 0o600), callers.require_uid(registry), True),
+            listen("admin", UnixBinding(socket, 0o600), callers.require_uid(registry)),
         ]
         for listener in listeners:
             await listener.start()

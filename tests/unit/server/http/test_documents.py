@@ -72,6 +72,8 @@ async def test_metrics_say_no_more_than_the_listener_may(tmp_path: Path):
                 in answer.text
             )
             assert ("process_" in answer.text) is full
+            assert ("troth_build_info" in answer.text) is full
+            assert ("troth_identities" in answer.text) is full
             assert ("process_resident_memory_bytes " in answer.text) is full
             assert "secret" not in answer.text
             assert "spiffe" not in answer.text

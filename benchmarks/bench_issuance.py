@@ -9,10 +9,8 @@ signs a draft that it lints, verifies what it signed, checks who asks twice, and
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -32,6 +30,7 @@ from benchmarks.installation import (
     run_server,
     run_together,
 )
+from benchmarks.report import print_rates, say
 from troth.wire.api.certificates import (
     CertificateRequest,
     InstanceClaim,
@@ -51,7 +50,7 @@ ROUTE = "/v1/certificates/issue"
 def main() -> None:
     """Measure, and print one JSON object as the last line."""
     csrs = [make_csr() for _ in range(BATCH)]
-    rates, shares = [], []
+    rates, shares, costs = [], [], []
     references = [measure_reference(csrs)]
     with run_server() as server:
         leave_server_cores()
@@ -64,35 +63,25 @@ def main() -> None:
             before = server.measure_cpu()
             seconds = run_together(CONNECTIONS, lambda n: issue(clients[n], bodies[n], BATCHES))
             rates.append(CONNECTIONS * BATCHES * BATCH / seconds)
-            shares.append((server.measure_cpu() - before) / seconds)
+            used = server.measure_cpu() - before
+            shares.append(used / seconds)
+            costs.append(used * 1e6 / (CONNECTIONS * BATCHES * BATCH))
             references.append(measure_reference(csrs))
-            print(
-                f"run {number + 1}: {rates[-1]:.0f} a second, reference {references[-1]:.0f}",
-                file=sys.stderr,
-            )
+            say(f"run {number + 1}: {rates[-1]:.0f} a second, reference {references[-1]:.0f}")
         clients[0].close()
-    value, reference = statistics.median(rates), statistics.median(references)
-    result = {
-        "name": "issuance",
-        "value": round(value, 1),
-        "unit": "1/s",
-        "reference": round(reference, 1),
-        "ratio": round(value / reference, 3),
-        "detail": {
-            "runs": [round(rate, 1) for rate in rates],
-            "references": [round(rate, 1) for rate in references],
-            "reference_is": "cryptography alone on one core: CSR parse, verify, build, sign",
-            "database": "SQLite, one fsync a commit at least, before the answer",
-            "batch": BATCH,
-            "connections": CONNECTIONS,
-            "identities": IDENTITIES,
-            "server_core_share": round(statistics.median(shares), 2),
-            "targets": {"ratio": RATIO},
-            "met": value / reference >= RATIO,
-            "cores": os.cpu_count(),
-        },
-    }
-    print(json.dumps(result))
+    print_rates(
+        "issuance",
+        rates,
+        references,
+        least=RATIO,
+        reference_is="cryptography alone on one core: CSR parse, verify, build, sign",
+        database="SQLite, one fsync a commit at least, before the answer",
+        batch=BATCH,
+        connections=CONNECTIONS,
+        identities=IDENTITIES,
+        server_cpu_us_each=round(statistics.median(costs), 1),
+        server_core_share=round(statistics.median(shares), 2),
+    )
 
 
 def make_body(csrs: list[bytes], ids: list[str], number: int) -> bytes:

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.report import print_result, say
+
 RUNS = 7
 READY_SECONDS = 2.0
 SERVER_MB = 150
@@ -47,36 +49,30 @@ def main() -> None:
     for number in range(RUNS):
         references.append(measure_reference())
         runs.append(measure_start(settle=number == RUNS - 1))
-        print(
+        say(
             f"run {number + 1}: ready in {runs[-1].ready:.3f} s, agent in {runs[-1].agent:.3f} s, "
-            f"reference {references[-1]:.3f} s",
-            file=sys.stderr,
+            f"reference {references[-1]:.3f} s"
         )
     value, reference = statistics.median(run.ready for run in runs), statistics.median(references)
     server_mb, agent_mb = runs[-1].server_mb, runs[-1].agent_mb
-    detail = {
-        "runs": [round(run.ready, 3) for run in runs],
-        "reference_is": f"a Python process that imports {LIBRARIES} and ends",
-        "agent_ready_s": round(statistics.median(run.agent for run in runs), 3),
-        "server_rss_mb": round(server_mb, 1),
-        "agent_rss_mb": round(agent_mb, 1),
-        "targets": {
+    print_result(
+        "startup",
+        value=value,
+        unit="s",
+        reference=reference,
+        digits=3,
+        targets={
             "seconds": READY_SECONDS,
             "server_rss_mb": SERVER_MB,
             "agent_rss_mb": AGENT_MB,
         },
-        "met": value <= READY_SECONDS and server_mb <= SERVER_MB and agent_mb <= AGENT_MB,
-        "cores": os.cpu_count(),
-    }
-    result = {
-        "name": "startup",
-        "value": round(value, 3),
-        "unit": "s",
-        "reference": round(reference, 3),
-        "ratio": round(value / reference, 3),
-        "detail": detail,
-    }
-    print(json.dumps(result))
+        met=value <= READY_SECONDS and server_mb <= SERVER_MB and agent_mb <= AGENT_MB,
+        runs=[round(run.ready, 3) for run in runs],
+        reference_is=f"a Python process that imports {LIBRARIES} and ends",
+        agent_ready_s=round(statistics.median(run.agent for run in runs), 3),
+        server_rss_mb=round(server_mb, 1),
+        agent_rss_mb=round(agent_mb, 1),
+    )
 
 
 def measure_reference() -> float:

@@ -11,10 +11,8 @@ weighs in the agent, and how many JWT-SVIDs a second come through the socket.
 from __future__ import annotations
 
 import asyncio
-import json
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from google.protobuf import struct_pb2
 from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
 
 from benchmarks.installation import Installation, run_server
+from benchmarks.report import print_result, say
 from troth.issuance.der import read_signer
 from troth.wire.api.authorities import (
     ForceAuthority,
@@ -73,17 +72,16 @@ def main() -> None:
         register(server)
         holders = [start_holder(server.folder / "agent.sock") for _ in range(PROCESSES)]
         try:
-            result = measure(server, agent, holders)
+            measure(server, agent, holders)
         finally:
             for holder in holders:
                 holder.line.close()
                 holder.process.join(10)
                 holder.process.kill()
-    print(json.dumps(result))
 
 
-def measure(server: Installation, agent: int, holders: list[Holder]) -> dict[str, Any]:
-    """All four measurements, on one installation."""
+def measure(server: Installation, agent: int, holders: list[Holder]) -> None:
+    """All four measurements, on one installation, and the last line."""
     warm_up(holders)
     empty = weigh(agent)
     began = time.monotonic()
@@ -92,33 +90,30 @@ def measure(server: Installation, agent: int, holders: list[Holder]) -> dict[str
     first = max(holder.hear() for holder in holders) - began
     time.sleep(SETTLE_SECONDS)
     stream_kb = (weigh(agent) - empty) / (PROCESSES * STREAMS) / 1000
-    print(f"streams open in {first:.2f} s, {stream_kb:.1f} kB each", file=sys.stderr)
+    say(f"streams open in {first:.2f} s, {stream_kb:.1f} kB each")
     rotated, key = rotate(server, holders)
     ends = [holder.hear() for holder in holders]
     value = max(ends) - rotated
-    print(f"all renewed by {key[:8]} {value:.3f} s after the rotation", file=sys.stderr)
+    say(f"all renewed by {key[:8]} {value:.3f} s after the rotation")
     tokens, cached = measure_tokens(holders, fresh=True), measure_tokens(holders, fresh=False)
-    return {
-        "name": "workload-api",
-        "value": round(value, 3),
-        "unit": "s",
-        "reference": round(first, 3),
-        "ratio": round(value / first, 3),
-        "detail": {
-            "streams": PROCESSES * STREAMS,
-            "processes": PROCESSES,
-            "connections": PROCESSES * STREAMS,
-            "reference_is": "seconds until all streams, opened at once, have their first answer",
-            "first_process_s": round(min(ends) - rotated, 3),
-            "idle_stream_kb": round(stream_kb, 1),
-            "jwt_fetches_per_s": round(tokens, 1),
-            "jwt_fetches_again_per_s": round(cached, 1),
-            "agent_rss_mb": round(weigh(agent) / 1e6, 1),
-            "targets": {"seconds": SECONDS, "idle_stream_kb": STREAM_KB},
-            "met": value <= SECONDS and stream_kb <= STREAM_KB,
-            "cores": os.cpu_count(),
-        },
-    }
+    print_result(
+        "workload-api",
+        value=value,
+        unit="s",
+        reference=first,
+        digits=3,
+        targets={"seconds": SECONDS, "idle_stream_kb": STREAM_KB},
+        met=value <= SECONDS and stream_kb <= STREAM_KB,
+        streams=PROCESSES * STREAMS,
+        processes=PROCESSES,
+        connections=PROCESSES * STREAMS,
+        reference_is="seconds until all streams, opened at once, have their first answer",
+        first_process_s=round(min(ends) - rotated, 3),
+        idle_stream_kb=round(stream_kb, 1),
+        jwt_fetches_per_s=round(tokens, 1),
+        jwt_fetches_again_per_s=round(cached, 1),
+        agent_rss_mb=round(weigh(agent) / 1e6, 1),
+    )
 
 
 def register(server: Installation) -> None:

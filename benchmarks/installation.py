@@ -6,6 +6,7 @@ The server gets core 0 for itself and whoever asks it works on the others, as fa
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -47,6 +48,7 @@ class Installation:
     process: subprocess.Popen[bytes]
     folder: Path
     mutual: str
+    public: str = ""
 
     def open_admin(self) -> ApiClient:
         """The API over the admin socket; close it."""
@@ -103,16 +105,26 @@ class Installation:
 
 
 @contextmanager
-def run_server(*, agent: bool = False, pinned: bool = True) -> Iterator[Installation]:
-    """A server on a fresh SQLite database, ready; stopped at the end."""
+def run_server(
+    *, agent: bool = False, pinned: bool = True, database: str = "", keys: Path | None = None
+) -> Iterator[Installation]:
+    """A server, ready; stopped at the end. It is on a fresh SQLite database, or on `database` with
+    a copy of the directory `keys` of another server there."""
     with tempfile.TemporaryDirectory(prefix="troth-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)
         public, mutual = pick_port(), pick_port()
         settings = folder / "troth.toml"
-        settings.write_text(f'[listen]\nmutual = "localhost:{mutual}"\n')
+        settings.write_text(
+            f'[listen]\nmutual = "localhost:{mutual}"\n'
+            "[limits]\nnode_credentials_per_second = 1000000\n"  # one node stands for many
+        )
         settings.chmod(0o600)
         environment = {key: text for key, text in os.environ.items() if "TROTH" not in key}
+        if database:
+            environment["TROTH_DATABASE_URL"] = database
+        if keys is not None:
+            shutil.copytree(keys, folder / "keys")
         with (folder / "server.log").open("wb") as log:
             process = subprocess.Popen(
                 [
@@ -127,7 +139,9 @@ def run_server(*, agent: bool = False, pinned: bool = True) -> Iterator[Installa
             )
         try:
             _wait_ready(process, f"https://localhost:{public}", folder, agent)
-            yield Installation(process, folder, f"https://localhost:{mutual}")
+            yield Installation(
+                process, folder, f"https://localhost:{mutual}", f"https://localhost:{public}"
+            )
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(PATIENCE)

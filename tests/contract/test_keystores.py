@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from tests.fakes.stores import ENGINES, NOW, make_url
+from troth.core.clock import VirtualClock
 from troth.core.entropy import SystemEntropy
-from troth.core.errors import Conflict, Invalid, NotFound
+from troth.core.errors import Conflict, Invalid, NotFound, Unavailable
 from troth.drivers.keystores import BUILT_IN, Keystore
+from troth.drivers.keystores.file import open_folder
+from troth.drivers.keystores.sealed import Shelf, copy_keys
+from troth.store.engine import Store
+from troth.store.engine import open_store as open_database
 
 
 def _load(name: str) -> Callable[..., Keystore]:
@@ -25,19 +32,43 @@ def _load(name: str) -> Callable[..., Keystore]:
     return loaded
 
 
+KEK = bytes(range(32))
+_databases: dict[tuple[str, Path], Store] = {}
+
+
+def _open_shelf(engine: str, folder: Path) -> Shelf:
+    if (engine, folder) not in _databases:
+        url = make_url(engine, folder)
+        _databases[engine, folder] = open_database(url, clock=VirtualClock(NOW))
+    return _databases[engine, folder].shelf
+
+
+@pytest.fixture(autouse=True)
+def close_databases() -> Iterator[None]:
+    yield
+    while _databases:
+        _databases.popitem()[1].close()
+
+
 # How a test opens each driver: again with the same folder means the same store, where it lasts.
 OPENERS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
-    "file": lambda folder: (folder / "keys", bytes(range(32)), SystemEntropy()),
+    "file": lambda folder: (folder / "keys", KEK, SystemEntropy()),
     "memory": lambda folder: (SystemEntropy(),),
+    **{
+        f"database {engine}": partial(
+            lambda engine, folder: (_open_shelf(engine, folder), KEK, SystemEntropy()), engine
+        )
+        for engine in ENGINES
+    },
 }
-LASTING = sorted(BUILT_IN.keys() - {"memory"})
+LASTING = sorted(OPENERS.keys() - {"memory"})
 
 
 def open_store(name: str, folder: Path) -> Keystore:
-    return _load(name)(*OPENERS[name](folder))
+    return _load(name.split()[0])(*OPENERS[name](folder))
 
 
-@pytest.fixture(params=sorted(BUILT_IN))
+@pytest.fixture(params=sorted(OPENERS))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Keystore:
     return open_store(request.param, tmp_path)
 
@@ -50,7 +81,7 @@ def _verify(public_key: bytes, signature: bytes, data: bytes) -> None:
 
 
 def test_every_driver_is_under_test() -> None:
-    assert OPENERS.keys() == BUILT_IN.keys()
+    assert {name.split()[0] for name in OPENERS} == BUILT_IN.keys()
 
 
 def test_a_new_key_signs_and_its_public_key_verifies(store: Keystore) -> None:
@@ -158,3 +189,66 @@ def test_keys_outlast_the_process(name: str, tmp_path: Path) -> None:
     _verify(public_key, again.sign("a", b"data"), b"data")
     again.delete_key("a")
     assert open_store(name, tmp_path).list_keys() == []
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_what_another_process_made_signs_here_and_what_it_deleted_doesnt(
+    name: str, tmp_path: Path
+) -> None:
+    one, two = open_store(name, tmp_path), open_store(name, tmp_path)
+    public_key = one.create_key("a")
+    _verify(public_key, two.sign("a", b"data"), b"data")
+    one.delete_key("a")
+    assert two.list_keys() == []
+    with pytest.raises(NotFound):
+        two.sign("a", b"data")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_shared_shelf_holds_ciphertext_and_signing_does_without_it(
+    engine: str, tmp_path: Path
+) -> None:
+    shelf = CountingShelf(_open_shelf(engine, tmp_path))
+    store = _load("database")(shelf, KEK, SystemEntropy())
+    public_key = store.create_key("a")
+    for name in shelf.names():
+        assert (shelf.get(name) or b"").startswith(b"troth-key/1\n")
+        assert public_key[-64:] not in (shelf.get(name) or b"")
+    fresh = _load("database")(shelf, KEK, SystemEntropy())
+    fresh.sign("a", b"first")
+    seen = shelf.calls
+    for number in range(10):
+        _verify(public_key, fresh.sign("a", bytes([number])), bytes([number]))
+    assert shelf.calls == seen
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_wrong_key_encryption_key_is_told_at_once(engine: str, tmp_path: Path) -> None:
+    shelf = _open_shelf(engine, tmp_path)
+    _load("database")(shelf, KEK, SystemEntropy()).create_key("a")
+    with pytest.raises(Unavailable, match=r"table keys doesn't open: .* share this one"):
+        _load("database")(shelf, KEK[::-1], SystemEntropy())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_files_can_be_laid_on_a_shared_shelf_as_they_are(engine: str, tmp_path: Path) -> None:
+    files = open_store("file", tmp_path)
+    public_keys = {name: files.create_key(name) for name in ("a", "b")}
+    folder = open_folder(tmp_path / "keys", SystemEntropy())
+    shelf = _open_shelf(engine, tmp_path)
+    shelf.put("a.key", folder.get("a.key") or b"")  # what was cut short is done again
+    assert copy_keys(folder, shelf) == 2
+    store = _load("database")(shelf, KEK, SystemEntropy())
+    assert {name: store.public_key(name) for name in store.list_keys()} == public_keys
+
+
+class CountingShelf:
+    """A shelf that counts how often it is asked."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls += 1
+        return getattr(self._shelf, name)

@@ -1,5 +1,6 @@
 """What every engine promises about identities, instances, nodes, tokens and bookkeeping."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
@@ -418,3 +419,48 @@ def test_settings_are_set_and_set_again(store):
     assert read(store, lambda tx: tx.settings.get("k")) == ""
     transact(store, lambda tx: tx.settings.set("k", "v"))
     assert read(store, lambda tx: tx.settings.get("k")) == "v"
+
+
+def test_a_proof_is_taken_once(store):
+    transact(store, lambda tx: tx.used_proofs.take("ab" * 32, NOW + SECOND))
+    with pytest.raises(Refused, match="used before"):
+        transact(store, lambda tx: tx.used_proofs.take("ab" * 32, NOW + HOUR))
+    transact(store, lambda tx: tx.used_proofs.take("cd" * 32, NOW + HOUR))
+    assert read(store, lambda tx: tx.used_proofs.is_used("ab" * 32))
+    assert not read(store, lambda tx: tx.used_proofs.is_used("ef" * 32))
+
+
+def test_of_ten_takers_of_a_proof_one_gets_it(store):
+    def take(tx):
+        tx.used_proofs.take("ab" * 32, NOW + SECOND)
+
+    async def race():
+        return await asyncio.gather(
+            *(store.transact(take) for _ in range(10)), return_exceptions=True
+        )
+
+    outcomes = asyncio.run(race())
+    assert [type(outcome) for outcome in outcomes if outcome is not None] == [Refused] * 9
+
+
+def test_proofs_are_forgotten_once_they_are_too_old(store):
+    for number in range(5):
+        digest = f"{number:064x}"
+        transact(store, lambda tx, d=digest, n=number: tx.used_proofs.take(d, NOW + n * SECOND))
+    assert transact(store, lambda tx: tx.used_proofs.purge(NOW + 3 * SECOND, 3)) == 3
+    assert transact(store, lambda tx: tx.used_proofs.purge(NOW + 3 * SECOND, 3)) == 1
+    assert read(store, lambda tx: tx.used_proofs.is_used(f"{4:064x}"))
+
+
+def test_who_was_evicted_with_a_certificate_is_barred_until_readmitted(store):
+    mark = "ab" * 32
+    evicted = make_node("a", fingerprint=mark, state=NodeState.EVICTED)
+    others = (
+        make_node("b", fingerprint=mark),
+        make_node("c", fingerprint=mark, state=NodeState.EVICTED, readmitted_at=NOW),
+        make_node("d", fingerprint="cd" * 32, state=NodeState.EVICTED),
+    )
+    transact(store, lambda tx: [tx.nodes.add(node) for node in (evicted, *others)] and None)
+    assert read(store, lambda tx: tx.nodes.list_barred(mark)) == [evicted]
+    transact(store, lambda tx: tx.nodes.save(replace(evicted, readmitted_at=NOW)))
+    assert read(store, lambda tx: tx.nodes.list_barred(mark)) == []

@@ -306,6 +306,25 @@ def test_a_jwt_svid_goes_from_intent_to_issued_or_abandoned(store):
     assert found == replace(first, state=IssuanceState.ISSUED)
 
 
+def test_many_jwt_svids_are_noted_at_once_and_each_refused_by_itself(store):
+    records = [make_jwt_svid(number) for number in range(1, 604)]
+    transact(store, lambda tx: tx.jwt_svids.add_all_intended(records))
+    transact(store, lambda tx: tx.jwt_svids.abandon("jti_7"))
+    jtis = [record.jti for record in records]
+    refusals = transact(store, lambda tx: tx.jwt_svids.mark_all_issued(jtis))
+    assert list(refusals) == ["jti_7"]
+    assert isinstance(refusals["jti_7"], Conflict)
+    now = records[0].issued_at + DAY
+    assert read(store, lambda tx: tx.jwt_svids.interrupted(now, 10)) == []
+    with pytest.raises(NotFound):
+        transact(store, lambda tx: tx.jwt_svids.mark_all_issued(["jti_1", "jti_none"]))
+    with pytest.raises(Conflict):
+        transact(store, lambda tx: tx.jwt_svids.add_all_intended([make_jwt_svid(900), records[0]]))
+    assert read(store, lambda tx: tx.jwt_svids.find("jti_900")) is None
+    transact(store, lambda tx: tx.jwt_svids.add_all_intended([]))
+    assert transact(store, lambda tx: tx.jwt_svids.mark_all_issued([])) == {}
+
+
 def test_unknown_interrupted_and_purged_jwt_svids(store):
     assert read(store, lambda tx: tx.jwt_svids.find("jti_0")) is None
     for verb in ("get", "mark_issued", "abandon"):

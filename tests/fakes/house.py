@@ -20,6 +20,7 @@ from troth.core.entropy import SeededEntropy
 from troth.core.ids import NodeId, RequestId, TrustDomain
 from troth.drivers.keystores.memory import MemoryKeystore
 from troth.identity.problem import Limits
+from troth.identity.x509pop import Vouchers
 from troth.issuance.drafter import Drafter
 from troth.issuance.profiles import CRL_LIFETIME, CRL_PERIOD
 from troth.live.snapshot import Snapshot
@@ -134,10 +135,16 @@ class FakeHouse:
 
 
 @asynccontextmanager
-async def open_house(directory: Path, seed: int = 1) -> AsyncIterator[FakeHouse]:
-    """A house on a fresh database in `directory`."""
+async def open_house(
+    directory: Path,
+    seed: int = 1,
+    vouchers: Vouchers | None = None,
+    device_vouchers: Vouchers | None = None,
+    url: str | None = None,
+) -> AsyncIterator[FakeHouse]:
+    """A house on a fresh database in `directory`, or on the one at `url`."""
     clock, entropy = VirtualClock(), SeededEntropy(seed)
-    store = open_store(f"sqlite:///{directory}/troth.db", clock=clock)
+    store = open_store(url or f"sqlite:///{directory}/troth.db", clock=clock)
     try:
         keystore, drafter = FailingKeystore(entropy), Drafter()
         prepare = PrepareAuthorities(store, clock, entropy, keystore, DOMAIN, "test")
@@ -161,6 +168,8 @@ async def open_house(directory: Path, seed: int = 1) -> AsyncIterator[FakeHouse]
             issuer_url="https://localhost:8443/svid",
             lease=LEASE,
             started_at=clock.now(),
+            vouchers=vouchers or Vouchers(),
+            device_vouchers=device_vouchers or Vouchers(),
         )
         meter = FakeMeter()
         yield FakeHouse(
@@ -185,12 +194,18 @@ def call_of(body: Any, caller: Caller = ADMIN) -> Call[Any]:
     return Call(caller, RequestId("req_test"), body)
 
 
-def in_house(test: Callable[[FakeHouse], Coroutine[Any, Any, None]]) -> Callable[[Path], None]:
+def in_house(
+    test: Callable[[FakeHouse], Coroutine[Any, Any, None]],
+    vouchers: Vouchers | None = None,
+    device_vouchers: Vouchers | None = None,
+) -> Callable[[Path], None]:
     """Run an async test in a fresh house."""
 
     def run(tmp_path: Path) -> None:
         async def main() -> None:
-            async with open_house(tmp_path) as house:
+            async with open_house(
+                tmp_path, vouchers=vouchers, device_vouchers=device_vouchers
+            ) as house:
                 await test(house)
 
         asyncio.run(main())

@@ -39,8 +39,9 @@ def find_programs() -> Path | None:
 class Cluster:
     """A PostgreSQL server that belongs to the tests."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, **settings: str) -> None:
         self._programs = programs
+        self._settings = settings
         self.directory = Path(tempfile.mkdtemp(prefix="troth-pg-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._identity = _find_spare()
@@ -75,6 +76,7 @@ class Cluster:
             "shared_buffers": "32MB",
             "autovacuum": "off",
             "log_min_messages": "fatal",
+            **self._settings,
         }
         log = (self.directory / "log").open("ab")
         self._process = subprocess.Popen(
@@ -105,6 +107,15 @@ class Cluster:
             self._process.send_signal(number)
             self._process.wait(30)
             self._process = None
+
+    def crash(self) -> None:
+        """Kill the server; its other processes notice and end, and their memory is given back."""
+        children = _list_children(self.pid)
+        self.stop(signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while any(Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() < deadline, "PostgreSQL's processes outlive it"
+            time.sleep(0.01)
 
     def remove(self) -> None:
         """Stop it and forget its data."""
@@ -159,6 +170,11 @@ class Cluster:
         return {"user": uid, "group": gid, "extra_groups": []}
 
 
+def _list_children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in path.read_text().split()]
+
+
 def _find_spare() -> tuple[int, int] | None:
     """uid and gid that aren't root's, since PostgreSQL refuses those; None if we aren't root."""
     if os.geteuid() != 0:
@@ -169,12 +185,12 @@ def _find_spare() -> tuple[int, int] | None:
 
 
 @functools.cache
-def start_cluster() -> Cluster | None:
-    """This process's server; None where PostgreSQL isn't installed."""
+def start_cluster(**settings: str) -> Cluster | None:
+    """This process's server with those settings; None where PostgreSQL isn't installed."""
     programs = find_programs()
     if programs is None:
         return None
-    cluster = Cluster(programs)
+    cluster = Cluster(programs, **settings)
     atexit.register(cluster.remove)
     cluster.start()
     return cluster

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,14 +18,17 @@ from cryptography import x509
 from tests.fakes.issuer import NOW, FakeIssuer
 from tests.fakes.source import until
 from tests.fakes.virtualtime import VirtualTime
-from troth.agent.batches import Batches
+from troth.agent.batches import CERTIFICATES, JWT_SVIDS, Batches
 from troth.agent.cache import Cache, Process
+from troth.agent.credential import Credential
 from troth.agent.refusals import Refusals
+from troth.agent.sealing import SealedFile
 from troth.agent.sync import Sync
+from troth.agent.vault import Vault
 from troth.agent.view import View
 from troth.agent.workloads import Workloads
 from troth.core.entropy import SeededEntropy
-from troth.core.errors import Denied, TrothError, Unavailable
+from troth.core.errors import Denied, Refused, TrothError, Unavailable
 from troth.core.ids import SpiffeId
 from troth.identity.selectors import Selector
 from troth.issuance.crl import RevokedCertificate
@@ -37,8 +41,12 @@ from troth.wire.api.certificates import (
     IssueCertificates,
     IssuedCertificate,
     IssuedCertificates,
+)
+from troth.wire.api.jwt_svids import (
     IssuedJwtSvid,
-    IssueJwtSvid,
+    IssuedJwtSvids,
+    IssueJwtSvids,
+    JwtSvidRequest,
 )
 from troth.wire.api.nodes import (
     Accepted,
@@ -51,7 +59,17 @@ from troth.wire.api.nodes import (
     ReportWorkloads,
     SyncNode,
 )
+from troth.wire.x509pop import Evidence, parse_evidence
 
+CREDENTIAL = Credential(
+    node_id="nod_local",
+    spiffe_id="spiffe://example.org/troth/node/local",
+    key=b"",
+    chain=(),
+    roots=(),
+    not_before=NOW,
+    not_after=NOW + timedelta(days=1),
+)
 FAR = NOW + timedelta(days=3650)
 NODE_ID = "spiffe://example.org/troth/node/local"
 
@@ -93,6 +111,9 @@ class FakeServer:
         self.failure: TrothError | None = None
         self.holding: asyncio.Event | None = None
         self.tokens = {"good-token"}
+        self.proofs: list[Evidence] = []
+        self.barred = False
+        self.spread = 0
         self.node_ttl = 3600
         self.epoch = 1
         self.crl_number = 1
@@ -175,6 +196,7 @@ class FakeServer:
                 | self.cut_off_elsewhere
             ),
             tainted=list(self.tainted),
+            spread=self.spread,
         )
 
     def taint(self) -> None:
@@ -212,10 +234,17 @@ class FakeServer:
         match request:
             case IssueCertificates():
                 return IssuedCertificates(results=[self._issue(one) for one in request.requests])
-            case IssueJwtSvid():
-                return self._issue_token(request)
+            case IssueJwtSvids():
+                return IssuedJwtSvids(results=[self._issue_token(one) for one in request.requests])
             case ReportWorkloads():
                 return Accepted()
+            case AttestNode(method="x509pop"):
+                if self.barred:
+                    raise Refused("This machine was evicted.")
+                proof = parse_evidence(request.evidence)
+                assert proof not in self.proofs
+                self.proofs.append(proof)
+                return self._certify_node(request.csr)
             case AttestNode():
                 if request.evidence not in self.tokens:
                     raise Denied("The join token is unknown.")
@@ -283,14 +312,22 @@ class FakeServer:
             raise Denied("The instance is locked.")
         return entry
 
-    def _issue_token(self, request: IssueJwtSvid) -> IssuedJwtSvid:
-        entry = self._admit(request.identity_id, request.instance.key)
+    def _issue_token(self, request: JwtSvidRequest) -> IssuedJwtSvid:
+        try:
+            entry = self._admit(request.identity_id, request.instance.key)
+        except TrothError as error:
+            return IssuedJwtSvid(
+                identity_id=request.identity_id, error=Failure(code=error.code, detail=error.detail)
+            )
         now = self.time.clock.now()
         token = self.issuer.issue_jwt(
             spiffe_id=SpiffeId.parse(entry.spiffe_id), audiences=request.audiences, now=now
         )
         return IssuedJwtSvid(
-            spiffe_id=entry.spiffe_id, token=token, expires_at=now + timedelta(minutes=5)
+            identity_id=request.identity_id,
+            spiffe_id=entry.spiffe_id,
+            token=token,
+            expires_at=now + timedelta(minutes=5),
         )
 
     def _certify_node(self, csr: bytes) -> NodeCredential:
@@ -365,18 +402,33 @@ class Watcher:
 class FakeNode:
     """The agent's core against a `FakeServer`, in virtual time."""
 
-    def __init__(self, limit: int = 100) -> None:
-        self.time = VirtualTime(NOW)
-        self.server: Any = FakeServer(self.time)  # tests replace its methods
+    def __init__(self, limit: int = 100, before: FakeNode | None = None) -> None:
+        self.time = VirtualTime(NOW) if before is None else before.time
+        # Tests replace its methods.
+        self.server: Any = FakeServer(self.time) if before is None else before.server
         entropy, sleep, clock = SeededEntropy(1), self.time.sleep, self.time.clock
         self.entropy = entropy
         self.sync = Sync(self.server, clock, entropy, sleep)
         self.cache = Cache(limit)
         self.refusals = Refusals()
-        self.batches = Batches(self.server, sleep)
+        self.batches = Batches(self.server, sleep, CERTIFICATES)
+        self.jwt_svids = Batches(self.server, sleep, JWT_SVIDS)
+        self.vault: Vault | None = None
         self.workloads = Workloads(self.sync, self.batches, self.cache, clock, entropy, sleep)
         self.watchers: list[Watcher] = []
         self.tasks: list[asyncio.Task[None]] = []
+
+    def keep(self, directory: Path, boot: str = "boot-1") -> None:
+        """Keep a sealed cache there, after taking up what is in it."""
+        file = SealedFile(directory, SeededEntropy(len(str(directory))))
+        clock, sleep = self.time.clock, self.time.sleep
+        self.vault = Vault(file, clock, sleep, boot)
+        self.workloads = Workloads(
+            self.sync, self.batches, self.cache, clock, self.entropy, sleep, self.vault
+        )
+        if (kept := self.vault.open(CREDENTIAL)) is not None:
+            self.sync.offer(kept)
+        self.start(self.vault.run(self.sync, self.cache, self.workloads.held))
 
     def watch(self, process: Process | None = None) -> Any:
         """Open a stream for a process."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode, urlsafe_b64encode
-from typing import Any, cast
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import strategies as st
 
 from tests.fakes.issuer import NOW, FakeIssuer, encode_spki, make_private_key
+from tests.fakes.machines import DOMAIN, Maker
 from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import (
     HUGE,
@@ -23,16 +26,24 @@ from tests.fuzz.mutations import (
     read_first,
 )
 from troth.agent.credential import check_roots, read_leaf
-from troth.cli.chain import describe_chain, load_chain, split_der
-from troth.core.clock import VirtualClock
+from troth.cli.chain import describe_chain, load_chain
 from troth.core.ids import SpiffeId
+from troth.identity.x509pop import (
+    NODE,
+    Possession,
+    find_trust_domain,
+    load_authorities,
+    verify_possession,
+)
 from troth.issuance.csr import parse_csr
-from troth.issuance.der import assemble_signed
+from troth.issuance.der import assemble_signed, split_der
 from troth.issuance.jwtsvid import LEEWAY, derive_key_id, finish_jwt, validate_jwt_svid
-from troth.operations.callers import CallerRegistry
+from troth.issuance.presented import read_presented
 from troth.wire.bundle import list_jwks, parse_bundle, render_bundle
 from troth.wire.jwt import parse_key, parse_unverified, render_jwk, render_key
+from troth.wire.pem import render_pem_certificates
 from troth.wire.workload import WorkloadMessages
+from troth.wire.x509pop import parse_evidence
 
 DER = Encoding.DER
 KEY = make_private_key()
@@ -75,22 +86,55 @@ _CERTIFICATES = mutated_der(_LEAF, _FULL, ISSUER.x509.certificate)
 _PKCS8 = KEY.private_bytes(DER, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _make_registry() -> CallerRegistry:
-    nothing = cast(Any, None)  # reading a certificate asks neither the store nor the snapshot
-    return CallerRegistry(nothing, nothing, VirtualClock(NOW), ISSUER.trust_domain, {}, {})
+_MAKER = Maker("Acme root")
+_BETWEEN = _MAKER.make_maker("Acme plant")
+_MACHINE = replace(_BETWEEN.make("press-4"), others=(_BETWEEN.certificate,))
+_CSR = b"a request"
+_PROOF = json.loads(_MACHINE.prove(_CSR, NOW))
 
 
-REGISTRY = _make_registry()
+@fuzz(mutated_text(json.dumps(_PROOF)) | mutated_json(_PROOF).map(json.dumps), examples=200)
+def fuzz_x509pop_evidence(text: str) -> None:
+    """From anybody's text to a machine: only the one that was made here can come out."""
+    found = answer(parse_evidence, text)
+    if found is None:
+        return
+    possession = answer(_verify_machine, found.chain, found.signature, found.at)
+    if possession is not None:
+        assert possession.fingerprint == _MACHINE.certificate.fingerprint(hashes.SHA256()).hex()
+
+
+@fuzz(mutated_der(*_MACHINE.chain))
+def fuzz_x509pop_certificate(der: bytes) -> None:
+    """A certificate in either place of the chain, an anchor, and a root that names the domain."""
+    leaf, between = _MACHINE.chain
+    signature = _MACHINE.sign(_CSR, NOW)
+    answer(_verify_machine, (der, between), signature, NOW)
+    answer(_verify_machine, (leaf, der), signature, NOW)
+    answer(load_authorities, render_pem_certificates([der]))
+    answer(find_trust_domain, [der])
+
+
+def _verify_machine(chain: tuple[bytes, ...], signature: bytes, at: datetime) -> Possession:
+    return verify_possession(
+        authorities=(_MAKER.certificate,),
+        chain=chain,
+        signature=signature,
+        at=at,
+        purpose=NODE,
+        trust_domain=DOMAIN,
+        csr=_CSR,
+        now=NOW,
+    )
 
 
 @fuzz(_CERTIFICATES)
 def fuzz_client_certificate(der: bytes) -> None:
-    found = answer(REGISTRY._read, der)
+    found = answer(read_presented, der, ISSUER.trust_domain, NOW)
     if found is not None:
-        spiffe_id, serial, _ = found
-        assert spiffe_id.trust_domain == ISSUER.trust_domain
-        assert SpiffeId.parse(str(spiffe_id)) == spiffe_id
-        assert serial
+        assert found.spiffe_id.trust_domain == ISSUER.trust_domain
+        assert SpiffeId.parse(str(found.spiffe_id)) == found.spiffe_id
+        assert found.serial
 
 
 @fuzz(_CERTIFICATES)

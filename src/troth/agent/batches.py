@@ -1,13 +1,18 @@
-"""Certificate requests on their way to the server, many in one call.
+"""Requests for certificates and tokens on their way to the server, many in one call.
 
 A restarted machine asks for hundreds of certificates at once; one call for each would cost a
-round trip and a transaction each.
+round trip and two transactions each.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from troth.agent.connection import Api
@@ -17,49 +22,111 @@ from troth.core.tracing import NO_TRACER, TraceContext, Tracer
 from troth.wire.api.certificates import (
     MAX_BATCH,
     CertificateRequest,
+    Failure,
+    InstanceClaim,
     IssueCertificates,
     IssuedCertificate,
-    IssuedCertificates,
 )
+from troth.wire.api.jwt_svids import IssuedJwtSvid, IssueJwtSvids, JwtSvidRequest
 
 log = structlog.get_logger(__name__)
 
 PATIENCE = 0.005
-"""Seconds that the first request of a batch waits for company."""
+"""Seconds that a request for a certificate waits for company: those who need one need it for an
+hour, and come in crowds when a machine starts. Somebody who wants a token wants to use it now."""
 
 MAX_PARALLEL = 4
 MAX_WEIGHT = 256 << 10
-"""Bytes of CSRs and selectors in one batch, so that a body stays far below the server's bound."""
-
-Answer = asyncio.Future[IssuedCertificate]
+"""Bytes of CSRs, audiences and selectors in one batch: far below what the server takes."""
 
 
-class Batches:
-    """Gathers requests that come within 5 ms and hands each its own answer."""
+class Request(Protocol):
+    """What the requests of all kinds have in common."""
 
-    def __init__(self, api: Api, sleep: Sleep, tracer: Tracer = NO_TRACER) -> None:
+    @property
+    def identity_id(self) -> str:
+        """Whose credential is asked for."""
+        ...
+
+    @property
+    def instance(self) -> InstanceClaim:
+        """For which process."""
+        ...
+
+
+class Result(Protocol):
+    """What the answers of all kinds have in common."""
+
+    @property
+    def identity_id(self) -> str:
+        """Whose credential it is."""
+        ...
+
+    @property
+    def error(self) -> Failure | None:
+        """Why there is none."""
+        ...
+
+
+Asked = TypeVar("Asked", bound=Request)
+Given = TypeVar("Given", bound=Result)
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Generic[Asked, Given]):
+    """A kind of batch: the operation, for how many seconds a request waits for company, the body
+    that carries the requests, the type of an answer, and how many bytes a request takes beside its
+    selectors."""
+
+    operation: str
+    patience: float
+    wrap: Callable[[list[Asked]], msgspec.Struct]
+    given: type[Given]
+    weigh: Callable[[Asked], int]
+
+
+CERTIFICATES: Form[CertificateRequest, IssuedCertificate] = Form(
+    "certificate.issue",
+    PATIENCE,
+    lambda requests: IssueCertificates(requests=requests),
+    IssuedCertificate,
+    lambda request: len(request.csr) * 4 // 3,
+)
+JWT_SVIDS: Form[JwtSvidRequest, IssuedJwtSvid] = Form(
+    "jwtsvid.issue",
+    0.0,
+    lambda requests: IssueJwtSvids(requests=requests),
+    IssuedJwtSvid,
+    lambda request: sum(len(audience) + 3 for audience in request.audiences),
+)
+
+
+class Batches(Generic[Asked, Given]):
+    """Gathers requests and hands each its own answer.
+
+    Requests wait a moment for company, as their form says, and then until one of the few calls is
+    free: so the more there are, the fewer calls each of them costs.
+    """
+
+    def __init__(
+        self, api: Api, sleep: Sleep, form: Form[Asked, Given], tracer: Tracer = NO_TRACER
+    ) -> None:
         self._api = api
         self._tracer = tracer
         self._sleep = sleep
-        self._waiting: list[tuple[CertificateRequest, Answer]] = []
-        self._places: list[TraceContext] = []
-        """Where in their traces those who wait are."""
+        self._form = form
+        self._waiting: deque[tuple[Asked, asyncio.Future[Given], TraceContext | None]] = deque()
         self._weight = 0
+        self._under_way = 0
         self._timer: asyncio.Task[None] | None = None
-        self._parallel = asyncio.Semaphore(MAX_PARALLEL)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def issue(self, request: CertificateRequest) -> IssuedCertificate:
-        """The certificate that was asked for; raises what the server answers instead."""
-        weight = _weigh_request(request)
-        if self._waiting and self._weight + weight > MAX_WEIGHT:
-            self._flush()
-        answer: Answer = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, answer))
-        if (place := self._tracer.current()) is not None:
-            self._places.append(place)
-        self._weight += weight
-        if len(self._waiting) >= MAX_BATCH:
+    async def issue(self, request: Asked) -> Given:
+        """What was asked for; raises what the server answers instead."""
+        answer: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, answer, self._tracer.current()))
+        self._weight += self._weigh(request)
+        if len(self._waiting) >= MAX_BATCH or self._weight > MAX_WEIGHT:
             self._flush()
         elif self._timer is None:
             self._timer = self._start(self._flush_later())
@@ -67,33 +134,64 @@ class Batches:
 
     async def close(self) -> None:
         """Give up everything under way."""
+        for _, answer, _ in self._waiting:
+            answer.cancel()
+        self._waiting.clear()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _weigh(self, request: Asked) -> int:
+        selectors = sum(len(selector) + 3 for selector in request.instance.selectors)
+        return 200 + selectors + self._form.weigh(request)
+
     async def _flush_later(self) -> None:
-        await self._sleep(PATIENCE)
+        if self._form.patience:
+            await self._sleep(self._form.patience)
+        else:
+            await asyncio.sleep(0)  # who asks in the same turn of the loop comes along
         self._timer = None
         self._flush()
 
     def _flush(self) -> None:
+        """Send what waits, as far as calls are free."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        batch = [(request, answer) for request, answer in self._waiting if not answer.done()]
-        places = sorted(self._places, key=lambda place: not place.sampled)
-        self._waiting, self._weight, self._places = [], 0, []
-        if batch:
+        while self._under_way < MAX_PARALLEL and (taken := self._take()):
+            batch, places = taken
+            self._under_way += 1
             self._start(self._trace(batch, places))
 
-    def _start(self, work: object) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _take(self) -> tuple[list[tuple[Asked, asyncio.Future[Given]]], list[TraceContext]] | None:
+        """The next batch, without those that nobody waits for any more, and where in their traces
+        its requests are, one that is kept first; None when nothing waits."""
+        batch: list[tuple[Asked, asyncio.Future[Given]]] = []
+        places: list[TraceContext] = []
+        total = 0
+        while self._waiting and len(batch) < MAX_BATCH:
+            request, answer, place = self._waiting[0]
+            weight = self._weigh(request)
+            if batch and total + weight > MAX_WEIGHT:
+                break
+            self._waiting.popleft()
+            self._weight -= weight
+            if not answer.done():
+                batch.append((request, answer))
+                total += weight
+                if place is not None:
+                    places.append(place)
+        places.sort(key=lambda place: not place.sampled)
+        return (batch, places) if batch else None
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def _trace(
-        self, batch: list[tuple[CertificateRequest, Answer]], places: list[TraceContext]
+        self, batch: list[tuple[Asked, asyncio.Future[Given]]], places: list[TraceContext]
     ) -> None:
         """Send one batch, as part of the first request's trace, with links to the others'."""
         if not places:
@@ -104,14 +202,11 @@ class Batches:
             span.note(batch_size=len(batch))
             await self._send(batch)
 
-    async def _send(self, batch: list[tuple[CertificateRequest, Answer]]) -> None:
+    async def _send(self, batch: list[tuple[Asked, asyncio.Future[Given]]]) -> None:
         requests = [request for request, _ in batch]
         try:
-            async with self._parallel:
-                issued = await self._api.call(
-                    "certificate.issue", IssueCertificates(requests=requests)
-                )
-            results = _read_results(requests, issued)
+            issued = await self._api.call(self._form.operation, self._form.wrap(requests))
+            results = self._read_results(requests, issued)
         except asyncio.CancelledError:
             for _, answer in batch:
                 answer.cancel()
@@ -119,38 +214,35 @@ class Batches:
         except Exception as error:  # whatever it was, those who wait must hear of it
             if not isinstance(error, TrothError):
                 log.exception("batch.failed")
-                error = Internal("The agent failed to ask for a certificate; its log has more.")
-            for _, answer in batch:
-                _settle(answer, error)
-            return
+                error = Internal("The agent failed to ask for a credential; its log has more.")
+            results = [error] * len(batch)
         for (_, answer), result in zip(batch, results, strict=True):
             _settle(answer, result)
+        self._under_way -= 1
+        if self._timer is None:
+            self._flush()
+
+    def _read_results(self, requests: Sequence[Asked], issued: Any) -> list[Given | TrothError]:
+        answers: list[Any] = getattr(issued, "results", [])
+        if len(answers) != len(requests):
+            raise Internal("The server answered another number of requests than it was asked.")
+        results: list[Given | TrothError] = []
+        for request, result in zip(requests, answers, strict=True):
+            if not isinstance(result, self._form.given):
+                raise Internal("The server answered something else than was asked.")
+            if result.error is not None:
+                results.append(error_of(result.error.code, result.error.detail))
+            elif result.identity_id != request.identity_id:
+                results.append(Internal("The server answered for another identity than was asked."))
+            else:
+                results.append(result)
+        return results
 
 
-def _read_results(
-    requests: list[CertificateRequest], issued: object
-) -> list[IssuedCertificate | TrothError]:
-    if not isinstance(issued, IssuedCertificates) or len(issued.results) != len(requests):
-        raise Internal("The server answered another number of requests than it was asked.")
-    results: list[IssuedCertificate | TrothError] = []
-    for request, result in zip(requests, issued.results, strict=True):
-        if result.error is not None:
-            results.append(error_of(result.error.code, result.error.detail))
-        elif result.identity_id != request.identity_id:
-            results.append(Internal("The server answered for another identity than was asked."))
-        else:
-            results.append(result)
-    return results
-
-
-def _settle(answer: Answer, result: IssuedCertificate | TrothError) -> None:
+def _settle(answer: asyncio.Future[Given], result: Given | TrothError) -> None:
     if answer.done():
         return
     if isinstance(result, TrothError):
         answer.set_exception(result)
     else:
         answer.set_result(result)
-
-
-def _weigh_request(request: CertificateRequest) -> int:
-    return len(request.csr) * 4 // 3 + 200 + sum(len(s) + 3 for s in request.instance.selectors)

@@ -6,12 +6,10 @@ still servable, and the same locks.
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
+from troth.agent.batches import Batches
 from troth.agent.cache import Process, Token, Workload
-from troth.agent.connection import Api
 from troth.agent.lanes import Lanes
 from troth.agent.snapshot import Registration, Snapshot
 from troth.agent.timing import place_renewal
@@ -19,26 +17,26 @@ from troth.agent.view import JwtSvid
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Internal, TrothError
-from troth.wire.api.certificates import InstanceClaim, IssuedJwtSvid, IssueJwtSvid
+from troth.wire.api.certificates import InstanceClaim
+from troth.wire.api.jwt_svids import IssuedJwtSvid, JwtSvidRequest
 from troth.wire.jwt import parse_unverified
 
 log = structlog.get_logger(__name__)
 
-MAX_PARALLEL = 8
-"""Calls under way: those who ask for many tokens must not take every connection."""
-PARALLEL_PER_UID = 4
+PARALLEL_PER_UID = 64
+"""A quarter of a batch: one uid that asks for many keeps nobody else waiting."""
 WAITING_PER_UID = 256
-"""So that one uid that asks for many keeps nobody else waiting."""
 
 
 class Tokens:
     """Issues and keeps JWT-SVIDs."""
 
-    def __init__(self, api: Api, clock: Clock, entropy: Entropy) -> None:
-        self._api = api
+    def __init__(
+        self, batches: Batches[JwtSvidRequest, IssuedJwtSvid], clock: Clock, entropy: Entropy
+    ) -> None:
+        self._batches = batches
         self._clock = clock
         self._entropy = entropy
-        self._parallel = asyncio.Semaphore(MAX_PARALLEL)
         self._lanes = Lanes(PARALLEL_PER_UID, WAITING_PER_UID)
 
     async def issue(
@@ -80,19 +78,18 @@ class Tokens:
         claim = InstanceClaim(
             key=process.instance_key, pid=process.pid, selectors=list(process.selectors)
         )
-        request = IssueJwtSvid(
+        request = JwtSvidRequest(
             identity_id=registration.identity_id, instance=claim, audiences=list(audiences)
         )
         await self._lanes.enter(process.uid)
         try:
-            async with self._parallel:
-                issued = await self._api.call("jwtsvid.issue", request)
+            issued = await self._batches.issue(request)
         finally:
             self._lanes.leave(process.uid)
         now = self._clock.now()
         if (
-            not isinstance(issued, IssuedJwtSvid)
-            or issued.spiffe_id != registration.spiffe_id
+            issued.spiffe_id != registration.spiffe_id
+            or issued.expires_at is None
             or issued.expires_at.tzinfo is None
             or issued.expires_at <= now
         ):

@@ -43,6 +43,14 @@ TokenOption = Annotated[
         help="@FILE, or - for standard input; needed until the node has joined.", metavar="@FILE"
     ),
 ]
+MachineOption = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        help="Join by the machine's own certificate instead: PEM files of the chain, leaf first, "
+        "and of its key.",
+        metavar="CERT KEY",
+    ),
+]
 SocketOption = Annotated[
     Path | None,
     typer.Option(help="The Workload API's socket; default DATA/agent.sock.", metavar="PATH"),
@@ -87,7 +95,8 @@ MAX_TOKEN = 4096
     streaming=True,
     local=True,
     example="troth token join --node web-1 | ssh web-1 'umask 077; cat > join-token'\n"
-    "troth agent --server https://troth:8443 --ca ca.pem --join-token @join-token",
+    "troth agent --server https://troth:8443 --ca ca.pem --join-token @join-token\n"
+    "troth agent --server https://troth:8443 --ca ca.pem --x509pop device.pem device.key",
 )
 def agent(
     terminal: Terminal,
@@ -95,6 +104,7 @@ def agent(
     mtls_url: MtlsOption = None,
     ca: CaOption = None,
     join_token: TokenOption = None,
+    x509pop: MachineOption = None,
     socket: SocketOption = None,
     files: FilesOption = None,
     otlp_endpoint: EndpointOption = None,
@@ -105,10 +115,12 @@ def agent(
 ) -> None:
     """Run the node agent: it attests the processes of this machine and gives them identities.
 
-    It joins once with a token from `troth token join` and keeps its own key in DATA/agent.
+    It joins once with a token from `troth token join`, or by the certificate that the machine was
+    made with, and keeps its own key in DATA/agent.
     With --json it prints a line once it serves, and another if it fails.
     """
     from troth.agent.connection import check_url
+    from troth.agent.machine import Machine
     from troth.agent.main import run_agent
     from troth.agent.node import AgentSettings
 
@@ -124,6 +136,8 @@ def agent(
             check_url(url or server)
         except Invalid as error:
             raise typer.BadParameter(error.detail, param_hint=option) from error
+    if join_token is not None and x509pop is not None:
+        raise typer.BadParameter("give it or --join-token, not both.", param_hint="--x509pop")
     data = terminal.options.data.absolute()
     data.mkdir(mode=0o711, parents=True, exist_ok=True)
     path = (socket or data / AGENT_SOCKET).absolute()
@@ -134,6 +148,7 @@ def agent(
         data_dir=data / AGENT_DIRECTORY,
         socket_path=path,
         join_token=read_join_token(terminal, join_token),
+        machine=None if x509pop is None else Machine(*map(Path.absolute, x509pop)),
         files=() if files is None else read_targets(files),
         telemetry=read_telemetry(otlp_endpoint, sample_ratio),
         metrics_file=None if metrics_file is None else metrics_file.absolute(),

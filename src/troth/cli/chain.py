@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 
 from troth.cli.words import describe_duration, describe_moment
 from troth.core.errors import Invalid, TooLarge
-from troth.issuance.der import SEQUENCE, read_elements
+from troth.issuance.der import split_der
 
 MAX_FILE = 1 << 20
 _NAMES = {NameOID.SERIAL_NUMBER: "serialNumber"}
@@ -83,14 +83,6 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
         return load_chain(split_der(data))
     except (ValueError, x509.InvalidVersion) as error:
         raise Invalid(f"{path}: this is neither a PEM nor a DER certificate.") from error
-
-
-def split_der(data: bytes) -> list[bytes]:
-    """Concatenated DER certificates, one by one; raises ValueError if they aren't complete."""
-    elements = list(read_elements(data))
-    if not elements or any(element.tag != SEQUENCE for element in elements):
-        raise ValueError("not certificates")
-    return [element.encoding for element in elements]
 
 
 def load_chain(chain: Iterable[bytes]) -> list[x509.Certificate]:

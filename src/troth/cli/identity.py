@@ -160,6 +160,8 @@ def register(
     terminal.show(view, lambda: [f"{view.name} is {view.state}: {view.spiffe_id}"])
     if view.state == "proposed":
         terminal.say(f"Let it work: `troth identity activate {view.name} --reason TEXT`.")
+    elif not view.selectors and view.kind == "device":
+        terminal.say(f"A device enrols with a code: `troth device invite {view.name}`.")
     elif not view.selectors:
         terminal.say("It has no selectors, so no process can obtain it from an agent yet.")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from troth.cli.options import ADMIN_SOCKET, AGENT_SOCKET, CA_FILE
 from troth.cli.words import describe_moment, describe_time
-from troth.cli.workload import AgentUnreachable, NoIdentity, WorkloadApi, find_socket
 from troth.core.errors import Invalid, TrothError
 from troth.identity.selectors import Selector, find_weakness
+from troth.sdk.workload import AgentUnreachable, NoIdentity, WorkloadApi, find_socket
 from troth.wire.api.identities import IdentityView
 from troth.wire.api.status import StatusView
 

@@ -41,6 +41,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("up", "up", "Start a server and a local agent, ready on the first run.", PANEL_RUN),
     Entry("demo", "demo", "Watch the whole story on real processes.", PANEL_RUN),
     Entry("agent", "agent", "Run the node agent alone.", PANEL_RUN),
+    Entry("enroll", "enroll", "Enrol this device, without an agent.", PANEL_RUN),
     Entry("doctor", "doctor", "Say what is wrong here, and how to mend it.", PANEL_RUN),
     Entry("check", "manifest", "Check manifests without a server.", PANEL_STATE),
     Entry("schema", "manifest", "Print the JSON Schema of manifests, for editors.", PANEL_STATE),
@@ -54,6 +55,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("authority", "authority", "The keys that sign, and their rotation.", PANEL_NOUNS, False),
     Entry("node", "node", "The machines that joined.", PANEL_NOUNS, False),
     Entry("token", "token", "Tokens with which nodes join.", PANEL_NOUNS, False),
+    Entry("device", "device", "Devices that enrol without an agent.", PANEL_NOUNS, False),
     Entry("svid", "svid", "Fetch and look at SVIDs, as a workload does.", PANEL_NOUNS, False),
     Entry("journal", "journal", "What happened, and who did it.", PANEL_NOUNS, False),
 )

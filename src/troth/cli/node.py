@@ -10,7 +10,7 @@ from troth.cli.command import command, make_app
 from troth.cli.identity import require
 from troth.cli.terminal import Terminal, make_request, make_table
 from troth.cli.words import describe_time
-from troth.wire.api import nodes
+from troth.wire.api import nodes, readmission
 from troth.wire.api.client import ApiClient
 
 app = make_app("The machines that joined, and until when.")
@@ -63,11 +63,31 @@ def evict(
 ) -> None:
     """End a node for good: its certificate and all that its workloads hold.
 
-    It can come back only as a new node, with a new join token.
+    It can come back only as a new node: with a new join token, or readmitted by its certificate.
     """
     request = make_request(
         nodes.EvictNode, name=name, reason=require(reason, "--reason", "why do you evict it?")
     )
     view = terminal.call("node.evict", request)
     terminal.show(view, lambda: [f"{view.name} is {view.state}"])
-    terminal.say(f"To let it join again: `troth token join --node {view.name}`.")
+    again = f"troth token join --node {view.name}"
+    if view.fingerprint is not None:
+        again = f"troth node readmit {view.name} --reason TEXT"
+    terminal.say(f"To let it join again: `{again}`.")
+
+
+@command(app, "readmit", example="troth node readmit press-4 --reason 'disk replaced and wiped'")
+def readmit(
+    terminal: Terminal,
+    name: Annotated[str, typer.Argument(help="The node's name.")],
+    reason: Annotated[str, typer.Option(help="Why; the journal keeps it (required).")] = "",
+) -> None:
+    """Let a machine prove itself anew by a certificate: evicted, or with a new certificate."""
+    request = make_request(
+        readmission.ReadmitNode,
+        name=name,
+        reason=require(reason, "--reason", "why may it come back?"),
+    )
+    view = terminal.call("node.readmit", request)
+    terminal.show(view, lambda: [f"{view.name} may prove itself anew"])
+    terminal.say("It does so when its agent starts with --x509pop, or at its next try.")

@@ -23,8 +23,8 @@ from troth.cli.chain import describe_chain, load_chain, next_rotation, read_cert
 from troth.cli.command import command, make_app
 from troth.cli.terminal import Terminal, make_sheet, make_table, make_text
 from troth.cli.words import clean_text, count_noun, describe_time
-from troth.cli.workload import FetchedSvid, WorkloadApi, X509Update
 from troth.core.errors import Internal, TooLarge, Unavailable
+from troth.sdk.workload import FetchedSvid, WorkloadApi, X509Update
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -13,7 +13,7 @@ from itertools import islice
 
 from troth.core.errors import Invalid
 from troth.identity.fields import METADATA, SPEC, Field, read_members
-from troth.identity.identity import IdentitySpec
+from troth.identity.identity import IdentitySpec, Kind
 from troth.identity.overlap import find_overlaps
 from troth.identity.problem import (
     Limits,
@@ -153,7 +153,7 @@ def _derive_path(node: Node, name: str) -> str:
 
 def _report_weakness(node: Node, spec: IdentitySpec) -> None:
     section = _section(node, "spec")
-    if not spec.selectors:
+    if not spec.selectors and spec.kind is not Kind.DEVICE:  # that may enrol with a code
         section.warn("no selectors: no process can obtain this identity from an agent.")
     elif (weakness := find_weakness(spec.selectors)) is not None:
         section.child("selectors").warn(weakness)

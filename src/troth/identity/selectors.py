@@ -19,8 +19,14 @@ KNOWN = (
     "unix:sha256",
     "systemd:unit",
     "container:id",
+    "x509pop:sha256",
+    "x509pop:cn",
+    "x509pop:ca",
 )
-"""Every attribute that a built-in attestor can prove."""
+"""Every attribute that can be proved: by a built-in attestor, or by a device's certificate."""
+
+CERTIFIED = ("x509pop:sha256", "x509pop:cn", "x509pop:ca")
+"""Attributes of a manufacturer's certificate, which only a device without an agent proves."""
 
 BOUNDARIES = ("unix:uid", "systemd:unit", "container:id")
 """Attributes that another program under the same uid can't borrow (see docs: attestation)."""
@@ -40,6 +46,12 @@ _CHECKS = {
         "the name of a service or scope",
     ),
     "container:id": (re.compile(r"[0-9a-f]{64}", re.ASCII), "64 lower-case hexadecimal digits"),
+    "x509pop:sha256": (re.compile(r"[0-9a-f]{64}", re.ASCII), "64 lower-case hexadecimal digits"),
+    "x509pop:ca": (re.compile(r"[0-9a-f]{64}", re.ASCII), "64 lower-case hexadecimal digits"),
+    "x509pop:cn": (
+        re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,62}[^\s\x00-\x1f\x7f])?"),
+        "a common name of 1 to 64 characters",
+    ),
 }
 
 
@@ -96,6 +108,15 @@ def find_weakness(demanded: Iterable[Selector]) -> str | None:
     An empty set isn't weak: it never matches.
     """
     keys = {s.key for s in demanded}
+    if certified := keys & set(CERTIFIED):
+        if keys - certified:
+            return "mixes what a process proves with what a device proves: nothing proves both."
+        if "x509pop:cn" in keys and "x509pop:ca" not in keys:
+            return (
+                "rests on a common name alone: every authority for devices could certify it. "
+                "Add x509pop:ca."
+            )
+        return None
     if not keys or keys & set(BOUNDARIES):
         return None
     if keys == {"unix:gid"}:

@@ -97,6 +97,14 @@ def identify_key(public_key: bytes) -> bytes:
     return hashlib.sha256(public_key[len(P256_PREFIX) :]).digest()[:20]
 
 
+def split_der(data: bytes) -> list[bytes]:
+    """Concatenated DER certificates, one by one; raises ValueError if they aren't complete."""
+    elements = list(read_elements(data))
+    if not elements or any(element.tag != SEQUENCE for element in elements):
+        raise ValueError("not certificates")
+    return [element.encoding for element in elements]
+
+
 def read_signer(certificate: x509.Certificate) -> str:
     """The key identifier (hex) of who signed a certificate; "" if it doesn't say. Ours all do."""
     try:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from joserfc import jws
 from joserfc.errors import JoseError
@@ -75,10 +77,12 @@ def plan_jwt_svid(
     jti: str,
     now: datetime,
     issuer_url: str | None = None,
+    kid: str | None = None,
 ) -> JwtPlan:
     """Decide what to state; raises `Invalid` or `Refused` with the reason.
 
-    `jti` is a fresh unique id. The token ends with its authority at the latest.
+    `jti` is a fresh unique id. The token ends with its authority at the latest. `kid` saves
+    deriving it again: it must be what `derive_key_id` gives for the issuer's key.
     """
     require_signing(issuer, Use.JWT, now)
     ttl = check_ttl(ttl, JWT_TTL_CEILING)
@@ -92,7 +96,7 @@ def plan_jwt_svid(
         audiences=_check_audiences(audiences),
         issuer_url=issuer_url,
         jti=jti,
-        kid=derive_key_id(issuer.public_key),
+        kid=kid or derive_key_id(issuer.public_key),
         issued_at=issued_at,
         expires_at=min(issued_at + ttl, trim_seconds(issuer.not_after)),
     )
@@ -101,10 +105,10 @@ def plan_jwt_svid(
 def render_signing_input(plan: JwtPlan) -> bytes:
     """The bytes to sign: header and claims in base64url (RFC 7515, section 5.1)."""
     header = {"alg": "ES256", "kid": plan.kid, "typ": "JWT"}
-    claims: dict[str, Any] = {
+    claims: dict[str, object] = {
         "sub": str(plan.spiffe_id),
         # One audience is an array too: some verifiers know no other form, all know this one.
-        "aud": list(plan.audiences),
+        "aud": plan.audiences,
         "exp": int(plan.expires_at.timestamp()),
         "iat": int(plan.issued_at.timestamp()),
         "jti": plan.jti,
@@ -116,19 +120,29 @@ def render_signing_input(plan: JwtPlan) -> bytes:
 
 def finish_jwt(signing_input: bytes, der_signature: bytes) -> str:
     """The compact token: the keystore's DER signature becomes r || s (RFC 7518, section 3.4)."""
+    return b".".join((signing_input, _encode(_flatten(der_signature)))).decode("ascii")
+
+
+def _flatten(der_signature: bytes) -> bytes:
     try:
         r, s = decode_dss_signature(der_signature)
-        raw = r.to_bytes(32, "big") + s.to_bytes(32, "big")
+        return r.to_bytes(32, "big") + s.to_bytes(32, "big")
     except (ValueError, OverflowError) as error:
         raise Internal("The keystore's signature is not a P-256 signature in DER.") from error
-    return b".".join((signing_input, _encode(raw))).decode("ascii")
 
 
 def check_jwt(
-    token: str, signing_input: bytes, der_signature: bytes, issuer_public_key: bytes
+    token: str,
+    signing_input: bytes,
+    der_signature: bytes,
+    issuer_public_key: bytes | ec.EllipticCurvePublicKey,
 ) -> None:
-    """Raise `Internal` unless `token` is the recorded input and its signature verifies."""
-    if token != finish_jwt(signing_input, der_signature):
+    """Raise `Internal` unless `token` is the recorded input and its signature verifies.
+
+    `issuer_public_key` is DER SubjectPublicKeyInfo, or what `load_verifier` made of it.
+    """
+    head, _, tail = token.rpartition(".")
+    if head.encode() != signing_input or tail.encode() != _encode(_flatten(der_signature)):
         raise Internal("The token differs from what was recorded; it was not given out.")
     verify_signature(issuer_public_key, der_signature, signing_input)
 
@@ -319,7 +333,7 @@ def _refuse(constant: str) -> None:
 
 
 def _dump(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return msgspec.json.encode(value)
 
 
 def _encode(raw: bytes) -> bytes:

@@ -19,9 +19,14 @@ from troth.core.events import SealedEvent
 from troth.core.ids import IdentityId
 from troth.identity.identity import State
 from troth.live.facts import Facts
+from troth.live.recent import CUT_OFF as CUT_OFF
+from troth.live.recent import About, Change, RecentChanges, mark_event, read_change
 
-CUT_OFF = frozenset({State.SUSPENDED, State.QUARANTINED})
-"""States in which whatever an identity still holds must be refused."""
+INDIFFERENT = frozenset(
+    {"certificate.intended", "certificate.issued", "jwtsvid.intended", "jwtsvid.issued"}
+)
+"""Types of events that change nothing here, and are most of all events: whoever feeds a snapshot
+may leave them out."""
 
 _SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.")
 
@@ -31,13 +36,27 @@ class Seed:
     """What a snapshot starts from: read from the store in one consistent read.
 
     `cut_off` maps SPIFFE IDs to states, `revoked` serials (hex) to when they expire, and
-    `distrusted` the key identifiers (hex) of revoked authorities to theirs.
+    `distrusted` the key identifiers (hex) of revoked authorities to theirs. `ended` are SPIFFE IDs
+    of retired identities, and until when a token of theirs may live.
     """
 
     epoch: int
     cut_off: Mapping[str, State]
     revoked: Mapping[str, datetime]
     distrusted: Mapping[str, datetime] = field(default_factory=dict)
+    ended: Mapping[str, datetime] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Whom to refuse, complete as of an epoch: as in `Seed`, with retired identities among those
+    that are cut off."""
+
+    epoch: int
+    mark: str
+    cut_off: Mapping[str, State]
+    revoked: Mapping[str, datetime]
+    distrusted: Mapping[str, datetime]
 
 
 class Snapshot:
@@ -50,18 +69,25 @@ class Snapshot:
         self._cut_off: dict[str, State] = {}
         self._revoked: dict[str, datetime] = {}
         self._distrusted: dict[str, datetime] = {}
+        self._ended: dict[str, datetime] = {}
         self._changed = asyncio.Condition()
         self.facts = Facts()
+        self.recent = RecentChanges()
         self.epoch = 0
         self.nodes_epoch = 0
+        self.refusals_epoch = 0
+        self._last: SealedEvent | None = None
 
     def load(self, seed: Seed) -> None:
         """Start from `seed`; applying events it already covers again changes nothing."""
         self._cut_off = dict(seed.cut_off)
         self._revoked = dict(seed.revoked)
         self._distrusted = dict(seed.distrusted)
+        self._ended = dict(seed.ended)
         self.facts.clear(seed.epoch)
-        self.epoch = self.nodes_epoch = seed.epoch
+        self.recent.clear(seed.epoch)
+        self.epoch = self.nodes_epoch = self.refusals_epoch = seed.epoch
+        self._last = None
         self.hear()
 
     def hear(self) -> None:
@@ -76,22 +102,48 @@ class Snapshot:
             kind, body = sealed.event.type, sealed.event.body
             if kind.startswith("identity."):
                 self.facts.drop(IdentityId(str(body["id"])), sealed.position)
-                self._note_state(str(body["spiffe_id"]), State(body["state"]))
-            elif kind == "certificate.revoked":
-                self._revoked[str(body["serial"])] = datetime.fromisoformat(str(body["not_after"]))
-            elif kind == "authority.revoked":
-                end = datetime.fromisoformat(str(body["not_after"]))
-                self._distrusted[str(body["key_id"])] = end
+            change = read_change(sealed)
+            if change is not None and self._take(change):
+                self.recent.note(change)
+                self.refusals_epoch = sealed.position
             # Last: an event that was not understood is met again, and until then nothing is heard.
             self.epoch = sealed.position
+            if kind not in INDIFFERENT:
+                self._last = sealed
             if kind.startswith(_SHARED_NOUNS):
                 self.nodes_epoch = sealed.position
 
-    def _note_state(self, spiffe_id: str, state: State) -> None:
-        if state in CUT_OFF:
-            self._cut_off[spiffe_id] = state
-        else:
-            self._cut_off.pop(spiffe_id, None)
+    def advance(self, epoch: int) -> None:
+        """Note that all up to `epoch` was taken in, or was indifferent."""
+        self.epoch = max(self.epoch, epoch)
+
+    def _take(self, change: Change) -> bool:
+        """Note a change; false if it is none for whoever asks whom to refuse."""
+        key, until, state = change.key, change.until, change.state
+        if change.about is About.CERTIFICATE and until is not None:
+            self._revoked[key] = until
+        elif change.about is About.AUTHORITY and until is not None:
+            self._distrusted[key] = until
+        elif state is not None:
+            known = (self._cut_off.pop(key, None), self._ended.pop(key, None))
+            if state in CUT_OFF:
+                self._cut_off[key] = state
+            elif until is not None:
+                self._ended[key] = until
+            else:
+                return known != (None, None)
+        return True
+
+    def list_refused(self) -> Refusals:
+        """Whom to refuse, all of it."""
+        retired = dict.fromkeys(self._ended, State.RETIRED)
+        return Refusals(
+            epoch=self.last_position,
+            mark=self.mark,
+            cut_off=retired | self._cut_off,
+            revoked=dict(self._revoked),
+            distrusted=dict(self._distrusted),
+        )
 
     def check_fresh(self) -> None:
         """Raise `Unavailable` once nothing was heard from the source for longer than the lease."""
@@ -108,6 +160,16 @@ class Snapshot:
     def age(self) -> float:
         """Seconds since the source was last heard; infinite before the first time."""
         return math.inf if self._heard is None else self._clock.monotonic() - self._heard
+
+    @property
+    def last_position(self) -> int:
+        """The position of the last event that was taken in: `epoch`, less what was indifferent."""
+        return self.epoch if self._last is None else self._last.position
+
+    @property
+    def mark(self) -> str:
+        """What tells the event at `last_position` from another journal's; "" before the first."""
+        return "" if self._last is None else mark_event(self._last)
 
     def find_cut_off(self, spiffe_id: str) -> State | None:
         """The state that cuts this SPIFFE ID off, or None."""
@@ -126,19 +188,25 @@ class Snapshot:
         now = self._clock.now()
         self._distrusted = {k: end for k, end in self._distrusted.items() if end > now}
         self._revoked = {s: end for s, end in self._revoked.items() if end > now}
+        self._ended = {name: end for name, end in self._ended.items() if end > now}
 
     async def announce(self) -> None:
         """Wake everybody who waits for a newer epoch."""
         async with self._changed:
             self._changed.notify_all()
 
-    async def wait_beyond(self, epoch: int, seconds: float, *, nodes: bool = False) -> int:
+    async def wait_beyond(
+        self, epoch: int, seconds: float, *, nodes: bool = False, refusals: bool = False
+    ) -> int:
         """The present epoch, once it is past `epoch` or after `seconds`.
 
-        With `nodes`, only events that can change what a node is sent count.
+        With `nodes`, only events that can change what a node is sent count; with `refusals`, only
+        those that change whom to refuse.
         """
 
         def current() -> int:
+            if refusals:
+                return self.refusals_epoch
             return self.nodes_epoch if nodes else self.epoch
 
         try:

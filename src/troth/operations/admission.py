@@ -7,16 +7,20 @@ result, so that a change of state between them is seen.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from troth.core.errors import Denied
+from troth.core.clock import Clock
+from troth.core.errors import Denied, Refused, TrothError
 from troth.core.ids import IdentityId, InstanceId, NodeId
 from troth.identity.identity import Identity, Instance
 from troth.identity.lifecycle import may_hold_credentials
 from troth.identity.selectors import Selector, match_selectors
+from troth.issuance.profiles import MIN_TTL
+from troth.live.snapshot import Snapshot
 from troth.operations.call import Caller
+from troth.store.engine import Store
 from troth.store.records import Node, NodeState
 from troth.store.transaction import Transaction
 from troth.wire.api import certificates as wire
@@ -40,6 +44,27 @@ def admit_node(tx: Transaction, caller: Caller) -> Node:
     if node.state is not NodeState.ACTIVE or revoked:
         raise Denied(f"Node {node.name} was evicted or has joined anew; join with 'troth agent'.")
     return node
+
+
+def limit_ttl(ttl: timedelta, identity: Identity, now: datetime) -> timedelta:
+    """`ttl`, cut so that nothing outlives its identity; the guards refuse what has expired."""
+    return max(min(ttl, identity.expires_at - now), MIN_TTL)
+
+
+async def read_identities(
+    store: Store, snapshot: Snapshot, wanted: Iterable[str]
+) -> dict[IdentityId, Identity]:
+    """Facts to plan with, live where they are known; the guards look at the store itself."""
+    facts, epoch = snapshot.facts, snapshot.epoch
+    ids = {IdentityId(text) for text in wanted}
+    known = {i: identity for i in ids if (identity := facts.find(i)) is not None}
+    missing = ids - known.keys()
+    if missing:
+        found = await store.read(lambda tx: tx.identities.find_all(missing))
+        for identity in found.values():
+            facts.remember(identity, epoch)
+        known.update(found)
+    return known
 
 
 def name_instance(node_id: NodeId, identity_id: IdentityId, key: str) -> InstanceId:
@@ -91,8 +116,8 @@ class Admission:
         if not may_hold_credentials(identity, self.now):
             state = "expired" if identity.expires_at <= self.now else identity.state.value
             raise Denied(f"'{identity.name}' may hold no credentials: it is {state}.")
-        match = match_selectors(identity.selectors, claim.attested)
-        if not match.complete:
+        if not claim.attested.issuperset(identity.selectors) or not identity.selectors:
+            match = match_selectors(identity.selectors, claim.attested)
             missing = ", ".join(map(str, match.missing)) or "any selector"
             raise Denied(f"'{identity.name}' needs {missing}, which was not attested.")
         if claim.instance_id in self.locked:
@@ -130,3 +155,41 @@ def note_instances(
         )
         for claim in claims
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimGuard:
+    """Admits each claim of a batch by itself, in both transactions of an issuance.
+
+    `planned` holds the identities that the credentials were planned from, and `facts` is what of
+    an identity goes into one: where that has changed meanwhile, the claim is refused.
+    """
+
+    caller: Caller
+    clock: Clock
+    claims: Sequence[Claim]
+    planned: Mapping[IdentityId, Identity]
+    facts: Callable[[Identity], object]
+
+    def __call__(
+        self, tx: Transaction, numbers: Iterable[int], *, first: bool
+    ) -> dict[int, TrothError]:
+        """The refusals by number; what is admitted at `first` is noted as living."""
+        claims = {number: self.claims[number] for number in numbers}
+        now = self.clock.now()
+        try:
+            admission = open_admission(tx, self.caller, list(claims.values()), now)
+        except TrothError as refusal:
+            return dict.fromkeys(claims, refusal)
+        refusals: dict[int, TrothError] = {}
+        for number, claim in claims.items():
+            try:
+                identity, planned = admission.check(claim), self.planned[claim.identity_id]
+                if self.facts(identity) != self.facts(planned):
+                    raise Refused(f"'{identity.name}' was changed just now; ask again.")
+            except TrothError as refusal:
+                refusals[number] = refusal
+        if first:
+            admitted = [claim for number, claim in claims.items() if number not in refusals]
+            note_instances(tx, admission.node.id, admitted, now)
+        return refusals

@@ -5,28 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-
 from troth.core.clock import Clock
-from troth.core.errors import Denied, Invalid, Unauthenticated
-from troth.core.ids import SpiffeId, TrustDomain
-from troth.issuance.der import read_signer
+from troth.core.errors import Denied, Unauthenticated
+from troth.core.ids import TrustDomain
+from troth.issuance.presented import read_presented
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Caller
 from troth.operations.node import name_node
 from troth.store.engine import Store
-from troth.store.records import NodeState, format_serial
-
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What cryptography raises for a certificate that OpenSSL has let pass."""
+from troth.store.records import CertificateKind, NodeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +44,9 @@ class CallerRegistry:
         connection outlives all three.
         """
         self.snapshot.check_fresh()
-        spiffe_id, serial, signer = self._read(der)
-        if self.snapshot.is_revoked(serial) or self.snapshot.is_distrusted(signer):
+        shown = read_presented(der, self.trust_domain, self.clock.now())
+        spiffe_id, serial = shown.spiffe_id, shown.serial
+        if self.snapshot.is_revoked(serial) or self.snapshot.is_distrusted(shown.signer):
             raise Unauthenticated("The client certificate was revoked; get a new one.")
         name = spiffe_id.path.removeprefix("/troth/node/")
         if spiffe_id.path.startswith("/troth/node/"):
@@ -71,31 +59,8 @@ class CallerRegistry:
         state = self.snapshot.find_cut_off(str(spiffe_id))
         if state is not None:
             raise Denied(f"{spiffe_id} is {state.value}.")
-        role = self.spiffe_roles.get(str(spiffe_id))
-        return Caller(str(spiffe_id), frozenset({role} if role else ()), None, source, serial)
-
-    def _read(self, der: bytes) -> tuple[SpiffeId, str, str]:
-        """SPIFFE ID, serial as stored, and the key identifier (hex) of the signer."""
-        try:
-            certificate = x509.load_der_x509_certificate(der)
-            serial, end = certificate.serial_number, certificate.not_valid_after_utc
-            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-            uris = names.value.get_values_for_type(x509.UniformResourceIdentifier)
-            signer = read_signer(certificate)
-        except x509.ExtensionNotFound as error:
-            raise Unauthenticated("The client certificate carries no SPIFFE ID.") from error
-        except _UNREADABLE as error:
-            raise Unauthenticated(
-                "The client certificate can't be read; show an X.509-SVID."
-            ) from error
-        if end <= self.clock.now():
-            raise Unauthenticated("The client certificate has expired; get a new one.")
-        if len(uris) != 1:
-            raise Unauthenticated("The client certificate must carry exactly one SPIFFE ID.")
-        try:
-            spiffe_id = SpiffeId.parse(uris[0])
-        except Invalid as error:
-            raise Unauthenticated("The client certificate carries no SPIFFE ID.") from error
-        if spiffe_id.trust_domain != self.trust_domain:
-            raise Unauthenticated(f"{spiffe_id.trust_domain} is not this trust domain.")
-        return spiffe_id, format_serial(serial), signer
+        roles = {self.spiffe_roles.get(str(spiffe_id), "workload")}
+        record = await self.store.read(lambda tx: tx.certificates.find(serial))
+        if record is not None and record.kind is CertificateKind.DEVICE:
+            roles.add("device")
+        return Caller(str(spiffe_id), frozenset(roles), None, source, serial)

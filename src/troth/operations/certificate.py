@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from troth.core.clock import Clock
 from troth.core.errors import Internal, Invalid, NotFound, Refused, TrothError
 from troth.core.ids import IdentityId, NodeId
 from troth.identity.identity import Identity
 from troth.issuance.csr import parse_csr
-from troth.issuance.profiles import MIN_TTL
 from troth.live.snapshot import Snapshot
 from troth.operations.admission import (
     Claim,
-    note_instances,
-    open_admission,
+    ClaimGuard,
+    limit_ttl,
     read_claim,
+    read_identities,
     require_node,
 )
-from troth.operations.call import Call, Caller
+from troth.operations.call import Call
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
 from troth.operations.recording import record_revocations
 from troth.store.engine import Store
@@ -29,9 +27,9 @@ from troth.store.transaction import Transaction
 from troth.wire.api import certificates as wire
 
 
-def limit_ttl(ttl: timedelta, identity: Identity, now: datetime) -> timedelta:
-    """`ttl`, cut so that nothing outlives its identity; the guards refuse what has expired."""
-    return max(min(ttl, identity.expires_at - now), MIN_TTL)
+def _shape(identity: Identity) -> object:
+    """What of an identity goes into its certificates."""
+    return identity.spiffe_id, identity.dns_names, identity.x509_ttl
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,8 @@ class IssueCertificates:
         self.snapshot.check_fresh()
         node_id = require_node(call.caller)
         requests = call.body.requests
-        identities = await self._read_identities(requests)
+        wanted = (request.identity_id for request in requests)
+        identities = await read_identities(self.store, self.snapshot, wanted)
         answers: list[wire.IssuedCertificate | None] = [None] * len(requests)
         claims: list[Claim] = []
         wishes: dict[int, Wish] = {}
@@ -64,30 +63,11 @@ class IssueCertificates:
                 answers[index] = _refuse(request.identity_id, refusal)
         if not wishes:
             return wire.IssuedCertificates(results=[answer for answer in answers if answer])
-        guard = _Guard(call.caller, self.clock, claims, identities)
+        guard = ClaimGuard(call.caller, self.clock, claims, identities, _shape)
         outcomes = await self.leaves.issue(call, list(wishes.values()), guard)
         for (index, wish), outcome in zip(wishes.items(), outcomes, strict=True):
             answers[index] = _answer(wish, outcome)
         return wire.IssuedCertificates(results=[answer for answer in answers if answer])
-
-    async def _read_identities(
-        self, requests: list[wire.CertificateRequest]
-    ) -> dict[IdentityId, Identity]:
-        """Facts to plan with, live where they are known; the guards look at the store itself."""
-        facts, epoch = self.snapshot.facts, self.snapshot.epoch
-        ids = {IdentityId(request.identity_id) for request in requests}
-        known = {i: identity for i in ids if (identity := facts.find(i)) is not None}
-        missing = ids - known.keys()
-        if missing:
-
-            def read(tx: Transaction) -> list[Identity | None]:
-                return [tx.identities.find(i) for i in missing]
-
-            for identity in await self.store.read(read):
-                if identity is not None:
-                    facts.remember(identity, epoch)
-                    known[identity.id] = identity
-        return known
 
     def _wish(self, claim: Claim, node_id: NodeId, identity: Identity, csr: bytes) -> Wish:
         return Wish(
@@ -100,39 +80,6 @@ class IssueCertificates:
             instance_id=claim.instance_id,
             node_id=node_id,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Guard:
-    """Admits each claim of a batch by itself; `planned` is what the certificates were made from."""
-
-    caller: Caller
-    clock: Clock
-    claims: Sequence[Claim]
-    planned: Mapping[IdentityId, Identity]
-
-    def __call__(
-        self, tx: Transaction, numbers: Sequence[int], *, first: bool
-    ) -> dict[int, TrothError]:
-        """The refusals by number; what is admitted at `first` is noted as living."""
-        claims = {number: self.claims[number] for number in numbers}
-        now = self.clock.now()
-        try:
-            admission = open_admission(tx, self.caller, list(claims.values()), now)
-        except TrothError as refusal:
-            return dict.fromkeys(numbers, refusal)
-        refusals: dict[int, TrothError] = {}
-        for number, claim in claims.items():
-            try:
-                identity, planned = admission.check(claim), self.planned[claim.identity_id]
-                if (identity.dns_names, identity.x509_ttl) != (planned.dns_names, planned.x509_ttl):
-                    raise Refused(f"'{identity.name}' was changed just now; ask again.")
-            except TrothError as refusal:
-                refusals[number] = refusal
-        if first:
-            admitted = [claim for number, claim in claims.items() if number not in refusals]
-            note_instances(tx, admission.node.id, admitted, now)
-        return refusals
 
 
 def _answer(wish: Wish, outcome: Leaf | TrothError) -> wire.IssuedCertificate:

@@ -15,6 +15,7 @@ from troth.core.errors import Denied, NotFound, TrothError, Unauthenticated
 from troth.core.ids import RequestId, new_id
 from troth.core.tracing import NO_TRACER, Tracer
 from troth.operations.call import ANONYMOUS, Call, Caller, Operation, Subscription
+from troth.operations.pacing import Pacing
 from troth.policy.permissions import decide_operation
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ class Dispatcher:
     clock: Clock
     entropy: Entropy
     meter: Meter
+    pacing: Pacing | None = None
     tracer: Tracer = NO_TRACER
 
     def new_request_id(self) -> RequestId:
@@ -50,6 +52,7 @@ class Dispatcher:
         with self.tracer.span(name) as span:
             try:
                 self.permit(name, caller)
+                self._pace(name, caller, body)
                 result = await self.operations[name](Call(caller, request_id, body))
                 outcome = "ok"
                 return result
@@ -93,7 +96,12 @@ class Dispatcher:
         Whoever passes the values on asks `permit` again for each: a stream outlives permissions.
         """
         self.permit(name, caller)
+        self._pace(name, caller, body)
         return self.subscriptions[name](Call(caller, request_id, body))
+
+    def _pace(self, name: str, caller: Caller, body: Any) -> None:
+        if self.pacing is not None:
+            self.pacing.admit(name, caller, body)
 
     def permit(self, name: str, caller: Caller) -> None:
         """Raise `NotFound`, `Unauthenticated` or `Denied` unless `caller` may use `name` now."""

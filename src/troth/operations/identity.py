@@ -188,6 +188,7 @@ def move_in(
     if verb in REVOKES:
         serials = tx.certificates.revoke_for_identity(identity.id, now, REVOKES[verb])
         record_revocations(tx, call, serials, REVOKES[verb], now)
+        tx.enrolment_codes.end_for_identity(identity.id, now)
     return moved
 
 

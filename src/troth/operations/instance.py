@@ -78,7 +78,7 @@ def _view(tx: Transaction, identity: Identity, instance: Instance) -> wire.Insta
     return wire.InstanceView(
         id=instance.id,
         identity=identity.name,
-        node=tx.nodes.get(instance.node_id).name,
+        node=tx.nodes.get(instance.node_id).name if instance.node_id else "",
         pid=instance.pid,
         evidence=list(instance.evidence),
         locked=instance.locked,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -46,7 +46,10 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One certificate that somebody may have. `public_key` is DER SubjectPublicKeyInfo."""
+    """One certificate that somebody may have. `public_key` is DER SubjectPublicKeyInfo.
+
+    `call` is whose wish it is, if not that of the call that asks for the whole batch.
+    """
 
     kind: CertificateKind
     spiffe_id: SpiffeId
@@ -57,6 +60,11 @@ class Wish:
     identity_id: IdentityId | None = None
     instance_id: InstanceId | None = None
     node_id: NodeId | None = None
+    call: Call[Any] | None = None
+
+    def on_behalf(self, call: Call[Any]) -> Wish:
+        """The same wish, journaled as that of `call`."""
+        return replace(self, call=call)
 
 
 class Guard(Protocol):
@@ -270,7 +278,7 @@ class LeafIssuer:
 
 def _describe(call: Call[Any], verbed: str, draft: _Draft, now: datetime, **body: Any) -> Event:
     return make_event(
-        call,
+        draft.wish.call or call,
         f"certificate.{verbed}",
         str(draft.wish.spiffe_id),
         now,
@@ -322,7 +330,7 @@ class ReconcileIssuance:
             stranded = tx.certificates.interrupted(now - STRANDED_AFTER, RECONCILE_BATCH)
             for record in stranded:
                 tx.certificates.abandon(record.serial)
-                tx.certificates.revoke(record.serial, now, "superseded")
+                revoked = tx.certificates.revoke(record.serial, now, "superseded")
                 record_event(
                     tx,
                     BACKGROUND,
@@ -333,7 +341,8 @@ class ReconcileIssuance:
                     not_after=record.not_after.isoformat(),
                     reason="interrupted between intent and result",
                 )
-                record_revocations(tx, BACKGROUND, [record.serial], "superseded", now)
+                if revoked:  # and not before, by a quarantine while it was being signed
+                    record_revocations(tx, BACKGROUND, [record.serial], "superseded", now)
             tokens = tx.jwt_svids.interrupted(now - STRANDED_AFTER, RECONCILE_BATCH)
             for token in tokens:
                 tx.jwt_svids.abandon(token.jti)

@@ -1,4 +1,4 @@
-"""Nodes: join, renew, list, report, and the stream that keeps an agent in step."""
+"""Nodes: renew, list, evict, report, and the stream that keeps an agent in step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 import msgspec
 
 from troth.core.clock import Clock
-from troth.core.entropy import Entropy
-from troth.core.errors import Denied, Invalid, Refused
-from troth.core.ids import InstanceId, NodeId, SpiffeId, TrustDomain, new_id
+from troth.core.errors import Denied, Refused
+from troth.core.ids import InstanceId, NodeId, SpiffeId, TrustDomain
 from troth.identity.identity import Identity
 from troth.issuance.authorities import Use
 from troth.issuance.csr import parse_csr
@@ -23,7 +22,6 @@ from troth.operations.call import Call
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
 from troth.operations.publication import collect_jwt_keys
 from troth.operations.recording import name_key, record_event, record_revocations
-from troth.operations.token import find_token, parse_token, take_token
 from troth.store.engine import Store
 from troth.store.nodes import mark_page
 from troth.store.records import CertificateKind, Node, NodeState
@@ -35,69 +33,15 @@ NODE_TTL = timedelta(hours=24)
 """How long a node may be away and still come back by itself."""
 
 HEARTBEAT_SECONDS = 5.0
+NODES_PER_SECOND = 200
+"""How many nodes may do the same thing in one second."""
+MAX_SPREAD = 10
+"""Seconds."""
 
 
 def name_node(trust_domain: TrustDomain, name: str) -> SpiffeId:
     """The SPIFFE ID of a node; the path under ``/troth/`` is closed to registrations."""
     return SpiffeId.of(trust_domain, f"/troth/node/{name}")
-
-
-@dataclass(frozen=True, slots=True)
-class AttestNode:
-    """``node.attest``: take a join token once and certify the node's key."""
-
-    store: Store
-    clock: Clock
-    entropy: Entropy
-    trust_domain: TrustDomain
-    leaves: LeafIssuer
-
-    async def __call__(self, call: Call[wire.AttestNode]) -> wire.NodeCredential:
-        """The node's certificate. A bad CSR costs no token; a bad token writes nothing."""
-        if call.body.method != "join_token":
-            raise Invalid(f"Attestation by {call.body.method[:40]!r} isn't known; use join_token.")
-        public_key = parse_csr(call.body.csr)
-        token_id, secret = parse_token(call.body.evidence)
-        now = self.clock.now()
-        # Anybody may call this: what is wrong is found out without a turn of the writer.
-        await self.store.read(lambda tx: find_token(tx, token_id, secret, now))
-        node_id = NodeId(new_id("nod", self.entropy))
-
-        def join(tx: Transaction) -> Node:
-            token = take_token(tx, token_id, secret, now, node_id)
-            previous = tx.nodes.find_named(token.node_name)
-            if previous is not None and previous.state is NodeState.EVICTED:
-                previous = None  # an evicted node comes back as a new one
-            node = Node(
-                id=previous.id if previous else node_id,
-                name=token.node_name,
-                spiffe_id=name_node(self.trust_domain, token.node_name),
-                state=NodeState.ACTIVE,
-                attestation="join_token",
-                attested_at=now,
-                certificate_serial="",
-                expires_at=now + NODE_TTL,
-                last_seen=now,
-            )
-            if previous is None:
-                tx.nodes.add(node)
-            else:
-                tx.nodes.save(node)
-                serials = tx.certificates.revoke_for_node(node.id, now, "superseded")
-                record_revocations(tx, call, serials, "superseded", now)
-            record_event(
-                tx, call, "node.attested", str(node.spiffe_id), now, id=node.id, token=token.id
-            )
-            return node
-
-        node = await self.store.transact(join)
-
-        def guard(tx: Transaction) -> None:
-            current = tx.nodes.get(node.id)
-            if current.state is not NodeState.ACTIVE or current.attested_at != node.attested_at:
-                raise Denied(f"Node {node.name} was evicted or has joined anew meanwhile.")
-
-        return await certify_node(self.store, self.leaves, call, node, public_key, guard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +114,20 @@ class EvictNode:
     clock: Clock
 
     async def __call__(self, call: Call[wire.EvictNode]) -> wire.NodeView:
-        """Evict it; `Refused` if it was evicted before. It can come back only as a new node."""
+        """Evict it; `Refused` if it was evicted before.
+
+        It can come back only as a new node: with a new token, or by its certificate once it was
+        readmitted. Tokens that wait for it end with it.
+        """
         now = self.clock.now()
 
         def evict(tx: Transaction) -> Node:
             node = tx.nodes.get_named(call.body.name)
             if node.state is not NodeState.ACTIVE:
                 raise Refused(f"Node {node.name} was evicted before.")
-            evicted = replace(node, state=NodeState.EVICTED)
+            evicted = replace(node, state=NodeState.EVICTED, readmitted_at=None)
             tx.nodes.save(evicted)
+            tx.join_tokens.end_for_node(node.name, now)
             record_event(
                 tx,
                 call,
@@ -193,7 +142,7 @@ class EvictNode:
             record_revocations(tx, call, serials, "privilegeWithdrawn", now)
             return evicted
 
-        return _view(await self.store.transact(evict))
+        return view_node(await self.store.transact(evict))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +157,12 @@ class ListNodes:
         found = await self.store.read(lambda tx: tx.nodes.page(after=body.after, limit=body.limit))
         full = len(found) == body.limit
         return wire.NodePage(
-            items=[_view(node) for node in found], next=mark_page(found[-1]) if full else None
+            items=[view_node(node) for node in found], next=mark_page(found[-1]) if full else None
         )
 
 
-def _view(node: Node) -> wire.NodeView:
+def view_node(node: Node) -> wire.NodeView:
+    """A node as it is shown."""
     return wire.NodeView(
         id=node.id,
         name=node.name,
@@ -222,6 +172,7 @@ def _view(node: Node) -> wire.NodeView:
         attested_at=node.attested_at,
         expires_at=node.expires_at,
         last_seen=node.last_seen,
+        fingerprint=node.fingerprint,
     )
 
 
@@ -311,6 +262,7 @@ class SyncNode:
             crls=[crl.der for crl in crls if crl is not None and crl.der is not None],
             jwks=msgspec.json.decode(render_jwt_bundle(collect_jwt_keys(tx))),
             tainted=[name_key(a) for a in known if a.distrusted and a.not_after > now],
+            spread=min(tx.nodes.count() // NODES_PER_SECOND, MAX_SPREAD),
         )
 
     def _list_cut_off(self, tx: Transaction) -> list[str]:

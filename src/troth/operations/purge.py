@@ -27,15 +27,18 @@ class PurgeRecords:
     async def __call__(self) -> None:
         """Delete until nothing is left to delete."""
         self.snapshot.drop_expired()
-        before = self.clock.now() - KEPT
+        now = self.clock.now()
+        before = now - KEPT
 
         def purge(tx: Transaction) -> bool:
             tx.join_tokens.purge(before)
+            tx.enrolment_codes.purge(before)
             tx.crls.purge(before)
             counts = (
                 tx.certificates.purge_expired(before, BATCH),
                 tx.jwt_svids.purge(before, BATCH),
                 tx.instances.purge(before, BATCH),
+                tx.used_proofs.purge(now, BATCH),
             )
             return max(counts) < BATCH
 

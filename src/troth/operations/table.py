@@ -16,17 +16,21 @@ from troth.core.ids import TrustDomain
 from troth.drivers.keystores import Keystore
 from troth.identity.lifecycle import TRANSITIONS
 from troth.identity.problem import Limits
+from troth.identity.x509pop import Vouchers
 from troth.live.snapshot import Snapshot
+from troth.operations.attestation import AttestNode, ReadmitNode
 from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
+from troth.operations.device import EnrollDevice, RenewDevice
+from troth.operations.enrolment import InviteDevices
+from troth.operations.gathering import LeafGatherer
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
 from troth.operations.instance import ListInstances, MoveInstance
 from troth.operations.journal import ListJournal, TailJournal
-from troth.operations.jwtsvid import IssueJwtSvid
+from troth.operations.jwtsvid import IssueJwtSvids
 from troth.operations.leaf import LeafIssuer
 from troth.operations.manifest import SubmitManifests
 from troth.operations.node import (
-    AttestNode,
     EvictNode,
     ListNodes,
     RenewNode,
@@ -34,6 +38,7 @@ from troth.operations.node import (
     SyncNode,
 )
 from troth.operations.publication import Publication
+from troth.operations.revocation import FollowRevocations
 from troth.operations.rotation import (
     ActivateAuthority,
     ListAuthorities,
@@ -43,6 +48,7 @@ from troth.operations.rotation import (
 )
 from troth.operations.status import About, ShowStatus, Usage
 from troth.operations.succession import AuthorityMaker
+from troth.operations.throttle import RENEWALS, Throttle
 from troth.operations.token import CreateJoinToken
 from troth.store.engine import Store
 
@@ -63,12 +69,15 @@ class Parts:
     issuer_url: str
     lease: timedelta
     started_at: datetime
+    vouchers: Vouchers
+    device_vouchers: Vouchers
     usage: Usage | None = None
 
 
 def list_operations(p: Parts) -> Mapping[str, Operation]:
     """Every operation by name."""
     moves = {f"identity.{verb}": MoveIdentity(verb, p.store, p.clock) for verb in TRANSITIONS}
+    gatherer = LeafGatherer(p.store, p.leaves)
     return {
         "identity.register": RegisterIdentity(
             p.store, p.clock, p.entropy, p.trust_domain, p.limits
@@ -88,15 +97,25 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "certificate.issue": IssueCertificates(p.store, p.clock, p.snapshot, p.leaves),
         "certificate.ls": ListCertificates(p.store, p.clock),
         "certificate.revoke": RevokeCertificate(p.store, p.clock),
-        "jwtsvid.issue": IssueJwtSvid(
+        "jwtsvid.issue": IssueJwtSvids(
             p.store, p.clock, p.entropy, p.snapshot, p.keystore, p.issuer_url
         ),
         "token.join": CreateJoinToken(p.store, p.clock, p.entropy),
-        "node.attest": AttestNode(p.store, p.clock, p.entropy, p.trust_domain, p.leaves),
+        "node.attest": AttestNode(
+            p.store, p.clock, p.entropy, p.trust_domain, p.leaves, p.vouchers
+        ),
         "node.renew": RenewNode(p.store, p.leaves),
         "node.ls": ListNodes(p.store),
         "node.evict": EvictNode(p.store, p.clock),
+        "node.readmit": ReadmitNode(p.store, p.clock),
         "node.report": ReportWorkloads(p.store, p.clock),
+        "device.invite": InviteDevices(p.store, p.clock, p.entropy),
+        "device.enroll": EnrollDevice(
+            p.store, p.clock, p.trust_domain, gatherer, p.device_vouchers, Throttle(p.clock)
+        ),
+        "device.renew": RenewDevice(
+            p.store, p.clock, gatherer, Throttle(p.clock, per_second=RENEWALS)
+        ),
         "authority.ls": ListAuthorities(p.store, p.clock),
         "authority.prepare": PrepareAuthority(
             p.store,
@@ -122,4 +141,7 @@ def list_subscriptions(p: Parts) -> Mapping[str, Subscription]:
     return {
         "node.sync": SyncNode(p.store, p.snapshot, p.clock, p.trust_domain, p.lease),
         "journal.tail": TailJournal(p.store, p.snapshot),
+        "revocation.follow": FollowRevocations(
+            p.store, p.snapshot, p.clock, p.trust_domain, p.lease
+        ),
     }

@@ -12,6 +12,7 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Invalid, Refused
 from troth.core.ids import TokenId, new_id
+from troth.identity.x509pop import NAME_PREFIX
 from troth.operations.call import Call
 from troth.operations.recording import record_event
 from troth.store.engine import Store
@@ -34,6 +35,11 @@ class CreateJoinToken:
 
     async def __call__(self, call: Call[wire.CreateJoinToken]) -> wire.JoinTokenCreated:
         """The token in clear, this once; its SHA-256 is kept (256 random bits need no salt)."""
+        if call.body.node.startswith(NAME_PREFIX):
+            raise Invalid(
+                f"Names that begin with '{NAME_PREFIX}' are kept for nodes that prove themselves "
+                "by a certificate; choose another."
+            )
         now = self.clock.now()
         token_id = TokenId(new_id("jtk", self.entropy))
         secret = self.entropy.token(SECRET_SIZE)

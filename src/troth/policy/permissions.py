@@ -20,7 +20,7 @@ READS = frozenset(
         "manifest.plan",
     }
 )
-AUDITS = READS | {"journal.ls", "journal.tail"}
+AUDITS = READS | {"journal.ls", "journal.tail", "revocation.follow"}
 OPERATES = AUDITS | {
     "identity.suspend",
     "identity.resume",
@@ -37,22 +37,32 @@ ADMINISTERS = OPERATES | {
     "identity.retire",
     "manifest.apply",
     "token.join",
+    "device.invite",
+    "node.readmit",
     "authority.prepare",
     "authority.activate",
     "authority.taint",
     "authority.revoke",
 }
 NODE = frozenset({"certificate.issue", "jwtsvid.issue", "node.renew", "node.report", "node.sync"})
-ANYONE = frozenset({"node.attest"})
+WORKLOAD = frozenset({"revocation.follow"})
+DEVICE = frozenset({"device.renew"})
+ANYONE = frozenset({"node.attest", "device.enroll"})
 
 ROLES: Mapping[str, frozenset[str]] = {
     "admin": ADMINISTERS | ANYONE,
     "operator": OPERATES,
     "auditor": AUDITS,
     "node": NODE | ANYONE,
+    "workload": WORKLOAD,
+    "device": DEVICE | ANYONE,
     "anyone": ANYONE,
 }
-"""Role → names of the operations it may call. `node` comes with attestation only."""
+"""Role → names of the operations it may call.
+
+`node` comes with attestation and `device` with enrolment only, `workload` with any living
+certificate of an identity.
+"""
 
 GRANTABLE = ("admin", "operator", "auditor")
 """The roles that configuration may give to a uid or a SPIFFE ID."""

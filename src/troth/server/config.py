@@ -17,12 +17,14 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
+from cryptography import x509
 
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain
 from troth.drivers.tracers import Telemetry, check_endpoint
+from troth.identity.x509pop import Vouchers, load_authorities
 from troth.policy.permissions import GRANTABLE
-from troth.server.reading import InvalidArgument, Reading
+from troth.server.reading import InvalidArgument, Reading, read_trusted
 from troth.server.settings import (
     OUTAGE,
     Crl,
@@ -106,6 +108,12 @@ class Config:
     """Where spans go, or None to trace nothing."""
     open_metrics: bool
     """Whether anybody may read a part of the metrics."""
+    vouchers: Vouchers
+    """Who vouches for machines that prove themselves by a certificate."""
+
+    device_vouchers: Vouchers
+    """Who vouches for devices that do."""
+
     agent_environ: Mapping[str, str] = field(repr=False)
     """What the local agent gets of our environment: none of the secrets that may be in there."""
 
@@ -208,6 +216,13 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         log=settings.log,
         telemetry=telemetry,
         open_metrics=settings.telemetry.metrics == "anyone",
+        vouchers=Vouchers(
+            _read_authorities("authorities", settings.x509pop.authorities, reading),
+            by_common_name=settings.x509pop.name == "common_name",
+        ),
+        device_vouchers=Vouchers(
+            _read_authorities("device_authorities", settings.x509pop.device_authorities, reading)
+        ),
         agent_environ={
             **{
                 name: value
@@ -324,7 +339,7 @@ def _resolve_keystore(
     if kind == "file" and not Path(rest).is_absolute():
         raise reading.blame(name, "the path after file: must be absolute.")
     secret = None
-    if kind == "env" and settings.keystore.driver == "file":
+    if kind == "env" and settings.keystore.driver != "memory":
         secret = environ.get(rest)
         if not secret:
             raise reading.blame(name, f"the environment variable {rest} is not set.")
@@ -393,3 +408,15 @@ def _check_spans(settings: Settings, reading: Reading) -> None:
             f"must be at least {max(least, ttl.x509_ceiling)}: the period, the longest outage to "
             "survive and the X.509 ceiling all end before a list does.",
         )
+
+
+def _read_authorities(field: str, path: str, reading: Reading) -> tuple[x509.Certificate, ...]:
+    name = f"x509pop.{field}"
+    if not path:
+        return ()
+    if not Path(path).is_absolute():
+        raise reading.blame(name, f"{path!r} must be an absolute path.")
+    try:
+        return load_authorities(read_trusted(Path(path)))
+    except Invalid as error:
+        raise reading.blame(name, f"{path}: {error.detail}") from error

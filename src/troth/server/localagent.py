@@ -21,7 +21,6 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-NODE = "local"
 LOCK = "agent.lock"
 RESTART_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 STOP_SECONDS = 10.0

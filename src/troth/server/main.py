@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import resource
 import signal
@@ -18,7 +17,6 @@ import uvloop
 from troth import __version__
 from troth.core.clock import Clock, SteadyWatch, SystemClock
 from troth.core.entropy import Entropy, SystemEntropy
-from troth.core.errors import Conflict
 from troth.drivers.tracers import load_tracer
 from troth.operations.call import Caller
 from troth.operations.servercert import RenewServer, ServerPair
@@ -28,7 +26,8 @@ from troth.server.gauges import CountIdentities, ShowState
 from troth.server.http.app import build_app
 from troth.server.http.callers import accept_anybody, require_certificate, require_uid
 from troth.server.http.listeners import Listener, TcpBinding, UnixBinding
-from troth.server.localagent import NODE, LocalAgent
+from troth.server.installation import claim_directory
+from troth.server.localagent import LocalAgent
 from troth.server.tls import ServerTls
 from troth.server.wiring import FEED, House, build_house, prepare_directories
 from troth.wire.api.nodes import CreateJoinToken
@@ -39,7 +38,6 @@ log = structlog.get_logger(__name__)
 ROOT_READABLE = 0o644
 LOCAL_TOKEN_SECONDS = 300
 AGENT_SOCKET = "agent.sock"
-SERVER_LOCK = "server.lock"
 AGENT_SECONDS = 10.0
 AGENT_POLL = 0.02
 CONSOLE = Caller("troth", frozenset({"admin"}), source="local agent")
@@ -70,7 +68,7 @@ async def _serve(
     config = _pick_ports(config)
     prepare_directories(config)
     async with AsyncExitStack() as stack:
-        stack.callback(os.close, _claim_directory(config.data))
+        stack.callback(os.close, claim_directory(config.data))
         built: asyncio.Future[House] = loop.create_future()
         if agent:
             # Started first: it is ready for its token by the time the server can make one.
@@ -96,24 +94,6 @@ async def _serve(
         await stop.wait()
         log.info("server.stopping")
     return 0
-
-
-def _claim_directory(data: Path) -> int:
-    """Take the data directory for this server alone; returns the lock's descriptor.
-
-    It comes before all else, since a second server would share the first one's agent and end it
-    with itself. The kernel takes the lock back from a server that has crashed.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(data / SERVER_LOCK, flags, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise Conflict(
-            f"Another server uses {data}; stop it, or choose another data directory."
-        ) from None
-    return lock
 
 
 async def _open_admin(stack: AsyncExitStack, config: Config, house: House, clock: Clock) -> None:
@@ -210,7 +190,7 @@ async def _start_background(
 def _make_agent(config: Config, built: asyncio.Future[House]) -> LocalAgent:
     async def make_token() -> str:
         house = await asyncio.shield(built)
-        body = CreateJoinToken(node=NODE, ttl=LOCAL_TOKEN_SECONDS)
+        body = CreateJoinToken(node=house.local_node, ttl=LOCAL_TOKEN_SECONDS)
         request_id = house.dispatcher.new_request_id()
         made = await house.dispatcher.call("token.join", CONSOLE, request_id, body)
         return str(made.token)

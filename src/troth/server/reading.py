@@ -123,17 +123,26 @@ def _suggest(name: str, known: Mapping[str, Any]) -> str:
     return f"; did you mean {near[0]}?" if near else "."
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_trusted(path: Path) -> bytes:
+    """A file that decides something; `Invalid` if it can't be read or anybody may write it."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise Invalid(f"{path}: the configuration can't be read: {error.strerror}.") from error
+        raise Invalid(f"the file can't be read: {error.strerror}.") from error
     if mode & stat.S_IWOTH:
-        raise Invalid(f"{path}: anybody may write this file; run chmod o-w on it.")
+        raise Invalid("anybody may write this file; run chmod o-w on it.")
     if len(content) > MAX_FILE:
-        raise Invalid(f"{path}: the file has more than {MAX_FILE:,} bytes.")
+        raise Invalid(f"the file has more than {MAX_FILE:,} bytes.")
+    return content
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        content = read_trusted(path)
+    except Invalid as error:
+        raise Invalid(f"{path}: {error.detail}") from error
     try:
         return tomllib.loads(content.decode())
     except UnicodeDecodeError as error:

@@ -63,12 +63,14 @@ class KeystoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where the signing authorities' private keys live."""
 
     driver: Annotated[
-        Literal["file", "memory"],
+        Literal["auto", "file", "database", "memory"],
         Meta(
-            description="'file' keeps keys encrypted in the data directory; 'memory' forgets them "
-            "when the server stops, for tests."
+            description="'file' keeps keys encrypted in the data directory, 'database' keeps them "
+            "encrypted in the database, for all servers on it; 'memory' forgets them when the "
+            "server stops, for tests. 'auto' is 'database' on PostgreSQL, unless the data "
+            "directory holds keys already, and 'file' otherwise."
         ),
-    ] = "file"
+    ] = "auto"
     key_encryption_key: Annotated[
         str,
         Meta(
@@ -156,6 +158,24 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     idle_seconds: Annotated[
         int, Meta(ge=1, le=3600, description="How long a connection may wait between requests.")
     ] = 60
+    node_credentials_per_second: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Certificates and tokens that one node may ask for, on average; a hundred "
+            "times as many at once.",
+        ),
+    ] = 200
+    node_calls_per_second: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Other calls that one node may make, on average; twenty times as many at "
+            "once.",
+        ),
+    ] = 10
     stop_seconds: Annotated[
         int, Meta(ge=0, le=300, description="Time that running requests get when troth stops.")
     ] = 5
@@ -235,6 +255,32 @@ class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "anyone"
 
 
+class X509popSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Machines that prove themselves by a certificate of their manufacturer or operator."""
+
+    authorities: Annotated[
+        str,
+        Meta(
+            description="Absolute path of a PEM file with the authorities that vouch for machines, "
+            "read when the server starts; '' lets no machine prove itself by a certificate."
+        ),
+    ] = ""
+    device_authorities: Annotated[
+        str,
+        Meta(
+            description="The same for devices that enrol without an agent. A file of its own: what "
+            "vouches for a device must not make a node of it."
+        ),
+    ] = ""
+    name: Annotated[
+        Literal["fingerprint", "common_name"],
+        Meta(
+            description="What a node is called: 'x509pop-' and the certificate's SHA-256, or the "
+            "common name of its subject."
+        ),
+    ] = "fingerprint"
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration file."""
 
@@ -272,6 +318,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ttl: Ttl = Ttl()
     limits: Limits = Limits()
     crl: Crl = Crl()
+    x509pop: X509popSettings = X509popSettings()
     log: Log = Log()
     telemetry: Telemetry = Telemetry()
 

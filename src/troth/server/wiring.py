@@ -7,10 +7,8 @@ the server's certificate → listeners → background work.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib import import_module
 from urllib.parse import urlsplit
 
 import structlog
@@ -19,20 +17,20 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Refused
 from troth.core.tracing import NO_TRACER, Tracer
-from troth.drivers import keystores
-from troth.drivers.keystores import Keystore
-from troth.drivers.keystores.kek import resolve_key_encryption_key
 from troth.drivers.keystores.observed import ObservedKeystore
 from troth.identity.problem import Limits
 from troth.issuance.drafter import Drafter
-from troth.live.snapshot import Snapshot
+from troth.live.snapshot import INDIFFERENT, Snapshot
 from troth.operations.authority import PrepareAuthorities, claim_trust_domain
 from troth.operations.callers import CallerRegistry
 from troth.operations.crl import PublishCrls
 from troth.operations.dispatch import Dispatcher
+from troth.operations.erasure import EraseKeys
 from troth.operations.feed import FollowJournal, read_seed
 from troth.operations.identity import ExpireIdentities
+from troth.operations.installation import claim_local_node
 from troth.operations.leaf import LeafIssuer, ReconcileIssuance
+from troth.operations.pacing import Pacing
 from troth.operations.publication import StoredPublication
 from troth.operations.purge import PurgeRecords
 from troth.operations.servercert import CertifyServer, split_names
@@ -41,6 +39,8 @@ from troth.server.addresses import list_names
 from troth.server.background import Task
 from troth.server.config import Config
 from troth.server.gauges import follow_live
+from troth.server.installation import read_installation
+from troth.server.keyring import open_keystore
 from troth.server.metrics import Metrics
 from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
@@ -64,6 +64,8 @@ class House:
     metrics: Metrics
     tasks: list[Task]
     certify: CertifyServer
+    local_node: str
+    """The node name of this server's own agent."""
 
 
 def prepare_directories(config: Config) -> None:
@@ -89,20 +91,6 @@ def prepare_directories(config: Config) -> None:
     (data / "keys").mkdir(mode=0o700, exist_ok=True)
 
 
-def open_keystore(config: Config, entropy: Entropy) -> Keystore:
-    """The configured keystore, its keys unsealed with the key-encryption key."""
-    module, _, factory = keystores.BUILT_IN[config.keystore.driver].partition(":")
-    make: Callable[..., Keystore] = getattr(import_module(module), factory)
-    if config.keystore.driver == "memory":
-        return make(entropy)
-    source = config.keystore.key_encryption_key
-    environment = {"PATH": os.defpath}
-    if config.keystore.secret is not None:
-        environment[source.removeprefix("env:")] = config.keystore.secret
-    key = resolve_key_encryption_key(source, environment=environment, entropy=entropy, create=True)
-    return make(config.data / "keys", key, entropy)
-
-
 def find_names(config: Config) -> tuple[str, ...]:
     """Host names and addresses that the server's certificate covers."""
     origin = urlsplit(config.origin).hostname or ""
@@ -122,6 +110,14 @@ def limit_manifests(config: Config) -> Limits:
     )
 
 
+async def name_local_node(config: Config, store: Store, entropy: Entropy) -> str:
+    """The node name of this server's own agent, which no other server on the database has."""
+    installation = read_installation(config.data, entropy)
+    return await store.transact(
+        lambda tx: claim_local_node(tx, installation, alone=not store.shared)
+    )
+
+
 async def open_state(config: Config, clock: Clock, entropy: Entropy, stopwatch: Stopwatch) -> Store:
     """The store, which from now on belongs to the configured trust domain."""
     store = open_store(config.database, clock=clock, entropy=entropy, stopwatch=stopwatch)
@@ -135,7 +131,7 @@ async def build_house(
     """Build everything but the listeners; afterwards the store holds all it needs to serve."""
     metrics = Metrics()
     store = await open_state(config, clock, entropy, Stopwatch(clock, tracer, metrics))
-    keystore = ObservedKeystore(open_keystore(config, entropy), clock, tracer, metrics)
+    keystore = ObservedKeystore(await open_keystore(config, store, entropy), clock, tracer, metrics)
     drafter = Drafter()
     prepare = PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain, store.holder)
     await prepare()
@@ -167,16 +163,28 @@ async def build_house(
         lease=lease,
         started_at=clock.now(),
         usage=metrics,
+        vouchers=config.vouchers,
+        device_vouchers=config.device_vouchers,
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
-    sealer = Sealer(store, clock=clock, holder=store.holder)
+    sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT)
     follow_live(metrics, store, snapshot, lease)
     roles = config.roles
     return House(
         store=store,
         snapshot=snapshot,
         dispatcher=Dispatcher(
-            list_operations(parts), list_subscriptions(parts), clock, entropy, metrics, tracer
+            list_operations(parts),
+            list_subscriptions(parts),
+            clock,
+            entropy,
+            metrics,
+            Pacing(
+                clock,
+                config.limits.node_credentials_per_second,
+                config.limits.node_calls_per_second,
+            ),
+            tracer,
         ),
         publication=publication,
         callers=CallerRegistry(
@@ -185,6 +193,7 @@ async def build_house(
         metrics=metrics,
         tasks=list_tasks(parts, prepare, publish, sealer, metrics),
         certify=certify,
+        local_node=await name_local_node(config, store, entropy),
     )
 
 
@@ -201,6 +210,13 @@ def list_tasks(
         Task(FEED, 1.0, FollowJournal(store, sealer, parts.snapshot, metrics), quiet=True),
         Task("crl.publish", 30.0, publish, wakes=("certificate.revoked", "authority.")),
         Task("authority.prepare", 60.0, prepare, irreversible=True),
+        Task(
+            "keys.erase",
+            600.0,
+            EraseKeys(store, clock, parts.keystore, store.holder),
+            wakes=("authority.",),
+            irreversible=True,
+        ),
         Task("issuance.reconcile", 30.0, ReconcileIssuance(store, clock)),
         Task("identity.expire", 30.0, ExpireIdentities(store, clock), irreversible=True),
         Task("store.purge", 600.0, PurgeRecords(store, clock, parts.snapshot), irreversible=True),

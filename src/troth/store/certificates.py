@@ -14,13 +14,14 @@ from sqlalchemy import (
     delete,
     exists,
     func,
-    insert,
     select,
     update,
 )
 
 from troth.core.errors import Conflict, Invalid, NotFound, Refused, TrothError
 from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId
+from troth.store.bulk import RowInsert
+from troth.store.columns import store_moment
 from troth.store.identities import read_spiffe_id
 from troth.store.records import (
     SERIAL_DIGITS,
@@ -40,7 +41,21 @@ _SERIAL = re.compile(rf"[0-9a-f]{{{SERIAL_DIGITS}}}", re.ASCII)
 _t = certificates.c
 # Built once: building and hashing a statement costs more than running it.
 _FIND = select(certificates).where(_t.serial == bindparam("wanted"))
-_ADD = insert(certificates).inline()
+_ADD = RowInsert(
+    certificates,
+    "serial",
+    "kind",
+    "subject",
+    "identity_id",
+    "instance_id",
+    "node_id",
+    "authority_id",
+    "state",
+    "tbs",
+    "not_before",
+    "not_after",
+    "created_at",
+)
 _CHUNK = 500  # engines bound how many parameters a statement may have
 _STAND = select(_t.serial, _t.state, _t.revoked_at).where(
     _t.serial.in_(bindparam("wanted", expanding=True))
@@ -87,7 +102,7 @@ class CertificateGateway:
                 raise Invalid("A certificate begins as an intent.")
         if records:
             rows = [_write(record) for record in records]
-            self._session.insert(_ADD, rows, {"serial": "The serial number is taken."})
+            self._session.insert_rows(_ADD, rows, {"serial": "The serial number is taken."})
 
     def mark_issued(self, serial: str, der: bytes) -> None:
         """Store the signed certificate.
@@ -223,6 +238,7 @@ class CertificateGateway:
         )
         replaced = {
             CertificateKind.WORKLOAD: other.c.instance_id == _t.instance_id,
+            CertificateKind.DEVICE: other.c.instance_id == _t.instance_id,
             CertificateKind.NODE: (other.c.node_id == _t.node_id) & (other.c.instance_id.is_(None)),
             CertificateKind.SERVER: other.c.kind == CertificateKind.SERVER.value,
         }
@@ -279,24 +295,22 @@ def _living(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
     )
 
 
-def _write(record: CertificateRecord) -> dict[str, Any]:
-    return {
-        "serial": record.serial,
-        "kind": record.kind.value,
-        "subject": str(record.subject),
-        "identity_id": record.identity_id,
-        "instance_id": record.instance_id,
-        "node_id": record.node_id,
-        "authority_id": record.authority_id,
-        "state": record.state.value,
-        "tbs": record.tbs,
-        "der": record.der,
-        "not_before": record.not_before,
-        "not_after": record.not_after,
-        "created_at": record.created_at,
-        "revoked_at": record.revoked_at,
-        "revocation_reason": record.revocation_reason,
-    }
+def _write(record: CertificateRecord) -> tuple[Any, ...]:
+    """An intended one: neither signed nor revoked."""
+    return (
+        record.serial,
+        record.kind.value,
+        str(record.subject),
+        record.identity_id,
+        record.instance_id,
+        record.node_id,
+        record.authority_id,
+        record.state.value,
+        record.tbs,
+        store_moment(record.not_before),
+        store_moment(record.not_after),
+        store_moment(record.created_at),
+    )
 
 
 def _read(row: Row[Any]) -> CertificateRecord:

@@ -33,6 +33,18 @@ def String(length: int) -> TypeEngine[str]:
     )
 
 
+def store_moment(moment: datetime) -> int:
+    """A point in time in its stored form; `ValueError` for a time without a zone."""
+    if moment.tzinfo is None:
+        raise ValueError("a stored time needs a time zone")
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def store_document(value: Any) -> str:
+    """Plain JSON values in their stored form."""
+    return _encoder.encode(value).decode()
+
+
 class Moment(TypeDecorator[datetime]):
     """A point in time as whole microseconds since 1970 (UTC); an aware `datetime` in Python.
 
@@ -44,11 +56,7 @@ class Moment(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
         """Microseconds since 1970; `ValueError` for a time without a zone."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a stored time needs a time zone")
-        return (value - _EPOCH) // _MICROSECOND
+        return None if value is None else store_moment(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """The time in UTC."""
@@ -63,7 +71,7 @@ class Document(TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         """The value as JSON text."""
-        return None if value is None else _encoder.encode(value).decode()
+        return None if value is None else store_document(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """The value that the text holds."""

@@ -52,66 +52,72 @@ class Crew:
         self._entropy = entropy
         self._on_journaled = on_journaled
         self._limit = queue
-        self._jobs: deque[tuple[Job, bool]] = deque()
-        self._changed = threading.Condition()
         self._closed = False
         self._cuts = 0
+        guard = threading.Lock()
+        self._writing = _Lane(guard, locked=False)
+        # The sealer waits behind no writer: all that they have written waits for it.
+        self._sealing = _Lane(guard, locked=True)
+        lanes = [self._writing] * threads + [self._sealing]
         self._threads = [
-            threading.Thread(target=self._run, name=f"troth-writer-{number}", daemon=True)
-            for number in range(threads)
+            threading.Thread(
+                target=self._run, args=(lane,), name=f"troth-writer-{number}", daemon=True
+            )
+            for number, lane in enumerate(lanes)
         ]
         for thread in self._threads:
             thread.start()
 
     @property
     def threads(self) -> int:
-        """How many functions run at once."""
-        return len(self._threads)
+        """How many functions run at once, beside the sealer's."""
+        return len(self._threads) - 1
 
     def submit(self, function: Function, *, locked: bool = False) -> asyncio.Future[Any]:
         """Queue `function`; the future of its result, in the running loop.
 
         One that is `locked` takes the locks that it needs by itself, and isn't watched for what
-        others change meanwhile.
+        others change meanwhile. It has a queue, a thread and a connection that writers don't use.
         """
         loop = asyncio.get_running_loop()
         job = Job(function, loop.create_future(), loop)
-        with self._changed:
+        lane = self._sealing if locked else self._writing
+        with lane.changed:
             if self._closed:
                 raise Unavailable("The store is closed; the server is stopping.")
-            if len(self._jobs) >= self._limit:
+            if len(lane.jobs) >= self._limit:
                 raise Unavailable("Too many changes wait to be written. Try again in a moment.")
-            self._jobs.append((job, locked))
-            self._changed.notify()
+            lane.jobs.append(job)
+            lane.changed.notify()
         return job.future
 
     def close(self) -> None:
         """Take nothing new, write what is queued, and end the threads."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        for lane in (self._writing, self._sealing):
+            with lane.changed:
+                self._closed = True
+                lane.changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _run(self) -> None:
+    def _run(self, lane: _Lane) -> None:
         hand = _Hand(self._server)
-        while (taken := self._take()) is not None:
-            job, locked = taken
-            outcome, journaled = self._finish(hand, job, locked)
+        while (job := self._take(lane)) is not None:
+            outcome, journaled = self._finish(hand, job, lane.locked)
             deliver_outcomes(job.loop, [outcome], self._on_journaled if journaled else None)
         hand.drop()
 
-    def _take(self) -> tuple[Job, bool] | None:
-        with self._changed:
+    def _take(self, lane: _Lane) -> Job | None:
+        with lane.changed:
             while True:
-                while not self._jobs and not self._closed:
-                    self._changed.wait()
-                if not self._jobs:
+                while not lane.jobs and not self._closed:
+                    lane.changed.wait()
+                if not lane.jobs:
                     return None
-                job, locked = self._jobs.popleft()
+                job = lane.jobs.popleft()
                 # A caller that went away before its turn wants nothing done any more.
                 if not job.future.cancelled():
-                    return job, locked
+                    return job
 
     def _finish(self, hand: _Hand, job: Job, locked: bool) -> tuple[Outcome, bool]:
         cuts = 0
@@ -146,6 +152,15 @@ class Crew:
         """Wait for others to get out of the way: twice as long each time, by chance less."""
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
         threading.Event().wait(longest * fraction(self._entropy))
+
+
+class _Lane:
+    """What waits for the same threads; all lanes share one lock."""
+
+    def __init__(self, guard: threading.Lock, *, locked: bool) -> None:
+        self.locked = locked
+        self.jobs: deque[Job] = deque()
+        self.changed = threading.Condition(guard)
 
 
 class _Hand:

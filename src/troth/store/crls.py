@@ -11,7 +11,11 @@ from troth.core.errors import Conflict, Invalid, NotFound
 from troth.core.ids import AuthorityId
 from troth.store.records import CrlRecord, IssuanceState
 from troth.store.session import Session
+from troth.store.settings import SettingGateway
 from troth.store.tables import crls
+
+FLOOR = "crl.floor"
+"""The setting that numbers of lists stand above where an authority has none yet."""
 
 _t = crls.c
 
@@ -70,9 +74,20 @@ class CrlGateway:
         return None if row is None else _read(row)
 
     def next_number(self, authority_id: AuthorityId) -> int:
-        """One more than any number that was ever intended; the first is 1."""
+        """One more than any number that was ever intended; the first is 1, or stands above all that
+        may have been given before a backup was restored."""
         query = select(func.max(_t.number)).where(_t.authority_id == authority_id)
-        return (self._session.execute(query).scalar() or 0) + 1
+        highest = self._session.execute(query).scalar()
+        if highest is None:
+            highest = int(SettingGateway(self._session).get(FLOOR) or 0)
+        return highest + 1
+
+    def restart(self, floor: int) -> None:
+        """Forget all lists, and begin above `floor` and every number that was known here."""
+        highest = self._session.execute(select(func.max(_t.number))).scalar() or 0
+        gateway = SettingGateway(self._session)
+        gateway.set(FLOOR, str(max(floor, highest, int(gateway.get(FLOOR) or 0))))
+        self._session.execute(delete(crls))
 
     def purge(self, before: datetime) -> int:
         """Forget lists that ended before `before`; how many went.

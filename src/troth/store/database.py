@@ -17,6 +17,10 @@ class Link(Protocol):
         """What statements go through."""
         ...
 
+    def begin_write(self) -> None:
+        """Begin a transaction that is as if it were alone."""
+        ...
+
     def begin_read(self) -> None:
         """Begin a read and take its snapshot."""
         ...
@@ -55,6 +59,11 @@ class Database(Protocol):
 
     def begin_migration(self) -> Link:
         """A connection in a transaction that no other migration shares."""
+        ...
+
+    def begin_alone(self) -> Link:
+        """A connection for reading that has the database for itself until it is closed; `Refused`
+        while somebody else uses it."""
         ...
 
     def explain_error(self, error: BaseException, *, reading: bool = False) -> TrothError | None:

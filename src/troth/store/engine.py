@@ -13,6 +13,7 @@ from troth.store.database import Database
 from troth.store.readers import Readers
 from troth.store.schema import prepare_schema
 from troth.store.session import name_holder
+from troth.store.shelf import KeyShelf
 from troth.store.sqlite import SqliteFile, parse_url
 from troth.store.timing import Stopwatch
 from troth.store.transaction import Transaction
@@ -50,12 +51,20 @@ class Store:
         self.stopwatch = stopwatch or Stopwatch(clock)
         self.holder = holder
         """Who takes leases in the name of this process."""
+        self.shelf = KeyShelf(database)
+        """Where the database keystore lays sealed keys."""
         self._database = database
         self._commit_listeners: list[Callable[[], None]] = []
         self._news_listeners: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
         self._readers = Readers(database)
         self._writer: _Writers
         self._courier: Courier | None = None
+        self._sealer: str | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether other servers may work on this database; a file has one."""
+        return self.holder != FILE_HOLDER
 
     @property
     def writers(self) -> int:
@@ -99,10 +108,11 @@ class Store:
         sealed events, or left some for this one to seal. It says "look", not what."""
         self._news_listeners.append((asyncio.get_running_loop(), callback))
 
-    def ask_sealer(self, holder: str) -> None:
-        """Tell the server that holds the sealer's lease that something waits. Never blocks."""
-        if self._courier is not None:
-            self._courier.ask(holder)
+    def name_sealer(self, holder: str | None) -> None:
+        """Who seals on this database, or None for this very server: another one is told now, and
+        after every commit here, that something waits. Never blocks."""
+        self._sealer = holder
+        self._ask_sealer()
 
     def close(self) -> None:
         """Write and read what is queued, then close; blocks until done. Again is no error."""
@@ -124,7 +134,12 @@ class Store:
         self._writer = Crew(server, entropy, self._announce)
         self._courier = Courier(server, self.holder, presence, self._ring)
 
+    def _ask_sealer(self) -> None:
+        if self._sealer is not None and self._courier is not None:
+            self._courier.ask(self._sealer)
+
     def _announce(self) -> None:
+        self._ask_sealer()
         loop = asyncio.get_running_loop()
         for callback in self._commit_listeners:
             loop.call_soon(callback)  # each by itself: one that fails spoils nothing else
@@ -151,21 +166,26 @@ def open_store(
     for a URL or database that isn't ours, `Refused` for a newer troth's or a server too old,
     `Unavailable` if it can't be opened.
     """
-    if url.partition("://")[0] not in ("postgresql", "postgres"):
-        file = SqliteFile(parse_url(url))
-        _prepare(file)
-        store = Store(file, clock, FILE_HOLDER, stopwatch)
-        store.use_file(file)
+    database = open_database(url)
+    _prepare(database)
+    if isinstance(database, SqliteFile):
+        store = Store(database, clock, FILE_HOLDER, stopwatch)
+        store.use_file(database)
         return store
+    entropy = entropy or SystemEntropy()
+    presence = int.from_bytes(entropy.token(8), "big") >> 4
+    store = Store(database, clock, name_holder(presence), stopwatch)
+    store.use_server(database, entropy, presence)
+    return store
+
+
+def open_database(url: str) -> SqliteFile | PostgresServer:
+    """The database at `url`, not looked at yet; `Invalid` for a URL that isn't one."""
+    if url.partition("://")[0] not in ("postgresql", "postgres"):
+        return SqliteFile(parse_url(url))
     from troth.store import postgres  # the driver is loaded only by those who use it
 
-    entropy = entropy or SystemEntropy()
-    server = postgres.PostgresServer(postgres.parse_url(url))
-    _prepare(server)
-    presence = int.from_bytes(entropy.token(8), "big") >> 4
-    store = Store(server, clock, name_holder(presence), stopwatch)
-    store.use_server(server, entropy, presence)
-    return store
+    return postgres.PostgresServer(postgres.parse_url(url))
 
 
 def _prepare(database: Database) -> None:

@@ -24,9 +24,9 @@ from sqlalchemy import (
 from troth.core.errors import Conflict, NotFound
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain
 from troth.identity.identity import Identity, Kind, State
-from troth.identity.selectors import Selector
+from troth.identity.selectors import CERTIFIED, Selector
 from troth.store.session import Session
-from troth.store.tables import identities, identity_nodes, is_living
+from troth.store.tables import device_selectors, identities, identity_nodes, is_living
 
 _MICROSECOND = timedelta(microseconds=1)
 _ANY_NODE = "*"
@@ -98,6 +98,7 @@ class IdentityGateway:
         taken."""
         self._session.insert(_ADD, _write(identity), _taken(identity))
         self._allow_nodes(identity)
+        self._index_selectors(identity)
 
     def save(self, identity: Identity, expected_revision: int) -> None:
         """Store a changed identity; `Conflict` if it is no longer at `expected_revision`."""
@@ -118,6 +119,11 @@ class IdentityGateway:
                 delete(identity_nodes).where(identity_nodes.c.identity_id == identity.id)
             )
             self._allow_nodes(identity)
+        if _list_certified(before) != _list_certified(identity):
+            self._session.execute(
+                delete(device_selectors).where(device_selectors.c.identity_id == identity.id)
+            )
+            self._index_selectors(identity)
 
     def page(
         self,
@@ -162,6 +168,16 @@ class IdentityGateway:
         return self._all(
             select(identities).where(and_(_t.id.in_(hosted), wanted)).order_by(_t.name)
         )
+
+    def find_certified(self, selectors: Iterable[Selector]) -> list[Identity]:
+        """Living devices that ask for at least one of these selectors, by name.
+
+        Whether they ask for more is for the caller to see.
+        """
+        named = select(device_selectors.c.identity_id).where(
+            device_selectors.c.selector.in_([str(selector) for selector in selectors])
+        )
+        return self._all(select(identities).where(_t.id.in_(named)).order_by(_t.name))
 
     def all_managed(self) -> list[Identity]:
         """Living identities that a manifest brought, by name."""
@@ -217,6 +233,11 @@ class IdentityGateway:
         if rows:
             self._session.execute(insert(identity_nodes), rows)
 
+    def _index_selectors(self, identity: Identity) -> None:
+        rows = [{"selector": s, "identity_id": identity.id} for s in _list_certified(identity)]
+        if rows:
+            self._session.execute(insert(device_selectors), rows)
+
     def _first(self, query: Any, **values: str) -> Identity | None:
         row = self._session.execute(query, values).first()
         return None if row is None else _read(row)
@@ -226,7 +247,16 @@ class IdentityGateway:
 
 
 def _hosts(identity: Identity) -> frozenset[str]:
-    return frozenset() if identity.state is State.RETIRED else frozenset(identity.nodes)
+    """The nodes whose agents may be asked for it: none for a device that enrols by itself."""
+    alone = identity.kind is Kind.DEVICE and all(s.key in CERTIFIED for s in identity.selectors)
+    return frozenset() if alone or identity.state is State.RETIRED else frozenset(identity.nodes)
+
+
+def _list_certified(identity: Identity) -> list[str]:
+    """The selectors by which a manufacturer's certificate finds this device."""
+    if identity.kind is not Kind.DEVICE or identity.state is State.RETIRED:
+        return []
+    return sorted(str(s) for s in identity.selectors if s.key in CERTIFIED)
 
 
 def _taken(identity: Identity) -> dict[str, str]:

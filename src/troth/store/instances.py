@@ -22,7 +22,7 @@ _t = instances.c
 _FIND = select(instances).where(_t.id == bindparam("wanted"))
 _ADD = insert(instances).inline()
 _IS_WANTED = _t.id.in_(bindparam("wanted", expanding=True))
-_FIND_OWNERS = select(_t.id, _t.identity_id, _t.node_id).where(_IS_WANTED)
+_FIND_KNOWN = select(_t.id, _t.identity_id, _t.node_id, _t.pid, _t.evidence).where(_IS_WANTED)
 _FIND_LOCKED = select(_t.id).where(_IS_WANTED, is_locked)
 _seen = bindparam("seen", type_=_t.last_seen.type)
 _SEE = (
@@ -74,17 +74,24 @@ class InstanceGateway:
         """As `upsert` for many; of two with the same id the last one counts."""
         wanted = {instance.id: instance for instance in reported}
         for chunk in split_chunks(wanted):
-            known = {row.id: row for row in self._session.execute(_FIND_OWNERS, {"wanted": chunk})}
+            known = {row.id: row for row in self._session.execute(_FIND_KNOWN, {"wanted": chunk})}
             for row in known.values():
-                mine = wanted[row.id]
-                if (row.identity_id, row.node_id) != (mine.identity_id, mine.node_id):
+                told = wanted[row.id]
+                if (row.identity_id, row.node_id) != (told.identity_id, told.node_id):
                     raise Conflict(f"The instance {row.id} belongs to another identity or node.")
             new = [_write(wanted[key]) for key in chunk if key not in known]
             if new:
                 self._session.insert(_ADD, new, {"id": "The instance's id is taken."})
-            seen = [_see(wanted[key]) for key in chunk if key in known]
-            if seen:
-                self._session.execute(_SEE, seen)
+            mine = [(wanted[row.id], row) for row in known.values()]
+            changed = [_see(i) for i, row in mine if not _is_same(i, row)]
+            if changed:
+                self._session.execute(_SEE, changed)
+            moments: dict[datetime, list[InstanceId]] = {}
+            for instance, row in mine:
+                if _is_same(instance, row):
+                    moments.setdefault(instance.last_seen, []).append(instance.id)
+            for moment, ids in moments.items():
+                self.touch(ids, moment)
 
     def list_locked(self, ids: Iterable[InstanceId]) -> frozenset[InstanceId]:
         """Those of these copies that are locked."""
@@ -124,8 +131,9 @@ class InstanceGateway:
         stale = update(instances).where(_t.last_seen < now)
         if of_node is not None:
             stale = stale.where(_t.node_id == of_node)
+        stale = stale.where(_IS_WANTED).values(last_seen=now)
         for chunk in split_chunks(ids):
-            self._session.execute(stale.where(_t.id.in_(chunk)).values(last_seen=now))
+            self._session.execute(stale, {"wanted": chunk})
 
     def list_seen_last(self, limit: int) -> list[IdentityId]:
         """Identities of the `limit` copies that were seen last, the latest first, each once."""
@@ -163,6 +171,11 @@ class InstanceGateway:
         """Forget copies not seen since `before`, never a locked one; how many went."""
         old = select(_t.id).where(_t.last_seen < before, _t.locked.is_(False)).limit(limit)
         return self._session.execute(delete(instances).where(_t.id.in_(old))).rowcount
+
+
+def _is_same(told: Instance, row: Row[Any]) -> bool:
+    """Whether nothing but the time of the report is new."""
+    return bool(told.pid == row.pid and list(told.evidence) == row.evidence)
 
 
 def _write(instance: Instance) -> dict[str, Any]:

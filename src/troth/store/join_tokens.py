@@ -58,6 +58,20 @@ class JoinTokenGateway:
             raise Refused(f"The join token was used before; {REMEDY}")
         raise Refused(f"The join token has expired; {REMEDY}")
 
+    def end_for_node(self, node_name: str, now: datetime) -> None:
+        """Let every unused token for that name expire now."""
+        self._session.execute(
+            update(join_tokens).where(
+                _t.node_name == node_name, _t.used_at.is_(None), _t.expires_at > now
+            ),
+            {"expires_at": now},
+        )
+
+    def void(self, now: datetime) -> int:
+        """End every token that can still be used; how many there were."""
+        unused = update(join_tokens).where(_t.used_at.is_(None), _t.expires_at > now)
+        return self._session.execute(unused, {"expires_at": now}).rowcount
+
     def list(self, now: datetime) -> list[JoinToken]:
         """Tokens that can still be used, the first to expire first."""
         query = select(join_tokens).where(_t.used_at.is_(None), _t.expires_at > now)

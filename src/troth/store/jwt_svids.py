@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, func, select, update
 
-from troth.core.errors import Conflict, Invalid, NotFound
+from troth.core.errors import Conflict, Invalid, NotFound, TrothError
 from troth.core.ids import AuthorityId, IdentityId
+from troth.store.bulk import RowInsert
+from troth.store.columns import store_document, store_moment
+from troth.store.instances import split_chunks
 from troth.store.records import IssuanceState, JwtSvidRecord
 from troth.store.session import Session
 from troth.store.tables import is_planned, jwt_svids
@@ -16,12 +20,21 @@ from troth.store.tables import is_planned, jwt_svids
 _t = jwt_svids.c
 # Built once: building and hashing a statement costs more than running it.
 _FIND = select(jwt_svids).where(_t.jti == bindparam("wanted"))
-_ADD = insert(jwt_svids).inline()
-_ISSUE = (
-    update(jwt_svids)
-    .where(_t.jti == bindparam("wanted"), is_planned)
-    .values(state=IssuanceState.ISSUED.value)
+_ADD = RowInsert(
+    jwt_svids,
+    "jti",
+    "identity_id",
+    "node_id",
+    "audiences",
+    "authority_id",
+    "state",
+    "digest",
+    "issued_at",
+    "expires_at",
 )
+_IS_WANTED = _t.jti.in_(bindparam("wanted", expanding=True))
+_STAND = select(_t.jti, _t.state).where(_IS_WANTED)
+_ISSUE = update(jwt_svids).where(_IS_WANTED, is_planned).values(state=IssuanceState.ISSUED.value)
 
 
 class JwtSvidGateway:
@@ -44,15 +57,41 @@ class JwtSvidGateway:
 
     def add_intended(self, record: JwtSvidRecord) -> None:
         """Keep what is about to be signed; `Conflict` if the ``jti`` is taken."""
-        if record.state is not IssuanceState.INTENDED:
+        self.add_all_intended([record])
+
+    def add_all_intended(self, records: Sequence[JwtSvidRecord]) -> None:
+        """As `add_intended` for many, all of them or none."""
+        if any(record.state is not IssuanceState.INTENDED for record in records):
             raise Invalid("A JWT-SVID begins as an intent.")
-        self._session.insert(_ADD, _write(record), {"jti": "The token id is taken."})
+        if records:
+            rows = [_write(record) for record in records]
+            self._session.insert_rows(_ADD, rows, {"jti": "The token id is taken."})
 
     def mark_issued(self, jti: str) -> None:
         """Note that it was signed; `Conflict` if it was abandoned or issued before."""
-        done = self._session.execute(_ISSUE, {"wanted": jti})
-        if not done.rowcount:
-            raise Conflict(f"The JWT-SVID {jti} is {self.get(jti).state.value} already.")
+        for refusal in self.mark_all_issued([jti]).values():
+            raise refusal
+
+    def mark_all_issued(self, jtis: Iterable[str]) -> dict[str, TrothError]:
+        """As `mark_issued` for many; of those that it refuses, what `mark_issued` raises.
+        `NotFound`, and nothing is noted, if there is no intent."""
+        refusals: dict[str, TrothError] = {}
+        planned: list[str] = []
+        for chunk in split_chunks(jtis):
+            rows = self._session.execute(_STAND, {"wanted": chunk})
+            stands = {row.jti: row.state for row in rows}
+            for jti in chunk:
+                if jti not in stands:
+                    raise NotFound(f"There is no JWT-SVID with the id {jti[:80]!r}.")
+                if stands[jti] == IssuanceState.INTENDED.value:
+                    planned.append(jti)
+                else:
+                    refusals[jti] = Conflict(f"The JWT-SVID {jti} is {stands[jti]} already.")
+        for chunk in split_chunks(planned):
+            done = self._session.execute(_ISSUE, {"wanted": chunk})
+            if done.rowcount != len(chunk):
+                raise Conflict("JWT-SVIDs changed while they were being noted; ask again.")
+        return refusals
 
     def abandon(self, jti: str) -> None:
         """Note that it will never be handed out; again is no error, `Conflict` once issued."""
@@ -100,18 +139,18 @@ def _living(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
     )
 
 
-def _write(record: JwtSvidRecord) -> dict[str, Any]:
-    return {
-        "jti": record.jti,
-        "identity_id": record.identity_id,
-        "node_id": record.node_id,
-        "audiences": record.audiences,
-        "authority_id": record.authority_id,
-        "state": record.state.value,
-        "digest": record.digest,
-        "issued_at": record.issued_at,
-        "expires_at": record.expires_at,
-    }
+def _write(record: JwtSvidRecord) -> tuple[Any, ...]:
+    return (
+        record.jti,
+        record.identity_id,
+        record.node_id,
+        store_document(record.audiences),
+        record.authority_id,
+        record.state.value,
+        record.digest,
+        store_moment(record.issued_at),
+        store_moment(record.expires_at),
+    )
 
 
 def _read(row: Row[Any]) -> JwtSvidRecord:

@@ -58,6 +58,15 @@ class NodeGateway:
             raise NotFound(f"There is no node named {name[:80]!r}.")
         return found
 
+    def list_barred(self, fingerprint: str) -> list[Node]:
+        """The evicted nodes that showed this certificate and were not readmitted."""
+        query = select(nodes).where(
+            _t.fingerprint == fingerprint,
+            _t.state == NodeState.EVICTED.value,
+            _t.readmitted_at.is_(None),
+        )
+        return [_read(row) for row in self._session.execute(query.order_by(_t.id))]
+
     def add(self, node: Node) -> None:
         """Store a new node; `Conflict` if its id, or its name among the active, is taken."""
         self._session.insert(_ADD, _write(node), _taken(node))
@@ -82,6 +91,14 @@ class NodeGateway:
             else:
                 query = query.where(_t.name > name)
         return [_read(row) for row in self._session.execute(query)]
+
+    def readmit(self, name: str, now: datetime) -> None:
+        """Let a machine prove itself anew under this name."""
+        self._session.execute(
+            update(nodes)
+            .where(_t.name == name, _t.readmitted_at.is_(None))
+            .values(readmitted_at=now)
+        )
 
     def count(self) -> int:
         """How many nodes are active."""
@@ -128,6 +145,8 @@ def _write(node: Node) -> dict[str, Any]:
         "certificate_serial": node.certificate_serial,
         "expires_at": node.expires_at,
         "last_seen": node.last_seen,
+        "fingerprint": node.fingerprint,
+        "readmitted_at": node.readmitted_at,
     }
 
 
@@ -142,4 +161,6 @@ def _read(row: Row[Any]) -> Node:
         certificate_serial=row.certificate_serial,
         expires_at=row.expires_at,
         last_seen=row.last_seen,
+        fingerprint=row.fingerprint,
+        readmitted_at=row.readmitted_at,
     )

@@ -47,6 +47,10 @@ _BEGIN = {
     "locked": "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
     "read": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
 }
+_OTHERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
+"""
 _COLLISIONS = ("40001", "40P01")  # serialization_failure, deadlock_detected
 _READ_ONLY = "25006"
 # SQLSTATE, or its class: PostgreSQL's documentation, appendix A.
@@ -250,6 +254,23 @@ class PostgresServer:
             link.connection.exec_driver_sql("SET LOCAL lock_timeout = '10min'")
             link.connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             link.connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        except BaseException:  # whatever it was, the connection must not leak
+            link.close()
+            raise
+        return link
+
+    def begin_alone(self) -> PostgresLink:
+        """A connection in a read that no migration shares; `Refused` while a server is there."""
+        link = self.open_link()
+        try:
+            link.begin_read()
+            execute = link.connection.exec_driver_sql
+            execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+            if execute(_OTHERS).scalar():
+                raise Refused(
+                    "Others are connected to the database as the same user. Stop every server on "
+                    "it first: what they would write meanwhile would be lost."
+                )
         except BaseException:  # whatever it was, the connection must not leak
             link.close()
             raise

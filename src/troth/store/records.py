@@ -7,15 +7,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId, SpiffeId, TokenId
-
-SERIAL_DIGITS = 40
-"""Hexadecimal digits of a stored serial number: 20 octets (RFC 5280, section 4.1.2.2)."""
-
-
-def format_serial(serial: int) -> str:
-    """A certificate's serial number as it is stored: 40 lower-case hexadecimal digits."""
-    return f"{serial:0{SERIAL_DIGITS}x}"
+from troth.core.ids import AuthorityId, CodeId, IdentityId, InstanceId, NodeId, SpiffeId, TokenId
+from troth.issuance.presented import SERIAL_DIGITS as SERIAL_DIGITS
+from troth.issuance.presented import format_serial as format_serial
 
 
 class NodeState(StrEnum):
@@ -27,7 +21,12 @@ class NodeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine that an attested agent runs on. `attestation` names how it proved itself."""
+    """A machine that an attested agent runs on. `attestation` names how it proved itself.
+
+    `fingerprint` is the SHA-256 (hex) of the certificate that it showed, if it did. An evicted
+    machine may not prove itself anew by a certificate until an administrator has let it
+    (`readmitted_at`).
+    """
 
     id: NodeId
     name: str
@@ -38,6 +37,8 @@ class Node:
     certificate_serial: str
     expires_at: datetime
     last_seen: datetime
+    fingerprint: str | None = None
+    readmitted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,29 @@ class JoinToken:
     used_by: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EnrolmentCode:
+    """A one-time permission for one device to enrol as an identity. Only a hash of it is kept.
+
+    `key_hash` is the SHA-256 (hex) of the public key that it was used for: that key alone may show
+    it again, so that a lost answer loses nobody.
+    """
+
+    id: CodeId
+    secret_hash: str
+    identity_id: IdentityId
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None = None
+    key_hash: str | None = None
+
+
 class CertificateKind(StrEnum):
     """What a certificate is for."""
 
     WORKLOAD = "workload"
+    DEVICE = "device"
     NODE = "node"
     SERVER = "server"
     CA = "ca"

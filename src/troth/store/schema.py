@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from troth.core.errors import Internal, Invalid, Refused
 from troth.store.database import Database
 
-HEAD = "0001"
+HEAD = "0005"
 """The newest migration; a test compares it with the migrations' own idea."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -69,6 +69,8 @@ def upgrade_connection(connection: Connection, target: str = HEAD) -> None:
     from alembic.config import Config
     from alembic.util.exc import CommandError
 
+    if not connection.in_transaction():
+        connection.begin()  # or Alembic begins one of its own and commits it
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

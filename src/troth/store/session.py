@@ -10,6 +10,7 @@ from sqlalchemy import Connection, CursorResult, Executable, text
 from sqlalchemy.exc import IntegrityError
 
 from troth.core.errors import Conflict, Internal
+from troth.store.bulk import RowInsert
 from troth.store.tables import metadata
 
 _UNIQUE_FAILED = "UNIQUE constraint failed: "
@@ -17,6 +18,7 @@ _UNIQUE_VIOLATION = "23505"  # SQLSTATE (PostgreSQL's documentation, appendix A)
 _FOREIGN_KEY_VIOLATION = "23503"
 _NOTIFY = text("SELECT pg_notify(:channel, :word)")
 _IS_PRESENT = text("SELECT NOT pg_try_advisory_xact_lock(:presence)")
+_USED_AFTERWARDS = "A transaction was used after its function had returned."
 _HOLDER = re.compile(r".*@([0-9a-f]{15})", re.ASCII)
 
 
@@ -40,7 +42,7 @@ class Session:
     ) -> CursorResult[Any]:
         """Run `statement`; a sequence of values runs it once for each."""
         if self._connection is None:
-            raise Internal("A transaction was used after its function had returned.")
+            raise Internal(_USED_AFTERWARDS)
         return self._connection.execute(statement, values or None)
 
     def insert(
@@ -57,6 +59,18 @@ class Session:
         """
         try:
             self.execute(statement, values)
+        except IntegrityError as error:
+            raise describe_violation(error, taken) from error
+
+    def insert_rows(
+        self, statement: RowInsert, rows: Sequence[tuple[Any, ...]], taken: Mapping[str, str]
+    ) -> None:
+        """As `insert` for many rows that are in their stored form already."""
+        if self._connection is None:
+            raise Internal(_USED_AFTERWARDS)
+        text = statement.render(self._connection.dialect.paramstyle)
+        try:
+            self._connection.exec_driver_sql(text, list(rows))
         except IntegrityError as error:
             raise describe_violation(error, taken) from error
 

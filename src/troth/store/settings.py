@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from troth.store.session import Session
 from troth.store.tables import settings
@@ -22,6 +22,10 @@ class SettingGateway:
         """The value, or None if it was never set."""
         row = self._session.execute(_FIND, {"wanted": key}).first()
         return None if row is None else str(row.value)
+
+    def drop(self, key: str) -> None:
+        """Forget the value."""
+        self._session.execute(delete(settings).where(_t.key == key))
 
     def set(self, key: str, value: str) -> None:
         """Set the value, whatever it was."""

@@ -10,7 +10,7 @@ from typing import cast
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 from sqlalchemy.exc import DatabaseError
 
-from troth.core.errors import Internal, Invalid, TrothError, Unavailable
+from troth.core.errors import Internal, Invalid, Refused, TrothError, Unavailable
 
 BUSY_SECONDS = 5.0
 JOURNAL_BYTES = 64 * 1024 * 1024
@@ -195,6 +195,27 @@ class SqliteFile:
         link = self.open_link(foreign_keys=False)
         try:
             link.begin_write()
+        except BaseException:  # whatever it was, the connection must not leak
+            link.close()
+            raise
+        return link
+
+    def begin_alone(self) -> Link:
+        """A connection in a transaction that keeps everybody else out of the file."""
+        if not self._path.exists():
+            raise Invalid(f"There is no database {self._path}. Look at its URL.")
+        link = self.open_link()
+        try:
+            # In this mode the lock is only got while nobody else has the file open, idle or not
+            # (sqlite.org/wal.html, section 6).
+            link.connection.exec_driver_sql("PRAGMA locking_mode = EXCLUSIVE")
+            link.connection.exec_driver_sql("BEGIN EXCLUSIVE")
+        except DatabaseError as error:
+            link.close()
+            raise Refused(
+                f"A server uses {self._path}. Stop it first: what it would write meanwhile would "
+                "be lost."
+            ) from error
         except BaseException:  # whatever it was, the connection must not leak
             link.close()
             raise

@@ -99,7 +99,10 @@ nodes = Table(
     Column("certificate_serial", String(40), nullable=False),
     Column("expires_at", Moment, nullable=False),
     Column("last_seen", Moment, nullable=False),
+    Column("fingerprint", String(64)),
+    Column("readmitted_at", Moment),
     Index("ix_nodes_name", "name", "id"),
+    Index("ix_nodes_fingerprint", "fingerprint"),
 )
 is_active = nodes.c.state == literal_column("'active'")
 Index(
@@ -145,6 +148,38 @@ join_tokens = Table(
     Column("used_at", Moment),
     Column("used_by", Text),
     Index("ix_join_tokens_expires_at", "expires_at"),
+)
+
+used_proofs = Table(
+    "used_proofs",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("expires_at", Moment, nullable=False),
+    Index("ix_used_proofs_expires_at", "expires_at"),
+)
+
+enrolment_codes = Table(
+    "enrolment_codes",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("secret_hash", String(64), nullable=False),
+    Column("identity_id", ForeignKey("identities.id"), nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("used_at", Moment),
+    Column("key_hash", String(64)),  # of the key that the first use was for
+    Index("ix_enrolment_codes_expires_at", "expires_at"),
+    Index("ix_enrolment_codes_identity_id", "identity_id"),
+)
+
+# Which devices a manufacturer's certificate may name, by selector; the retired have no rows here.
+device_selectors = Table(
+    "device_selectors",
+    metadata,
+    Column("selector", Text, primary_key=True),
+    Column("identity_id", ForeignKey("identities.id", ondelete="CASCADE"), primary_key=True),
+    Index("ix_device_selectors_identity_id", "identity_id"),
 )
 
 authorities = Table(
@@ -296,4 +331,12 @@ settings = Table(
     metadata,
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
+)
+
+# Ciphertext by name, as a keystore made it: worth nothing without the key-encryption key.
+keys = Table(
+    "keys",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
 )

@@ -8,15 +8,18 @@ from troth.store.authorities import AuthorityGateway
 from troth.store.certificates import CertificateGateway
 from troth.store.crls import CrlGateway
 from troth.store.cursors import CursorGateway
+from troth.store.enrolment_codes import EnrolmentCodeGateway
 from troth.store.identities import IdentityGateway
 from troth.store.instances import InstanceGateway
 from troth.store.join_tokens import JoinTokenGateway
 from troth.store.journal import JournalGateway
 from troth.store.jwt_svids import JwtSvidGateway
+from troth.store.keys import KeyGateway
 from troth.store.leases import LeaseGateway
 from troth.store.nodes import NodeGateway
 from troth.store.session import Session
 from troth.store.settings import SettingGateway
+from troth.store.used_proofs import UsedProofGateway
 
 
 class Transaction:
@@ -48,6 +51,16 @@ class Transaction:
     def join_tokens(self) -> JoinTokenGateway:
         """One-time permissions to join."""
         return JoinTokenGateway(self._session)
+
+    @cached_property
+    def enrolment_codes(self) -> EnrolmentCodeGateway:
+        """One-time permissions to enrol as a device."""
+        return EnrolmentCodeGateway(self._session)
+
+    @cached_property
+    def used_proofs(self) -> UsedProofGateway:
+        """Proofs that were taken."""
+        return UsedProofGateway(self._session)
 
     @cached_property
     def authorities(self) -> AuthorityGateway:
@@ -88,3 +101,8 @@ class Transaction:
     def settings(self) -> SettingGateway:
         """Values that the server keeps about itself."""
         return SettingGateway(self._session)
+
+    @cached_property
+    def keys(self) -> KeyGateway:
+        """Sealed keys of the database keystore."""
+        return KeyGateway(self._session)

@@ -8,7 +8,7 @@ from tests.fakes.issuer import NOW
 from tests.fakes.server import FakeServer, make_entry, make_process, run_node
 from tests.fakes.source import in_loop
 from tests.fakes.virtualtime import VirtualTime
-from troth.agent.batches import MAX_PARALLEL, Batches
+from troth.agent.batches import CERTIFICATES, MAX_PARALLEL, Batches
 from troth.agent.cache import (
     MAX_TOKENS,
     NEW_BURST,
@@ -35,7 +35,7 @@ def setup_batches():
     time = VirtualTime(NOW)
     server = FakeServer(time)
     server.entries["idn_web"] = make_entry("web")
-    return time, server, Batches(server, time.sleep)
+    return time, server, Batches(server, time.sleep, CERTIFICATES)
 
 
 async def gather(time, waits):

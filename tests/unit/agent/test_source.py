@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -48,7 +49,7 @@ def make_source(node, *attestors, patience=5.0):
         sync=node.sync,
         cache=node.cache,
         workloads=node.workloads,
-        tokens=Tokens(node.server, node.time.clock, node.entropy),
+        tokens=Tokens(node.jwt_svids, node.time.clock, node.entropy),
         refusals=node.refusals,
         clock=node.time.clock,
         patience=patience,
@@ -230,7 +231,7 @@ async def test_one_uid_does_not_take_every_thread():
 @in_loop
 async def test_tokens_for_one_uid_do_not_keep_another_waiting():
     async with run_node(make_entry("web", MINE)) as node:
-        tokens = Tokens(node.server, node.time.clock, node.entropy)
+        tokens = Tokens(node.jwt_svids, node.time.clock, node.entropy)
         snapshot = node.sync.require_snapshot()
         registration = snapshot.registrations["idn_web"]
         node.server.holding = asyncio.Event()
@@ -240,15 +241,33 @@ async def test_tokens_for_one_uid_do_not_keep_another_waiting():
             issue = tokens.issue(workload, registration, (f"a{number}",), snapshot)
             return asyncio.ensure_future(issue)
 
-        asked = [ask(number, uid=1) for number in range(20)]
+        asked = [ask(number, uid=1) for number in range(100)]
         await node.time.settle()
-        asked.append(ask(20, uid=2))
+        asked.append(ask(100, uid=2))
         await node.time.settle()
-        audiences = [r.audiences for r in node.server.requests("jwtsvid.issue")]
-        assert len(audiences) == PARALLEL_PER_UID + 1
-        assert ["a20"] in audiences
+        first, second = node.server.requests("jwtsvid.issue")
+        assert len(first.requests) == PARALLEL_PER_UID
+        assert [r.audiences for r in second.requests] == [["a100"]]
         node.server.holding.set()
-        assert len(await asyncio.gather(*asked)) == 21
+        assert len(await asyncio.gather(*asked)) == 101
+
+
+@in_loop
+async def test_tokens_asked_for_together_share_a_call_and_a_refusal_concerns_its_own():
+    entries = [make_entry(name, MINE) for name in ("web", "api", "batch")]
+    async with run_node(*entries) as node:
+        source = make_source(node)
+        caller = await source.attest(ME)
+        svids = await fetch(node, source, caller)
+        assert len({svid.token for svid in svids}) == 3
+        assert node.server.count()["jwtsvid.issue"] == 1
+        node.server.refusals["idn_api"] = Denied("Not this one.")
+        api = WEB.replace("web", "api")
+        asked = [source.fetch_jwt_svids(caller, ("other",), name) for name in (WEB, api)]
+        answers: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
+        assert [svid.spiffe_id for svid in answers[0]] == [WEB]
+        assert isinstance(answers[1], Denied)
+        assert node.server.count()["jwtsvid.issue"] == 2
 
 
 @in_loop
@@ -380,10 +399,17 @@ async def test_a_token_for_another_identity_is_refused():
         source = make_source(node)
         caller = await source.attest(ME)
         real = node.server._issue_token
-        node.server._issue_token = lambda request: real(
-            msgspec.structs.replace(request, identity_id="idn_api")
-        )
+
+        def confuse(request: Any) -> Any:
+            other = real(msgspec.structs.replace(request, identity_id="idn_api"))
+            return msgspec.structs.replace(other, identity_id=claimed)
+
+        node.server._issue_token = confuse
+        claimed = "idn_web"
         with pytest.raises(Unavailable, match="not what was asked for"):
+            await fetch(node, source, caller)
+        claimed = "idn_api"
+        with pytest.raises(Unavailable, match="another identity"):
             await fetch(node, source, caller)
 
 

@@ -82,7 +82,7 @@ async def test_what_nobody_watches_is_forgotten_and_not_shown_again():
 @in_loop
 async def test_a_kept_token_is_replaced_and_serves_while_that_fails():
     async with run_node(make_entry("web")) as node:
-        tokens = Tokens(node.server, node.time.clock, node.entropy)
+        tokens = Tokens(node.jwt_svids, node.time.clock, node.entropy)
         process = make_process()
         workload = node.cache.admit(process, 0.0)
 

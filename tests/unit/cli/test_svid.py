@@ -24,10 +24,10 @@ from tests.unit.cli.conftest import Run
 from troth.agent.connection import _explain_failure
 from troth.agent.sync import Sync
 from troth.cli import svid as module
-from troth.cli.workload import ServerUnreachable, WorkloadApi, _explain_status, find_socket
 from troth.core.clock import SystemClock
 from troth.core.entropy import SystemEntropy
 from troth.core.errors import Denied, Invalid, Unavailable
+from troth.sdk.workload import ServerUnreachable, WorkloadApi, _explain_status, find_socket
 
 
 class ThreadedNode:

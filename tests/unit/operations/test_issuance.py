@@ -22,11 +22,11 @@ from troth.wire.api.certificates import (
     CertificateRequest,
     InstanceClaim,
     IssueCertificates,
-    IssueJwtSvid,
     ListCertificates,
     RevokeCertificate,
 )
 from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
+from troth.wire.api.jwt_svids import IssueJwtSvids, JwtSvidRequest
 
 CLAIM = InstanceClaim(key="ab" * 16, pid=7, selectors=["unix:uid:1001"])
 
@@ -185,14 +185,14 @@ async def test_one_instance_locked_alone(house: FakeHouse) -> None:
     assert again.error is None
 
 
+def crash() -> None:
+    raise KeyboardInterrupt
+
+
 @in_house
 async def test_a_crash_between_intent_and_result_is_closed(house: FakeHouse) -> None:
     identity, node = await house.register(), await house.join()
     await house.settle()
-
-    def crash() -> None:
-        raise KeyboardInterrupt
-
     house.keystore.before_sign = crash
     body = IssueCertificates(requests=await _requests(house, identity.id))
     with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever a dying process raises
@@ -207,6 +207,26 @@ async def test_a_crash_between_intent_and_result_is_closed(house: FakeHouse) -> 
     (abandoned,) = await house.events("certificate.abandoned")
     assert abandoned.subject == identity.spiffe_id
     assert int(abandoned.body["serial"], 16) in await latest_crl(house)
+
+
+@in_house
+async def test_an_intent_that_was_revoked_before_a_crash_is_not_revoked_again(
+    house: FakeHouse,
+) -> None:
+    identity, node = await house.register(), await house.join()
+    body = IssueCertificates(requests=await _requests(house, identity.id))
+    await house.settle()
+    house.keystore.before_sign = crash
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever a dying process raises
+        await house.call("certificate.issue", body, node)
+    house.keystore.before_sign = None
+    await house.call("identity.quarantine", MoveIdentity(name=identity.name, reason="theft"))
+    house.clock.advance(timedelta(seconds=61))
+    await ReconcileIssuance(house.parts.store, house.clock)()
+    (revoked,) = await house.events("certificate.revoked")
+    assert revoked.body["reason"] == "privilegeWithdrawn"
+    (abandoned,) = await house.events("certificate.abandoned")
+    assert abandoned.body["serial"] == revoked.body["serial"]
 
 
 @in_house
@@ -250,8 +270,9 @@ async def test_revoking_one_certificate(house: FakeHouse) -> None:
 async def test_jwt_svid_verifies_and_is_not_stored(house: FakeHouse) -> None:
     identity, node = await house.register(), await house.join()
     await house.settle()
-    body = IssueJwtSvid(identity_id=identity.id, instance=CLAIM, audiences=["db"])
-    issued = await house.call("jwtsvid.issue", body, node)
+    wish = JwtSvidRequest(identity_id=identity.id, instance=CLAIM, audiences=["db"])
+    body = IssueJwtSvids(requests=[wish])
+    (issued,) = (await house.call("jwtsvid.issue", body, node)).results
     jwks = await house.parts.publication.show_jwks()
     import json
 

@@ -31,7 +31,8 @@ from troth.wire.api.authorities import (
     MoveAuthority,
     PrepareAuthority,
 )
-from troth.wire.api.certificates import InstanceClaim, IssueJwtSvid
+from troth.wire.api.certificates import InstanceClaim
+from troth.wire.api.jwt_svids import IssueJwtSvids, JwtSvidRequest
 from troth.wire.api.nodes import SyncNode
 from troth.wire.api.status import GetStatus
 from troth.wire.bundle import render_jwt_bundle
@@ -88,8 +89,11 @@ async def sync(house: FakeHouse, node: Caller) -> Any:
 
 async def issue_token(house: FakeHouse, node: Caller, identity: Any) -> str:
     await house.settle()
-    body = IssueJwtSvid(identity_id=identity.id, instance=CLAIM, audiences=["ledger"])
-    return str((await house.call("jwtsvid.issue", body, node)).token)
+    wish = JwtSvidRequest(identity_id=identity.id, instance=CLAIM, audiences=["ledger"])
+    answer = await house.call("jwtsvid.issue", IssueJwtSvids(requests=[wish]), node)
+    (issued,) = answer.results
+    assert issued.error is None, issued.error
+    return str(issued.token)
 
 
 @in_house

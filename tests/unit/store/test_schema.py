@@ -134,7 +134,7 @@ def test_a_failing_migration_leaves_the_database_as_it_was(tmp_path, monkeypatch
         connection.execute(text("CREATE TABLE half (a)"))
         raise Refused("stopped half-way")
 
-    monkeypatch.setattr(schema, "HEAD", "0002")
+    monkeypatch.setattr(schema, "HEAD", "9999")
     monkeypatch.setattr(schema, "upgrade_connection", half)
     with pytest.raises(Refused, match="half-way"):
         _open(tmp_path)
@@ -145,7 +145,7 @@ def test_a_migration_that_breaks_a_reference_is_taken_back(tmp_path, monkeypatch
     store = _open(tmp_path)
     transact(store, lambda tx: tx.identities.add(make_named("api")))
     store.close()
-    monkeypatch.setattr(schema, "HEAD", "0002")
+    monkeypatch.setattr(schema, "HEAD", "9999")
     monkeypatch.setattr(
         schema, "upgrade_connection", lambda c: c.execute(text("DELETE FROM identities"))
     )
@@ -216,5 +216,26 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
     for statement, values in seen:
         plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
         whole = [step for step in plan if step.startswith("SCAN") and " INDEX " not in step]
+        # What a query has made for itself is as long as its own limit.
+        whole = [step for step in whole if not step.startswith(("SCAN anon_", "SCAN (subquery"))]
         assert not whole, (statement, plan)
     database.close()
+
+
+def test_a_node_of_the_first_version_is_still_there_and_barred_from_nothing(tmp_path):
+    (tmp_path / "troth.db").touch()
+    link = SqliteFile(tmp_path / "troth.db").begin_migration()
+    assert schema.read_revision(link.connection) is None
+    schema.upgrade_connection(link.connection, "0001")
+    link.connection.execute(
+        text(
+            "INSERT INTO nodes VALUES ('nod_1', 'web-1', 'spiffe://example.org/troth/node/web-1',"
+            " 'active', 'join_token', 0, '00', 1, 0)"
+        )
+    )
+    link.commit()
+    link.close()
+    store = _open(tmp_path)
+    node = read(store, lambda tx: tx.nodes.get_named("web-1"))
+    assert (node.attestation, node.fingerprint, node.readmitted_at) == ("join_token", None, None)
+    store.close()

@@ -165,7 +165,7 @@ def test_errors_name_no_values(tmp_path):
         object.__setattr__(event, "type", None)
         tx.journal.append(event)
 
-    with pytest.raises(Exception, match="NOT NULL") as caught:
+    with pytest.raises(Exception, match="lacks a value") as caught:
         transact(store, broken)
     assert "s3cret-subject" not in str(caught.value)
     store.close()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 BUILT_IN: dict[str, str] = {
+    "database": "troth.drivers.keystores.database:open_keystore",
     "file": "troth.drivers.keystores.file:open_keystore",
     "memory": "troth.drivers.keystores.memory:open_keystore",
 }

@@ -12,6 +12,7 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Invalid
 
 _KEY_REF = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}", re.ASCII)
+_ALGORITHM = ec.ECDSA(hashes.SHA256())
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -43,4 +44,4 @@ def encode_public(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def sign_data(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
     """ECDSA with SHA-256, as DER Ecdsa-Sig-Value."""
-    return key.sign(data, ec.ECDSA(hashes.SHA256()))
+    return key.sign(data, _ALGORITHM)

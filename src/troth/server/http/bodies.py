@@ -17,6 +17,7 @@ MAX_DEPTH = 64
 MAX_QUERY_FIELDS = 64
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_OPENING = frozenset(b"[{")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -97,18 +98,25 @@ def check_depth(body: bytes) -> None:
     """Raise `Invalid` for JSON nested deeper than anything that means something."""
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
-    if _deepest(_STRING.sub(b"", body).translate(None, _NO_BRACKETS)) > MAX_DEPTH:
+    if b"\\" in body:
+        bare = _STRING.sub(b"", body)
+    else:
+        bare = b"".join(body.split(b'"')[::2])  # every other piece stands between quotes
+    if _deepest(bare.translate(None, _NO_BRACKETS)) > MAX_DEPTH:
         raise Invalid(f"The body is nested deeper than {MAX_DEPTH} levels.")
 
 
 def _deepest(brackets: Sequence[int]) -> int:
     depth = deepest = 0
     for bracket in brackets:
-        depth += 1 if bracket in b"[{" else -1
-        if depth > deepest:
-            deepest = depth
-            if deepest > MAX_DEPTH:
-                break
+        if bracket in _OPENING:
+            depth += 1
+            if depth > deepest:
+                deepest = depth
+                if deepest > MAX_DEPTH:
+                    break
+        else:
+            depth -= 1
     return deepest
 
 

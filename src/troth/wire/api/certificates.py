@@ -63,22 +63,6 @@ class IssuedCertificates(Struct, frozen=True, kw_only=True):
     results: list[IssuedCertificate]
 
 
-class IssueJwtSvid(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Ask for one JWT-SVID of one identity's instance."""
-
-    identity_id: str
-    instance: InstanceClaim
-    audiences: Annotated[list[str], Meta(min_length=1, max_length=16)]
-
-
-class IssuedJwtSvid(Struct, frozen=True, kw_only=True):
-    """The token, shown to the workload alone."""
-
-    spiffe_id: str
-    token: str
-    expires_at: datetime
-
-
 class RevokeCertificate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Revoke one certificate by its serial in hexadecimal."""
 

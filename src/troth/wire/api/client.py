@@ -17,6 +17,7 @@ import msgspec
 
 from troth.core.errors import Denied, Internal, Invalid, TooLarge, Unavailable, error_of
 from troth.wire.api import nodes
+from troth.wire.api.problems import Unreachable as Unreachable
 from troth.wire.api.routes import find_route, parse_failure, parse_result, render_request
 
 MAX_ANSWER = 64 << 20
@@ -26,10 +27,6 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 QUIET_SECONDS = 90.0
 """How long a stream may be silent: servers send a heartbeat far more often than that."""
-
-
-class Unreachable(Unavailable):
-    """Nothing answered: no server listens there, it is not trusted, or the connection broke."""
 
 
 class Untrusted(Unreachable):

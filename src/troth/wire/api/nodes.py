@@ -28,10 +28,14 @@ class JoinTokenCreated(Struct, frozen=True, kw_only=True):
 
 
 class AttestNode(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A node proves itself: `method` is ``join_token``, `evidence` its token; `csr` is DER."""
+    """A node proves itself; `csr` is DER.
+
+    `method` is ``join_token``, with the token as `evidence`, or ``x509pop``, with what
+    `troth.wire.x509pop` renders.
+    """
 
     method: str
-    evidence: Annotated[str, Meta(max_length=4096)]
+    evidence: Annotated[str, Meta(max_length=24576)]
     csr: bytes
 
 
@@ -66,7 +70,7 @@ class ListNodes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class NodeView(Struct, frozen=True, kw_only=True):
-    """One node."""
+    """One node; `fingerprint` is the SHA-256 of the certificate that it showed, if it did."""
 
     id: str
     name: str
@@ -76,6 +80,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
     attested_at: datetime
     expires_at: datetime
     last_seen: datetime | None = None
+    fingerprint: str | None = None
 
 
 class NodePage(Struct, frozen=True, kw_only=True):
@@ -112,7 +117,8 @@ class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="
     the JWT-SVID authorities; `locked` are ids of instances that are cut off on
     this node; `cut_off` are the SPIFFE IDs anywhere whose tokens must be refused now. `tainted` are
     keys of authorities whose signatures must be replaced now: of an X.509 authority the subject key
-    identifier in hexadecimal, of a JWT authority the ``kid``.
+    identifier in hexadecimal, of a JWT authority the ``kid``. `spread` is over how many seconds
+    all nodes spread what they all do at once, such as coming back after an outage.
     """
 
     epoch: int
@@ -125,6 +131,7 @@ class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="
     jwks: dict[str, Any]
     cut_off: list[str] = []
     tainted: list[str] = []
+    spread: int = 0
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="message", tag="heartbeat"):

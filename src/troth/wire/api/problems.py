@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from troth.core.errors import Unavailable
+
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -18,6 +20,10 @@ class Problem(Struct, frozen=True, kw_only=True):
     code: str = "internal"
     request_id: str = ""
     retryable: bool = False
+
+
+class Unreachable(Unavailable):
+    """Nothing answered: nobody listens there, is not trusted, or the connection broke."""
 
 
 def parse_problem(body: bytes) -> Problem | None:

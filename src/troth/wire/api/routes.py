@@ -18,11 +18,15 @@ from troth.core.errors import Internal, Invalid, TrothError, error_of
 from troth.wire.api import (
     authorities,
     certificates,
+    devices,
     identities,
     journal,
+    jwt_svids,
     manifests,
     nodes,
     problems,
+    readmission,
+    revocations,
     status,
 )
 from troth.wire.api.faults import explain_fault
@@ -173,9 +177,9 @@ ROUTES: tuple[Route, ...] = (
         "jwtsvid.issue",
         "POST",
         "/v1/jwt-svids/issue",
-        certificates.IssueJwtSvid,
-        certificates.IssuedJwtSvid,
-        "Issue a JWT-SVID for a workload that the calling node attested.",
+        jwt_svids.IssueJwtSvids,
+        jwt_svids.IssuedJwtSvids,
+        "Issue JWT-SVIDs for workloads that the calling node attested.",
     ),
     _r(
         "token.join",
@@ -211,12 +215,44 @@ ROUTES: tuple[Route, ...] = (
         "End a node, with every certificate of its own and of its workloads.",
     ),
     _r(
+        "node.readmit",
+        "POST",
+        "/v1/nodes/{name}/readmit",
+        readmission.ReadmitNode,
+        nodes.NodeView,
+        "Let an evicted machine, or one with a new certificate, prove itself anew.",
+    ),
+    _r(
         "node.report",
         "POST",
         "/v1/nodes/report",
         nodes.ReportWorkloads,
         nodes.Accepted,
         "Tell which workloads the calling node serves and refused.",
+    ),
+    _r(
+        "device.invite",
+        "POST",
+        "/v1/devices/invite",
+        devices.InviteDevices,
+        devices.DevicesInvited,
+        "Make one-time codes with which devices enrol.",
+    ),
+    _r(
+        "device.enroll",
+        "POST",
+        "/v1/devices/enroll",
+        devices.EnrollDevice,
+        devices.DeviceCredential,
+        "Enrol as a device: the first certificate.",
+    ),
+    _r(
+        "device.renew",
+        "POST",
+        "/v1/devices/renew",
+        devices.RenewDevice,
+        devices.DeviceCredential,
+        "Renew the calling device's certificate.",
     ),
     _r(
         "authority.ls",
@@ -284,6 +320,15 @@ ROUTES: tuple[Route, ...] = (
         "Follow the journal.",
         stream=True,
     ),
+    Route(
+        "revocation.follow",
+        "GET",
+        "/v1/revocations/follow",
+        revocations.FollowRevocations,
+        revocations.RevocationMessage,
+        "Follow whom a verifier of peers must refuse.",
+        stream=True,
+    ),
     _r(
         "status.show",
         "GET",
@@ -319,6 +364,14 @@ def render_request(name: str, request: msgspec.Struct) -> tuple[str, str, bytes 
 def parse_request(route: Route, path: dict[str, str], query: dict[str, str], body: bytes) -> Any:
     """The typed request from its parts; raises `Invalid` with the place and the reason."""
     fields: Any = query
+    if body and route.method != "GET" and not route.path_fields:
+        # In one go where nothing has to be put together; what is wrong is told below.
+        try:
+            request = msgspec.json.decode(body, type=route.request)
+            _refuse_duplicates(body)
+            return request
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass
     if route.method != "GET":
         try:
             fields = msgspec.json.decode(body) if body else {}

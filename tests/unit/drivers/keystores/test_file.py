@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Conflict, Unavailable
-from troth.drivers.keystores.file import FileKeystore, open_keystore
+from troth.drivers.keystores.file import open_keystore
+from troth.drivers.keystores.sealed import SealedKeystore
 
 KEK = bytes(range(32))
 OTHER_KEK = bytes(range(1, 33))
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data" / "keys"
 
 
-def _open(folder: Path, kek: bytes = KEK, seed: int = 0) -> FileKeystore:
+def _open(folder: Path, kek: bytes = KEK, seed: int = 0) -> SealedKeystore:
     return open_keystore(folder, kek, SeededEntropy(seed))
 
 

@@ -1,4 +1,4 @@
-"""A client of the SPIFFE Workload API, as any workload would be one.
+"""A client of the SPIFFE Workload API, as any workload would be one: for services and the CLI.
 
 Source: SPIFFE_Workload_API.md, sections 3 (service definition) and 5, 6 (profiles);
 SPIFFE_Workload_Endpoint.md, section 4 (locating the endpoint).
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,9 +18,9 @@ from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
-from troth.cli.chain import split_der
 from troth.core.errors import Denied, Internal, Invalid, TrothError, Unavailable
-from troth.wire.api.client import Unreachable
+from troth.issuance.der import split_der
+from troth.wire.api.problems import Unreachable
 from troth.wire.protobuf import build_messages
 from troth.wire.workload import MESSAGES, SECURITY_HEADER, SERVICE
 
@@ -100,11 +100,18 @@ class WorkloadApi:
         """Hand each value of the stream to `take` until it ends, which always raises."""
 
         async def follow() -> None:
-            async for update in self._stream_x509():
+            async for update in self.follow_x509():
                 take(update)
-            raise Unavailable("The agent ended the stream.")
 
         self._run(follow())
+
+    async def follow_x509(self) -> AsyncGenerator[X509Update, None]:
+        """Each value of the stream, until it ends, which always raises."""
+        with self._tell_failures():
+            async with aclosing(self._stream_x509()) as updates:
+                async for update in updates:
+                    yield update
+        raise Unavailable("The agent ended the stream.")
 
     def fetch_jwt(self, audiences: tuple[str, ...], spiffe_id: str) -> tuple[FetchedJwt, ...]:
         """Tokens for `audiences`: of all identities, or of `spiffe_id` alone if it isn't ""."""
@@ -146,9 +153,14 @@ class WorkloadApi:
             channel.close()
 
     def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
-        """Carry `work` out; whatever goes wrong on the way is told in our own kinds of error."""
-        try:
+        with self._tell_failures():
             return asyncio.run(work)
+
+    @contextmanager
+    def _tell_failures(self) -> Iterator[None]:
+        """Whatever goes wrong on the way to the agent is told in our own kinds of error."""
+        try:
+            yield
         except GRPCError as error:
             raise _explain_status(error) from error
         except (StreamTerminatedError, ProtocolError) as error:

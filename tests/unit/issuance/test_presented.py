@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import pytest
+from cryptography import x509
 
 from tests.fakes.issuer import NOW, FakeIssuer
-from troth.core.clock import VirtualClock
 from troth.core.errors import Unauthenticated
-from troth.operations.callers import CallerRegistry
+from troth.core.ids import TrustDomain
+from troth.issuance.der import read_signer
+from troth.issuance.presented import read_presented
 
 ISSUER = FakeIssuer()
 LEAF = ISSUER.issue(ISSUER.plan())
 URI = b"\x86\x1dspiffe://example.org/payments"
 
 
-def _registry() -> CallerRegistry:
-    nothing = cast(Any, None)  # reading a certificate asks neither the store nor the snapshot
-    return CallerRegistry(nothing, nothing, VirtualClock(NOW), ISSUER.trust_domain, {}, {})
-
-
 def test_a_sound_certificate_is_read() -> None:
     assert URI in LEAF
-    assert str(_registry()._read(LEAF)[0]) == "spiffe://example.org/payments"
+    found = read_presented(LEAF, ISSUER.trust_domain, NOW)
+    assert str(found.spiffe_id) == "spiffe://example.org/payments"
+    certificate = x509.load_der_x509_certificate(LEAF)
+    assert int(found.serial, 16) == certificate.serial_number
+    assert found.signer == read_signer(certificate)
+    assert found.not_after == certificate.not_valid_after_utc
+
+
+def test_the_end_and_another_trust_domain_are_refused() -> None:
+    end = x509.load_der_x509_certificate(LEAF).not_valid_after_utc
+    with pytest.raises(Unauthenticated, match="expired"):
+        read_presented(LEAF, ISSUER.trust_domain, end)
+    with pytest.raises(Unauthenticated, match="not this trust domain"):
+        read_presented(LEAF, TrustDomain("example.com"), NOW)
 
 
 @pytest.mark.parametrize(
@@ -40,4 +48,4 @@ def test_a_sound_certificate_is_read() -> None:
 def test_what_cannot_be_read_proves_nobody(der: bytes, words: str) -> None:
     assert der != LEAF
     with pytest.raises(Unauthenticated, match=words):
-        _registry()._read(der)
+        read_presented(der, ISSUER.trust_domain, NOW)

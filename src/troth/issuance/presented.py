@@ -1,0 +1,73 @@
+"""A certificate that somebody presents: who it names, and what a verifier looks up about it.
+
+Its chain was verified by TLS. What TLS leaves open is here: the form of an X.509-SVID
+(X509-SVID.md, sections 2 and 5.2 of the SPIFFE standards) and its end, which a connection outlives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from troth.core.errors import Invalid, Unauthenticated
+from troth.core.ids import SpiffeId, TrustDomain
+from troth.issuance.der import read_signer
+
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What cryptography raises for a certificate that OpenSSL has let pass."""
+
+
+SERIAL_DIGITS = 40
+"""Hexadecimal digits of a stored serial number: 20 octets (RFC 5280, section 4.1.2.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a certificate says: `serial` as stored and listed (40 hex digits), `signer` the key
+    identifier (hex) of its authority, `not_after` its end."""
+
+    spiffe_id: SpiffeId
+    serial: str
+    signer: str
+    not_after: datetime
+
+
+def format_serial(serial: int) -> str:
+    """A certificate's serial number as it is stored: 40 lower-case hexadecimal digits."""
+    return f"{serial:0{SERIAL_DIGITS}x}"
+
+
+def read_presented(der: bytes, trust_domain: TrustDomain, now: datetime) -> Presented:
+    """What the certificate says; raises `Unauthenticated` unless it is an X.509-SVID of
+    `trust_domain` that hasn't expired."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        serial, end = certificate.serial_number, certificate.not_valid_after_utc
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        uris = names.value.get_values_for_type(x509.UniformResourceIdentifier)
+        signer = read_signer(certificate)
+    except x509.ExtensionNotFound as error:
+        raise Unauthenticated("The certificate shown carries no SPIFFE ID.") from error
+    except _UNREADABLE as error:
+        raise Unauthenticated("The certificate shown can't be read; show an X.509-SVID.") from error
+    if end <= now:
+        raise Unauthenticated("The certificate shown has expired; get a new one.")
+    if len(uris) != 1:
+        raise Unauthenticated("The certificate shown must carry exactly one SPIFFE ID.")
+    try:
+        spiffe_id = SpiffeId.parse(uris[0])
+    except Invalid as error:
+        raise Unauthenticated("The certificate shown carries no SPIFFE ID.") from error
+    if spiffe_id.trust_domain != trust_domain:
+        raise Unauthenticated(f"{spiffe_id.trust_domain} is not this trust domain.")
+    return Presented(spiffe_id, format_serial(serial), signer, end)

@@ -1,0 +1,123 @@
+"""Revocations: the stream that tells verifiers of peers whom to refuse, from the live snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from troth.core.clock import Clock
+from troth.core.events import SealedEvent
+from troth.core.ids import TrustDomain
+from troth.live.recent import About, Change, mark_event, read_change
+from troth.live.snapshot import INDIFFERENT, Snapshot
+from troth.operations.call import Call
+from troth.store.engine import Store
+from troth.wire.api import revocations as wire
+
+HEARTBEAT_SECONDS = 5.0
+RESUMABLE = 5_000
+"""How many events a caller may have missed and still get the changes alone."""
+
+_Value = wire.RevocationSnapshot | wire.RevocationChange | wire.RevocationHeartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class FollowRevocations:
+    """``revocation.follow``: a complete value, then what changes.
+
+    A caller that names where it left off gets the changes since, if this is the journal that it
+    knows and it has not missed much. While a stream is open, changes come from memory: a thousand
+    streams cost the store nothing.
+    """
+
+    store: Store
+    snapshot: Snapshot
+    clock: Clock
+    trust_domain: TrustDomain
+    lease: timedelta
+
+    async def __call__(self, call: Call[wire.FollowRevocations]) -> AsyncIterator[_Value]:
+        """Values until the snapshot is stale, which is an error to come back after."""
+        opened = self.clock.monotonic()
+        self.snapshot.check_fresh()
+        missed = await self._read_missed(call.body)
+        value: _Value = self._show_missed(opened, missed) if missed else self._show_all(opened)
+        yield value
+        epoch = value.epoch
+        while True:
+            # Woken by any change after `epoch`: none can be lost between two values.
+            await self.snapshot.wait_beyond(epoch, HEARTBEAT_SECONDS, refusals=True)
+            self.snapshot.check_fresh()
+            value = self._show_news(opened, epoch)
+            epoch = value.epoch
+            yield value
+
+    async def _read_missed(self, body: wire.FollowRevocations) -> list[SealedEvent]:
+        """The event that the caller names and all after it; none if it can't go on from there."""
+        if not body.after or not body.mark or body.after > self.snapshot.epoch:
+            return []
+        found = await self.store.read(
+            lambda tx: tx.journal.after(body.after - 1, RESUMABLE + 1, without=INDIFFERENT)
+        )
+        if not found or len(found) > RESUMABLE or found[0].position != body.after:
+            return []
+        return found if mark_event(found[0]) == body.mark else []
+
+    def _show_all(self, opened: float) -> wire.RevocationSnapshot:
+        known = self.snapshot.list_refused()
+        return wire.RevocationSnapshot(
+            epoch=known.epoch,
+            mark=known.mark,
+            as_of=self._tell_age(opened),
+            lease=self.lease.total_seconds(),
+            trust_domain=str(self.trust_domain),
+            cut_off={name: state.value for name, state in known.cut_off.items()},
+            revoked=_seconds(known.revoked.items()),
+            distrusted=_seconds(known.distrusted.items()),
+        )
+
+    def _show_missed(self, opened: float, missed: list[SealedEvent]) -> wire.RevocationChange:
+        first, last = missed[0], missed[-1]
+        changes = [found for sealed in missed[1:] if (found := read_change(sealed)) is not None]
+        return self._show_changes(opened, first.position, last.position, mark_event(last), changes)
+
+    def _show_news(self, opened: float, since: int) -> _Value:
+        changes = self.snapshot.recent.since(since)
+        if changes is None:
+            return self._show_all(opened)  # a reader so slow that what it missed is forgotten
+        epoch = max(self.snapshot.last_position, since)
+        mark = self.snapshot.mark if epoch == self.snapshot.last_position else ""
+        if not changes:
+            return wire.RevocationHeartbeat(epoch=epoch, mark=mark, as_of=self._tell_age(opened))
+        return self._show_changes(opened, since, epoch, mark, changes)
+
+    def _show_changes(
+        self, opened: float, since: int, epoch: int, mark: str, changes: Iterable[Change]
+    ) -> wire.RevocationChange:
+        """The changes, of several about one thing the last."""
+        last = {(change.about, change.key): change for change in changes}
+        people = [change for change in last.values() if change.about is About.IDENTITY]
+        return wire.RevocationChange(
+            since=since,
+            epoch=epoch,
+            mark=mark,
+            as_of=self._tell_age(opened),
+            lease=self.lease.total_seconds(),
+            cut_off={c.key: c.state.value for c in people if c.refused and c.state is not None},
+            restored=[c.key for c in people if not c.refused],
+            revoked=_collect(last.values(), About.CERTIFICATE),
+            distrusted=_collect(last.values(), About.AUTHORITY),
+        )
+
+    def _tell_age(self, opened: float) -> float:
+        return self.clock.monotonic() - opened - self.snapshot.age
+
+
+def _collect(changes: Iterable[Change], about: About) -> dict[str, int]:
+    return _seconds((c.key, c.until) for c in changes if c.about is about and c.until is not None)
+
+
+def _seconds(ends: Iterable[tuple[str, datetime]]) -> dict[str, int]:
+    """Expiry as whole seconds of the Unix epoch, rounded up: never forgotten too early."""
+    return {key: int(end.timestamp()) + 1 for key, end in ends}

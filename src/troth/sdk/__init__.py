@@ -1,0 +1,1 @@
+"""What a Python service imports: whom to refuse, its own certificate, and enforcement."""

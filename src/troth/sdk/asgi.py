@@ -1,0 +1,74 @@
+"""Enforcement in front of an ASGI application: each request asks again who the peer is.
+
+Source: the ASGI specification's TLS extension (asgi.readthedocs.io, "TLS Extension", version 0.2).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from troth.sdk.decision import Decision
+from troth.sdk.guard import PeerGuard
+from troth.wire.api.problems import MEDIA_TYPE, Problem
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PEER = "troth.peer"
+"""The key in the scope under which the application finds the peer's SPIFFE ID."""
+
+POLICY_VIOLATION = 1008
+"""The code with which a WebSocket is refused (RFC 6455, section 7.4.1)."""
+
+
+class PeerMiddleware:
+    """Passes on the requests of peers that `guard` accepts, and refuses the others with 403.
+
+    It takes the peer's certificate from the TLS extension, so the server must offer that, as
+    `troth.sdk.listener` makes uvicorn do. A request without a certificate is refused.
+    """
+
+    def __init__(self, app: Application, guard: PeerGuard) -> None:
+        self._app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide, and pass on or refuse."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        decision = self._guard.check(find_certificate(scope))
+        if decision.allowed:
+            await self._app({**scope, PEER: decision.spiffe_id}, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+        else:
+            await _refuse(decision, send)
+
+
+def find_certificate(scope: Scope) -> bytes | None:
+    """The peer's certificate (DER) that the TLS extension holds; None if there is none."""
+    tls = (scope.get("extensions") or {}).get("tls") or {}
+    if tls.get("client_cert_error"):
+        return None
+    for pem in tls.get("client_cert_chain") or ():
+        try:
+            return ssl.PEM_cert_to_DER_cert(pem)
+        except ValueError:
+            return None
+    return None
+
+
+async def _refuse(decision: Decision, send: Send) -> None:
+    """RFC 9457. The reasons are for the peer as well: they tell it nothing but what it did."""
+    detail = " ".join(decision.reasons)
+    problem = Problem(title="Forbidden", status=403, detail=detail, code="permission_denied")
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": msgspec.json.encode(problem)})

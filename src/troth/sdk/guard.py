@@ -1,0 +1,205 @@
+"""The guard of a service: its own certificate, and whom it must refuse, kept up to date.
+
+A thread with an event loop of its own follows the agent (certificate, roots) and a troth server
+(whom to refuse). Questions are answered from memory, in any thread, with or without asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from types import TracebackType
+
+from troth.core.clock import Clock, SystemClock
+from troth.core.entropy import Entropy, SystemEntropy
+from troth.core.errors import Invalid, TrothError, Unauthenticated, Unavailable
+from troth.core.ids import SpiffeId, TrustDomain
+from troth.issuance.presented import Presented, read_presented
+from troth.live.revocations import Revocations
+from troth.sdk.decision import Decision
+from troth.sdk.following import Following
+from troth.sdk.stream import check_url
+from troth.sdk.tls import Contexts, refuse
+from troth.sdk.workload import WorkloadApi, find_socket
+
+
+class PeerGuard:
+    """Says whom a service may talk to, and makes TLS contexts that hold to it.
+
+    `servers` are URLs of the mutual-TLS listeners of troth servers, tried one after another;
+    `endpoint` is the Workload API's address, what ``SPIFFE_ENDPOINT_SOCKET`` says; `spiffe_id`
+    chooses among several identities of this process (else the first is taken); `lease` in seconds
+    overrides the server's. Nobody is accepted before a server was heard, nor once none was heard
+    for longer than the lease.
+
+    Use it in ``with``, or call `start` and `close`. Raises `Invalid` for what can't work.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        endpoint: str,
+        *,
+        spiffe_id: str = "",
+        lease: float | None = None,
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
+    ) -> None:
+        if not servers:
+            raise Invalid("Name at least one troth server, such as https://host:8444.")
+        find_socket(endpoint)
+        self._clock = clock or SystemClock()
+        self._known = Revocations(self._clock, lease)
+        self._contexts = Contexts()
+        self._following = Following(
+            [check_url(url) for url in servers],
+            WorkloadApi(endpoint),
+            spiffe_id,
+            self._known,
+            self._contexts,
+            self._clock,
+            entropy or SystemEntropy(),
+        )
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # What a service asks
+
+    def check(self, certificate: bytes | None) -> Decision:
+        """Whether the peer with this certificate (DER, its chain verified by TLS) is accepted."""
+        if certificate is None:
+            return Decision(False, ("The peer showed no certificate.",))
+        try:
+            shown = self._read(certificate)
+        except TrothError as error:
+            return Decision(False, (error.detail,))
+        return self._judge(shown)
+
+    def check_id(self, spiffe_id: str) -> Decision:
+        """Whether this identity is accepted: for a JWT-SVID, whose signature you have checked."""
+        objections = self._known.find_objections(spiffe_id)
+        return Decision(not objections, tuple(objections), spiffe_id)
+
+    def server_context(self, accept: Collection[str] | None = None) -> ssl.SSLContext:
+        """A context for a listener with mutual TLS; `accept` are the SPIFFE IDs that may connect,
+        None everybody of this trust domain who isn't cut off. Who is cut off later loses the
+        connections that are open."""
+        return self._contexts.make_server(self._admit_from(accept))
+
+    def client_context(self, expect: Collection[str]) -> ssl.SSLContext:
+        """A context for connections to services with one of the SPIFFE IDs in `expect`.
+
+        Raises `Invalid` before there is a certificate: call `wait_ready`.
+        """
+        if not expect or isinstance(expect, str):
+            raise Invalid("Say whom you expect to reach, as a collection of SPIFFE IDs.")
+        return self._contexts.make_client(self._admit_from(expect))
+
+    @property
+    def spiffe_id(self) -> str:
+        """Who this service is; "" before the agent has said so."""
+        return self._following.spiffe_id
+
+    @property
+    def age(self) -> float:
+        """Seconds since what is known was certainly true; infinite before the first word."""
+        return self._known.age
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each word from a server, in the guard's thread: be quick."""
+        self._following.listeners.append(listener)
+
+    # Its life
+
+    def start(self) -> None:
+        """Begin to follow agent and server, in a thread that ends with the process or `close`."""
+        if self._thread is not None:
+            raise Invalid("This guard was started before; make another one.")
+        self._thread = threading.Thread(target=self._run, name="troth-guard", daemon=True)
+        self._thread.start()
+
+    def wait_ready(self, seconds: float = 30.0) -> None:
+        """Wait for the certificate and the first word from a server; raises `Unavailable`."""
+        if not self._following.ready.wait(seconds):
+            raise Unavailable(
+                f"The guard isn't ready after {seconds:.0f} s. {self._following.problem}"
+            )
+
+    def close(self) -> None:
+        """Stop following. From then on the lease runs out, and nobody is accepted."""
+        self._closing = True
+        if self._thread is None:
+            return
+        if self._loop is not None and self._task is not None:
+            with suppress(RuntimeError):  # the loop has ended by itself
+                self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join()
+
+    def __enter__(self) -> PeerGuard:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Deciding
+
+    def _read(self, certificate: bytes) -> Presented:
+        domain = self._known.trust_domain
+        if not domain:
+            raise Unavailable("Nothing was heard from a troth server yet, so nobody is accepted.")
+        return read_presented(certificate, TrustDomain.parse(domain), self._clock.now())
+
+    def _judge(self, shown: Presented) -> Decision:
+        spiffe_id = str(shown.spiffe_id)
+        objections = self._known.find_objections(spiffe_id, shown.serial, shown.signer)
+        if shown.not_after <= self._clock.now():
+            objections.append("The certificate shown has expired; get a new one.")
+        return Decision(not objections, tuple(objections), spiffe_id)
+
+    def _admit_from(
+        self, names: Collection[str] | None
+    ) -> Callable[[bytes | None], Callable[[], None]]:
+        wanted = None if names is None else frozenset(str(SpiffeId.parse(name)) for name in names)
+
+        def admit(certificate: bytes | None) -> Callable[[], None]:
+            try:
+                if certificate is None:
+                    raise Unauthenticated("The peer showed no certificate.")
+                shown = self._read(certificate)
+            except TrothError as error:
+                raise refuse(error.detail) from error
+            if wanted is not None and str(shown.spiffe_id) not in wanted:
+                raise refuse(f"{shown.spiffe_id} is not whom this connection is for.")
+
+            def review() -> None:
+                decision = self._judge(shown)
+                if not decision.allowed:
+                    raise refuse(" ".join(decision.reasons))
+
+            review()
+            return review
+
+        return admit
+
+    def _run(self) -> None:
+        with asyncio.Runner() as runner:
+            try:
+                runner.run(self._follow())
+            except asyncio.CancelledError:
+                return
+
+    async def _follow(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        if not self._closing:
+            await self._following.run()

@@ -1,0 +1,269 @@
+"""Copies of a whole database: from any engine to any other, all or nothing, and the same."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.history import make_history
+from tests.fakes.postgres import start_cluster
+from tests.fakes.stores import ENGINES, NOW, make_event, read, transact
+from troth.core.clock import VirtualClock
+from troth.core.errors import Conflict, Invalid, Refused
+from troth.store import copies
+from troth.store.copies import check_frames, export_database, import_frames
+from troth.store.engine import open_database, open_store
+from troth.store.rows import list_shapes, sum_journal, sum_rows
+from troth.store.tables import metadata
+from troth.wire.backup import Closing, Frame, Opening, Rows, SealedKey, Sum
+
+PAIRS = list(itertools.product(ENGINES, ENGINES))
+
+
+def make_empty(engine: str, folder: Path, name: str = "copy") -> str:
+    """The URL of a database that holds nothing at all."""
+    if engine == "sqlite":
+        return f"sqlite:///{folder / name}.db"
+    cluster = start_cluster()
+    if cluster is None:
+        pytest.skip("Debian's package postgresql is not installed")
+    return cluster.create_database()
+
+
+@pytest.fixture(scope="module")
+def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The URL of a database with a history, by engine; they are read only."""
+
+    class Lazy(dict[str, str]):
+        def __missing__(self, engine: str) -> str:
+            folder = tmp_path_factory.mktemp(engine)
+            url = make_empty(engine, folder, "troth")
+            asyncio.run(make_history(folder, url))
+            self[engine] = url
+            return url
+
+    return Lazy()
+
+
+def ignore(table: str, done: int, total: int) -> None:
+    assert 0 < done <= total, table
+
+
+def take_sums(url: str) -> dict[str, Sum]:
+    """The sums of all tables, and of the sealed journal, as they lie there."""
+    link = open_database(url).open_link()
+    try:
+        shapes = list_shapes(link.connection)
+        sums = {shape.name: sum_rows(link.connection, shape) for shape in shapes}
+        (journal,) = (shape for shape in shapes if shape.name == "journal")
+        return sums | {"sealed": sum_journal(link.connection, journal)}
+    finally:
+        link.close()
+
+
+def export(url: str, **options: Any) -> list[Frame]:
+    return list(export_database(open_database(url), NOW, lambda: (), **options))
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_a_copy_is_the_same_on_every_engine(
+    source: str, target: str, histories: dict[str, str], tmp_path: Path
+) -> None:
+    url = make_empty(target, tmp_path)
+    told: list[str] = []
+    frames = export_database(open_database(histories[source]), NOW, lambda: ())
+    import_frames(open_database(url), frames, lambda table, done, total: told.append(table))
+    before, after = take_sums(histories[source]), take_sums(url)
+    assert after == before
+    assert after["sealed"].count + 1 == after["journal"].count  # one waits to be sealed
+    assert set(told) == metadata.tables.keys() - {"leases"}, "every table has a row to prove it"
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_copy_is_served_and_its_journal_goes_on(
+    target: str, histories: dict[str, str], tmp_path: Path
+) -> None:
+    url = make_empty(target, tmp_path)
+    import_frames(open_database(url), export(histories["sqlite"]), ignore)
+    old, new = (open_store(u, clock=VirtualClock(NOW)) for u in (histories["sqlite"], url))
+    try:
+        story = read(old, lambda tx: tx.journal.after(0, 1000))
+        assert read(new, lambda tx: tx.journal.after(0, 1000)) == story
+        assert read(new, lambda tx: tx.identities.page()) == read(
+            old, lambda tx: tx.identities.page()
+        )
+        transact(new, lambda tx: tx.journal.append(make_event(2)))
+        sealed = transact(new, lambda tx: tx.journal.seal(9))
+        assert [entry.position for entry in sealed] == [len(story) + 1, len(story) + 2]
+        assert new.shelf.get("x509-1.key") == bytes(range(256))
+    finally:
+        old.close()
+        new.close()
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_ids_of_deleted_rows_are_not_given_again(target: str, tmp_path: Path) -> None:
+    url = make_empty("sqlite", tmp_path, "troth")
+    store = open_store(url, clock=VirtualClock(NOW))
+    transact(store, lambda tx: [tx.journal.append(make_event(n)) for n in range(5)])
+    store.close()
+    raw = sqlite3.connect(tmp_path / "troth.db")
+    raw.execute("DELETE FROM journal WHERE id > 2")
+    raw.commit()
+    raw.close()
+    copy = make_empty(target, tmp_path)
+    import_frames(open_database(copy), export(url), lambda *_: None)
+    store = open_store(copy, clock=VirtualClock(NOW))
+    transact(store, lambda tx: tx.journal.append(make_event(9)))
+    assert read(store, lambda tx: tx.journal.list_waiting(9)) == {1, 2, 6}
+    store.close()
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_database_that_holds_something_takes_no_copy(
+    target: str, histories: dict[str, str], tmp_path: Path
+) -> None:
+    url = make_empty(target, tmp_path)
+    frames = export(histories["sqlite"])
+    import_frames(open_database(url), frames, ignore)
+    before = take_sums(url)
+    with pytest.raises(Conflict, match="isn't empty"):
+        import_frames(open_database(url), frames, ignore)
+    assert take_sums(url) == before
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_copy_that_is_cut_short_leaves_nothing_and_can_be_made_again(
+    target: str, histories: dict[str, str], tmp_path: Path
+) -> None:
+    url = make_empty(target, tmp_path)
+    frames = export(histories["sqlite"])
+
+    def cut() -> Iterator[Frame]:
+        yield from frames[: len(frames) // 2]
+        raise ConnectionError("power is gone")
+
+    with pytest.raises(ConnectionError):
+        import_frames(open_database(url), cut(), ignore)
+    import_frames(open_database(url), frames, ignore)
+    assert take_sums(url) == take_sums(histories["sqlite"])
+
+
+def _without(frames: list[Frame], kind: type) -> list[Frame]:
+    index = next(n for n, frame in enumerate(frames) if isinstance(frame, kind))
+    return frames[:index] + frames[index + 1 :]
+
+
+def _change_rows(frames: list[Frame], change: Any) -> list[Frame]:
+    index = next(n for n, frame in enumerate(frames) if isinstance(frame, Rows))
+    frame = frames[index]
+    assert isinstance(frame, Rows)
+    changed = Rows(table=frame.table, rows=change(frame.rows))
+    return [*frames[:index], changed, *frames[index + 1 :]]
+
+
+FAULTS: dict[str, Any] = {
+    "nothing": lambda f: [],
+    "no opening": lambda f: f[1:],
+    "no end": lambda f: f[:-1],
+    "a table's rows are missing": lambda f: _without(f, Rows),
+    "a table's sum is missing": lambda f: _without(f, Sum),
+    "a row is missing": lambda f: _change_rows(f, lambda rows: rows[1:]),
+    "a row comes twice": lambda f: _change_rows(f, lambda rows: [*rows, rows[0]]),
+    "a cell is missing": lambda f: _change_rows(f, lambda rows: [rows[0][1:]]),
+    "a cell of another kind": lambda f: _change_rows(f, lambda rows: [(7, *rows[0][1:])]),
+    "a number too large": lambda f: _change_rows(f, lambda rows: [(1 << 63, *rows[0][1:])]),
+    "rows of an unknown table": lambda f: [f[0], Rows(table="users", rows=[]), *f[1:]],
+    "it begins twice": lambda f: [f[0], *f],
+    "something after the end": lambda f: [*f, SealedKey(name="a.key", content=b"")],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_not_whole_is_not_kept(
+    fault: str, histories: dict[str, str], tmp_path: Path
+) -> None:
+    frames = FAULTS[fault](export(histories["sqlite"]))
+    with pytest.raises(Invalid, match="damaged"):
+        check_frames(frames, lambda *_: None)
+    url = make_empty("sqlite", tmp_path)
+    with pytest.raises(Invalid, match="damaged"):
+        import_frames(open_database(url), frames, lambda *_: None)
+    import_frames(open_database(url), export(histories["sqlite"]), ignore)
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_what_comes_out_different_is_not_kept(
+    target: str, histories: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = make_empty(target, tmp_path)
+    frames = export(histories["sqlite"])
+    end = frames[-1]
+    assert isinstance(end, Closing)
+    swapped = Sum(table="journal", count=end.journal.count, sha256="0" * 64)
+    other_order = [*frames[:-1], Closing(next_ids=end.next_ids, journal=swapped)]
+    with pytest.raises(Invalid, match="another order"):
+        import_frames(open_database(url), other_order, ignore)
+    with monkeypatch.context() as patched:
+        patched.setattr(copies, "write_rows", lambda *_: None)  # a database that loses rows
+        with pytest.raises(Invalid, match="came out different"):
+            import_frames(open_database(url), frames, ignore)
+    import_frames(open_database(url), frames, ignore)
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_newer_troths_copy_is_refused(
+    target: str, histories: dict[str, str], tmp_path: Path
+) -> None:
+    first, *rest = export(histories["sqlite"])
+    assert isinstance(first, Opening)
+    newer = Opening(
+        schema="9999",
+        made_at=first.made_at,
+        trust_domain=first.trust_domain,
+        head=first.head,
+        tables=first.tables,
+    )
+    with pytest.raises(Refused, match="newer troth"):
+        import_frames(open_database(make_empty(target, tmp_path)), [newer, *rest], ignore)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_database_in_use_is_not_moved(engine: str, tmp_path: Path) -> None:
+    url = make_empty(engine, tmp_path, "troth")
+    store = open_store(url, clock=VirtualClock(NOW))
+    try:
+        transact(store, lambda tx: tx.journal.append(make_event()))
+        with pytest.raises(Refused, match=r"[Ss]top"):
+            export(url, alone=True)
+        assert isinstance(export(url)[0], Opening)  # a backup is made all the same
+    finally:
+        store.close()
+    frames = export_database(open_database(url), NOW, lambda: (), alone=True)
+    next(frames)
+    if engine == "sqlite":  # and whoever comes now has to wait
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sqlite3.connect(tmp_path / "troth.db", timeout=0).execute("SELECT * FROM journal")
+    frames.close()
+    assert isinstance(export(url, alone=True)[0], Opening)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_empty_or_old_database_is_not_copied(engine: str, tmp_path: Path) -> None:
+    url = make_empty(engine, tmp_path)
+    database = open_database(url)
+    database.create()
+    with pytest.raises(Refused, match="empty"):
+        export(url)
+    link = database.begin_migration()
+    copies.upgrade_connection(link.connection, "0001")
+    link.commit()
+    link.close()
+    with pytest.raises(Refused, match="Start this troth on it once"):
+        export(url)

@@ -1,0 +1,139 @@
+"""The feed on both engines: who seals, what becomes live when, and what passes for healthy."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from tests.fakes.stores import ENGINES, NOW, hold_writer, make_event, make_url, transact
+from troth.core.clock import VirtualClock
+from troth.live.snapshot import Snapshot
+from troth.operations.feed import FollowJournal, read_seed
+from troth.store.engine import open_store
+from troth.store.sealer import BATCH, LEASE_TTL, Sealer
+
+QUIET = timedelta(seconds=4)
+
+
+@pytest.fixture
+def clock():
+    return VirtualClock(NOW)
+
+
+@pytest.fixture(params=ENGINES)
+def store(request, tmp_path, clock):
+    store = open_store(make_url(request.param, tmp_path), clock=clock)
+    yield store
+    store.close()
+
+
+class Node:
+    """One server's feed; several in a test share its store, as servers share a database."""
+
+    def __init__(self, store, name):
+        self.store = store
+        self.snapshot = Snapshot(store.clock, timedelta(seconds=15))
+        self.feed = FollowJournal(
+            store, Sealer(store, clock=store.clock, holder=name), self.snapshot
+        )
+        self.snapshot.load(asyncio.run(read_seed(store, store.clock.now())))
+
+    def follow(self):
+        """Run the feed once; what it took in."""
+        return asyncio.run(self.feed())
+
+
+def append(store, count=1):
+    events = [make_event(number, type="test.noted") for number in range(count)]
+    transact(store, lambda tx: tx.journal.append_all(events))
+
+
+def test_what_is_committed_is_live_after_one_run(store, clock):
+    node = Node(store, "one")
+    for epoch in (1, 2):
+        append(store)
+        clock.advance(QUIET)
+        assert node.follow() == {"test.noted"}
+        assert (node.snapshot.epoch, node.snapshot.age) == (epoch, 0)
+
+
+@pytest.mark.parametrize("leads", [False, True], ids=["first run", "sealed before"])
+def test_more_than_a_batch_is_live_after_one_run(store, leads):
+    node = Node(store, "one")
+    if leads:
+        append(store)
+        node.follow()
+    append(store, BATCH + 5)
+    node.follow()
+    assert node.snapshot.epoch == BATCH + 5 + leads
+
+
+def test_what_another_has_sealed_is_live_and_a_quiet_journal_is_heard(store, clock):
+    one, two = Node(store, "one"), Node(store, "two")
+    append(store, 3)
+    one.follow()
+    clock.advance(QUIET)
+    assert two.follow() == {"test.noted"}
+    assert (two.snapshot.epoch, two.snapshot.age) == (3, 0)
+    clock.advance(QUIET)
+    assert two.follow() == set()
+    assert two.snapshot.age == 0
+
+
+def test_a_sealer_that_is_stuck_does_not_pass_for_a_quiet_journal(store, clock):
+    one, two = Node(store, "one"), Node(store, "two")
+    append(store)
+    one.follow()
+    two.follow()
+    append(store)  # and the first does nothing about it
+    clock.advance(QUIET)
+    two.follow()
+    assert (two.snapshot.epoch, two.snapshot.age) == (1, QUIET.total_seconds())
+    clock.advance(LEASE_TTL)
+    two.follow()
+    assert (two.snapshot.epoch, two.snapshot.age) == (2, 0), "its lease is over: another seals"
+
+
+def test_who_loses_the_lease_hears_no_more_than_what_it_has_seen(store, clock):
+    one, two = Node(store, "one"), Node(store, "two")
+    append(store)
+    one.follow()
+    clock.advance(LEASE_TTL)
+    append(store)
+    two.follow()
+    append(store)  # which the second holds back
+    clock.advance(QUIET)
+    one.follow()
+    assert one.snapshot.epoch == 2, "what the second has sealed"
+    assert one.snapshot.age == (LEASE_TTL + QUIET).total_seconds()
+    two.follow()
+    one.follow()
+    assert (one.snapshot.epoch, one.snapshot.age) == (3, 0)
+
+
+def test_who_gets_the_lease_back_misses_nothing_in_between(store, clock):
+    one, two = Node(store, "one"), Node(store, "two")
+    append(store)
+    one.follow()
+    clock.advance(LEASE_TTL)
+    append(store, 3)
+    two.follow()
+    clock.advance(LEASE_TTL)
+    append(store, 2)
+    one.follow()  # it thinks that it has sealed all the time
+    assert (one.snapshot.epoch, one.snapshot.age) == (6, 0)
+
+
+def test_sealing_waits_behind_no_writer(tmp_path, clock):
+    store = open_store(make_url("postgresql", tmp_path), clock=clock)
+    node = Node(store, "one")
+
+    async def main():
+        await store.transact(lambda tx: tx.journal.append(make_event(type="test.noted")))
+        async with hold_writer(store):
+            async with asyncio.timeout(20):
+                await node.feed()
+            assert node.snapshot.epoch == 1
+
+    asyncio.run(main())
+    store.close()

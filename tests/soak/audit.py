@@ -1,0 +1,249 @@
+"""The audit: what the database holds after a kill, against what was acknowledged before it.
+
+The journal is read once, from front to back, a piece after each kill; what was acknowledged since
+the last audit is looked up in the tables. At the end all is read anew, to see that nothing that
+was once sealed has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from cryptography import x509
+
+from tests.soak.ledger import BrokenPromise, Ledger, Move
+from tests.soak.records import Records, find_rows, read_body
+
+FATES = ("certificate.issued", "certificate.abandoned")
+EVENTS = "select id, position, type, subject, body from journal where position"
+
+
+def demand(holds: bool, what: str) -> None:
+    """Raise `BrokenPromise` unless it holds; `assert` could be switched off."""
+    if not holds:
+        raise BrokenPromise(what)
+
+
+class Journal:
+    """What the sealed journal says, read piece by piece."""
+
+    def __init__(self) -> None:
+        self.head = 0
+        self.digest = hashlib.sha256()
+        self.intended: dict[str, str] = {}
+        self.fates: dict[str, str] = {}
+        self.issued: dict[str, str] = {}
+        self.revoked: set[str] = set()
+        self.tokens: Counter[str] = Counter()
+        self.identities: set[str] = set()
+        self.reasons: dict[str, int] = {}
+        self.joins: Counter[str] = Counter()
+        self.invited: set[str] = set()
+        self.activated: set[str] = set()
+        self.types: Counter[str] = Counter()
+        self._ids: set[int] = set()
+
+    def read(self, records: Records) -> Journal:
+        """Take in what was sealed since the last time; what is committed and not sealed yet, as
+        if it were, to be thrown away afterwards."""
+        # One statement is one snapshot: servers may be sealing meanwhile.
+        rows = records.rows(f"{EVENTS} > {self.head} union all {EVENTS} is null")
+        waiting = Journal()
+        for row_id, position, kind, subject, body in sorted(rows, key=_order):
+            demand(row_id not in self._ids, f"journal row {row_id} is there twice")
+            if position is None:
+                waiting._take(kind, subject, 0, read_body(body))
+                continue
+            demand(position == self.head + 1, f"position {position} follows {self.head}")
+            self._ids.add(row_id)
+            self.head = position
+            self.digest.update(f"{row_id}|{position}|{kind}|{subject}|{body}\n".encode())
+            self._take(kind, subject, position, read_body(body))
+        return waiting
+
+    def _take(self, kind: str, subject: str, position: int, body: dict[str, Any]) -> None:
+        self.types[kind] += 1
+        if kind == "certificate.intended":
+            self.intended[body["serial"]] = body["authority"]
+        elif kind in FATES:
+            serial = body["serial"]
+            demand(serial not in self.fates, f"certificate {serial} has two fates: {kind}")
+            self.fates[serial] = kind
+            if kind == "certificate.issued":
+                self.issued[serial] = body["sha256"]
+        elif kind == "certificate.revoked":
+            demand(body["serial"] not in self.revoked, f"{body['serial']} was revoked twice")
+            self.revoked.add(body["serial"])
+        elif kind == "jwtsvid.issued":
+            self.tokens[body["jti"]] += 1
+        elif kind == "identity.registered":
+            self.identities.add(body["id"])
+        elif kind == "node.attested":
+            self.joins[body["token"]] += 1
+        elif kind == "token.created":
+            self.invited.add(subject)
+        elif kind == "authority.activated":
+            self.activated.add(subject)
+        if kind.startswith("identity.") and body.get("reason"):
+            self.reasons[str(body["reason"])] = position
+
+
+def _order(row: tuple[Any, ...]) -> tuple[bool, int]:
+    """By position, and then what has none, by row."""
+    return row[1] is None, row[0] if row[1] is None else row[1]
+
+
+class Audit:
+    """Compares, after each kill. One ledger, one database."""
+
+    def __init__(self, records: Records, ledger: Ledger) -> None:
+        self._records = records
+        self._ledger = ledger
+        self.journal = Journal()
+        self._unsealed: list[tuple[str, str]] = []
+        self._chains: dict[str, list[str]] = {}
+        self._joined: set[str] = set()
+
+    def look(self) -> None:
+        """All that was acknowledged before this was called is recorded, and rightly."""
+        self._ledger.check()
+        fresh = self._ledger.take()
+        waiting = self.journal.read(self._records)
+        self._look_at_certificates(fresh.certificates)
+        self._look_at_revocations(fresh.revoked)
+        self._look_at(
+            "select jti, state from jwt_svids where jti in", fresh.tokens, ("issued",), "token"
+        )
+        self._look_at("select id from identities where id in", fresh.identities, (), "identity")
+        self._look_at_joins(fresh.joined)
+        self._look_at("select id from join_tokens where id in", fresh.invited, (), "join token")
+        for kind, names in (
+            ("issued", fresh.certificates),
+            ("revoked", fresh.revoked),
+            ("tokens", fresh.tokens),
+            ("identities", fresh.identities),
+            ("reasons", [move.reason for move in fresh.moves]),
+            ("joins", fresh.joined),
+            ("invited", fresh.invited),
+            ("activated", fresh.activated),
+        ):
+            self._unsealed += [(kind, name) for name in names]
+        self._look_in_journal(waiting)
+        self._look_at_order(fresh.moves)
+
+    def _look_at_certificates(self, acknowledged: dict[str, str]) -> None:
+        sql = "select serial, state, der from certificates where serial in"
+        rows = find_rows(self._records, sql, acknowledged)
+        for serial, digest in acknowledged.items():
+            demand(serial in rows, f"the acknowledged certificate {serial} is lost")
+            _, state, der = rows[serial]
+            demand(state == "issued", f"the acknowledged certificate {serial} is {state}")
+            found = hashlib.sha256(bytes(der)).hexdigest()
+            demand(found == digest, f"certificate {serial} was answered with other bytes")
+
+    def _look_at_revocations(self, serials: set[str]) -> None:
+        sql = "select serial, revoked_at from certificates where serial in"
+        rows = find_rows(self._records, sql, serials)
+        for serial in serials:
+            demand(serial in rows and rows[serial][1] is not None, f"{serial} isn't revoked")
+
+    def _look_at_joins(self, joined: dict[str, str]) -> None:
+        sql = "select id, used_at from join_tokens where id in"
+        rows = find_rows(self._records, sql, joined)
+        for token in joined:
+            demand(token in rows and rows[token][1] is not None, f"join token {token} isn't used")
+        self._joined |= set(joined)
+
+    def _look_at(
+        self, sql: str, names: Iterable[str], expected: tuple[str, ...], what: str
+    ) -> None:
+        rows = find_rows(self._records, sql, names)
+        for name in names:
+            demand(name in rows, f"the acknowledged {what} {name} is lost")
+            demand(rows[name][1:] == expected, f"the {what} {name} is {rows[name][1:]}")
+
+    def _look_in_journal(self, waiting: Journal) -> None:
+        """Each promise has its event; those not sealed yet are looked for again next time."""
+        left = []
+        for kind, name in self._unsealed:
+            if name in getattr(self.journal, kind):
+                continue
+            demand(name in getattr(waiting, kind), f"{kind} {name} isn't in the journal")
+            left.append((kind, name))
+        self._unsealed = left
+        for token, count in (self.journal.joins + waiting.joins).items():
+            demand(count == 1, f"join token {token} brought {count} nodes in")
+
+    def _look_at_order(self, moves: list[Move]) -> None:
+        """Who was answered before asking again finds the two events in that order."""
+        for move in moves:
+            self._chains.setdefault(move.identity, []).append(move.reason)
+
+    def check_order(self) -> None:
+        """The steps of each identity stand in the journal as they were acknowledged."""
+        for identity, reasons in self._chains.items():
+            positions = [self.journal.reasons[reason] for reason in reasons]
+            demand(positions == sorted(positions), f"the journal tells {identity} in disorder")
+
+    def check_lists(self, lists: dict[str, bytes]) -> int:
+        """Every revocation that the journal told before is on its authority's list; how many."""
+        found = 0
+        listed = {
+            authority: {f"{entry.serial_number:040x}" for entry in x509.load_der_x509_crl(der)}
+            for authority, der in lists.items()
+        }
+        for serial in self.journal.revoked:
+            authority = self.journal.intended.get(serial)
+            if authority in listed:
+                found += 1
+                demand(serial in listed[authority], f"{serial} is revoked and not on the list")
+        return found
+
+    def list_stranded(self) -> list[str]:
+        """Intents without a result, by now."""
+        return [
+            str(row[0])
+            for table, key in (("certificates", "serial"), ("jwt_svids", "jti"))
+            for row in self._records.rows(f"select {key} from {table} where state = 'intended'")
+        ]
+
+    def check_stranded(self, now: float, allowed: float) -> None:
+        """No intent is older than `allowed` seconds: a reconciler has run since."""
+        limit = int((now - allowed) * 1_000_000)
+        for table, at in (("certificates", "created_at"), ("jwt_svids", "issued_at")):
+            sql = f"select count(*) from {table} where state = 'intended' and {at} < {limit}"
+            ((count,),) = self._records.rows(sql)
+            demand(count == 0, f"{count} intents in {table} are older than {allowed:.0f} s")
+
+    def conclude(self) -> None:
+        """At the end, with nothing under way: all of it again, from the first row."""
+        self.look()
+        demand(not self._unsealed, f"never sealed: {self._unsealed[:3]}")
+        demand(not self.list_stranded(), "an interrupted issuance was left open")
+        rows = self._records.rows("select count(*) from journal where position is null")
+        demand(rows == [(0,)], f"{rows[0][0]} events were left without a position")
+        self.check_order()
+        again = Journal()
+        again.read(self._records)
+        demand(again.digest.digest() == self.journal.digest.digest(), "sealed history has changed")
+        self._check_serials()
+        open_ends = set(self.journal.intended) - set(self.journal.fates)
+        demand(not open_ends, f"without a fate in the journal: {sorted(open_ends)[:3]}")
+        for kind in ("authorities",):
+            sql = f"select use, count(*) from {kind} where state = 'active' group by use"
+            active = dict(self._records.rows(sql))
+            demand(active == {"x509-svid": 1, "jwt-svid": 1}, f"active authorities: {active}")
+
+    def _check_serials(self) -> None:
+        """A serial stands in its own certificate, and in no other."""
+        signed: set[int] = set()
+        for serial, state, der in self._records.rows("select serial, state, der from certificates"):
+            demand((state == "issued") == (der is not None), f"{serial} is {state}")
+            if der is not None:
+                number = x509.load_der_x509_certificate(bytes(der)).serial_number
+                demand(number == int(serial, 16), f"{serial} holds another serial")
+                demand(number not in signed, f"{serial} is there twice")
+                signed.add(number)

@@ -1,0 +1,225 @@
+"""``revocation.follow``: a complete value, then what changes, and where it goes on from."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.fakes.house import ADMIN, FakeHouse, in_house
+from troth.core.errors import Denied, Unauthenticated, Unavailable
+from troth.core.ids import RequestId
+from troth.operations.call import ANONYMOUS, Caller
+from troth.policy.permissions import decide_operation
+from troth.wire.api.authorities import ForceAuthority, ListAuthorities, PrepareAuthority
+from troth.wire.api.certificates import ListCertificates
+from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
+from troth.wire.api.nodes import EvictNode
+from troth.wire.api.revocations import FollowRevocations, RevocationChange, RevocationSnapshot
+
+PAYMENTS = "spiffe://example.org/payments"
+WORKLOAD = Caller("spiffe://example.org/ledger", frozenset({"workload"}))
+
+
+def follow(house: FakeHouse, last: Any = None, caller: Caller = WORKLOAD) -> Any:
+    body = FollowRevocations()
+    if last is not None:
+        body = FollowRevocations(after=last.epoch, mark=last.mark)
+    return aclosing(house.dispatcher.open("revocation.follow", caller, RequestId("r"), body))
+
+
+async def move(house: FakeHouse, verb: str, name: str = "payments") -> None:
+    await house.call(f"identity.{verb}", MoveIdentity(name=name, reason="a test"))
+    await house.settle()
+
+
+async def register(house: FakeHouse) -> str:
+    """An identity with one certificate, which is told by its serial."""
+    view = await house.register()
+    node = await house.join()
+    await house.issue(node, view.id)
+    page = await house.call("certificate.ls", ListCertificates(name="payments"))
+    await house.settle()
+    return str(page.items[0].serial)
+
+
+@in_house
+async def test_a_quarantine_comes_as_a_change_and_so_does_the_release(house: FakeHouse) -> None:
+    serial = await register(house)
+    async with follow(house) as values:
+        first = await anext(values)
+        assert isinstance(first, RevocationSnapshot)
+        assert (first.trust_domain, first.lease) == ("example.org", 15.0)
+        assert (first.cut_off, first.revoked, first.distrusted) == ({}, {}, {})
+
+        await move(house, "quarantine")
+        change = await anext(values)
+        assert isinstance(change, RevocationChange)
+        assert (change.since, change.epoch) == (first.epoch, house.parts.snapshot.epoch)
+        assert change.cut_off == {PAYMENTS: "quarantined"}
+        assert list(change.revoked) == [serial]
+        assert change.revoked[serial] > house.clock.now().timestamp()
+
+        await move(house, "release")
+        freed = await anext(values)
+        assert (freed.restored, freed.cut_off, freed.revoked) == ([PAYMENTS], {}, {})
+        assert freed.since == change.epoch
+
+
+@in_house
+async def test_who_starts_late_gets_everything_at_once(house: FakeHouse) -> None:
+    serial = await register(house)
+    await move(house, "quarantine")
+    async with follow(house) as values:
+        first = await anext(values)
+        assert first.cut_off == {PAYMENTS: "quarantined"}
+        assert list(first.revoked) == [serial]
+
+
+@in_house
+async def test_of_several_changes_the_last_counts(house: FakeHouse) -> None:
+    await register(house)
+    async with follow(house) as values:
+        await anext(values)
+        for verb in ("quarantine", "release", "suspend"):
+            await move(house, verb)
+        change = await anext(values)
+        assert (change.cut_off, change.restored) == ({PAYMENTS: "suspended"}, [])
+
+
+@in_house
+async def test_a_retired_identity_is_refused_while_its_tokens_may_live(house: FakeHouse) -> None:
+    await register(house)
+    async with follow(house) as values:
+        await anext(values)
+        await move(house, "retire")
+        assert (await anext(values)).cut_off == {PAYMENTS: "retired"}
+    async with follow(house) as values:
+        assert (await anext(values)).cut_off == {PAYMENTS: "retired"}
+    house.clock.advance(timedelta(hours=1, seconds=1))
+    house.parts.snapshot.drop_expired()
+    await house.settle()
+    async with follow(house) as values:
+        assert (await anext(values)).cut_off == {}
+
+
+@in_house
+async def test_what_concerns_nobody_wakes_nobody(house: FakeHouse) -> None:
+    async with follow(house) as values:
+        first = await anext(values)
+        await house.register("another")
+        await house.settle()
+        assert house.parts.snapshot.epoch > first.epoch
+        assert house.parts.snapshot.recent.since(first.epoch) == []
+        await move(house, "quarantine", "another")
+        change = await anext(values)
+        assert list(change.cut_off) == ["spiffe://example.org/another"]
+
+
+@in_house
+async def test_it_goes_on_from_where_the_caller_left_off(house: FakeHouse) -> None:
+    await register(house)
+    async with follow(house) as values:
+        first = await anext(values)
+    await move(house, "quarantine")
+    async with follow(house, first) as values:
+        change = await anext(values)
+        assert isinstance(change, RevocationChange)
+        assert (change.since, change.cut_off) == (first.epoch, {PAYMENTS: "quarantined"})
+    async with follow(house, change) as values:
+        nothing = await anext(values)
+        assert (nothing.since, nothing.epoch, nothing.cut_off) == (change.epoch, change.epoch, {})
+        await move(house, "release")
+        assert (await anext(values)).restored == [PAYMENTS]
+
+
+@in_house
+async def test_a_place_in_another_journal_is_none(house: FakeHouse) -> None:
+    await register(house)
+    async with follow(house) as values:
+        first = await anext(values)
+    for after, mark in (
+        (first.epoch, "0" * 32),
+        (first.epoch, ""),
+        (first.epoch - 1, first.mark),
+        (first.epoch + 1000, first.mark),
+    ):
+        body = FollowRevocations(after=after, mark=mark)
+        opened = house.dispatcher.open("revocation.follow", WORKLOAD, RequestId("r"), body)
+        async with aclosing(opened) as values:  # type: ignore[type-var]
+            assert isinstance(await anext(values), RevocationSnapshot)
+
+
+@in_house
+async def test_a_reader_too_slow_for_the_memory_gets_everything(house: FakeHouse) -> None:
+    await register(house)
+    async with follow(house) as values:
+        first = await anext(values)
+        await move(house, "quarantine")
+        house.parts.snapshot.recent.clear(house.parts.snapshot.epoch)
+        second = await anext(values)
+        assert isinstance(second, RevocationSnapshot)
+        assert second.epoch > first.epoch
+        assert second.cut_off == {PAYMENTS: "quarantined"}
+
+
+@in_house
+async def test_a_lock_an_eviction_and_an_authority_reach_it_too(house: FakeHouse) -> None:
+    serial = await register(house)
+    async with follow(house) as values:
+        await anext(values)
+        (instance,) = (await house.call("instance.ls", ListInstances(name="payments"))).items
+        await house.call("instance.lock", MoveInstance(id=instance.id, reason="odd"))
+        await house.settle()
+        assert list((await anext(values)).revoked) == [serial]
+
+        await house.call("node.evict", EvictNode(name="local", reason="gone"))
+        await house.settle()
+        assert (await anext(values)).revoked  # the node's own
+
+        listed = await house.call("authority.ls", ListAuthorities())
+        old = next(a for a in listed.items if (a.use, a.state) == ("x509-svid", "active"))
+        made = await house.call(
+            "authority.prepare", PrepareAuthority(use="x509-svid", reason="a test")
+        )
+        await house.publish()
+        for name, id_ in (("activate", made.id), ("revoke", old.id)):
+            body = ForceAuthority(id=id_, reason="a test", force=True)
+            await house.call(f"authority.{name}", body)
+        await house.settle()
+        assert list((await anext(values)).distrusted) == [old.key_id]
+    async with follow(house) as values:
+        assert list((await anext(values)).distrusted) == [old.key_id]
+
+
+@in_house
+async def test_a_stale_server_says_so_and_a_value_tells_its_age(house: FakeHouse) -> None:
+    house.clock.advance(timedelta(seconds=4))
+    async with follow(house) as values:
+        first = await anext(values)
+        assert first.as_of == pytest.approx(-4)
+        await house.register()
+        await move(house, "quarantine")
+        house.clock.advance(timedelta(seconds=3))
+        change = await anext(values)
+        # Opened 3 s ago, and heard at that moment.
+        assert change.as_of == pytest.approx(0)
+        house.clock.advance(timedelta(seconds=13))
+        house.parts.snapshot.refusals_epoch += 1
+        await house.parts.snapshot.announce()
+        with pytest.raises(Unavailable):
+            await anext(values)
+
+
+@in_house
+async def test_whoever_has_an_identity_may_follow_and_nobody_else(house: FakeHouse) -> None:
+    for caller in (ADMIN, WORKLOAD):
+        async with follow(house, caller=caller) as values:
+            assert await anext(values)
+    with pytest.raises(Unauthenticated):
+        follow(house, caller=ANONYMOUS)
+    with pytest.raises(Denied):
+        follow(house, caller=Caller("spiffe://example.org/x", frozenset()))
+    assert not decide_operation(["workload"], "journal.tail").allowed

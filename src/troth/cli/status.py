@@ -89,7 +89,8 @@ def _count(client: ApiClient, *, retired: bool) -> int | None:
         view: status.StatusView = client.call("status.show", status.GetStatus())
     except TrothError:
         return None  # "and more" is true without a number
-    return sum(n for state, n in view.identities.items() if retired or state != "retired")
+    counts: dict[str, int] = view.identities
+    return sum(n for state, n in counts.items() if retired or state != "retired")
 
 
 def _say_none(terminal: Terminal, retired: bool) -> None:

@@ -45,9 +45,9 @@ async def read_seed(store: Store, now: datetime) -> Seed:
 class FeedMeter(Protocol):
     """Counts what the feed did."""
 
-    def observe_feed(self, waiting: int, lag: float | None) -> None:
-        """One look: how many committed events waited to be sealed, and, if any were taken in,
-        seconds from the oldest of them to the snapshot that knows it."""
+    def observe_feed(self, waiting: int | None, lag: float | None) -> None:
+        """How many committed events wait to be sealed, if that was found out; if events were taken
+        in, seconds from the oldest of them to the snapshot that knows it."""
         ...
 
 
@@ -91,11 +91,11 @@ class FollowJournal:
         while (sealed := await self.sealer.seal_batch()) is not None:
             if sealed.before == self.snapshot.epoch:
                 await self._take_in(sealed.events, sealed.head, types)
-                self._tell(sealed.events, sealed.head - sealed.before)
             else:
                 await self._catch_up(types)  # another one has sealed in between
             if not sealed.more:
                 self.snapshot.hear()
+                self._tell(0, [])
                 return True
         return False
 
@@ -105,8 +105,8 @@ class FollowJournal:
             events, head, waiting = await self._read_news(self.snapshot.epoch)
             all_read = len(events) < BATCH
             await self._take_in(events, head if all_read else 0, types)
-            self._tell(events, len(waiting))
             if all_read:
+                self._tell(len(waiting), [])
                 return waiting
 
     async def _take_in(self, events: list[SealedEvent], head: int, types: set[str]) -> None:
@@ -115,10 +115,12 @@ class FollowJournal:
         self.snapshot.apply(events)
         self.snapshot.advance(head)
         types.update(sealed.event.type for sealed in events)
+        if events:
+            self._tell(None, events)
         if self.snapshot.epoch > before:
             await self.snapshot.announce()
 
-    def _tell(self, events: list[SealedEvent], waiting: int) -> None:
+    def _tell(self, waiting: int | None, events: list[SealedEvent]) -> None:
         if self.meter is not None:
             oldest = min((sealed.event.at for sealed in events), default=None)
             lag = None if oldest is None else (self.store.clock.now() - oldest).total_seconds()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from typing import Any
 
 from troth.core.errors import TrothError
@@ -39,6 +40,7 @@ class _Wanted:
     wish: Wish
     condition: Condition
     answer: asyncio.Future[Issued]
+    context: Context = field(default_factory=copy_context)
 
 
 class LeafGatherer:
@@ -64,7 +66,8 @@ class LeafGatherer:
             while self._waiting:
                 count = min(len(self._waiting), MOST_TOGETHER)
                 batch = [self._waiting.popleft() for _ in range(count)]
-                await self._issue(batch)
+                # In the first one's context: that is the trace and the request that it shows in.
+                await asyncio.create_task(self._issue(batch), context=batch[0].context)
         finally:
             self._work = None
 

@@ -178,9 +178,10 @@ class Metrics:
         if outcome == "ok":
             self._signed.inc(count)
 
-    def observe_feed(self, waiting: int, lag: float | None) -> None:
+    def observe_feed(self, waiting: int | None, lag: float | None) -> None:
         """Record one look at the journal: what waits to be sealed, and the oldest event's age."""
-        self.show("troth_journal_waiting", waiting)
+        if waiting is not None:
+            self.show("troth_journal_waiting", waiting)
         if lag is not None:
             self._lag.observe(max(0.0, lag))
 

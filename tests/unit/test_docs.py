@@ -103,7 +103,7 @@ def find_section(text: str, heading: str) -> str:
 
 
 def describe_roles(name: str) -> str:
-    order = ("admin", "operator", "auditor", "node", "anyone")
+    order = ("admin", "operator", "auditor", "node", "device", "anyone")
     holders = [role for role in order if name in ROLES[role]]
     return "anyone" if "anyone" in holders else ", ".join(holders)
 

@@ -21,7 +21,7 @@ export PYTHON
 export CI ?= true
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test check fuzz docs lock format venv system system-tests clean
+.PHONY: help demo test check enroll fuzz docs lock format venv system system-tests clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: system-tests check ## everything in `check`, then all tests
 
 check: system $(STAMP) ## format, lint, types, import contracts, documentation, house rules
 	@VENV=$(VENV) scripts/check.sh $(CODE)
+
+enroll: ## the client of devices without an agent as one file, dist/troth-enroll.pyz
+	@$(or $(PYTHON),python3) scripts/build_enroll.py
 
 bench-%: system $(STAMP) ## one benchmark, e.g. bench-startup; its last line is one JSON object
 	@if [[ ! -f benchmarks/bench_$(subst -,_,$*).py ]]; then \

@@ -105,7 +105,7 @@ def find_section(text: str, heading: str) -> str:
 
 
 def describe_roles(name: str) -> str:
-    order = ("admin", "operator", "auditor", "node", "workload", "anyone")
+    order = ("admin", "operator", "auditor", "node", "workload", "device", "anyone")
     holders = [role for role in order if name in ROLES[role]]
     return "anyone" if "anyone" in holders else ", ".join(holders)
 

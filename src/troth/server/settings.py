@@ -232,8 +232,10 @@ class X509popSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     device_authorities: Annotated[
         str,
         Meta(
-            description="The same for devices that enrol without an agent. A file of its own: what "
-            "vouches for a device must not make a node of it."
+            description="Absolute path of a PEM file with the authorities that vouch for devices "
+            "that enrol without an agent, read when the server starts. A file of its own: what "
+            "vouches for a device must not make a node of it.",
+            extra={"default": "none: no device proves itself by a certificate"},
         ),
     ] = ""
     name: Annotated[

@@ -23,7 +23,8 @@ async def make_history(directory: Path, url: str | None = None) -> None:
 
 async def live(house: FakeHouse) -> None:
     """Register, join, issue, lock, quarantine, retire, rotate; and leave some of it unfinished."""
-    api = await house.register("api", labels={"env": "prod", "size": "L"}, purpose="Größe \U0001f511", hint="internal")
+    labels = {"env": "prod", "size": "L"}
+    api = await house.register("api", labels=labels, purpose="Größe \U0001f511", hint="internal")
     bad = await house.register("bad", selectors=["unix:uid:1002"], nodes=["*"])
     await house.register("old", selectors=["unix:uid:1003"])
     node = await house.join()

@@ -135,13 +135,17 @@ class FakeHouse:
 
 @asynccontextmanager
 async def open_house(
-    directory: Path, seed: int = 1, url: str | None = None
+    directory: Path,
+    seed: int = 1,
+    url: str | None = None,
+    clock: VirtualClock | None = None,
+    keystore: FailingKeystore | None = None,
 ) -> AsyncIterator[FakeHouse]:
     """A house on a fresh database in `directory`, or on the one at `url`."""
-    clock, entropy = VirtualClock(), SeededEntropy(seed)
+    clock, entropy = clock or VirtualClock(), SeededEntropy(seed)
     store = open_store(url or f"sqlite:///{directory}/troth.db", clock=clock)
     try:
-        keystore, drafter = FailingKeystore(entropy), Drafter()
+        keystore, drafter = keystore or FailingKeystore(entropy), Drafter()
         prepare = PrepareAuthorities(store, clock, entropy, keystore, DOMAIN, "test")
         await prepare()
         publish = PublishCrls(store, clock, keystore, drafter, CRL_LIFETIME, CRL_PERIOD)

@@ -26,8 +26,8 @@ export NO_MKDOCS_2_WARNING := 1
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: system $(STAMP) ## the whole story on real processes, narrated (ONCE=1: check every step and stop)
-	@$(BIN)/troth demo $(if $(filter-out 0,$(ONCE)),--once)
+demo: $(if $(filter postgresql,$(DATABASE)),system-tests,system) $(STAMP) ## the whole story on real processes (ONCE=1: check and stop; DATABASE=postgresql)
+	@$(BIN)/troth demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(DATABASE),--database $(DATABASE))
 
 test: system-tests check ## everything in `check`, then all tests
 	@echo "tests" >&2

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from tests.fuzz import agent, api, devices, http1, issuance, machine, manifests, names, protobufs
+from tests.fuzz import (
+    agent,
+    api,
+    backups,
+    devices,
+    http1,
+    issuance,
+    machine,
+    manifests,
+    names,
+    protobufs,
+)
 from tests.fuzz.harness import Target
 
-MODULES = (names, manifests, issuance, api, protobufs, machine, agent, http1, devices)
+MODULES = (names, manifests, issuance, api, protobufs, machine, agent, http1, devices, backups)
 
 TARGETS: dict[str, Target] = {
     target.name: target

@@ -49,6 +49,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("apply", "manifest", "Apply manifests, all or nothing.", PANEL_STATE),
     Entry("ps", "status", "List identities: state, copies, last seen.", PANEL_STATE),
     Entry("top", "status", "The same, live.", PANEL_STATE),
+    Entry("db", "db", "The state as a whole: move, back up, restore.", PANEL_RUN, False),
     Entry("identity", "identity", "What workloads are, and their life cycle.", PANEL_NOUNS, False),
     Entry("template", "template", "Who gets an identity at first sight.", PANEL_NOUNS, False),
     Entry("instance", "instance", "The running copies of an identity.", PANEL_NOUNS, False),

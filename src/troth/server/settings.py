@@ -67,8 +67,8 @@ class KeystoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             description="'file' keeps keys encrypted in the data directory, 'database' keeps them "
             "encrypted in the database, for all servers on it; 'memory' forgets them when the "
-            "server stops, for tests. 'auto' is 'database' on PostgreSQL, unless the data "
-            "directory holds keys already, and 'file' otherwise."
+            "server stops, for tests. 'auto' is where the keys are; a new installation has "
+            "'database' on PostgreSQL and 'file' on SQLite."
         ),
     ] = "auto"
     key_encryption_key: Annotated[

@@ -11,8 +11,8 @@ other. For each, from A's answer, the time until
 - *envoy*: a new handshake with that certificate fails at the Envoy.
 
 They are found by asking again and again, and count when the refusal is there: so they are too long
-by up to one round, some 3 ms. The reference is one hop by PostgreSQL alone in the same run: from the
-beginning of a transaction that inserts a row and notifies until another connection has the
+by up to one round, some 3 ms. The reference is one hop by PostgreSQL alone, in the same run: from
+the beginning of a transaction that inserts a row and notifies until another connection has the
 notification. What is measured takes at least one durable commit more than the answer (the sealing),
 and for the Envoy four.
 """
@@ -299,7 +299,7 @@ def describe(
             "quarantines": len(taken["sdk"]),
             "of": "as many identities with one certificate each, one after the other",
             **{place: summarize(values) for place, values in taken.items()},
-            "reference_is": "p99 of a transaction with NOTIFY, from its begin until a listener has it",
+            "reference_is": "p99 of one transaction with NOTIFY, until a listener has it",
             "notify": summarize(notify),
             "cpu_ms_each": dict(zip(("a", "b"), used, strict=True)),
             "targets": {"p99_ms": TARGET_MS},

@@ -13,10 +13,11 @@ from tests.fuzz import (
     manifests,
     names,
     protobufs,
+    sdk,
 )
 from tests.fuzz.harness import Target
 
-MODULES = (names, manifests, issuance, api, protobufs, machine, agent, http1, devices, backups)
+MODULES = (names, manifests, issuance, api, protobufs, machine, agent, http1, devices, backups, sdk)
 
 TARGETS: dict[str, Target] = {
     target.name: target

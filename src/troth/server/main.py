@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import resource
 import signal
@@ -39,6 +40,8 @@ AGENT_SOCKET = "agent.sock"
 SERVER_LOCK = "server.lock"
 AGENT_SECONDS = 10.0
 AGENT_POLL = 0.02
+YOUNG_OBJECTS = 20_000
+"""How many new objects the collector of cycles waits for."""
 CONSOLE = Caller("troth", frozenset({"admin"}), source="local agent")
 
 
@@ -82,9 +85,21 @@ async def _serve(
         if agent:
             await _await_socket(config.data / AGENT_SOCKET, stop)
         announce(config)
+        _settle_heap()
         await stop.wait()
         log.info("server.stopping")
     return 0
+
+
+def _settle_heap() -> None:
+    """Tell the collector of cycles that what is here now stays.
+
+    Otherwise it walks over hundreds of thousands of lasting objects again and again, since a batch
+    of issuances makes and drops thousands: a twentieth of the processor's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 
 def _claim_directory(data: Path) -> int:

@@ -45,7 +45,7 @@ class NotIntroduced(Denied):
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     until: float
-    error: TrothError
+    detail: str
 
 
 class Sightings:
@@ -56,7 +56,7 @@ class Sightings:
         self._sync = sync
         self._clock = clock
         self._patience = patience
-        self._asking: dict[Key, asyncio.Task[SightedWorkload]] = {}
+        self._asking: dict[Key, asyncio.Task[Snapshot]] = {}
         self._refused: OrderedDict[Key, _Refusal] = OrderedDict()
         self._buckets: OrderedDict[int, Bucket] = OrderedDict()
 
@@ -67,14 +67,13 @@ class Sightings:
         """
         refusal = self._refused.get(process.selectors)
         if refusal is not None and self._clock.monotonic() < refusal.until:
-            raise refusal.error
+            raise NotIntroduced(refusal.detail)
         try:
-            sighted = await asyncio.shield(self._ask(process))
+            return await asyncio.shield(self._ask(process))
         except NotIntroduced:
             raise
         except TrothError as error:
             raise soften(error) from error
-        return await self._wait(sighted, process)
 
     async def close(self) -> None:
         """Give up everything under way."""
@@ -83,21 +82,24 @@ class Sightings:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ask(self, process: Process) -> asyncio.Task[SightedWorkload]:
-        """The one question about this process that is under way."""
+    def _ask(self, process: Process) -> asyncio.Task[Snapshot]:
+        """The one question about such a process that is under way, until its answer is known."""
         key = process.selectors
         task = self._asking.get(key)
         if task is None:
             self._check_pace(process.uid)
-            task = asyncio.get_running_loop().create_task(self._call(process))
+            task = asyncio.get_running_loop().create_task(self._meet(process))
             self._asking[key] = task
             task.add_done_callback(lambda done: self._finish(key, done))
         return task
 
-    def _finish(self, key: Key, done: asyncio.Task[SightedWorkload]) -> None:
+    def _finish(self, key: Key, done: asyncio.Task[Snapshot]) -> None:
         del self._asking[key]
         if not done.cancelled():
             done.exception()  # looked at, even if all who waited have gone
+
+    async def _meet(self, process: Process) -> Snapshot:
+        return await self._wait(await self._call(process))
 
     async def _call(self, process: Process) -> SightedWorkload:
         request = SightWorkload(selectors=list(process.selectors), pid=process.pid)
@@ -113,19 +115,18 @@ class Sightings:
         except TrothError as error:
             if error.retryable or isinstance(error, Internal):
                 raise
-            refused = NotIntroduced(error.detail)
-            self._remember(process.selectors, refused)
-            raise refused from error
+            self._remember(process.selectors, error.detail)
+            raise NotIntroduced(error.detail) from error
         log.info("workload.introduced", pid=process.pid, identity=sighted.name)
         return sighted
 
-    def _remember(self, key: Key, error: TrothError) -> None:
-        self._refused[key] = _Refusal(self._clock.monotonic() + REFUSED_FOR, error)
+    def _remember(self, key: Key, detail: str) -> None:
+        self._refused[key] = _Refusal(self._clock.monotonic() + REFUSED_FOR, detail)
         self._refused.move_to_end(key)
         while len(self._refused) > MAX_REMEMBERED:
             self._refused.popitem(last=False)
 
-    async def _wait(self, sighted: SightedWorkload, process: Process) -> Snapshot:
+    async def _wait(self, sighted: SightedWorkload) -> Snapshot:
         """Until the server has sent the identity to this node; it knows it already."""
         try:
             async with asyncio.timeout(self._patience):

@@ -40,6 +40,7 @@ from troth.server.addresses import list_names
 from troth.server.background import Task
 from troth.server.config import Config
 from troth.server.metrics import Metrics
+from troth.server.settings import Limits as Caps
 from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
 
@@ -162,18 +163,7 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
     return House(
         store=store,
         snapshot=snapshot,
-        dispatcher=Dispatcher(
-            list_operations(parts),
-            list_subscriptions(parts),
-            clock,
-            entropy,
-            metrics,
-            Pacing(
-                clock,
-                config.limits.node_credentials_per_second,
-                config.limits.node_calls_per_second,
-            ),
-        ),
+        dispatcher=make_dispatcher(parts, config.limits, metrics),
         publication=publication,
         callers=CallerRegistry(
             store,
@@ -186,6 +176,18 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
         metrics=metrics,
         tasks=list_tasks(parts, prepare, publish, sealer),
         certify=certify,
+    )
+
+
+def make_dispatcher(parts: Parts, limits: Caps, metrics: Metrics) -> Dispatcher:
+    """The gate to every operation, which paces nodes as `limits` says."""
+    return Dispatcher(
+        list_operations(parts),
+        list_subscriptions(parts),
+        parts.clock,
+        parts.entropy,
+        metrics,
+        Pacing(parts.clock, limits.node_credentials_per_second, limits.node_calls_per_second),
     )
 
 

@@ -59,6 +59,7 @@ class AgentSettings:
     `server_url` is the public listener, where a node joins; `mtls_url` the mutual-TLS listener,
     by default one port above it. `data_dir` is private to the agent (0700). `join_token` is
     needed once, until the node has joined; `machine` is joined by instead, whenever it is needed.
+    With `keep_cache` workloads keep their identities through a restart without a server.
     """
 
     server_url: str
@@ -68,6 +69,7 @@ class AgentSettings:
     mtls_url: str | None = None
     join_token: str | None = field(default=None, repr=False)
     machine: Machine | None = None
+    keep_cache: bool = True
     files: tuple[FileTarget, ...] = ()
     attestors: tuple[str, ...] = ATTESTORS
     telemetry: Telemetry | None = None
@@ -172,7 +174,10 @@ class _Running:
         clock, entropy, api = self._clock, self._entropy, self._connection
         self._sleep = sleep
         sync = Sync(api, clock, entropy, sleep)
-        if (kept := vault.open(self._credential)) is not None:
+        keep = self._settings.keep_cache
+        if not keep:
+            vault.erase()
+        elif (kept := vault.open(self._credential)) is not None:
             sync.offer(kept)
         cache, refusals = Cache(), Refusals()
         certificates = Batches(api, sleep, CERTIFICATES, self._tracer)
@@ -195,7 +200,8 @@ class _Running:
                 group.create_task(sync.run())
                 group.create_task(workloads.run())
                 group.create_task(Reporter(api, workloads, refusals, sleep).run())
-                group.create_task(vault.run(sync, cache, workloads.held))
+                if keep:
+                    group.create_task(vault.run(sync, cache, workloads.held))
                 group.create_task(self._renew_for_ever())
                 group.create_task(self._membership.save_late())
                 group.create_task(self._follow_roots(sync))

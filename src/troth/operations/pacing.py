@@ -60,9 +60,8 @@ class Pacing:
                 )
         pacer = self._paced.get(name)
         if pacer is not None and (wait := pacer.take(now)):
-            raise Unavailable(
-                f"Many nodes ask at once; this one's turn is in {math.ceil(wait)} s.", wait
-            )
+            turn = math.ceil(wait)
+            raise Unavailable(f"Many nodes ask at once; this one's turn is in {turn} s.", wait)
 
     def _admit_node(self, name: str, node_id: str, body: Any, now: float) -> None:
         if name in CREDENTIALS:
@@ -73,9 +72,9 @@ class Pacing:
             wait = self._calls.take(node_id, 1, now)
             what = "calls"
         if wait:
+            rest = math.ceil(wait)
             raise Limited(
-                f"This node asks for more {what} than one node may; it can go on in {math.ceil(wait)} s.",
-                wait,
+                f"This node asks for more {what} than one node may; it can go on in {rest} s.", wait
             )
 
 

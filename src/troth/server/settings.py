@@ -226,7 +226,8 @@ class X509popSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         str,
         Meta(
             description="Absolute path of a PEM file with the authorities that vouch for machines, "
-            "read when the server starts; '' lets no machine prove itself by a certificate."
+            "read when the server starts; without it no machine joins by a certificate.",
+            extra={"default": "none"},
         ),
     ] = ""
     device_authorities: Annotated[

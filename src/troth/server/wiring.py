@@ -43,6 +43,7 @@ from troth.server.gauges import follow_live
 from troth.server.installation import read_installation
 from troth.server.keyring import open_keystore
 from troth.server.metrics import Metrics
+from troth.server.settings import Limits as Caps
 from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
 from troth.store.timing import Stopwatch
@@ -174,19 +175,7 @@ async def build_house(
     return House(
         store=store,
         snapshot=snapshot,
-        dispatcher=Dispatcher(
-            list_operations(parts),
-            list_subscriptions(parts),
-            clock,
-            entropy,
-            metrics,
-            Pacing(
-                clock,
-                config.limits.node_credentials_per_second,
-                config.limits.node_calls_per_second,
-            ),
-            tracer,
-        ),
+        dispatcher=make_dispatcher(parts, config.limits, metrics, tracer),
         publication=publication,
         callers=CallerRegistry(
             store, snapshot, clock, config.trust_domain, roles.uids, roles.spiffe_ids
@@ -195,6 +184,19 @@ async def build_house(
         tasks=list_tasks(parts, prepare, publish, sealer, metrics),
         certify=certify,
         local_node=await name_local_node(config, store, entropy),
+    )
+
+
+def make_dispatcher(parts: Parts, limits: Caps, metrics: Metrics, tracer: Tracer) -> Dispatcher:
+    """The gate to every operation, which paces nodes as `limits` says."""
+    return Dispatcher(
+        list_operations(parts),
+        list_subscriptions(parts),
+        parts.clock,
+        parts.entropy,
+        metrics,
+        Pacing(parts.clock, limits.node_credentials_per_second, limits.node_calls_per_second),
+        tracer,
     )
 
 

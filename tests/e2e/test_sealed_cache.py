@@ -64,6 +64,6 @@ def test_an_evicted_node_has_nothing_left(lone_troth, edge, programs, run_progra
     agent, workload = serve(lone_troth, edge, programs, run_program)
     lone_troth.call("node.evict", EvictNode(name="edge", reason="stolen"))
     agent.wait_for_event("sync.cut_off")
-    wait_for(lambda: not (edge.data / "agent" / "cache.sealed").exists(), "the file's end")
-    assert not (edge.data / "agent" / "cachekey.bin").exists()
+    for name in ("cache.sealed", "cachekey.bin"):
+        wait_for(lambda name=name: not (edge.data / "agent" / name).exists(), f"the end of {name}")
     assert workload.ask("fetch")["status"] == "PERMISSION_DENIED"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,10 @@ def edge(lone_troth) -> Iterator[Edge]:
     lone_troth.start("--no-agent")
     with open_folder() as folder, ExitStack() as stack:
         yield Edge(folder, lone_troth, stack)
+
+
+def is_gone(path: Path) -> bool:
+    return not path.exists()
 
 
 def serve(troth, edge, programs, run_program):
@@ -65,5 +71,6 @@ def test_an_evicted_node_has_nothing_left(lone_troth, edge, programs, run_progra
     lone_troth.call("node.evict", EvictNode(name="edge", reason="stolen"))
     agent.wait_for_event("sync.cut_off")
     for name in ("cache.sealed", "cachekey.bin"):
-        wait_for(lambda name=name: not (edge.data / "agent" / name).exists(), f"the end of {name}")
+        path = edge.data / "agent" / name
+        wait_for(partial(is_gone, path), f"the end of {name}")
     assert workload.ask("fetch")["status"] == "PERMISSION_DENIED"

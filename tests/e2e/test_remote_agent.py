@@ -45,10 +45,15 @@ class Edge:
 
     def start(self, *more: str) -> Daemon:
         """Start the agent and wait until it serves."""
+        agent = self.start_unready(*more)
+        agent.wait_for_event("agent.ready")
+        return agent
+
+    def start_unready(self, *more: str) -> Daemon:
+        """Start the agent alone."""
         agent = Daemon(self.folder, "agent", [str(TROTH), *self.command(*more)])
         self._stack.callback(lambda: print(agent.log))
         self._stack.callback(agent.stop)
-        agent.wait_for_event("agent.ready")
         return agent
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,12 +20,15 @@ from tests.fakes.source import until
 from tests.fakes.virtualtime import VirtualTime
 from troth.agent.batches import Batches
 from troth.agent.cache import Cache, Process
+from troth.agent.credential import Credential
 from troth.agent.refusals import Refusals
+from troth.agent.sealing import SealedFile
 from troth.agent.sync import Sync
+from troth.agent.vault import Vault
 from troth.agent.view import View
 from troth.agent.workloads import Workloads
 from troth.core.entropy import SeededEntropy
-from troth.core.errors import Denied, TrothError, Unavailable
+from troth.core.errors import Denied, Refused, TrothError, Unavailable
 from troth.core.ids import SpiffeId
 from troth.identity.selectors import Selector
 from troth.issuance.crl import RevokedCertificate
@@ -51,7 +55,17 @@ from troth.wire.api.nodes import (
     ReportWorkloads,
     SyncNode,
 )
+from troth.wire.x509pop import Evidence, parse_evidence
 
+CREDENTIAL = Credential(
+    node_id="nod_local",
+    spiffe_id="spiffe://example.org/troth/node/local",
+    key=b"",
+    chain=(),
+    roots=(),
+    not_before=NOW,
+    not_after=NOW + timedelta(days=1),
+)
 FAR = NOW + timedelta(days=3650)
 NODE_ID = "spiffe://example.org/troth/node/local"
 
@@ -93,6 +107,9 @@ class FakeServer:
         self.failure: TrothError | None = None
         self.holding: asyncio.Event | None = None
         self.tokens = {"good-token"}
+        self.proofs: list[Evidence] = []
+        self.barred = False
+        self.spread = 0
         self.node_ttl = 3600
         self.epoch = 1
         self.crl_number = 1
@@ -175,6 +192,7 @@ class FakeServer:
                 | self.cut_off_elsewhere
             ),
             tainted=list(self.tainted),
+            spread=self.spread,
         )
 
     def taint(self) -> None:
@@ -216,6 +234,13 @@ class FakeServer:
                 return self._issue_token(request)
             case ReportWorkloads():
                 return Accepted()
+            case AttestNode(method="x509pop"):
+                if self.barred:
+                    raise Refused("This machine was evicted.")
+                proof = parse_evidence(request.evidence)
+                assert proof not in self.proofs
+                self.proofs.append(proof)
+                return self._certify_node(request.csr)
             case AttestNode():
                 if request.evidence not in self.tokens:
                     raise Denied("The join token is unknown.")
@@ -365,18 +390,32 @@ class Watcher:
 class FakeNode:
     """The agent's core against a `FakeServer`, in virtual time."""
 
-    def __init__(self, limit: int = 100) -> None:
-        self.time = VirtualTime(NOW)
-        self.server: Any = FakeServer(self.time)  # tests replace its methods
+    def __init__(self, limit: int = 100, before: FakeNode | None = None) -> None:
+        self.time = VirtualTime(NOW) if before is None else before.time
+        # Tests replace its methods.
+        self.server: Any = FakeServer(self.time) if before is None else before.server
         entropy, sleep, clock = SeededEntropy(1), self.time.sleep, self.time.clock
         self.entropy = entropy
         self.sync = Sync(self.server, clock, entropy, sleep)
         self.cache = Cache(limit)
         self.refusals = Refusals()
         self.batches = Batches(self.server, sleep)
+        self.vault: Vault | None = None
         self.workloads = Workloads(self.sync, self.batches, self.cache, clock, entropy, sleep)
         self.watchers: list[Watcher] = []
         self.tasks: list[asyncio.Task[None]] = []
+
+    def keep(self, directory: Path, boot: str = "boot-1") -> None:
+        """Keep a sealed cache there, after taking up what is in it."""
+        file = SealedFile(directory, SeededEntropy(len(str(directory))))
+        clock, sleep = self.time.clock, self.time.sleep
+        self.vault = Vault(file, clock, sleep, boot)
+        self.workloads = Workloads(
+            self.sync, self.batches, self.cache, clock, self.entropy, sleep, self.vault
+        )
+        if (kept := self.vault.open(CREDENTIAL)) is not None:
+            self.sync.offer(kept)
+        self.start(self.vault.run(self.sync, self.cache, self.workloads.held))
 
     def watch(self, process: Process | None = None) -> Any:
         """Open a stream for a process."""

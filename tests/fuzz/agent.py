@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -17,12 +17,15 @@ from tests.fakes.server import make_entry
 from tests.fuzz.api import chop
 from tests.fuzz.harness import check_refusal, fuzz
 from tests.fuzz.issuance import JWK
-from tests.fuzz.mutations import json_documents, mutated_der, mutated_json, render_json
+from tests.fuzz.mutations import json_documents, mutated, mutated_der, mutated_json, render_json
 from troth.agent.connection import Connection, _Line
+from troth.agent.sealing import Unsealable, seal, unseal
+from troth.agent.snapshot import read_snapshot
 from troth.agent.sync import Sync
+from troth.agent.vault import KeptState, parse_state
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
-from troth.core.errors import TrothError
+from troth.core.errors import Internal, TrothError
 from troth.identity.selectors import Selector
 from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd
 
@@ -115,3 +118,25 @@ async def _connect(transport: httpx.AsyncBaseTransport) -> Connection:
     await connection._line.client.aclose()
     connection._line = _Line(httpx.AsyncClient(transport=transport, base_url="https://x"))
     return connection
+
+
+_STATE = msgspec.msgpack.encode(
+    KeptState(boot="b", snapshot=msgspec.convert(SNAPSHOT, NodeSnapshot), svids=[])
+)
+_SECRET, _OWNER = b"k" * 32, "nod_1 spiffe://example.org/troth/node/local"
+_SEALED = seal(_SECRET, _STATE, _OWNER, b"n" * 12)
+
+
+@fuzz(st.binary(max_size=64) | mutated(_SEALED))
+def fuzz_sealed_cache(data: bytes) -> None:
+    """What lies on the agent's disk: only what was sealed opens."""
+    with suppress(Unsealable):
+        assert unseal(_SECRET, data, _OWNER) == _STATE
+
+
+@fuzz(mutated(_STATE))
+def fuzz_kept_state(data: bytes) -> None:
+    with suppress(Unsealable):
+        state = parse_state(data)
+        with suppress(Internal):
+            read_snapshot(state.snapshot, None)

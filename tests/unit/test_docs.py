@@ -18,6 +18,7 @@ import msgspec
 import pytest
 import typer.main
 
+from tests.fakes.machines import Maker
 from troth.agent.call import STATUS as GRPC
 from troth.cli.demonstration.story import ACTS
 from troth.cli.main import app
@@ -426,6 +427,10 @@ def test_toml_is_settings_or_targets(block: Block, tmp_path: Path):
         domain = re.search(r"spiffe://([a-z.]+)/", text)
         assert domain is not None
         text = f'trust_domain = "{domain[1]}"\n{text}'
+    if "[x509pop]" in text:
+        makers = tmp_path / "makers.pem"
+        makers.write_bytes(Maker("Acme root").pem)
+        text = re.sub(r'authorities = ".+"', f'authorities = "{makers}"', text)
     path.write_text(text, encoding="utf-8")
     load_config(data=tmp_path, config_file=path, environ={})
 

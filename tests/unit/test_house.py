@@ -34,6 +34,7 @@ TIME_AND_CHANCE = re.compile(
 # Settings come in at one place, so that they can be listed, documented and tested.
 READS_ENVIRONMENT = {
     "server/config.py": "the only reader of the server's settings",
+    "server/reading.py": "the half of it that opens the file",
     "cli/": "TROTH_URL, TROTH_DATA and TROTH_TOKEN are a person's settings",
 }
 ENVIRONMENT = re.compile(r"^os\.(environ|environb|getenv|putenv)(\.|$)")

@@ -1,4 +1,4 @@
-"""What the agent holds for the processes of its node: keys, certificates, tokens. Memory only.
+"""What the agent holds for the processes of its node: keys, certificates, tokens.
 
 Bounded, for all together and for each uid: who isn't watching makes room for who is, and beyond
 that newcomers are told to wait. Every new process costs a key, a certificate and rows in the
@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from troth.agent.quota import Bucket
-from troth.agent.snapshot import Registration
+from troth.agent.snapshot import Content, Registration
 from troth.agent.timing import Backoff, Broadcast
 from troth.agent.view import Svid
+from troth.core.bucket import Bucket
 from troth.core.errors import Limited, TrothError, Unavailable
 from troth.identity.selectors import Selector
 
@@ -81,7 +81,7 @@ class Holding:
     registration: Registration
     backoff: Backoff
     svid: Svid | None = None
-    content: tuple[object, ...] = ()
+    content: Content | None = None
     serial: int = 0
     signer: str = ""
     instance_id: str = ""

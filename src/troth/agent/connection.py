@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from troth.agent.credential import Credential
-from troth.core.errors import Internal, Invalid, Unavailable
+from troth.core.errors import Internal, Invalid, Passing, TrothError, Unavailable
 from troth.core.ids import SpiffeId
 from troth.wire.api.routes import find_route, parse_failure, parse_result, render_request
 
@@ -42,6 +42,8 @@ SERVER_PATH = "/troth/server"
 ANY_SERVER = re.compile(r"spiffe://[a-z0-9._-]+" + SERVER_PATH)
 """Before joining, the trust domain isn't known; the pinned roots stand for it."""
 
+LONGEST_RETRY = 60.0
+"""Seconds for which a server can send us away; it may be wrong about itself."""
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 20.0
 SILENCE_TIMEOUT = 15.0
@@ -62,6 +64,10 @@ class Api(Protocol):
 
 class Untrusted(Unavailable):
     """The server's certificate doesn't lead to a pinned root: perhaps it is another server."""
+
+
+class CredentialChanged(Unavailable):
+    """The stream was opened with a credential that has a successor now: open it anew."""
 
 
 @dataclass(slots=True)
@@ -101,7 +107,9 @@ class Connection:
         route = find_route(name)
         async with self._open(name, request, ANSWER_TIMEOUT) as (_, response):
             body = await _read_body(response, MAX_ANSWER)
-            return parse_result(route, response.status_code, body)
+            if response.is_success:
+                return parse_result(route, response.status_code, body)
+            raise _read_failure(response, body)
 
     async def stream(self, name: str, request: msgspec.Struct) -> AsyncIterator[Any]:
         """Follow subscription `name`; a line that isn't understood ends it with `Internal`."""
@@ -109,10 +117,12 @@ class Connection:
         async with self._open(name, request, SILENCE_TIMEOUT) as (line, response):
             if response.status_code != httpx.codes.OK:
                 failure = await _read_body(response, MAX_FAILURE)
-                raise parse_failure(response.status_code, failure)
+                raise _read_failure(response, failure)
             async for text in _split_lines(response):
                 if line.replaced:
-                    raise Unavailable("The node's credential changed; following again with it.")
+                    raise CredentialChanged(
+                        "The node's credential changed; following again with it."
+                    )
                 try:
                     value = decoder.decode(text)
                 except (msgspec.MsgspecError, RecursionError, ValueError) as error:
@@ -221,6 +231,15 @@ def _load_credential(context: ssl.SSLContext, credential: Credential) -> None:
         file.write(b"".join(parts))
         file.flush()
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+
+
+def _read_failure(response: httpx.Response, body: bytes) -> TrothError:
+    """The error in an answer, and when the server wants us back (RFC 9110, section 10.2.3)."""
+    error = parse_failure(response.status_code, body)
+    wanted = response.headers.get("retry-after", "")
+    if isinstance(error, Passing) and re.fullmatch(r"[0-9]{1,6}", wanted, re.ASCII):
+        error.retry_after = min(float(wanted), LONGEST_RETRY)
+    return error
 
 
 async def _read_body(response: httpx.Response, limit: int) -> bytes:

@@ -175,15 +175,9 @@ class CredentialFile:
 
     def load(self) -> Credential | None:
         """The stored credential, or None; raises `Refused` if the file is not to be trusted."""
-        try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
+        content = read_private(self._path, MAX_FILE_SIZE)
+        if content is None:
             return None
-        except OSError as error:
-            raise Refused(f"{self._path} can't be opened: {error.strerror}.") from error
-        with os.fdopen(descriptor, "rb") as file:
-            _check_private(self._path, os.fstat(descriptor))
-            content = file.read(MAX_FILE_SIZE + 1)
         try:
             stored = msgspec.json.decode(content, type=_Stored)
             return compose_credential(
@@ -210,15 +204,36 @@ class CredentialFile:
                 roots=list(credential.roots),
             )
         )
-        fresh = self._path.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
-        sync_directory(self._directory)
+        write_private(self._path, content)
+
+
+def read_private(path: Path, limit: int) -> bytes | None:
+    """The first `limit` + 1 bytes of a file of ours, or None if there is none.
+
+    Raises `Refused` if others than our user may have read or written it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Refused(f"{path} can't be opened: {error.strerror}.") from error
+    with os.fdopen(descriptor, "rb") as file:
+        _check_private(path, os.fstat(descriptor))
+        return file.read(limit + 1)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace the file as a whole, durably, for our user alone (0600)."""
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_directory(path.parent)
 
 
 def _check_private(path: Path, found: os.stat_result) -> None:

@@ -1,7 +1,9 @@
-"""Being a node of the trust domain: joining with a one-time token, coming back, staying.
+"""Being a node of the trust domain: joining, coming back, staying.
 
-A node joins once. After that it proves itself with the key and certificate in its data directory,
-which it renews at half their life for as long as the server lets it.
+A node joins once, with a one-time token or by the certificate that its machine was made with.
+After that it proves itself with the key and certificate in its data directory, which it renews at
+half their life for as long as the server lets it. With a machine's certificate it can join again
+whenever that is needed, without anybody's help.
 """
 
 from __future__ import annotations
@@ -21,10 +23,19 @@ from troth.agent.credential import (
     generate_key,
     make_csr,
 )
+from troth.agent.machine import Machine
 from troth.agent.timing import Backoff, Broadcast, Sleep, place_renewal, sleep_until
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Internal, Limited, Refused, TrothError, Unavailable
+from troth.core.errors import (
+    Denied,
+    Internal,
+    Limited,
+    Refused,
+    TrothError,
+    Unauthenticated,
+    Unavailable,
+)
 from troth.wire.api.nodes import AttestNode, NodeCredential, RenewNode
 
 log = structlog.get_logger(__name__)
@@ -66,6 +77,7 @@ class Membership:
     clock: Clock
     entropy: Entropy
     sleep: Sleep
+    machine: Machine | None = None
     _unsaved: Credential | None = field(default=None, init=False, repr=False)
     _failures: Broadcast = field(default_factory=Broadcast, init=False, repr=False)
 
@@ -77,8 +89,9 @@ class Membership:
         isn't the server that `roots` vouch for; both say what to do.
         """
         kept = self.file.load()
+        can_join = join_token is not None or self.machine is not None
         if kept is None:
-            if join_token is None:
+            if not can_join:
                 raise NotJoined(
                     "This node has not joined yet. Make a token on the server with "
                     "'troth token join --node NODE' and start the agent with --join-token."
@@ -87,7 +100,7 @@ class Membership:
         try:
             return await self._come_back(kept)
         except (NotJoined, Untrusted) as error:
-            if join_token is None:
+            if not can_join:
                 raise
             log.warning("node.rejoining", reason=error.detail)
             return await self._join(join_token, roots)
@@ -117,38 +130,78 @@ class Membership:
         finally:
             await connection.close()
 
-    async def _join(self, token: str, roots: tuple[bytes, ...]) -> Credential:
+    async def _join(self, token: str | None, roots: tuple[bytes, ...]) -> Credential:
+        """Join by the machine's certificate if there is one, else with the token."""
         key = generate_key()
-        request = AttestNode(method="join_token", evidence=token, csr=make_csr(key))
         connection = self.dialler.public(roots)
         try:
-            answer = await self._ask_until_answered(connection, request)
+            answer = await self._ask_until_answered(
+                connection, lambda: self._make_request(make_csr(key), token, roots)
+            )
         except Untrusted:
             raise
         except TrothError as error:
-            raise NotJoined(
-                f"The server refused the join token: {error.detail} A token works once and for a "
-                "short time; make a new one with 'troth token join --node NODE'."
-            ) from error
+            raise NotJoined(self._explain_refusal(error)) from error
         finally:
             await connection.close()
+        return self._take_up(answer, key)
+
+    def _make_request(self, csr: bytes, token: str | None, roots: tuple[bytes, ...]) -> AttestNode:
+        if self.machine is None:
+            return AttestNode(method="join_token", evidence=token or "", csr=csr)
+        evidence = self.machine.prove(csr, roots, self.clock.now())
+        return AttestNode(method="x509pop", evidence=evidence, csr=csr)
+
+    def _explain_refusal(self, error: TrothError) -> str:
+        if self.machine is not None:
+            return f"This machine can't join by its certificate: {error.detail}"
+        return (
+            f"The server refused the join token: {error.detail} A token works once and for a "
+            "short time; make a new one with 'troth token join --node NODE'."
+        )
+
+    def _take_up(self, answer: NodeCredential, key: bytes) -> Credential:
         credential = _read_answer(answer, key)
         self._keep(credential)
         log.info("node.joined", spiffe_id=credential.spiffe_id, until=str(credential.not_after))
         return credential
 
-    async def _ask_until_answered(self, api: Api, request: AttestNode) -> NodeCredential:
+    async def _ask_until_answered(
+        self, api: Api, make_request: Callable[[], AttestNode]
+    ) -> NodeCredential:
         backoff = Backoff(self.entropy, first=0.5)
         while True:
+            request = make_request()  # anew for each try: a proof is taken once, at its time
             try:
                 answer: NodeCredential = await api.call("node.attest", request)
                 return answer
             except Untrusted:
                 raise
             except _PASSING as error:
-                delay = backoff.take()
+                delay = backoff.take(error)
                 log.warning("node.join_waits", reason=error.detail, retry_seconds=round(delay, 1))
                 await self.sleep(delay)
+
+    async def _rejoin(self, held: Credential) -> Credential:
+        """Join anew by the machine's certificate, once; raises what the server answers."""
+        key = generate_key()
+        request = self._make_request(make_csr(key), None, held.roots)
+        connection = self.dialler.public(held.roots)
+        try:
+            return self._take_up(await connection.call("node.attest", request), key)
+        finally:
+            await connection.close()
+
+    async def _renew_or_rejoin(self, held: Credential, api: Api) -> Credential:
+        """Renew; where that can't work any more and the machine can join by itself, do that."""
+        if self.machine is None:
+            return await self.renew(held, api)
+        if held.not_after > self.clock.now():
+            try:
+                return await self.renew(held, api)
+            except (Denied, Unauthenticated) as error:
+                log.warning("node.rejoining", reason=error.detail)
+        return await self._rejoin(held)
 
     async def renew(self, held: Credential, api: Api) -> Credential:
         """A new key and certificate for the same node, kept; raises what the server answers."""
@@ -200,20 +253,19 @@ class Membership:
         """When to renew `held`: at half its life, with jitter."""
         return place_renewal(held.not_before, held.not_after, self.entropy)
 
-    async def renew_in_time(self, held: Credential, api: Api) -> Credential:
-        """Wait for half the life of `held`, then try to renew it until that works."""
+    async def wait_for_renewal(self, held: Credential) -> None:
+        """Wait for half the life of `held`."""
         await sleep_until(self.place_renewal(held), self.clock, self.sleep)
-        return await self.renew_persistently(held, api)
 
     async def renew_persistently(self, held: Credential, api: Api) -> Credential:
-        """Try to renew `held` until that works."""
+        """Try to renew `held` until that works, or until the machine has joined anew."""
         backoff = Backoff(self.entropy, first=1.0, cap=60.0)
         while True:
             try:
-                return await self.renew(held, api)
+                return await self._renew_or_rejoin(held, api)
             except TrothError as error:
                 self._tell_failure(held, error)
-                await self.sleep(backoff.take())
+                await self.sleep(backoff.take(error))
 
     def _tell_failure(self, held: Credential, error: TrothError) -> None:
         rest = held.not_after - self.clock.now()
@@ -223,7 +275,9 @@ class Membership:
             log.error(
                 "node.expired",
                 reason=error.detail,
-                mend="make a token with 'troth token join --node NODE', restart with --join-token",
+                mend="make a token with 'troth token join --node NODE', restart with --join-token"
+                if self.machine is None
+                else "the machine goes on trying to join by its certificate",
             )
 
 

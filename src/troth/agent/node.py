@@ -20,22 +20,26 @@ from troth.agent.cache import Cache
 from troth.agent.connection import Connection, check_url
 from troth.agent.credential import Credential, CredentialFile, read_roots
 from troth.agent.files import Files, FileTarget
-from troth.agent.membership import Dialler, Membership
+from troth.agent.machine import Machine
+from troth.agent.membership import Dialler, Membership, NotJoined
 from troth.agent.refusals import Refusals
 from troth.agent.reporting import Reporter
 from troth.agent.sds import SecretDiscovery
+from troth.agent.sealing import SealedFile
 from troth.agent.socket import AgentSocket
 from troth.agent.source import NodeSource
 from troth.agent.sync import Sync
 from troth.agent.timing import Sleep
 from troth.agent.tokens import Tokens
 from troth.agent.tombstone import Tombstone
+from troth.agent.vault import Vault
 from troth.agent.workload_api import WorkloadApi
 from troth.agent.workloads import Workloads
 from troth.core.clock import Clock
-from troth.core.entropy import Entropy
+from troth.core.entropy import Entropy, fraction
 from troth.core.errors import Conflict, Invalid, Refused
 from troth.drivers.attestors import load_attestors
+from troth.drivers.attestors.procfs import PROC, read_boot_id
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +53,8 @@ class AgentSettings:
 
     `server_url` is the public listener, where a node joins; `mtls_url` the mutual-TLS listener,
     by default one port above it. `data_dir` is private to the agent (0700). `join_token` is
-    needed once, until the node has joined.
+    needed once, until the node has joined; `machine` is joined by instead, whenever it is needed.
+    With `keep_cache` workloads keep their identities through a restart without a server.
     """
 
     server_url: str
@@ -58,6 +63,8 @@ class AgentSettings:
     socket_path: Path
     mtls_url: str | None = None
     join_token: str | None = field(default=None, repr=False)
+    machine: Machine | None = None
+    keep_cache: bool = True
     files: tuple[FileTarget, ...] = ()
     attestors: tuple[str, ...] = ATTESTORS
 
@@ -109,12 +116,21 @@ class NodeAgent:
                 clock=clock,
                 entropy=entropy,
                 sleep=sleep,
+                machine=settings.machine,
             )
-            credential = await membership.obtain(settings.join_token, read_roots(settings.ca_file))
+            sealed = SealedFile(directory, entropy)
+            try:
+                credential = await membership.obtain(
+                    settings.join_token, read_roots(settings.ca_file)
+                )
+            except NotJoined:
+                sealed.erase(key=True)  # nothing is handed out here without the server's leave
+                raise
             connection = Connection(mutual_url, credential.roots, credential)
             try:
                 running = _Running(settings, connection, membership, credential, clock, entropy)
-                await running.serve(Attestation(attestors), sleep, ready)
+                vault = Vault(sealed, clock, sleep, read_boot_id(PROC))
+                await running.serve(Attestation(attestors), vault, sleep, ready)
             finally:
                 await connection.close()
 
@@ -137,15 +153,23 @@ class _Running:
         self._credential = credential
         self._clock = clock
         self._entropy = entropy
+        self._replacing = asyncio.Lock()
+        self._sleep: Sleep = asyncio.sleep
 
     async def serve(
-        self, attestation: Attestation, sleep: Sleep, ready: Callable[[], None]
+        self, attestation: Attestation, vault: Vault, sleep: Sleep, ready: Callable[[], None]
     ) -> None:
         clock, entropy, api = self._clock, self._entropy, self._connection
+        self._sleep = sleep
         sync = Sync(api, clock, entropy, sleep)
+        keep = self._settings.keep_cache
+        if not keep:
+            vault.erase()
+        elif (kept := vault.open(self._credential)) is not None:
+            sync.offer(kept)
         cache, refusals = Cache(), Refusals()
         batches = Batches(api, sleep)
-        workloads = Workloads(sync, batches, cache, clock, entropy, sleep)
+        workloads = Workloads(sync, batches, cache, clock, entropy, sleep, vault)
         source = NodeSource(
             attestation=attestation,
             sync=sync,
@@ -160,10 +184,13 @@ class _Running:
                 group.create_task(sync.run())
                 group.create_task(workloads.run())
                 group.create_task(Reporter(api, workloads, refusals, sleep).run())
+                if keep:
+                    group.create_task(vault.run(sync, cache, workloads.held))
                 group.create_task(self._renew_for_ever())
                 group.create_task(self._membership.save_late())
                 group.create_task(self._follow_roots(sync))
                 group.create_task(self._follow_taint(sync))
+                group.create_task(self._follow_refusals(sync))
                 group.create_task(_tell_ready(sync, ready))
                 for target in self._settings.files:
                     files = Files(target, sync, workloads, entropy, sleep)
@@ -185,8 +212,25 @@ class _Running:
 
     async def _renew_for_ever(self) -> None:
         while True:
-            renewed = await self._membership.renew_in_time(self._credential, self._connection)
-            self._use(renewed)
+            held = self._credential
+            await self._membership.wait_for_renewal(held)
+            await self._replace(held)
+
+    async def _follow_refusals(self, sync: Sync) -> None:
+        """A machine that can join by itself does so when the server no longer knows the node."""
+        version = 0
+        while True:
+            version = await sync.refusals.wait_beyond(version)
+            if self._settings.machine is not None:
+                await self._replace(self._credential)
+
+    async def _replace(self, held: Credential) -> None:
+        """Get a new credential, unless `held` has had a successor meanwhile."""
+        async with self._replacing:
+            if self._credential.chain == held.chain:
+                self._use(
+                    await self._membership.renew_persistently(self._credential, self._connection)
+                )
 
     async def _follow_roots(self, sync: Sync) -> None:
         """Trust what the trust domain trusts now, also when looking for the server next time."""
@@ -194,7 +238,7 @@ class _Running:
         while True:
             version = await sync.changes.wait_beyond(version)
             roots = sync.require_snapshot().roots
-            if frozenset(roots) != frozenset(self._credential.roots):
+            if not sync.is_restored and frozenset(roots) != frozenset(self._credential.roots):
                 self._use(self._membership.adopt_roots(self._credential, roots))
 
     async def _follow_taint(self, sync: Sync) -> None:
@@ -202,11 +246,11 @@ class _Running:
         version = 0
         while True:
             version = await sync.changes.wait_beyond(version)
-            if self._credential.signer in sync.require_snapshot().tainted:
-                renewed = await self._membership.renew_persistently(
-                    self._credential, self._connection
-                )
-                self._use(renewed)
+            held, snapshot = self._credential, sync.require_snapshot()
+            if held.signer in snapshot.tainted:
+                if snapshot.spread:
+                    await self._sleep(snapshot.spread * fraction(self._entropy))
+                await self._replace(held)
 
     def _use(self, credential: Credential) -> None:
         self._credential = credential

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from troth.core.bucket import Bucket
 from troth.core.clock import Clock
 
 _FORGET_ABOVE = 1024
@@ -43,25 +44,6 @@ class Limits:
     def share(self) -> int:
         """How many connections one uid may have: never more than half of all."""
         return min(self.connections, (self.connections_total + 1) // 2)
-
-
-class Bucket:
-    """A token bucket: starts full, grows back with time."""
-
-    def __init__(self, burst: int, per_second: int, now: float) -> None:
-        self._burst = float(burst)
-        self._per_second = per_second
-        self._level = float(burst)
-        self._at = now
-
-    def take(self, cost: float, now: float) -> bool:
-        """Take `cost` if there is so much at `now` (seconds of a monotonic clock)."""
-        self._level = min(self._burst, self._level + (now - self._at) * self._per_second)
-        self._at = now
-        if self._level < cost:
-            return False
-        self._level -= cost
-        return True
 
 
 class _Account:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -26,6 +26,18 @@ from troth.identity.selectors import Match, Selector, match_selectors
 from troth.wire.api.nodes import Entry, NodeSnapshot
 
 log = structlog.get_logger(__name__)
+
+
+MAX_SPREAD = 10
+"""Seconds."""
+
+
+class Content(NamedTuple):
+    """What a certificate says of its identity; `x509_ttl` is in seconds."""
+
+    spiffe_id: str
+    dns_names: tuple[str, ...]
+    x509_ttl: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +57,9 @@ class Registration:
     expires_at: datetime
 
     @property
-    def content(self) -> tuple[object, ...]:
+    def content(self) -> Content:
         """What its certificates say: when this changes, a new one is needed."""
-        return (self.spiffe_id, self.dns_names, self.x509_ttl)
+        return Content(self.spiffe_id, self.dns_names, self.x509_ttl)
 
     def is_servable(self, now: datetime) -> bool:
         """Whether the identity may be handed out: active and not past its end."""
@@ -59,7 +71,8 @@ class Snapshot:
     """Everything that concerns this node, as of journal position `epoch`.
 
     `cut_off` are SPIFFE IDs, registered anywhere, whose tokens must be refused.
-    What a key in `tainted` signed must be replaced now.
+    What a key in `tainted` signed must be replaced within `spread` seconds, the time over which
+    all nodes together spread what they all do at once.
     """
 
     epoch: int
@@ -74,6 +87,7 @@ class Snapshot:
     jwks: Mapping[str, Any]
     index: Mapping[Selector, tuple[Registration, ...]]
     tainted: frozenset[str] = frozenset()
+    spread: float = 0.0
 
     def match(self, attested: frozenset[Selector]) -> list[Registration]:
         """The registrations that `attested` fulfils, the most demanding first."""
@@ -146,6 +160,7 @@ def read_snapshot(message: NodeSnapshot, before: Snapshot | None) -> Snapshot:
         jwks=jwks,
         index=_index_registrations(registrations.values()),
         tainted=frozenset(message.tainted),
+        spread=float(min(max(message.spread, 0), MAX_SPREAD)),
     )
 
 

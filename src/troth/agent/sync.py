@@ -9,18 +9,27 @@ from dataclasses import replace
 
 import structlog
 
-from troth.agent.connection import Api
+from troth.agent.connection import Api, CredentialChanged
 from troth.agent.snapshot import Snapshot, read_snapshot
 from troth.agent.timing import Backoff, Broadcast, Sleep
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Denied, Internal, TrothError, Unavailable, error_of
+from troth.core.errors import (
+    Denied,
+    Internal,
+    TrothError,
+    Unauthenticated,
+    Unavailable,
+    error_of,
+)
 from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, SyncNode
 
 log = structlog.get_logger(__name__)
 
+FIRST_WAIT = 0.2
 LONGEST_WAIT = 5.0
-"""Seconds between two tries at most: for so long the nodes don't notice that a server is back."""
+"""Seconds between two tries at most: for so long a node doesn't notice that a server is back. In a
+large fleet it is up to twice the spread that the server names (`Snapshot.spread`)."""
 QUIET = 10.0
 """Seconds without a word, two heartbeats, after which the next word is the server coming back."""
 
@@ -28,19 +37,29 @@ QUIET = 10.0
 class Sync:
     """The newest snapshot, and `changes` that are announced whenever it is replaced.
 
-    `returns` are announced before that, with the first word after a break or a silence.
+    `message` is what it was read from, None while the server won't have this node; `is_restored`
+    says that it is one from before our own restart. `returns` are announced before a change, with
+    the first word after a break or a silence; `refusals` whenever the server won't have this node.
     """
 
     def __init__(self, api: Api, clock: Clock, entropy: Entropy, sleep: Sleep) -> None:
         self._api = api
         self._clock = clock
         self._sleep = sleep
-        self._backoff = Backoff(entropy, first=0.1, cap=LONGEST_WAIT)
+        self._backoff = Backoff(entropy, FIRST_WAIT, LONGEST_WAIT)
         self._heard: float | None = None
         self._broken = False
+        self._kept: NodeSnapshot | None = None
         self.snapshot: Snapshot | None = None
+        self.message: NodeSnapshot | None = None
+        self.is_restored = False
         self.changes = Broadcast()
         self.returns = Broadcast()
+        self.refusals = Broadcast()
+
+    def offer(self, kept: NodeSnapshot) -> None:
+        """What to go by if the server can't be reached before its first word."""
+        self._kept = kept
 
     def require_snapshot(self) -> Snapshot:
         """The newest snapshot; raises `Unavailable` before there was any."""
@@ -62,11 +81,17 @@ class Sync:
         while True:
             try:
                 await self._follow()
+            except CredentialChanged:
+                self._broken = True  # and come back at once: no outage has brought others too
             except TrothError as error:
                 self._broken = True
                 if isinstance(error, Denied):
                     self._cut_off()
-                delay = self._backoff.take()
+                if isinstance(error, Denied | Unauthenticated):
+                    self._kept = self.message = None
+                    self.refusals.announce()
+                self._restore()
+                delay = self._backoff.take(error)
                 self._tell_failure(error, delay)
                 await self._sleep(delay)
 
@@ -79,11 +104,30 @@ class Sync:
             first = False
         raise Unavailable("The server ended the stream without saying why.")
 
+    def _restore(self) -> None:
+        """The server is away and never said a word to us: go by what it said before."""
+        kept, self._kept = self._kept, None
+        if kept is None or self.snapshot is not None:
+            return
+        try:
+            snapshot = read_snapshot(kept, None)
+        except Internal as error:
+            log.warning("sync.not_restored", reason=error.detail)
+            return
+        self.is_restored = True
+        log.warning("sync.restored", epoch=snapshot.epoch, identities=len(snapshot.registrations))
+        self.message = kept
+        self._replace(snapshot)
+
     def _take(self, message: object) -> None:
         match message:
             case NodeSnapshot():
                 snapshot = read_snapshot(message, self.snapshot)
                 self._note_word()
+                self._kept, self.message, self.is_restored = None, message, False
+                self._backoff.widen(
+                    max(FIRST_WAIT, snapshot.spread), max(LONGEST_WAIT, 2 * snapshot.spread)
+                )
                 self._replace(snapshot)
             case Heartbeat():
                 self._note_word()

@@ -12,16 +12,24 @@ from datetime import datetime, timedelta
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy, fraction
+from troth.core.errors import Passing
 
 Sleep = Callable[[float], Awaitable[None]]
 """Waits for that many seconds."""
+
+LEAST = 0.05
+"""The part of a delay that isn't left to chance."""
 
 LONGEST_NAP = 30.0
 """Seconds after which a wait looks at the wall clock again, since that may be set."""
 
 
 class Backoff:
-    """Delays that double up to a cap, each with jitter: between half of it and the whole."""
+    """Delays of random length, below a bound that doubles up to a cap ("full jitter").
+
+    A thousand agents that lost the server at the same moment so come back at a thousand different
+    ones. Source: Brooker, "Exponential Backoff And Jitter", 2015.
+    """
 
     def __init__(self, entropy: Entropy, first: float = 0.2, cap: float = 30.0) -> None:
         self._entropy = entropy
@@ -29,11 +37,19 @@ class Backoff:
         self._cap = cap
         self._next = first
 
-    def take(self) -> float:
-        """Seconds to wait before the next try."""
-        delay = self._next
-        self._next = min(delay * 2, self._cap)
-        return delay * (0.5 + fraction(self._entropy) / 2)
+    def take(self, error: Exception | None = None) -> float:
+        """Seconds to wait before the next try, after `error` if that says when to come back."""
+        bound = self._next
+        self._next = min(bound * 2, self._cap)
+        # Never none at all: whatever answers at once isn't asked again at once.
+        delay = bound * (LEAST + (1 - LEAST) * fraction(self._entropy))
+        wanted = error.retry_after if isinstance(error, Passing) else None
+        return delay if wanted is None else wanted + delay
+
+    def widen(self, first: float, cap: float) -> None:
+        """Other bounds from now on."""
+        self._first, self._cap = first, cap
+        self._next = max(self._next, first)
 
     def reset(self) -> None:
         """It worked: start small again."""

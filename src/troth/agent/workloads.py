@@ -19,7 +19,8 @@ from troth.agent.cache import Cache, Holding, Process, Workload
 from troth.agent.credential import generate_key, make_csr, read_leaf
 from troth.agent.snapshot import Registration, Snapshot
 from troth.agent.sync import Sync
-from troth.agent.timing import Agenda, Backoff, Sleep, place_renewal
+from troth.agent.timing import Agenda, Backoff, Broadcast, Sleep, place_renewal
+from troth.agent.vault import Vault
 from troth.agent.view import Stale, Svid, View
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy, fraction
@@ -37,11 +38,16 @@ IDLE_LIMIT = 300.0
 """Seconds that a process without streams and certificates is remembered."""
 SPREAD = 0.5
 """Seconds over which all that waited for the server ask again once it is back."""
+FORGOTTEN = timedelta(days=1)
+"""How long it is known when what a tainted key signed was to be renewed: longer than that lives."""
 GONE = "no longer registered for it"
 
 
 class Workloads:
-    """Keeps the cache in step with the snapshot and the clock."""
+    """Keeps the cache in step with the snapshot and the clock.
+
+    `held` is announced whenever what is held may have changed.
+    """
 
     def __init__(
         self,
@@ -51,6 +57,7 @@ class Workloads:
         clock: Clock,
         entropy: Entropy,
         sleep: Sleep,
+        vault: Vault | None = None,
     ) -> None:
         self._sync = sync
         self._batches = batches
@@ -58,7 +65,10 @@ class Workloads:
         self._clock = clock
         self._entropy = entropy
         self._sleep = sleep
+        self._vault = vault
+        self._hastened: dict[str, datetime] = {}
         self._agenda = Agenda(clock, sleep)
+        self.held = Broadcast()
 
     async def run(self) -> None:
         """Follow snapshots, due dates and the end of processes, for ever."""
@@ -152,6 +162,7 @@ class Workloads:
             self._settle_holding(workload, registration, snapshot, now)
         self._plan_next_look(workload, now)
         workload.changes.announce()
+        self.held.announce()
 
     def _plan_next_look(self, workload: Workload, now: datetime) -> None:
         moments = [h.find_due() for h in workload.holdings.values()]
@@ -168,6 +179,7 @@ class Workloads:
         if holding is None:
             holding = Holding(registration, Backoff(self._entropy, first=0.5))
             workload.holdings[registration.identity_id] = holding
+            self._restore(workload, holding)
         locked = holding.instance_id in snapshot.locked
         holding.cut_off = locked or not registration.is_servable(now)
         if holding.cut_off:
@@ -183,10 +195,25 @@ class Workloads:
             holding.forgive()
         holding.registration = registration
         self._drop_unservable(workload, holding, snapshot, now)
-        if workload.watchers > 0 and _needs_issue(holding, snapshot, now):
+        self._hasten_tainted(holding, snapshot, now)
+        if workload.watchers > 0 and _needs_issue(holding, now):
             holding.task = asyncio.get_running_loop().create_task(
                 self._obtain(workload, holding, registration)
             )
+
+    def _restore(self, workload: Workload, holding: Holding) -> None:
+        """Give the process back what it had before our own restart; what follows judges it."""
+        found = None
+        if self._vault is not None:
+            found = self._vault.claim(workload.process, holding.registration)
+        if found is None:
+            return
+        kept, holding.svid = found
+        holding.content = kept.content
+        holding.serial = int(kept.serial, 16)
+        holding.signer = kept.signer
+        holding.instance_id = kept.instance_id
+        holding.renew_at = kept.renew_at
 
     def _drop_unservable(
         self, workload: Workload, holding: Holding, snapshot: Snapshot, now: datetime
@@ -207,6 +234,18 @@ class Workloads:
             return
         log.info("svid.dropped", spiffe_id=svid.spiffe_id, reason=reason)
         holding.svid = None
+
+    def _hasten_tainted(self, holding: Holding, snapshot: Snapshot, now: datetime) -> None:
+        """What a tainted key signed is renewed soon: not at the same moment on every node."""
+        if holding.svid is None or holding.signer not in snapshot.tainted:
+            return
+        moment = self._hastened.get(holding.signer)
+        if moment is None:
+            wait = timedelta(seconds=snapshot.spread * fraction(self._entropy))
+            self._hastened = {key: at for key, at in self._hastened.items() if at > now - FORGOTTEN}
+            moment = self._hastened[holding.signer] = now + wait
+        if holding.renew_at is None or holding.renew_at > moment:
+            holding.renew_at = moment
 
     async def _obtain(
         self, workload: Workload, holding: Holding, registration: Registration
@@ -260,7 +299,7 @@ class Workloads:
         snapshot = self._sync.snapshot
         holding.failure = error
         holding.locked = snapshot.locked if snapshot is not None else frozenset()
-        delay = holding.backoff.take()
+        delay = holding.backoff.take(error)
         holding.retry_at = self._clock.now() + timedelta(seconds=delay)
         log.warning(
             "svid.not_issued",
@@ -344,15 +383,14 @@ class Workloads:
         if self._cache.find(workload.process.key) is None:
             self._agenda.plan(workload.process.key, None)
         workload.changes.announce()
+        self.held.announce()
 
 
-def _needs_issue(holding: Holding, snapshot: Snapshot, now: datetime) -> bool:
+def _needs_issue(holding: Holding, now: datetime) -> bool:
     if holding.task is not None or (holding.retry_at is not None and now < holding.retry_at):
         return False
     if holding.svid is None or holding.content != holding.registration.content:
         return True
-    if holding.signer in snapshot.tainted:
-        return True  # served until the new one is there: verifiers trust it until it is revoked
     return holding.renew_at is not None and now >= holding.renew_at
 
 

@@ -40,6 +40,14 @@ TokenOption = Annotated[
         help="@FILE, or - for standard input; needed until the node has joined.", metavar="@FILE"
     ),
 ]
+MachineOption = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        help="Join by the machine's own certificate instead: PEM files of the chain, leaf first, "
+        "and of its key.",
+        metavar="CERT KEY",
+    ),
+]
 SocketOption = Annotated[
     Path | None,
     typer.Option(help="The Workload API's socket; default DATA/agent.sock.", metavar="PATH"),
@@ -47,6 +55,13 @@ SocketOption = Annotated[
 FilesOption = Annotated[
     Path | None,
     typer.Option(help="SVIDs to keep as files: a TOML file, see the docs.", metavar="FILE"),
+]
+CacheOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache",
+        help="Keep nothing of workloads on disk: a restart without a server leaves them without.",
+    ),
 ]
 LevelOption = Annotated[LogLevel, typer.Option(help="The least that is logged.")]
 FormatOption = Annotated[
@@ -63,7 +78,8 @@ MAX_TOKEN = 4096
     streaming=True,
     local=True,
     example="troth token join --node web-1 | ssh web-1 'umask 077; cat > join-token'\n"
-    "troth agent --server https://troth:8443 --ca ca.pem --join-token @join-token",
+    "troth agent --server https://troth:8443 --ca ca.pem --join-token @join-token\n"
+    "troth agent --server https://troth:8443 --ca ca.pem --x509pop device.pem device.key",
 )
 def agent(
     terminal: Terminal,
@@ -71,42 +87,38 @@ def agent(
     mtls_url: MtlsOption = None,
     ca: CaOption = None,
     join_token: TokenOption = None,
+    x509pop: MachineOption = None,
     socket: SocketOption = None,
     files: FilesOption = None,
+    no_cache: CacheOption = False,
     log_level: LevelOption = "info",
     log_format: FormatOption = "auto",
 ) -> None:
     """Run the node agent: it attests the processes of this machine and gives them identities.
 
-    It joins once with a token from `troth token join` and keeps its own key in DATA/agent.
+    It joins once with a token from `troth token join`, or by the certificate that the machine was
+    made with, and keeps its own key in DATA/agent.
     With --json it prints a line once it serves, and another if it fails.
     """
-    from troth.agent.connection import check_url
+    from troth.agent.machine import Machine
     from troth.agent.main import run_agent
     from troth.agent.node import AgentSettings
 
-    if ca is None:
-        raise typer.BadParameter(
-            "it is missing: which server is the right one? Copy ca.pem from the server's data "
-            "directory and add --ca FILE.",
-            param_hint="--ca",
-        )
-    require(server, "--server", "where is the server? It is a URL.")
-    for option, url in (("--server", server), ("--mtls-url", mtls_url)):
-        try:
-            check_url(url or server)
-        except Invalid as error:
-            raise typer.BadParameter(error.detail, param_hint=option) from error
+    ca_file = _check_where(server, mtls_url, ca)
+    if join_token is not None and x509pop is not None:
+        raise typer.BadParameter("give it or --join-token, not both.", param_hint="--x509pop")
     data = terminal.options.data.absolute()
     data.mkdir(mode=0o711, parents=True, exist_ok=True)
     path = (socket or data / AGENT_SOCKET).absolute()
     settings = AgentSettings(
         server_url=server,
         mtls_url=mtls_url,
-        ca_file=ca,
+        ca_file=ca_file,
         data_dir=data / AGENT_DIRECTORY,
         socket_path=path,
         join_token=read_join_token(terminal, join_token),
+        machine=None if x509pop is None else Machine(*map(Path.absolute, x509pop)),
+        keep_cache=not no_cache,
         files=() if files is None else read_targets(files),
     )
     address = f"unix://{path}"
@@ -120,6 +132,25 @@ def agent(
         terminal.say(f"export SPIFFE_ENDPOINT_SOCKET={address}", "Stop with Ctrl-C.")
     configure_logs(log_level, log_format)
     raise typer.Exit(run_agent(settings, tell_ready))
+
+
+def _check_where(server: str, mtls_url: str | None, ca: Path | None) -> Path:
+    """The CA file; wrong usage if it isn't said well which server to follow."""
+    from troth.agent.connection import check_url
+
+    if ca is None:
+        raise typer.BadParameter(
+            "it is missing: which server is the right one? Copy ca.pem from the server's data "
+            "directory and add --ca FILE.",
+            param_hint="--ca",
+        )
+    require(server, "--server", "where is the server? It is a URL.")
+    for option, url in (("--server", server), ("--mtls-url", mtls_url)):
+        try:
+            check_url(url or server)
+        except Invalid as error:
+            raise typer.BadParameter(error.detail, param_hint=option) from error
+    return ca
 
 
 def read_join_token(terminal: Terminal, given: str | None) -> str | None:

@@ -66,18 +66,26 @@ class TooLarge(TrothError):
     code = "too_large"
 
 
-class Limited(TrothError):
+class Passing(TrothError):
+    """What may be over soon; `retry_after` says in how many seconds, if that is known."""
+
+    retryable = True
+
+    def __init__(self, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class Limited(Passing):
     """Too many requests; come back later."""
 
     code = "rate_limited"
-    retryable = True
 
 
-class Unavailable(TrothError):
+class Unavailable(Passing):
     """Something that must be there to answer safely is away; come back later."""
 
     code = "unavailable"
-    retryable = True
 
 
 class Unimplemented(TrothError):

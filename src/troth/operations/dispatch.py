@@ -13,6 +13,7 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Denied, NotFound, TrothError, Unauthenticated
 from troth.core.ids import RequestId, new_id
 from troth.operations.call import ANONYMOUS, Call, Caller, Operation, Subscription
+from troth.operations.pacing import Pacing
 from troth.policy.permissions import decide_operation
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,7 @@ class Dispatcher:
     clock: Clock
     entropy: Entropy
     meter: Meter
+    pacing: Pacing | None = None
 
     def new_request_id(self) -> RequestId:
         """A fresh id that ties an answer, its log lines and its journal rows together."""
@@ -46,6 +48,7 @@ class Dispatcher:
         outcome = "internal"
         try:
             self.permit(name, caller)
+            self._pace(name, caller, body)
             result = await self.operations[name](Call(caller, request_id, body))
             outcome = "ok"
             return result
@@ -63,7 +66,12 @@ class Dispatcher:
         Whoever passes the values on asks `permit` again for each: a stream outlives permissions.
         """
         self.permit(name, caller)
+        self._pace(name, caller, body)
         return self.subscriptions[name](Call(caller, request_id, body))
+
+    def _pace(self, name: str, caller: Caller, body: Any) -> None:
+        if self.pacing is not None:
+            self.pacing.admit(name, caller, body)
 
     def permit(self, name: str, caller: Caller) -> None:
         """Raise `NotFound`, `Unauthenticated` or `Denied` unless `caller` may use `name` now."""

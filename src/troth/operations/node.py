@@ -33,6 +33,10 @@ NODE_TTL = timedelta(hours=24)
 """How long a node may be away and still come back by itself."""
 
 HEARTBEAT_SECONDS = 5.0
+NODES_PER_SECOND = 200
+"""How many nodes may do the same thing in one second."""
+MAX_SPREAD = 10
+"""Seconds."""
 
 
 def name_node(trust_domain: TrustDomain, name: str) -> SpiffeId:
@@ -258,6 +262,7 @@ class SyncNode:
             crls=[crl.der for crl in crls if crl is not None and crl.der is not None],
             jwks=msgspec.json.decode(render_jwt_bundle(collect_jwt_keys(tx))),
             tainted=[name_key(a) for a in known if a.distrusted and a.not_after > now],
+            spread=min(tx.nodes.count() // NODES_PER_SECOND, MAX_SPREAD),
         )
 
     def _list_cut_off(self, tx: Transaction) -> list[str]:

@@ -156,6 +156,24 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     idle_seconds: Annotated[
         int, Meta(ge=1, le=3600, description="How long a connection may wait between requests.")
     ] = 60
+    node_credentials_per_second: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Certificates and tokens that one node may ask for, on average; a hundred "
+            "times as many at once.",
+        ),
+    ] = 200
+    node_calls_per_second: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Other calls that one node may make, on average; twenty times as many at "
+            "once.",
+        ),
+    ] = 10
     stop_seconds: Annotated[
         int, Meta(ge=0, le=300, description="Time that running requests get when troth stops.")
     ] = 5
@@ -206,7 +224,8 @@ class X509popSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         str,
         Meta(
             description="Absolute path of a PEM file with the authorities that vouch for machines, "
-            "read when the server starts; '' lets no machine prove itself by a certificate."
+            "read when the server starts; without it no machine joins by a certificate.",
+            extra={"default": "none"},
         ),
     ] = ""
     device_authorities: Annotated[

@@ -31,6 +31,7 @@ from troth.operations.dispatch import Dispatcher
 from troth.operations.feed import FollowJournal, read_seed
 from troth.operations.identity import ExpireIdentities
 from troth.operations.leaf import LeafIssuer, ReconcileIssuance
+from troth.operations.pacing import Pacing
 from troth.operations.publication import StoredPublication
 from troth.operations.purge import PurgeRecords
 from troth.operations.servercert import CertifyServer, split_names
@@ -39,6 +40,7 @@ from troth.server.addresses import list_names
 from troth.server.background import Task
 from troth.server.config import Config
 from troth.server.metrics import Metrics
+from troth.server.settings import Limits as Caps
 from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
 
@@ -162,9 +164,7 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
     return House(
         store=store,
         snapshot=snapshot,
-        dispatcher=Dispatcher(
-            list_operations(parts), list_subscriptions(parts), clock, entropy, metrics
-        ),
+        dispatcher=make_dispatcher(parts, config.limits, metrics),
         publication=publication,
         callers=CallerRegistry(
             store,
@@ -177,6 +177,18 @@ async def build_house(config: Config, clock: Clock, entropy: Entropy) -> House:
         metrics=metrics,
         tasks=list_tasks(parts, prepare, publish, sealer),
         certify=certify,
+    )
+
+
+def make_dispatcher(parts: Parts, limits: Caps, metrics: Metrics) -> Dispatcher:
+    """The gate to every operation, which paces nodes as `limits` says."""
+    return Dispatcher(
+        list_operations(parts),
+        list_subscriptions(parts),
+        parts.clock,
+        parts.entropy,
+        metrics,
+        Pacing(parts.clock, limits.node_credentials_per_second, limits.node_calls_per_second),
     )
 
 

@@ -12,11 +12,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.fakes.issuer import NOW, FakeIssuer
+from tests.fakes.machines import Maker
 from tests.fakes.server import NODE_ID, FakeServer
 from tests.fakes.source import in_loop
 from tests.fakes.virtualtime import VirtualTime
 from troth.agent.connection import Untrusted
 from troth.agent.credential import CredentialFile, read_roots
+from troth.agent.machine import Machine
 from troth.agent.membership import Dialler, Membership, NotJoined
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import (
@@ -58,6 +60,10 @@ class Place:
 
     async def obtain(self, token=None):
         return await self.membership.obtain(token, self.roots)
+
+    async def renew_in_time(self, held):
+        await self.membership.wait_for_renewal(held)
+        return await self.membership.renew_persistently(held, self.server)
 
 
 @pytest.fixture
@@ -160,7 +166,7 @@ async def test_an_expired_credential_needs_a_new_token(place):
 @in_loop
 async def test_renewal_at_half_life_and_again_after_failures(place):
     held = await place.obtain("good-token")
-    task = asyncio.ensure_future(place.membership.renew_in_time(held, place.server))
+    task = asyncio.ensure_future(place.renew_in_time(held))
     await place.time.advance(1800 * 0.88)
     assert place.server.count()["node.renew"] == 0
     place.server.failure = Unavailable("away")
@@ -345,3 +351,100 @@ def test_ca_files(tmp_path):
     path.write_bytes(b"x" * (2 << 20))
     with pytest.raises(Invalid, match="larger than 1 MiB"):
         read_roots(path)
+
+
+@pytest.fixture
+def machine(place, tmp_path):
+    """The place with a machine's certificate instead of a token."""
+    made = Maker("Acme root").make("press-4")
+    files = Machine(tmp_path / "device.pem", tmp_path / "device.key")
+    files.certificate.write_bytes(made.pem)
+    files.key.write_bytes(made.key_pem)
+    files.key.chmod(0o600)
+    place.membership.machine = files
+    return files
+
+
+@in_loop
+async def test_a_machine_joins_by_its_certificate_without_a_token(place, machine):
+    place.server.failure = Unavailable("away")
+    task = asyncio.ensure_future(place.obtain())
+    await place.time.advance(2)
+    place.server.failure = None
+    await place.time.advance(31)
+    assert (await task).spiffe_id == NODE_ID
+    (proof,) = place.server.proofs
+    # It was made for the moment at which it was taken, not for the first try.
+    assert proof.at > NOW + timedelta(seconds=2)
+
+
+@in_loop
+async def test_a_machine_that_was_away_too_long_joins_by_itself(place, machine):
+    first = await place.obtain()
+    await place.time.advance(3601)
+    again = await place.obtain()
+    assert again.not_after > place.time.clock.now()
+    assert again.key != first.key
+    assert place.server.count()["node.renew"] == 0
+
+
+@in_loop
+async def test_a_running_machine_whose_certificate_ran_out_joins_by_itself(place, machine):
+    held = await place.obtain()
+    task = asyncio.ensure_future(place.renew_in_time(held))
+    place.server.failure = Unavailable("away")
+    await place.time.advance(2 * 3600)
+    assert not task.done()
+    place.server.failure = None
+    await place.time.advance(61)
+    renewed = await task
+    assert renewed.not_after > place.time.clock.now()
+    assert place.server.requests("node.attest")[-1].method == "x509pop"
+    assert place.file.load() == renewed
+
+
+@in_loop
+async def test_a_machine_whose_node_was_evicted_asks_until_it_is_readmitted(place, machine):
+    held = await place.obtain()
+    real, place.server.barred = place.server.call, True
+
+    async def forget(name, request):
+        if name == "node.renew":
+            raise Unauthenticated("The client certificate was revoked.")
+        return await real(name, request)
+
+    place.server.call = forget
+    task = asyncio.ensure_future(place.membership.renew_persistently(held, place.server))
+    await place.time.advance(3000)
+    assert not task.done()
+    assert 50 <= place.server.count()["node.attest"] <= 110
+    place.server.barred = False
+    await place.time.advance(61)
+    assert (await task).key != held.key
+    place.server.barred = True
+    with pytest.raises(NotJoined, match="was evicted"):
+        await place.obtain()
+
+
+def _swap_key(machine):
+    machine.key.write_bytes(Maker("other").make("x").key_pem)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda m: m.certificate.unlink(), "can't be read"),
+        (lambda m: m.key.unlink(), "can't be read"),
+        (lambda m: m.certificate.write_text("junk"), "no PEM certificate"),
+        (lambda m: m.key.write_text("junk"), "no unencrypted private key"),
+        (_swap_key, "not the key of the certificate"),
+        (lambda m: m.certificate.write_bytes(m.certificate.read_bytes() * 6), "more than 5"),
+        (lambda m: m.certificate.write_bytes(b"x" * (1 << 21)), "larger than 1 MiB"),
+    ],
+)
+@in_loop
+async def test_a_machines_files_are_checked_and_named(place, machine, spoil, reason):
+    spoil(machine)
+    with pytest.raises(NotJoined, match=reason):
+        await place.obtain()
+    assert place.server.count() == {}

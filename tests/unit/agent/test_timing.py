@@ -19,15 +19,32 @@ from troth.agent.timing import (
     wait_first,
 )
 from troth.core.entropy import SeededEntropy
+from troth.core.errors import Denied, Limited, Unavailable
 
 
 def test_backoff_starts_fast_doubles_and_is_capped():
-    backoff = Backoff(SeededEntropy(), first=0.1, cap=30)
-    delays = [backoff.take() for _ in range(20)]
-    assert 0.05 <= delays[0] <= 0.1
-    assert all(15 <= delay <= 30 for delay in delays[9:])
-    backoff.reset()
-    assert backoff.take() <= 0.1
+    bounds = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, 30)
+    taken = []
+    for seed in range(200):
+        backoff = Backoff(SeededEntropy(seed), first=0.1, cap=30)
+        taken.append([backoff.take() for _ in bounds])
+        backoff.reset()
+        assert backoff.take() <= 0.1
+    for delays, bound in zip(zip(*taken, strict=True), bounds, strict=True):
+        assert min(delays) >= 0.05 * bound
+        assert max(delays) <= bound
+        # Full jitter: every part of the time up to the bound is used.
+        assert min(delays) < 0.15 * bound
+        assert max(delays) > 0.9 * bound
+        assert 0.4 < sum(delays) / len(delays) / bound < 0.65
+
+
+def test_who_is_told_when_to_come_back_comes_later_than_that():
+    backoff = Backoff(SeededEntropy(), first=1, cap=4)
+    assert 7 < backoff.take(Unavailable("later", 7)) <= 8
+    assert 7 < backoff.take(Limited("later", 7)) <= 9
+    assert backoff.take(Unavailable("whenever")) <= 4
+    assert backoff.take(Denied("no")) <= 4
 
 
 @given(st.integers(), st.integers(min_value=1, max_value=10**6))

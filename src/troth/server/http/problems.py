@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -11,7 +12,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from troth.core.errors import TrothError, Unauthenticated
+from troth.core.errors import Passing, TrothError, Unauthenticated
 from troth.server.http.exchange import request_id_of
 from troth.wire.api.problems import MEDIA_TYPE, Problem
 
@@ -82,7 +83,7 @@ def explain_error(error: Exception, request_id: str) -> tuple[int, bytes, dict[s
     if isinstance(error, TrothError):
         if error.code == "internal":
             log.error("request.broken", request_id=request_id, exc_info=error)
-        headers = {"Retry-After": "1"} if error.retryable else {}
+        headers = {"Retry-After": _count_seconds(error)} if error.retryable else {}
         if isinstance(error, Unauthenticated):
             headers["WWW-Authenticate"] = CHALLENGE
         status, body = render_problem(
@@ -100,6 +101,12 @@ def explain_error(error: Exception, request_id: str) -> tuple[int, bytes, dict[s
         )
     log.error("request.broken", request_id=request_id, exc_info=error)
     return *render_problem("internal", _BARE, request_id), {}
+
+
+def _count_seconds(error: TrothError) -> str:
+    """When to come back, in whole seconds (RFC 9110, section 10.2.3)."""
+    known = error.retry_after if isinstance(error, Passing) else None
+    return str(max(1, math.ceil(known or 0)))
 
 
 def answer_exception(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

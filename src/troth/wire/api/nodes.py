@@ -117,7 +117,8 @@ class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="
     the JWT-SVID authorities; `locked` are ids of instances that are cut off on
     this node; `cut_off` are the SPIFFE IDs anywhere whose tokens must be refused now. `tainted` are
     keys of authorities whose signatures must be replaced now: of an X.509 authority the subject key
-    identifier in hexadecimal, of a JWT authority the ``kid``.
+    identifier in hexadecimal, of a JWT authority the ``kid``. `spread` is over how many seconds
+    all nodes spread what they all do at once, such as coming back after an outage.
     """
 
     epoch: int
@@ -130,6 +131,7 @@ class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="
     jwks: dict[str, Any]
     cut_off: list[str] = []
     tainted: list[str] = []
+    spread: int = 0
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="message", tag="heartbeat"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,10 @@ def edge(lone_troth) -> Iterator[Edge]:
     lone_troth.start("--no-agent")
     with open_folder() as folder, ExitStack() as stack:
         yield Edge(folder, lone_troth, stack)
+
+
+def is_gone(path: Path) -> bool:
+    return not path.exists()
 
 
 def serve(troth, edge, programs, run_program):
@@ -64,6 +70,7 @@ def test_an_evicted_node_has_nothing_left(lone_troth, edge, programs, run_progra
     agent, workload = serve(lone_troth, edge, programs, run_program)
     lone_troth.call("node.evict", EvictNode(name="edge", reason="stolen"))
     agent.wait_for_event("sync.cut_off")
-    wait_for(lambda: not (edge.data / "agent" / "cache.sealed").exists(), "the file's end")
-    assert not (edge.data / "agent" / "cachekey.bin").exists()
+    for name in ("cache.sealed", "cachekey.bin"):
+        path = edge.data / "agent" / name
+        wait_for(partial(is_gone, path), f"the end of {name}")
     assert workload.ask("fetch")["status"] == "PERMISSION_DENIED"

@@ -391,7 +391,7 @@ class FakeNode:
     """The agent's core against a `FakeServer`, in virtual time."""
 
     def __init__(self, limit: int = 100, before: FakeNode | None = None) -> None:
-        self.time = VirtualTime(NOW) if before is None else before.time
+        self.time: VirtualTime = VirtualTime(NOW) if before is None else before.time
         # Tests replace its methods.
         self.server: Any = FakeServer(self.time) if before is None else before.server
         entropy, sleep, clock = SeededEntropy(1), self.time.sleep, self.time.clock

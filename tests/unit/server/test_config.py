@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.machines import Maker
 from troth.core.errors import Invalid
 from troth.server import config as module
 from troth.server.config import Address, Config, load_config, settle_ports
@@ -306,3 +307,37 @@ def test_a_password_in_a_file_that_others_can_read_is_refused(tmp_path: Path):
     assert load({"TROTH_DATABASE_URL": SECRET_URL}, config_file=path).database == SECRET_URL
     path.write_text('[database]\nurl = "postgresql://troth@db/troth"\n')
     assert load(config_file=path).database == "postgresql://troth@db/troth"
+
+
+def vouch(tmp_path: Path, pem: bytes) -> dict[str, str]:
+    path = tmp_path / "makers.pem"
+    path.write_bytes(pem)
+    path.chmod(0o644)
+    return {"TROTH_X509POP_AUTHORITIES": str(path)}
+
+
+def test_who_vouches_for_machines_is_read_at_the_start(tmp_path: Path):
+    maker = Maker("Acme root")
+    assert load().vouchers.authorities == ()
+    found = load({**vouch(tmp_path, maker.pem), "TROTH_X509POP_NAME": "common_name"}).vouchers
+    assert found.authorities == (maker.certificate,)
+    assert found.by_common_name
+
+
+def test_authorities_that_cant_be_used_stop_the_start(tmp_path: Path):
+    for pem, reason in (
+        (b"", "no PEM certificates"),
+        (Maker("root").make("leaf").pem, "is no authority"),
+        (b"x" * (MAX_FILE + 1), "more than"),
+    ):
+        told = complaint(vouch(tmp_path, pem))
+        assert told.startswith("TROTH_X509POP_AUTHORITIES: x509pop.authorities: ")
+        assert reason in told
+    (tmp_path / "makers.pem").chmod(0o666)
+    assert "anybody may write" in complaint(vouched(tmp_path))
+    assert "absolute path" in complaint({"TROTH_X509POP_AUTHORITIES": "makers.pem"})
+    assert "can't be read" in complaint({"TROTH_X509POP_AUTHORITIES": "/nowhere/makers.pem"})
+
+
+def vouched(tmp_path: Path) -> dict[str, str]:
+    return {"TROTH_X509POP_AUTHORITIES": str(tmp_path / "makers.pem")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import os
 import socket
@@ -15,8 +17,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.fleet import enrol_fleet
 from scripts.build_enroll import build
 from tests.e2e.processes import Daemon, Server, make_environ, wait_for
+from tests.fakes.house import make_csr
 from tests.fakes.machines import Maker
 from troth.wire.api.devices import InviteDevices
 from troth.wire.api.identities import ListInstances, MoveInstance, RegisterIdentity
@@ -211,8 +215,6 @@ def test_it_renews_by_itself_tells_its_programs_and_waits_for_a_new_code(
 
 def test_a_manufacturer_s_certificate_is_enough(troth, enroll, folder):
     machine = ACME.make("sn-4711")
-    import hashlib
-
     register(troth, "meter-1", f"x509pop:sha256:{hashlib.sha256(machine.chain[0]).hexdigest()}")
     (folder / "cert.pem").write_bytes(machine.pem)
     (folder / "key.pem").write_bytes(machine.key_pem)
@@ -305,6 +307,28 @@ def test_a_server_killed_while_a_fleet_enrols_loses_nobody(lone_troth, client, f
     assert len({answer["instance_id"] for answer in answers}) == count
     assert len(troth.read_journal("device.enrolled")) == count
     assert len(troth.call("instance.ls", ListInstances(name="fleet")).items) == count
+
+
+def test_a_hundred_devices_at_once_and_none_is_lost_or_enrolled_twice(troth):
+    """`make bench-enrolment` does the same with thousands."""
+    count = 100
+    names = [f"swarm-{number}" for number in range(10)]
+    for name in names:
+        register(troth, name)
+    codes = invite(troth, *(names[number % 10] for number in range(count)))
+    csrs = [make_csr() for _ in range(count)]
+    roots = (troth.data / "ca.pem").read_bytes()
+    found = asyncio.run(enrol_fleet(troth.url, roots, codes, csrs, at_once=count))
+    mine = {device.answer["instance_id"] for device in found}
+    known = [
+        instance.id
+        for name in names
+        for instance in troth.call("instance.ls", ListInstances(name=name)).items
+    ]
+    assert len(mine) == len(known) == count
+    assert mine == set(known)
+    ids = [device.answer["spiffe_id"].rpartition("/")[2] for device in found]
+    assert ids == [names[number % 10] for number in range(count)], "each as whom it was invited"
 
 
 def test_the_modules_that_it_loads(client):

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.e2e.processes import Server, run_troth, wait_for
+from tests.fakes.templates import describe_template, submit
 from troth.wire.api.identities import ListIdentities, MoveIdentity, NameIdentity
 
 pytest.importorskip("spiffe", reason="the PyPI package 'spiffe' isn't installed")
@@ -35,27 +36,11 @@ with WorkloadApiClient(sys.argv[1]) as client:
 print(json.dumps(answer))
 """
 
-TEMPLATE = """
-apiVersion: troth/v1
-kind: Template
-metadata:
-  name: batch
-spec:
-  match: ["unix:uid:{low}-{high}"]
-  kind: job
-  owner: batch@example.org
-  purpose: nightly jobs
-"""
-
 
 @pytest.fixture(scope="module")
 def template(troth: Server) -> None:
-    path = troth.data.parent / "batch.yaml"
-    path.write_text(TEMPLATE.format(low=FIRST - 1, high=FIRST + 9))
-    checked = run_troth("check", path)
-    assert checked.returncode == 0, checked.stderr
-    applied = run_troth("--data", troth.data, "apply", path)
-    assert applied.returncode == 0, applied.stderr
+    match = [f"unix:uid:{FIRST - 1}-{FIRST + 9}"]
+    troth.call("manifest.apply", submit(describe_template(match=match)))
 
 
 def fetch(troth: Server, uid: int) -> dict[str, str]:
@@ -78,11 +63,6 @@ def test_an_unmodified_client_gets_its_identity_with_its_first_call(troth: Serve
     view = troth.call("identity.show", NameIdentity(name=f"batch.local.{FIRST}"))
     assert (view.template, view.owner) == ("batch", "batch@example.org")
     assert view.selectors == [f"unix:uid:{FIRST}"]
-    shown = run_troth("--data", troth.data, "identity", "ls", "--template", "batch", "--json")
-    assert [item["name"] for item in json.loads(shown.stdout)["items"]] == [view.name]
-    listed = run_troth("--data", troth.data, "identity", "ls", "--unattended")
-    assert view.name not in listed.stdout
-    assert "batch" in run_troth("--data", troth.data, "template", "ls").stdout
     # Its next process has the same one, and the server is not asked to register again.
     assert fetch(troth, FIRST)["id"] == expected
     assert len([e for e in troth.read_journal("identity.registered")
@@ -110,3 +90,15 @@ def test_what_an_administrator_retired_does_not_come_back(troth: Server):
         return any("no longer wanted" in entry.body["reason"] for entry in refused)
 
     wait_for(refusal, "the refusal in the journal", 30.0)
+
+
+def test_a_template_is_applied_from_its_file_and_seen(troth: Server):
+    path = troth.data.parent / "far.yaml"
+    path.write_text(json.dumps(describe_template("far", match=["unix:uid:61500-61599"])))
+    applied = run_troth("--data", troth.data, "apply", path)
+    assert applied.returncode == 0, applied.stderr
+    assert "+ Template far" in applied.stdout
+    assert "unix:uid:61500-61599" in run_troth("--data", troth.data, "template", "ls").stdout
+    listed = run_troth("--data", troth.data, "identity", "ls", "--template", "far", "--unattended")
+    assert listed.returncode == 0, listed.stderr
+    assert "No identity fits" in listed.stderr

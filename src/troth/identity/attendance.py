@@ -78,24 +78,32 @@ def find_end(seen: datetime, span: timedelta, ends_at: datetime) -> datetime:
 
 
 def look_after(
-    identity: Identity, sighting: Sighting, seen: datetime, *, covered: bool, now: datetime
+    identity: Identity,
+    sighting: Sighting,
+    seen: datetime,
+    *,
+    covered: bool,
+    now: datetime,
+    locked: bool = False,
 ) -> Look:
     """What to do about an identity at `now`, seen last at `seen`.
 
     `covered` is whether its template is still there and still fits it; if not, nothing puts its
-    end off any more. What an operator cut off stays as it is, and never comes back by itself.
+    end off any more. What an operator cut off stays as it is, and never comes back by itself;
+    `locked` is whether that was done to a copy of it.
     """
     if identity.state is State.RETIRED or identity.template != sighting.template:
         return Look(Step.NOTHING, Phase.ENDED, sighting.due_at)
-    held = identity.state not in (State.ACTIVE, State.PROPOSED)
+    held = locked or identity.state not in (State.ACTIVE, State.PROPOSED)
     if now >= sighting.ends_at:
         phase = Phase.ENDED if held else Phase.RETIRED
         return Look(Step.RETIRE, phase, now, f"its time was over at {sighting.ends_at.isoformat()}")
     soon = now + sighting.span / 8
-    if held:
-        return Look(Step.NOTHING, sighting.phase, min(soon, sighting.ends_at))
     seen = min(seen, now)  # a clock that was ahead once proves nothing about the future
     half = sighting.span / 2
+    used = covered and locked and identity.state is State.ACTIVE and now - seen < half
+    if held and not used:
+        return Look(Step.NOTHING, sighting.phase, min(soon, sighting.ends_at))
     if covered and now - seen < half:
         end = find_end(seen, sighting.span, sighting.ends_at)
         due = min(max(seen + half, soon), sighting.ends_at)

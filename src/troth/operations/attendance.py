@@ -42,11 +42,13 @@ class AttendIdentities:
                 templates = {s.template.name: s.template for s in tx.templates.list()}
                 identities = tx.identities.find_all(s.identity_id for s in due)
                 seen = tx.instances.last_seen_by_identity(identities)
+                locked = tx.instances.list_locked_identities(identities)
                 for sighting in due:
                     identity = identities[sighting.identity_id]
                     template = templates.get(sighting.template)
                     last = max(sighting.seen_at, seen.get(identity.id, sighting.seen_at))
-                    _look_at(tx, identity, sighting, template, last, now)
+                    is_locked = identity.id in locked
+                    _look_at(tx, identity, sighting, template, last, now, locked=is_locked)
             return len(due)
 
         while await self.store.transact(look) == BATCH:
@@ -60,13 +62,16 @@ def _look_at(
     template: Template | None,
     last: datetime,
     now: datetime,
+    *,
+    locked: bool,
 ) -> None:
     covering = template if template is not None and still_covers(template, identity) else None
     current = sighting
     if covering is not None:
         span, grace = covering.unattended_after, covering.retire_after
         current = replace(sighting, span=span, grace=grace)
-    look = look_after(identity, current, last, covered=covering is not None, now=now)
+    covered = covering is not None
+    look = look_after(identity, current, last, covered=covered, now=now, locked=locked)
     _take_step(tx, identity, look, covering, now)
     # A row that stays due would be looked at for ever.
     due = max(look.due_at, now + timedelta(seconds=1))

@@ -164,6 +164,11 @@ class _Meeting:
     def _end(self, identity: Identity, sighting: Sighting) -> None:
         """What came before is over, if it is so by itself; else it isn't for us to bring back."""
         if identity.state is not State.RETIRED and identity.template == sighting.template:
+            if self.tx.instances.list_locked_identities([identity.id]):
+                raise Refused(
+                    f"The time of '{identity.name}' is over, and a copy of it is locked: an "
+                    "administrator must retire it, and register one if there is to be another."
+                )
             reason = f"its time was over at {sighting.ends_at.isoformat()}"
             move_in(self.tx, self.call, identity, "retire", reason, now=self.now)
             self.tx.sightings.save(replace(sighting, phase=Phase.RETIRED))

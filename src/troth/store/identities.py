@@ -34,7 +34,6 @@ from troth.store.tables import (
     identity_nodes,
     instances,
     is_living,
-    is_of_template,
     sightings,
 )
 
@@ -217,7 +216,8 @@ class IdentityGateway:
 
     def count_of_template(self, template: str) -> int:
         """How many living identities a template has made."""
-        query = select(func.count()).where(is_of_template, _t.template == template)
+        living = [state.value for state in State if state is not State.RETIRED]
+        query = select(func.count()).where(_t.template == template, _t.state.in_(living))
         return self._session.execute(query).scalar() or 0
 
     def find_intruder(self, spiffe_id: str, name: str, template: str) -> Identity | None:
@@ -226,9 +226,11 @@ class IdentityGateway:
         for column, value, mark in ((_t.spiffe_id, spiffe_id, "/"), (_t.name, name, ".")):
             after = chr(ord(mark) + 1)
             inside = and_(column > f"{value}{mark}", column < f"{value}{after}")
-            query = select(identities).where(is_living, or_(column == value, inside), foreign)
-            if (found := self._first(query.limit(1))) is not None:
-                return found
+            # Two queries: an OR of the two would make SQLite read the whole index.
+            for where in (column == value, inside):
+                query = select(identities).where(is_living, where, foreign).limit(1)
+                if (found := self._first(query)) is not None:
+                    return found
         return None
 
     def list_held_on(self, node_name: str, states: Iterable[State]) -> list[Identity]:

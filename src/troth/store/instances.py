@@ -120,6 +120,14 @@ class InstanceGateway:
         query = select(instances).where(is_locked, _t.node_id == node_id).order_by(_t.id)
         return [_read(row) for row in self._session.execute(query)]
 
+    def list_locked_identities(self, identity_ids: Iterable[IdentityId]) -> frozenset[IdentityId]:
+        """Those of these identities of which a copy is locked."""
+        found: set[IdentityId] = set()
+        for chunk in split_chunks(identity_ids):
+            query = select(_t.identity_id).where(is_locked, _t.identity_id.in_(chunk))
+            found.update(IdentityId(row.identity_id) for row in self._session.execute(query))
+        return frozenset(found)
+
     def touch(
         self, ids: Iterable[InstanceId], now: datetime, of_node: NodeId | None = None
     ) -> None:

@@ -78,10 +78,11 @@ Index(
 Index("ix_identities_name", identities.c.name, identities.c.id)
 Index("ix_identities_expires_at", identities.c.expires_at)
 Index("ix_identities_state", identities.c.state)
-is_of_template = identities.c.template.is_not(None) & is_living
+is_of_template = identities.c.template.is_not(None)
 Index(
     "ix_identities_template",
     identities.c.template,
+    identities.c.state,
     identities.c.name,
     sqlite_where=is_of_template,
     postgresql_where=is_of_template,

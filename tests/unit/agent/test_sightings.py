@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from tests.fakes.procfs import PEER, FakeProc
-from tests.fakes.server import make_entry, run_node
+from tests.fakes.server import make_entry, make_process, run_node
 from tests.fakes.source import in_loop
 from troth.agent import sightings as module
 from troth.agent.attestation import Attestation
@@ -42,7 +42,6 @@ class FixedAttestor:
 
 
 def make_source(node, *attestors, patience=5.0):
-    node.sightings = Sightings(node.server, node.sync, node.time.clock, patience)
     return NodeSource(
         attestation=Attestation(attestors or (FixedAttestor(),)),
         sync=node.sync,
@@ -51,7 +50,7 @@ def make_source(node, *attestors, patience=5.0):
         tokens=Tokens(node.server, node.time.clock, node.entropy),
         refusals=node.refusals,
         clock=node.time.clock,
-        sightings=node.sightings,
+        sightings=Sightings(node.server, node.sync, node.time.clock, patience),
     )
 
 
@@ -224,20 +223,17 @@ async def test_an_expired_identity_lives_again_when_its_workload_is_back():
 async def test_one_uid_cannot_ask_for_ever_new_identities(monkeypatch):
     monkeypatch.setattr(module, "BURST", 2)
     async with run_node() as node:
-        pattern = [f"unix:uid:{UID}", "unix:path:/home/**"]
-        await offer(node, TemplateEntry(name="batch", match=pattern))
-        make_source(node)
+        await offer(node, TemplateEntry(name="batch", match=[MINE, "unix:path:/home/**"]))
         node.server.sighting = Refused("no")
-        asked = node.sightings
-        assert asked is not None
+        asked = Sightings(node.server, node.sync, node.time.clock)
         for name in "abc":
-            attestation = Attestation([FixedAttestor(MINE, f"unix:path:/home/{name}")])
-            process = await attestation.examine(ME)
-            expected = Unavailable if name == "c" else Denied
-            with pytest.raises(expected):
+            process = make_process(1, MINE, f"unix:path:/home/{name}", uid=UID)
+            with pytest.raises(Unavailable if name == "c" else Denied):
                 await asked.introduce(process)
-            attestation.close()
-        assert node.server.count()["identity.sight"] == 2
+        other = make_process(2, "unix:uid:7", uid=UID + 1)
+        with pytest.raises(Denied):
+            await asked.introduce(other)
+        assert node.server.count()["identity.sight"] == 3
 
 
 @in_loop

@@ -93,6 +93,18 @@ def test_what_an_operator_holds_is_neither_expired_nor_put_off(state):
     assert (ended.step, ended.phase) == (Step.RETIRE, Phase.ENDED)
 
 
+def test_a_locked_copy_keeps_the_clockwork_from_ending_it():
+    identity, hour = IDENTITY, timedelta(hours=1)
+    for days in (4, 8, 50):
+        when = NOW + days * DAY
+        idle = look_after(identity, SIGHTING, NOW, covered=True, now=when, locked=True)
+        assert idle.step is Step.NOTHING
+        used = look_after(identity, SIGHTING, when - hour, covered=True, now=when, locked=True)
+        assert used.step is Step.EXTEND
+    ended = look_after(identity, SIGHTING, NOW, covered=True, now=ENDS, locked=True)
+    assert (ended.step, ended.phase) == (Step.RETIRE, Phase.ENDED)
+
+
 def test_at_its_last_end_it_is_retired_even_if_seen():
     made = look(100, seen=100, expires_at=ENDS)
     assert (made.step, made.phase) == (Step.RETIRE, Phase.RETIRED)

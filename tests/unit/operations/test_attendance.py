@@ -12,7 +12,12 @@ from tests.fakes.templates import describe_template, submit
 from troth.core.errors import Refused
 from troth.operations.attendance import AttendIdentities
 from troth.operations.identity import ExpireIdentities
-from troth.wire.api.identities import ListIdentities, MoveIdentity, NameIdentity
+from troth.wire.api.identities import (
+    ListIdentities,
+    MoveIdentity,
+    MoveInstance,
+    NameIdentity,
+)
 from troth.wire.api.nodes import ReportWorkloads, WorkloadSeen
 from troth.wire.api.status import GetStatus
 from troth.wire.api.templates import SightWorkload
@@ -145,6 +150,28 @@ async def test_what_an_operator_holds_waits_for_the_operator(house: FakeHouse):
     with pytest.raises(Refused, match="incident 42"):
         await meet(house, node)
     await pass_time(house, 71)
+    assert (await show(house)).state == "retired"
+    with pytest.raises(Refused, match="retired by an administrator"):
+        await meet(house, node)
+
+
+@in_house
+async def test_a_locked_copy_stays_locked_however_long_it_waits(house: FakeHouse):
+    node = await start(house)
+    met = await meet(house, node)
+    (issued,) = await house.issue(node, met.identity_id, selectors=JOB)
+    lock = MoveInstance(id=issued.instance_id, reason="incident 42")
+    await house.call("instance.lock", lock)
+    await pass_time(house, 30)
+    again = await meet(house, node)
+    assert again.identity_id == met.identity_id
+    (refused,) = await house.issue(node, met.identity_id, selectors=JOB)
+    assert refused.error is not None
+    assert "locked" in refused.error.detail
+    house.clock.advance(70 * DAY)
+    with pytest.raises(Refused, match="a copy of it is locked"):
+        await meet(house, node)
+    await pass_time(house, 1)
     assert (await show(house)).state == "retired"
     with pytest.raises(Refused, match="retired by an administrator"):
         await meet(house, node)

@@ -208,6 +208,7 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
         tx.identities.list_held_on("local", [State.QUARANTINED, State.SUSPENDED])
         tx.templates.find("batch")
         tx.templates.find_owner(frozenset({"/a", "/b"}))
+        tx.instances.list_locked_identities(["idn_api"])
         tx.sightings.find("idn_api")
         tx.sightings.find_latest("batch", "ab")
         tx.sightings.due(NOW, 9)

@@ -14,11 +14,11 @@ depends_on = None
 def upgrade() -> None:
     """Create the tables, and say of each identity which template made it: none so far."""
     op.add_column("identities", sa.Column("template", _text(), nullable=True))
-    made = sa.text("template IS NOT NULL AND state != 'retired'")
+    made = sa.text("template IS NOT NULL")
     op.create_index(
         "ix_identities_template",
         "identities",
-        ["template", "name"],
+        ["template", "state", "name"],
         sqlite_where=made,
         postgresql_where=made,
     )

@@ -87,6 +87,8 @@ class Client(threading.Thread):
                 self._try_round()
         except BaseException as error:  # raised by the campaign
             self.failure = error
+        finally:
+            self.hang_up()
 
     def stop(self) -> None:
         """No more rounds; the one under way comes to its end."""

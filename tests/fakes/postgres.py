@@ -117,6 +117,10 @@ class Cluster:
             assert time.monotonic() < deadline, "PostgreSQL's processes outlive it"
             time.sleep(0.01)
 
+    def list_processes(self) -> list[int]:
+        """The server and all that it has started."""
+        return [self.pid, *_list_children(self.pid)]
+
     def remove(self) -> None:
         """Stop it and forget its data."""
         self.stop(signal.SIGQUIT)

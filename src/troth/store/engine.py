@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy, SystemEntropy
+from troth.core.errors import Unavailable
 from troth.store.database import Database
 from troth.store.readers import Readers
 from troth.store.schema import prepare_schema
@@ -26,6 +27,10 @@ __all__ = ["Store", "Transaction", "open_store"]
 FILE_HOLDER = "server"
 """A database file has one server: a lease that a crashed one held is its successor's at once.
 Otherwise a quarantine right after a crash would wait for the sealer's lease to end."""
+
+PATIENCE_SECONDS = 20.0
+"""How long a caller waits for a database elsewhere: longer than its own limits on locks and on
+collisions, shorter than clients wait for us."""
 
 T = TypeVar("T")
 
@@ -77,20 +82,32 @@ class Store:
         `function` runs in a writer's thread as if it were alone, again if the database asks: no
         I/O, no waiting, no effect but the one on the database.
         """
-        result: T = await self._writer.submit(function)
-        return result
+        return await self._await(self._writer.submit(function))
 
     async def transact_locked(self, function: Callable[[Transaction], T]) -> T:
         """As `transact`, for a function that begins by locking a row that all of its kind lock:
         the sealer's. What others change is seen from one statement to the next."""
-        result: T = await self._writer.submit(function, locked=True)
-        return result
+        return await self._await(self._writer.submit(function, locked=True))
 
     async def read(self, function: Callable[[Transaction], T]) -> T:
         """Run `function` on one consistent snapshot; it waits for no writer and can't change
         anything. `Unavailable` when the database is away."""
-        result: T = await self._readers.submit(function)
-        return result
+        return await self._await(self._readers.submit(function))
+
+    async def _await(self, future: asyncio.Future[T]) -> T:
+        """What becomes of `future`, but not for ever: a server elsewhere may be reachable and
+        stand still, and no timeout of the network or its own notices that."""
+        if not self.shared:
+            return await future
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await future
+        except TimeoutError:
+            # What has not begun yet is cancelled and leaves no trace.
+            raise Unavailable(
+                "The database doesn't answer. A change may be recorded or not: look before you "
+                "repeat it."
+            ) from None
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Have `callback` called after every commit that holds new journal rows.

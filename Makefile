@@ -14,6 +14,8 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 # How long `make fuzz` and `make fuzz-NAME` go on.
 HOURS ?= 1
+# How many servers `make soak` kills on each engine.
+KILLS ?= 500
 CODE := src tests $(wildcard benchmarks)
 
 export PYTHON
@@ -21,7 +23,7 @@ export PYTHON
 export CI ?= true
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test check enroll fuzz docs lock format venv system system-tests clean
+.PHONY: help demo test check enroll soak fuzz docs lock format venv system system-tests clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +45,10 @@ bench-%: system $(STAMP) ## one benchmark, e.g. bench-startup; its last line is 
 	@if [[ ! -f benchmarks/bench_$(subst -,_,$*).py ]]; then \
 	  echo "there is no benchmarks/bench_$(subst -,_,$*).py" >&2; exit 2; fi
 	@$(BIN)/python -m benchmarks.bench_$(subst -,_,$*)
+
+soak: system-tests $(STAMP) ## kill servers under load, KILLS times an engine (500), DATABASE=sqlite|postgresql
+	@$(BIN)/python -m tests.soak --kills $(KILLS) \
+	  $(if $(filter-out both,$(DATABASE)),--database $(DATABASE)) $(if $(SEED),--seed $(SEED))
 
 fuzz: system $(STAMP) ## every fuzz target in turn, for HOURS (1 if not given)
 	@$(BIN)/python -m tests.fuzz --hours $(HOURS)

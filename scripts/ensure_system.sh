@@ -24,6 +24,10 @@ find_postgres() { # Debian keeps the server's programs off the path
   command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb'
 }
 
+find_haproxy() { # Debian keeps it where only root looks
+  command -v haproxy || test -x /usr/sbin/haproxy
+}
+
 python=$(scripts/python.sh)
 version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 venv_package=python3-venv
@@ -34,6 +38,8 @@ need openssl "tests that let openssl judge certificates and CRLs are skipped" co
 need curl "tests and examples that call the server with curl are skipped" command -v curl
 if [[ ${1:-} == tests ]]; then
   need postgresql "tests on PostgreSQL are skipped" find_postgres
+  need haproxy "tests behind a load balancer are skipped" find_haproxy
+  need iproute2 "tests in network namespaces are skipped" command -v ip
 fi
 need ca-certificates "downloads over TLS may fail" test -s /etc/ssl/certs/ca-certificates.crt
 

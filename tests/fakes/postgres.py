@@ -42,6 +42,10 @@ class Cluster(postgres.Cluster):
             assert time.monotonic() < deadline, "PostgreSQL's processes outlive it"
             time.sleep(0.01)
 
+    def list_processes(self) -> list[int]:
+        """The server and all that it has started."""
+        return [self.pid, *_list_children(self.pid)]
+
     def conninfo(self, database: str) -> str:
         """libpq's parameters for `database`."""
         return f"host={self.directory} dbname={database} user=troth"

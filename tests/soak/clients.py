@@ -9,7 +9,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from benchmarks.installation import make_csr
 from tests.soak.ledger import Ledger, Move
-from tests.soak.stand import Server
 from troth.core.errors import TrothError, error_of
 from troth.wire.api.authorities import ForceAuthority, ListAuthorities, PrepareAuthority
 from troth.wire.api.certificates import (
@@ -37,11 +36,34 @@ PAUSE = 0.05
 GENERATIONS_KEPT = 2
 
 
+class Door(Protocol):
+    """What a client sees of a server, or of several behind a balancer."""
+
+    @property
+    def public(self) -> str:
+        """The URL of the public listener."""
+        ...
+
+    @property
+    def mutual(self) -> str:
+        """The URL of the mutual-TLS listener."""
+        ...
+
+    @property
+    def ca(self) -> str:
+        """The file with the roots that vouch for both."""
+        ...
+
+    def open_admin(self) -> ApiClient:
+        """The API for an administrator; close it."""
+        ...
+
+
 class Client(threading.Thread):
     """Works in rounds until it is told to stop; a round that fails is given up, not the client."""
 
     def __init__(
-        self, name: str, servers: Sequence[Server], ledger: Ledger, seed: int, folder: Path
+        self, name: str, servers: Sequence[Door], ledger: Ledger, seed: int, folder: Path
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.ledger = ledger
@@ -53,6 +75,7 @@ class Client(threading.Thread):
         self._admin: ApiClient | None = None
         self._mutual: ApiClient | None = None
         self._server = servers[0]
+        self.own: list[str] = []
         self.pem = folder / f"{name}.pem"
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.csr = make_csr(self._key)
@@ -64,6 +87,8 @@ class Client(threading.Thread):
                 self._try_round()
         except BaseException as error:  # raised by the campaign
             self.failure = error
+        finally:
+            self.hang_up()
 
     def stop(self) -> None:
         """No more rounds; the one under way comes to its end."""
@@ -90,7 +115,7 @@ class Client(threading.Thread):
             self._mutual = self.open_mutual(self._server)
         return self._mutual
 
-    def open_mutual(self, server: Server) -> ApiClient:
+    def open_mutual(self, server: Door) -> ApiClient:
         """The API of `server` with this node's certificate; close it."""
         pem = str(self.pem)
         return ApiClient.over_https(server.mutual, server.ca, (pem, pem))
@@ -146,11 +171,17 @@ class Client(threading.Thread):
 
     def issue(self, identity_ids: Sequence[str]) -> list[IssuedCertificate]:
         """A certificate for each, as far as it is granted."""
+        return self.issue_over(self.mutual, identity_ids)
+
+    def issue_over(
+        self, api: ApiClient, identity_ids: Sequence[str] = ()
+    ) -> list[IssuedCertificate]:
+        """The same over a given connection; for identities of this client's own choice if none."""
         requests = [
             CertificateRequest(identity_id=found, csr=self.csr, instance=self.claim())
-            for found in identity_ids
+            for found in identity_ids or self.own
         ]
-        answers = self.mutual.call("certificate.issue", IssueCertificates(requests=requests))
+        answers = api.call("certificate.issue", IssueCertificates(requests=requests))
         for answer in answers.results:
             if answer.error is None:
                 self.note(answer.serial, answer.chain[0])
@@ -179,15 +210,11 @@ class Client(threading.Thread):
 class Issuer(Client):
     """Batches of certificates."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._ids: list[str] = []
-
     def round(self) -> None:
-        if len(self._ids) < 4:
-            self._ids.append(self.register(f"{self.name}-{self._rounds}"))
+        if len(self.own) < 4:
+            self.own.append(self.register(f"{self.name}-{self._rounds}"))
         count = self.random.choice((1, 4, 16))
-        self.issue([self.random.choice(self._ids) for _ in range(count)])
+        self.issue([self.random.choice(self.own) for _ in range(count)])
         self.pause(self.random.random() * 0.08)
 
 

@@ -34,7 +34,7 @@ class Server:
         self._folder = folder
         self._agent = agent
         self._database = database
-        self._ports = _pick_ports(2)
+        self._ports = pick_ports(2)
         self._runs = 0
         self._run: Daemon | None = None
         self.events: Counter[str] = Counter()
@@ -164,7 +164,7 @@ def _measure(pid: int) -> dict[str, int]:
     return {"kb": int(line.split()[1]), "files": len(os.listdir(f"/proc/{pid}/fd"))}
 
 
-def _pick_ports(count: int) -> list[int]:
+def pick_ports(count: int) -> list[int]:
     """Ports that are free now; all are held while they are picked."""
     with contextlib.ExitStack() as stack:
         ports: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ DEPLOY = ROOT / "deploy"
 UNITS = DEPLOY / "systemd"
 CHART = DEPLOY / "helm" / "troth"
 COMPOSE = DEPLOY / "compose" / "compose.yaml"
+BALANCER = DEPLOY / "three-nodes" / "haproxy.cfg"
 DOCKERFILE = ROOT / "Dockerfile"
 SERVICES = ("troth.service", "troth-agent.service")
 VARIABLES = {name_environment(setting.name): setting for setting in describe_settings()}
@@ -201,6 +203,26 @@ def test_compose_is_closed_and_its_commands_are_understood():
     given = parse_command(words)
     assert given["server"] == f"https://localhost:{PORTS[0]}"
     assert str(given["socket"]) in json.dumps(services["agent"]["healthcheck"])
+
+
+# The load balancer
+
+
+def test_the_balancer_passes_both_ports_through_and_haproxy_agrees():
+    text = read(BALANCER)
+    assert "mode tcp" in text
+    assert "GET /readyz" in text
+    for port in PORTS:
+        assert len(re.findall(rf'server \w "\$\{{NODE_[ABC]\}}:{port}"', text)) == 3
+    program = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("Debian's package haproxy isn't installed")
+    nodes = {f"NODE_{letter}": f"192.0.2.{number}" for number, letter in enumerate("ABC", 1)}
+    checked = subprocess.run(
+        [program, "-c", "-f", str(BALANCER)], capture_output=True, text=True, env=nodes
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "WARNING" not in checked.stderr
 
 
 # The chart

@@ -27,12 +27,13 @@ SERVER_TTL = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class ServerPair:
-    """Chain and key (PEM), who signed them and when to renew them, and the roots (DER) for client
-    certificates."""
+    """Chain and key (PEM), who signed them, from when on they hold and when to renew them, and the
+    roots (DER) for client certificates."""
 
     chain_pem: bytes
     key_pem: bytes
     authority_id: AuthorityId
+    not_before: datetime
     renew_at: datetime
     roots: tuple[bytes, ...]
 
@@ -77,6 +78,7 @@ class CertifyServer:
             chain_pem=render_pem_certificates([leaf.der]),
             key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
             authority_id=leaf.authority_id,
+            not_before=x509.load_der_x509_certificate(leaf.der).not_valid_before_utc,
             renew_at=now + (leaf.not_after - now) / 2,
             roots=tuple(roots),
         )
@@ -100,9 +102,9 @@ def split_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...
 
 @dataclass(frozen=True, slots=True)
 class RenewServer:
-    """Background: a new pair at half life, when the roots change, or when what signed
-    the present one is tainted or revoked; installed without dropping a
-    connection. `installed` is the pair in use."""
+    """Background: a new pair at half life, when the roots change, when what signed the present one
+    is tainted or revoked, or when the clock was set back to before it holds; installed without
+    dropping a connection. `installed` is the pair in use."""
 
     certify: CertifyServer
     store: Store
@@ -116,5 +118,6 @@ class RenewServer:
         roots, signer = await self.store.read(
             lambda tx: (tuple(collect_roots(tx)), tx.authorities.get(pair.authority_id))
         )
-        if self.clock.now() >= pair.renew_at or roots != pair.roots or signer.distrusted:
+        timely = pair.not_before <= self.clock.now() < pair.renew_at
+        if not timely or roots != pair.roots or signer.distrusted:
             self.install(await self.certify())

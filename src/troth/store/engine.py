@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy, SystemEntropy
+from troth.core.errors import Unavailable
 from troth.store.database import Database
 from troth.store.readers import Readers
 from troth.store.schema import prepare_schema
@@ -28,6 +29,10 @@ __all__ = ["Store", "Transaction", "open_store"]
 FILE_HOLDER = "server"
 """A database file has one server: a lease that a crashed one held is its successor's at once.
 Otherwise a quarantine right after a crash would wait for the sealer's lease to end."""
+
+PATIENCE_SECONDS = 20.0
+"""How long a caller waits for a database elsewhere: longer than its own limits on locks and on
+collisions, shorter than clients wait for us."""
 
 T = TypeVar("T")
 
@@ -82,18 +87,33 @@ class Store:
         `function` runs in a writer's thread as if it were alone, again if the database asks: no
         I/O, no waiting, no effect but the one on the database.
         """
-        return await self.stopwatch.run("transact", function, self._writer.submit)
+        return await self._await(self.stopwatch.run("transact", function, self._writer.submit))
 
     async def transact_locked(self, function: Callable[[Transaction], T]) -> T:
         """As `transact`, for a function that begins by locking a row that all of its kind lock:
         the sealer's. What others change is seen from one statement to the next."""
         submit = partial(self._writer.submit, locked=True)
-        return await self.stopwatch.run("seal", function, submit)
+        return await self._await(self.stopwatch.run("seal", function, submit))
 
     async def read(self, function: Callable[[Transaction], T]) -> T:
         """Run `function` on one consistent snapshot; it waits for no writer and can't change
         anything. `Unavailable` when the database is away."""
-        return await self.stopwatch.run("read", function, self._readers.submit)
+        return await self._await(self.stopwatch.run("read", function, self._readers.submit))
+
+    async def _await(self, outcome: Awaitable[T]) -> T:
+        """What becomes of `outcome`, but not for ever: a server elsewhere may be reachable and
+        stand still, and no timeout of the network or its own notices that."""
+        if not self.shared:
+            return await outcome
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await outcome
+        except TimeoutError:
+            # What has not begun yet is cancelled and leaves no trace.
+            raise Unavailable(
+                "The database doesn't answer. A change may be recorded or not: look before you "
+                "repeat it."
+            ) from None
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Have `callback` called after every commit that holds new journal rows.

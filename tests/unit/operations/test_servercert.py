@@ -53,5 +53,23 @@ async def test_it_is_renewed_at_half_life_and_when_the_roots_change(house: FakeH
     assert pairs[-1].renew_at > house.clock.now()
 
 
+@in_house
+async def test_one_made_while_the_clock_was_ahead_is_replaced_once_it_is_back(
+    house: FakeHouse,
+) -> None:
+    pairs = [await make_certify(house)()]
+    renew = RenewServer(
+        make_certify(house), house.parts.store, house.clock, lambda: pairs[-1], pairs.append
+    )
+    right = house.clock.now()
+    house.clock.jump(right + timedelta(hours=20))
+    await renew()
+    assert read_leaf(pairs[-1]).not_valid_before_utc > right
+    house.clock.jump(right)
+    await renew()
+    assert len(pairs) == 3
+    assert read_leaf(pairs[-1]).not_valid_before_utc <= right
+
+
 def test_names_and_addresses_are_told_apart() -> None:
     assert split_names(("A", "a.", "10.0.0.1", "fe80::1")) == (("10.0.0.1", "fe80::1"), ("a",))

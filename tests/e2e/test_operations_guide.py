@@ -17,7 +17,7 @@ from tests.fakes.postgres import start_cluster
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(shutil.which("jq") is None, reason="jq isn't installed"),
 ]
 
@@ -86,7 +86,7 @@ class Operator:
                 ["bash", "-euo", "pipefail", "-c", told + command],
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=120,
                 env=environ,
             )
             if done.returncode == 0:

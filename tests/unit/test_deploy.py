@@ -358,6 +358,20 @@ def test_rendered_server_starts_as_configured_and_is_restricted(tmp_path):
     assert {mount["name"] for mount in container["volumeMounts"]} == mounted
 
 
+def test_rendered_servers_share_a_database_and_the_key_encryption_key(tmp_path):
+    server = SERVER | {"replicas": 3, "databaseSecret": "db", "keyEncryptionKeySecret": "kek"}
+    found = render(tmp_path, server=server)
+    servers = found["StatefulSet", "id-troth"]["spec"]
+    assert servers["replicas"] == 3
+    (container,) = servers["template"]["spec"]["containers"]
+    (url,) = (e["valueFrom"] for e in container["env"] if e["name"] == "TROTH_DATABASE_URL")
+    assert url == {"secretKeyRef": {"name": "db", "key": "url"}}
+    ports = {
+        entry["port"] for entry in found["NetworkPolicy", "id-troth"]["spec"]["egress"][0]["ports"]
+    }
+    assert ports == {5432, 53}
+
+
 def test_rendered_services_and_policies_lead_to_the_pods(tmp_path):
     found = render(tmp_path, server=SERVER, agent=AGENT)
     labels = found["StatefulSet", "id-troth"]["spec"]["template"]["metadata"]["labels"]
@@ -421,7 +435,8 @@ def test_token_of_the_node_is_given_if_there_is_one(tmp_path):
         ({}, "server.trustDomain is missing"),
         ({"server": SERVER, "agent": {"enabled": True}}, "agent.serverUrl is missing"),
         ({"server": SERVER | {"settings": {"ttl.x509": 5}}}, "ttl.x509"),
-        ({"server": SERVER | {"replicas": 3}}, "replicas"),
+        ({"server": SERVER | {"replicas": 3}}, "server.replicas"),
+        ({"server": SERVER | {"replicas": 3, "databaseSecret": "db"}}, "server.replicas"),
         ({"server": SERVER, "agent": AGENT | {"serverUrl": "http://troth:8443"}}, "serverUrl"),
     ],
 )

@@ -215,7 +215,7 @@ def list_tasks(
         Task("authority.prepare", 60.0, prepare, irreversible=True),
         Task(
             "keys.erase",
-            600.0,
+            300.0,
             EraseKeys(store, clock, parts.keystore, store.holder),
             wakes=("authority.",),
             irreversible=True,

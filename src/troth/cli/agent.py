@@ -124,12 +124,7 @@ def agent(
     from troth.agent.main import run_agent
     from troth.agent.node import AgentSettings
 
-    if ca is None:
-        raise typer.BadParameter(
-            "it is missing: which server is the right one? Copy ca.pem from the server's data "
-            "directory and add --ca FILE.",
-            param_hint="--ca",
-        )
+    ca = require_ca(ca)
     require(server, "--server", "where is the server? It is a URL.")
     for option, url in (("--server", server), ("--mtls-url", mtls_url)):
         try:
@@ -164,6 +159,17 @@ def agent(
         terminal.say(f"export SPIFFE_ENDPOINT_SOCKET={address}", "Stop with Ctrl-C.")
     configure_logs(log_level, log_format)
     raise typer.Exit(run_agent(settings, tell_ready))
+
+
+def require_ca(ca: Path | None) -> Path:
+    """What the server is known by; without it any server would do."""
+    if ca is None:
+        raise typer.BadParameter(
+            "it is missing: which server is the right one? Copy ca.pem from the server's data "
+            "directory and add --ca FILE.",
+            param_hint="--ca",
+        )
+    return ca
 
 
 def read_telemetry(endpoint: str | None, ratio: float) -> Telemetry | None:

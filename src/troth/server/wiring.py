@@ -173,19 +173,7 @@ async def build_house(
     return House(
         store=store,
         snapshot=snapshot,
-        dispatcher=Dispatcher(
-            list_operations(parts),
-            list_subscriptions(parts),
-            clock,
-            entropy,
-            metrics,
-            Pacing(
-                clock,
-                config.limits.node_credentials_per_second,
-                config.limits.node_calls_per_second,
-            ),
-            tracer,
-        ),
+        dispatcher=make_dispatcher(parts, config, metrics, tracer),
         publication=publication,
         callers=CallerRegistry(
             store, snapshot, clock, config.trust_domain, roles.uids, roles.spiffe_ids
@@ -194,6 +182,20 @@ async def build_house(
         tasks=list_tasks(parts, prepare, publish, sealer, metrics),
         certify=certify,
         local_node=await name_local_node(config, store, entropy),
+    )
+
+
+def make_dispatcher(parts: Parts, config: Config, metrics: Metrics, tracer: Tracer) -> Dispatcher:
+    """The gate, with every operation behind it."""
+    limits = config.limits
+    return Dispatcher(
+        list_operations(parts),
+        list_subscriptions(parts),
+        parts.clock,
+        parts.entropy,
+        metrics,
+        Pacing(parts.clock, limits.node_credentials_per_second, limits.node_calls_per_second),
+        tracer,
     )
 
 

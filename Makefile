@@ -21,13 +21,13 @@ export PYTHON
 export CI ?= true
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test check fuzz docs lock format venv system system-tests clean
+.PHONY: help demo test check enroll fuzz docs lock format venv system system-tests clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: system $(STAMP) ## the whole story on real processes, narrated (ONCE=1: check every step and stop)
-	@$(BIN)/troth demo $(if $(filter-out 0,$(ONCE)),--once)
+demo: $(if $(filter postgresql,$(DATABASE)),system-tests,system) $(STAMP) ## the whole story on real processes (ONCE=1: check and stop; DATABASE=postgresql)
+	@$(BIN)/troth demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(DATABASE),--database $(DATABASE))
 
 test: system-tests check ## everything in `check`, then all tests
 	@echo "tests" >&2
@@ -35,6 +35,9 @@ test: system-tests check ## everything in `check`, then all tests
 
 check: system $(STAMP) ## format, lint, types, import contracts, documentation, house rules
 	@VENV=$(VENV) scripts/check.sh $(CODE)
+
+enroll: ## the client of devices without an agent as one file, dist/troth-enroll.pyz
+	@$(or $(PYTHON),python3) scripts/build_enroll.py
 
 bench-%: system $(STAMP) ## one benchmark, e.g. bench-startup; its last line is one JSON object
 	@if [[ ! -f benchmarks/bench_$(subst -,_,$*).py ]]; then \

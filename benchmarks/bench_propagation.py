@@ -1,19 +1,20 @@
 """How long from a quarantine answered on one server until the identity is denied elsewhere.
 
-Two real servers, A and B, share one PostgreSQL database. Beside B are its agent, an unmodified Envoy
-that takes certificate, roots and revocation lists from that agent, and a service with our SDK
+Two real servers, A and B, share one PostgreSQL database. Beside B are its agent, an unmodified
+Envoy that takes certificate, roots and revocation lists from that agent, and a service with our SDK
 (this process). A thousand identities get a certificate each and are quarantined on A, one after the
 other. For each, from A's answer, the time until
 
-- *server*: B refuses a request on an open connection with that certificate (B's live view; B refuses
-  to issue from the first moment, since it asks the same database),
+- *server*: B refuses a request on an open connection with that certificate (B's live view; B
+  refuses to issue from the first moment, since it asks the same database),
 - *sdk*: the SDK's `check` denies that certificate,
 - *envoy*: a new handshake with that certificate fails at the Envoy.
 
-The first and the last are found by asking again and again, and count when the refusal is there: they
-are too long by up to one round, some 3 ms. The reference is what PostgreSQL alone takes in the same
-run, and with the same patience, to wake a listener: from the answer to an insert with a NOTIFY until
-another connection has the notification.
+They are found by asking again and again, and count when the refusal is there: so they are too long
+by up to one round, some 3 ms. The reference is one hop by PostgreSQL alone, in the same run: from
+the beginning of a transaction that inserts a row and notifies until another connection has the
+notification. What is measured takes at least one durable commit more than the answer (the sealing),
+and for the Envoy four.
 """
 
 from __future__ import annotations
@@ -228,7 +229,7 @@ def _encode(body: Any) -> bytes:
 
 
 def measure_notify(database: str) -> list[float]:
-    """Milliseconds from the answer to a NOTIFY's commit until a listener has it."""
+    """Milliseconds from the beginning of a transaction that notifies until a listener knows."""
     parts = urlsplit(database)
     host = parse_qs(parts.query)["host"][0]
     where = f"host={host} dbname={parts.path.lstrip('/')} user=troth"
@@ -250,12 +251,12 @@ def measure_notify(database: str) -> list[float]:
         thread = threading.Thread(target=listen)
         thread.start()
         for number in range(COUNT):
+            began = time.monotonic()
             with writer.transaction():
                 writer.execute("INSERT INTO bench_notify VALUES (%s)", (number,))
                 writer.execute("NOTIFY bench")
-            answered = time.monotonic()
             news.acquire()
-            taken.append(max(0.0, heard[-1] - answered) * 1000)
+            taken.append((heard[-1] - began) * 1000)
         thread.join()
         writer.execute("DROP TABLE bench_notify")
     return taken
@@ -298,7 +299,7 @@ def describe(
             "quarantines": len(taken["sdk"]),
             "of": "as many identities with one certificate each, one after the other",
             **{place: summarize(values) for place, values in taken.items()},
-            "reference_is": "p99 from a commit with NOTIFY answered until a listener has it",
+            "reference_is": "p99 of one transaction with NOTIFY, until a listener has it",
             "notify": summarize(notify),
             "cpu_ms_each": dict(zip(("a", "b"), used, strict=True)),
             "targets": {"p99_ms": TARGET_MS},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import sqlite3
 from collections.abc import Iterator
@@ -20,8 +21,18 @@ from troth.store import copies
 from troth.store.copies import check_frames, export_database, import_frames
 from troth.store.engine import open_database, open_store
 from troth.store.rows import list_shapes, sum_journal, sum_rows
+from troth.store.schema import upgrade_connection
 from troth.store.tables import metadata
-from troth.wire.backup import Closing, Frame, Opening, Rows, SealedKey, Sum
+from troth.wire.backup import (
+    Closing,
+    Frame,
+    Opening,
+    Rows,
+    SealedKey,
+    Sum,
+    parse_backup,
+    render_backup,
+)
 
 PAIRS = list(itertools.product(ENGINES, ENGINES))
 
@@ -77,11 +88,12 @@ def test_a_copy_is_the_same_on_every_engine(
 ) -> None:
     url = make_empty(target, tmp_path)
     told: list[str] = []
-    frames = export_database(open_database(histories[source]), NOW, lambda: ())
+    file = io.BytesIO(b"".join(render_backup(export(histories[source]))))
+    frames = parse_backup(file.read)
     import_frames(open_database(url), frames, lambda table, done, total: told.append(table))
     before, after = take_sums(histories[source]), take_sums(url)
     assert after == before
-    assert after["sealed"].count + 1 == after["journal"].count  # one waits to be sealed
+    assert 0 < after["sealed"].count < after["journal"].count  # some wait to be sealed
     assert set(told) == metadata.tables.keys() - {"leases"}, "every table has a row to prove it"
 
 
@@ -100,7 +112,8 @@ def test_a_copy_is_served_and_its_journal_goes_on(
         )
         transact(new, lambda tx: tx.journal.append(make_event(2)))
         sealed = transact(new, lambda tx: tx.journal.seal(9))
-        assert [entry.position for entry in sealed] == [len(story) + 1, len(story) + 2]
+        assert [entry.position for entry in sealed][:2] == [len(story) + 1, len(story) + 2]
+        assert sealed[-1].event == make_event(2)
         assert new.shelf.get("x509-1.key") == bytes(range(256))
     finally:
         old.close()
@@ -262,7 +275,7 @@ def test_an_empty_or_old_database_is_not_copied(engine: str, tmp_path: Path) -> 
     with pytest.raises(Refused, match="empty"):
         export(url)
     link = database.begin_migration()
-    copies.upgrade_connection(link.connection, "0001")
+    upgrade_connection(link.connection, "0001")
     link.commit()
     link.close()
     with pytest.raises(Refused, match="Start this troth on it once"):

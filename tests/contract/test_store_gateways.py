@@ -234,8 +234,12 @@ def test_many_instances_are_reported_at_once(store):
     found = read(store, lambda tx: [tx.instances.get(i) for i in ids])
     kept = replace(many[1], first_seen=NOW, last_seen=NOW + DAY, locked=True, locked_reason="odd")
     assert found == [many[0], kept, again, *many[3:]]
-    assert read(store, lambda tx: tx.instances.list_locked([*ids, "ins_ghost"])) == {known.id}
-    assert read(store, lambda tx: tx.instances.list_locked(ids[2:])) == frozenset()
+    assert read(store, lambda tx: tx.instances.list_locked(known.node_id)) == {known.id}
+    assert read(store, lambda tx: tx.instances.list_locked("nod_x")) == frozenset()
+    soon, later = (replace(again, last_seen=again.last_seen + d) for d in (SECOND, SECOND * 10))
+    for seen, stored in ((soon, again), (later, later), (soon, later)):
+        transact(store, lambda tx, seen=seen: tx.instances.upsert_all([seen]))
+        assert read(store, lambda tx: tx.instances.get(again.id)) == stored
     stranger = make_instance(1, node_id="nod_2")
     with pytest.raises(Conflict, match="another identity or node"):
         transact(store, lambda tx: tx.instances.upsert_all([make_instance(9999), stranger]))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import TROTH, make_environ, wait_for
+from tests.fakes.postgres import find_programs
 
 STEPS = [
     "ready",
@@ -34,11 +35,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(240)]
     [
         pytest.param([], id="a-user-each"),
         pytest.param(["--single-user"], id="one-user-for-all"),
+        pytest.param(["--single-user", "--database", "postgresql"], id="on-postgresql"),
     ],
 )
 def test_every_step_of_the_demo_holds(folder, options):
     if not options and os.geteuid() != 0:
         pytest.skip("only root can start workloads as users of their own")
+    if "postgresql" in options and find_programs() is None:
+        pytest.skip("Debian's package postgresql is not installed")
     data = folder / "d"
     done = subprocess.run(
         [TROTH, "--json", "demo", "--once", "--data", data, *options],
@@ -56,6 +60,7 @@ def test_every_step_of_the_demo_holds(folder, options):
     assert (end["steps"], end["failed"]) == (len(STEPS), 0)
     facts = {step["name"]: step["facts"] for step in steps}
     assert facts["ready"]["users"] is not bool(options)
+    assert facts["ready"]["database"] == ("postgresql" if "postgresql" in options else "sqlite")
     assert facts["impostor"]["code"] == "PERMISSION_DENIED"
     assert all(len(set(serials)) >= 3 for serials in facts["rotation"]["serials"].values())
     assert facts["rotation"]["failed"] == 0

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 from pathlib import Path
 
-from tests.fakes.house import DOMAIN, FakeHouse, open_house
-from tests.fakes.stores import HOUR, NOW, make_event
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.fakes.house import DOMAIN, FailingKeystore, FakeHouse, open_house
+from tests.fakes.stores import HOUR, NOW
+from troth.core.entropy import SeededEntropy
 from troth.store.engine import Transaction
 from troth.wire.api.certificates import InstanceClaim
 from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
 from troth.wire.api.jwt_svids import IssueJwtSvids, JwtSvidRequest
 from troth.wire.api.nodes import CreateJoinToken
 
+SPAN = timedelta(days=183)
+"""From the beginning of a history to its end: long enough for authorities to prepare successors."""
+
 CLAIM = InstanceClaim(key="ab" * 16, pid=7, selectors=["unix:uid:1001"])
+
+
+class NamedKeystore(FailingKeystore):
+    """A keystore whose keys follow from their names, so that it needn't be kept with a database."""
+
+    def __init__(self) -> None:
+        super().__init__(SeededEntropy())
+
+    def create_key(self, key_ref: str) -> bytes:
+        return self.public_key(key_ref)
+
+    def _find(self, key_ref: str) -> ec.EllipticCurvePrivateKey:
+        number = int.from_bytes(hashlib.sha256(key_ref.encode()).digest()[:31], "big")
+        return ec.derive_private_key(number, ec.SECP256R1())
 
 
 async def make_history(directory: Path, url: str | None = None) -> None:
     """Live through a little of everything in a fresh database."""
-    async with open_house(directory, url=url) as house:
+    async with open_house(directory, url=url, keystore=NamedKeystore()) as house:
         await live(house)
 
 
 async def live(house: FakeHouse) -> None:
     """Register, join, issue, lock, quarantine, retire, rotate; and leave some of it unfinished."""
-    api = await house.register(
-        "api", labels={"env": "prod", "size": "L"}, purpose="Größe \U0001f511", hint="internal"
-    )
+    labels = {"env": "prod", "size": "L"}
+    api = await house.register("api", labels=labels, purpose="Größe \U0001f511", hint="internal")
     bad = await house.register("bad", selectors=["unix:uid:1002"], nodes=["*"])
     await house.register("old", selectors=["unix:uid:1003"])
     node = await house.join()
@@ -41,16 +61,16 @@ async def live(house: FakeHouse) -> None:
     await house.call("identity.retire", MoveIdentity(name="old", reason="over"))
     await house.call("token.join", CreateJoinToken(node="later"))
     await house.publish()
-    house.clock.advance(timedelta(days=183))
+    house.clock.advance(SPAN)
     await house.prepare()
     await house.settle()
+    await house.register("waiting", selectors=["unix:uid:1004"])  # isn't sealed yet
     await house.parts.store.transact(_add_rest)
     house.parts.store.shelf.put("x509-1.key", bytes(range(256)))
 
 
 def _add_rest(tx: Transaction) -> None:
-    """What a server's processes keep about themselves, and an event that isn't sealed yet."""
+    """What a server's processes keep about themselves."""
     tx.cursors.save("sink", 7)
     tx.leases.take("sealer", "somebody", NOW, HOUR)
     tx.settings.set("trust_domain", str(DOMAIN))
-    tx.journal.append(make_event())

@@ -141,12 +141,14 @@ async def open_house(
     vouchers: Vouchers | None = None,
     device_vouchers: Vouchers | None = None,
     url: str | None = None,
+    clock: VirtualClock | None = None,
+    keystore: FailingKeystore | None = None,
 ) -> AsyncIterator[FakeHouse]:
     """A house on a fresh database in `directory`, or on the one at `url`."""
-    clock, entropy = VirtualClock(), SeededEntropy(seed)
+    clock, entropy = clock or VirtualClock(), SeededEntropy(seed)
     store = open_store(url or f"sqlite:///{directory}/troth.db", clock=clock)
     try:
-        keystore, drafter = FailingKeystore(entropy), Drafter()
+        keystore, drafter = keystore or FailingKeystore(entropy), Drafter()
         prepare = PrepareAuthorities(store, clock, entropy, keystore, DOMAIN, "test")
         await prepare()
         publish = PublishCrls(store, clock, keystore, drafter, CRL_LIFETIME, CRL_PERIOD)

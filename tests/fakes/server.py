@@ -23,6 +23,7 @@ from troth.agent.cache import Cache, Process
 from troth.agent.credential import Credential
 from troth.agent.refusals import Refusals
 from troth.agent.sealing import SealedFile
+from troth.agent.sightings import Sightings
 from troth.agent.sync import Sync
 from troth.agent.vault import Vault
 from troth.agent.view import View
@@ -58,7 +59,9 @@ from troth.wire.api.nodes import (
     RenewNode,
     ReportWorkloads,
     SyncNode,
+    TemplateEntry,
 )
+from troth.wire.api.templates import SightedWorkload, SightWorkload
 from troth.wire.x509pop import Evidence, parse_evidence
 
 CREDENTIAL = Credential(
@@ -106,6 +109,9 @@ class FakeServer:
         self.refusals: dict[str, TrothError] = {}
         self.revoked: list[RevokedCertificate] = []
         self.tainted: list[str] = []
+        self.templates: list[TemplateEntry] = []
+        self.sighting: TrothError | None = None
+        self.sighted_state = "active"
         self.issued: dict[str, list[int]] = {}
         self.calls: list[tuple[str, Any]] = []
         self.failure: TrothError | None = None
@@ -197,6 +203,7 @@ class FakeServer:
             ),
             tainted=list(self.tainted),
             spread=self.spread,
+            templates=list(self.templates),
         )
 
     def taint(self) -> None:
@@ -236,6 +243,8 @@ class FakeServer:
                 return IssuedCertificates(results=[self._issue(one) for one in request.requests])
             case IssueJwtSvids():
                 return IssuedJwtSvids(results=[self._issue_token(one) for one in request.requests])
+            case SightWorkload():
+                return self.sight(request)
             case ReportWorkloads():
                 return Accepted()
             case AttestNode(method="x509pop"):
@@ -278,6 +287,22 @@ class FakeServer:
     def heartbeat(self) -> None:
         """Say that nothing changed."""
         self.send(Heartbeat(epoch=self.epoch))
+
+    def sight(self, request: SightWorkload) -> SightedWorkload:
+        """A new identity for the workload's uid, sent to the node a moment later."""
+        if self.sighting is not None:
+            raise self.sighting
+        (uid,) = (s.rpartition(":")[2] for s in request.selectors if s.startswith("unix:uid:"))
+        entry = make_entry(f"seen-{uid}", f"unix:uid:{uid}", template=self.templates[0].name)
+        if self.sighted_state == "active" and self.entries.get(entry.identity_id) != entry:
+            asyncio.get_running_loop().call_soon(self.put, entry)
+        return SightedWorkload(
+            identity_id=entry.identity_id,
+            name=entry.name,
+            spiffe_id=entry.spiffe_id,
+            state=self.sighted_state,
+            template=entry.template,
+        )
 
     def _issue(self, request: CertificateRequest) -> IssuedCertificate:
         try:
@@ -403,7 +428,7 @@ class FakeNode:
     """The agent's core against a `FakeServer`, in virtual time."""
 
     def __init__(self, limit: int = 100, before: FakeNode | None = None) -> None:
-        self.time = VirtualTime(NOW) if before is None else before.time
+        self.time: VirtualTime = VirtualTime(NOW) if before is None else before.time
         # Tests replace its methods.
         self.server: Any = FakeServer(self.time) if before is None else before.server
         entropy, sleep, clock = SeededEntropy(1), self.time.sleep, self.time.clock
@@ -414,6 +439,7 @@ class FakeNode:
         self.batches = Batches(self.server, sleep, CERTIFICATES)
         self.jwt_svids = Batches(self.server, sleep, JWT_SVIDS)
         self.vault: Vault | None = None
+        self.sightings: Sightings | None = None
         self.workloads = Workloads(self.sync, self.batches, self.cache, clock, entropy, sleep)
         self.watchers: list[Watcher] = []
         self.tasks: list[asyncio.Task[None]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -17,14 +17,17 @@ from tests.fakes.server import make_entry
 from tests.fuzz.api import chop
 from tests.fuzz.harness import check_refusal, fuzz
 from tests.fuzz.issuance import JWK
-from tests.fuzz.mutations import json_documents, mutated_der, mutated_json, render_json
+from tests.fuzz.mutations import json_documents, mutated, mutated_der, mutated_json, render_json
 from troth.agent.connection import Connection, _Line
+from troth.agent.sealing import Unsealable, seal, unseal
+from troth.agent.snapshot import read_snapshot
 from troth.agent.sync import Sync
+from troth.agent.vault import KeptState, parse_state
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
-from troth.core.errors import TrothError
+from troth.core.errors import Internal, TrothError
 from troth.identity.selectors import Selector
-from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd
+from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, TemplateEntry
 
 ISSUER = FakeIssuer()
 ROOT, CRL = ISSUER.x509.certificate, ISSUER.issue_crl()
@@ -39,6 +42,7 @@ SNAPSHOT: dict[str, Any] = msgspec.to_builtins(
         crls=[CRL],
         jwks={"keys": [JWK]},
         cut_off=["spiffe://example.org/bad"],
+        templates=[TemplateEntry(name="batch", match=["unix:uid:1-9", "unix:path:/opt/**"])],
     )
 )
 _OTHERS = [
@@ -58,6 +62,7 @@ _LINES = (
     json_documents(SNAPSHOT)
     | json_documents(*_OTHERS)
     | mutated_json(SNAPSHOT["entries"][0]).map(lambda e: render_json({**SNAPSHOT, "entries": [e]}))
+    | mutated_json(SNAPSHOT["templates"]).map(lambda t: render_json({**SNAPSHOT, "templates": t}))
     | mutated_der(ROOT).map(_hold("x509_authorities"))
     | mutated_der(CRL).map(_hold("crls"))
 )
@@ -115,3 +120,25 @@ async def _connect(transport: httpx.AsyncBaseTransport) -> Connection:
     await connection._line.client.aclose()
     connection._line = _Line(httpx.AsyncClient(transport=transport, base_url="https://x"))
     return connection
+
+
+_STATE = msgspec.msgpack.encode(
+    KeptState(boot="b", snapshot=msgspec.convert(SNAPSHOT, NodeSnapshot), svids=[])
+)
+_SECRET, _OWNER = b"k" * 32, "nod_1 spiffe://example.org/troth/node/local"
+_SEALED = seal(_SECRET, _STATE, _OWNER, b"n" * 12)
+
+
+@fuzz(st.binary(max_size=64) | mutated(_SEALED))
+def fuzz_sealed_cache(data: bytes) -> None:
+    """What lies on the agent's disk: only what was sealed opens."""
+    with suppress(Unsealable):
+        assert unseal(_SECRET, data, _OWNER) == _STATE
+
+
+@fuzz(mutated(_STATE))
+def fuzz_kept_state(data: bytes) -> None:
+    with suppress(Unsealable):
+        state = parse_state(data)
+        with suppress(Internal):
+            read_snapshot(state.snapshot, None)

@@ -38,6 +38,29 @@ MANIFEST: dict[str, Any] = {
     },
 }
 TWIN = {**MANIFEST, "metadata": {"name": "other"}, "spec": {**MANIFEST["spec"], "expires": "90d"}}
+TEMPLATE: dict[str, Any] = {
+    "apiVersion": "troth/v1",
+    "kind": "Template",
+    "metadata": {"name": "batch", "labels": {"env": "prod"}},
+    "spec": {
+        "match": ["unix:uid:1000-1999", "systemd:unit:batch-*.service", "unix:path:/opt/**"],
+        "nodes": ["n1", "*"],
+        "prefix": "/batch",
+        "naming": "{node}/{uid}-{unit}/{path}",
+        "kind": "job",
+        "owner": "batch@example.org",
+        "purpose": "Nightly jobs.",
+        "environment": "prod",
+        "ttl": {"x509": "10m", "jwt": "5m"},
+        "hint": "night",
+        "unattendedAfter": "7d",
+        "retireAfter": "1h",
+        "expires": "90d",
+        "max": 10,
+        "start": "proposed",
+    },
+}
+RIVAL = {**TEMPLATE, "metadata": {"name": "other"}, "spec": {**TEMPLATE["spec"], "prefix": "/o"}}
 YAML = b"""\
 # a comment
 apiVersion: troth/v1
@@ -76,7 +99,7 @@ def fuzz_yaml(data: bytes) -> None:
         parse_manifests(documents, LIMITS, NOW)
 
 
-@fuzz(st.lists(mutated_json(MANIFEST, TWIN) | JSON, max_size=4))
+@fuzz(st.lists(mutated_json(MANIFEST, TWIN, TEMPLATE, RIVAL) | JSON, max_size=4))
 def fuzz_manifest(values: list[Any]) -> None:
     documents = [PlainDocument(value, "m.yaml", number) for number, value in enumerate(values)]
     found = parse_manifests(documents, LIMITS, NOW)

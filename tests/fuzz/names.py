@@ -1,4 +1,4 @@
-"""Names and tokens: SPIFFE IDs, selectors, join tokens, durations, moments."""
+"""Names and tokens: SPIFFE IDs, selectors, patterns, naming, join tokens, durations, moments."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from tests.fuzz.mutations import mutated_text
 from troth.cli.words import parse_duration, parse_moment
 from troth.core.ids import MAX_SPIFFE_ID_LENGTH, SpiffeId, TokenId, TrustDomain
 from troth.core.tracing import parse_traceparent, render_traceparent
+from troth.identity.naming import VARIABLES, Naming
+from troth.identity.pattern import Pattern
 from troth.identity.readers import read_duration, render_duration
 from troth.identity.selectors import Selector
 from troth.operations.token import parse_token, render_token
@@ -23,6 +25,22 @@ SELECTORS = (
     "unix:sha256:" + "0f" * 32,
     "systemd:unit:a@b.service",
     "container:id:" + "0f" * 32,
+)
+PATTERNS = (
+    "unix:uid:1000-1999",
+    "unix:gid:7",
+    "systemd:unit:a*b@*.service",
+    "unix:path:/opt/*/bin/**",
+    "unix:sha256:" + "0f" * 32,
+)
+VALUES = (
+    "1000",
+    "7",
+    "a-b@c.service",
+    "user@1000.service",
+    "session-1.scope",
+    "/opt/x y/bin/z",
+    "0f" * 32,
 )
 JOIN_TOKEN = render_token(TokenId("jtk_0123456789abcdef01234567"), bytes(range(32)))
 
@@ -63,6 +81,35 @@ def fuzz_selector(text: str) -> None:
         assert str(parsed) == text
         assert "\n" not in text
         assert Selector.parse(str(parsed)) == parsed
+
+
+@fuzz(mutated_text(*PATTERNS))
+def fuzz_pattern(text: str) -> None:
+    pattern = answer(Pattern.parse, text)
+    if pattern is None:
+        return
+    assert str(pattern) == text
+    assert Pattern.parse(str(pattern)) == pattern
+    assert pattern.meets(pattern)
+    if pattern.is_exact:
+        assert pattern.fits(pattern.text)
+    for value in VALUES:
+        if pattern.fits(value):
+            # What fits is a value that can be registered, so the identity can be issued to.
+            Selector.parse(f"{pattern.key}:{value}")
+            assert not value.startswith("user@") or pattern.text.startswith("user@")
+
+
+@fuzz(st.tuples(mutated_text("{node}/{uid}", "{unit}", "x-{path}/{gid}"), st.text(), st.text()))
+def fuzz_naming(found: tuple[str, str, str]) -> None:
+    text, value, node = found
+    naming = answer(Naming.parse, text)
+    if naming is not None:
+        values = {**dict.fromkeys(VARIABLES, value), "node": node}
+        path = f"/t/{naming.render(values)}"
+        assert SpiffeId.of(TrustDomain("example.org"), path).path == path
+        assert len(path) <= len("/t/") + naming.longest
+        assert path.count("/") == text.count("/") + 2
 
 
 @fuzz(mutated_text(JOIN_TOKEN))

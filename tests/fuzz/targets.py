@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from tests.fuzz import agent, api, http1, issuance, machine, manifests, names, protobufs
+from tests.fuzz import (
+    agent,
+    api,
+    backups,
+    devices,
+    http1,
+    issuance,
+    machine,
+    manifests,
+    names,
+    protobufs,
+    sdk,
+)
 from tests.fuzz.harness import Target
 
-MODULES = (names, manifests, issuance, api, protobufs, machine, agent, http1)
+MODULES = (names, manifests, issuance, api, protobufs, machine, agent, http1, devices, backups, sdk)
 
 TARGETS: dict[str, Target] = {
     target.name: target

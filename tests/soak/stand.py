@@ -79,8 +79,8 @@ class Server:
         assert self._run is not None
         while True:
             with contextlib.suppress(ValueError):
-                json.loads(self._run.output)
-                return time.monotonic() - began
+                if "url" in json.loads(self._run.output):  # and not an error
+                    return time.monotonic() - began
             if self._run.process.poll() is not None:
                 raise AssertionError(f"{self.name} has ended: {self._run.log[-4000:]}")
             if time.monotonic() - began > READY_SECONDS:

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 import typer.main
 
+from tests.fakes.machines import Maker
 from troth.agent.call import STATUS as GRPC
 from troth.agent.metrics import AgentMetrics
 from troth.cli.demonstration.story import ACTS
@@ -29,6 +30,7 @@ from troth.identity.lifecycle import PAST
 from troth.identity.manifest import parse_manifests
 from troth.identity.problem import Limits
 from troth.identity.selectors import KNOWN
+from troth.identity.template_fields import TEMPLATE_SPEC, TEMPLATE_TTL
 from troth.policy.permissions import ROLES
 from troth.server.config import load_config
 from troth.server.http.problems import STATUS as HTTP
@@ -104,7 +106,7 @@ def find_section(text: str, heading: str) -> str:
 
 
 def describe_roles(name: str) -> str:
-    order = ("admin", "operator", "auditor", "node", "workload", "anyone")
+    order = ("admin", "operator", "auditor", "node", "workload", "device", "anyone")
     holders = [role for role in order if name in ROLES[role]]
     return "anyone" if "anyone" in holders else ", ".join(holders)
 
@@ -209,7 +211,14 @@ def read_verbs(argument: ast.expr) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("heading", "fields"), [("metadata", METADATA), ("spec", SPEC), ("spec.ttl", TTL)]
+    ("heading", "fields"),
+    [
+        ("metadata", METADATA),
+        ("spec", SPEC),
+        ("spec.ttl", TTL),
+        ("Template.spec", TEMPLATE_SPEC),
+        ("Template.spec.ttl", TEMPLATE_TTL),
+    ],
 )
 def test_every_manifest_field(heading, fields):
     section = find_section(read(REFERENCE / "manifests.md"), f"## `{heading}`")
@@ -438,6 +447,10 @@ def test_toml_is_settings_or_targets(block: Block, tmp_path: Path):
         domain = re.search(r"spiffe://([a-z.]+)/", text)
         assert domain is not None
         text = f'trust_domain = "{domain[1]}"\n{text}'
+    if "[x509pop]" in text:
+        makers = tmp_path / "makers.pem"
+        makers.write_bytes(Maker("Acme root").pem)
+        text = re.sub(r'authorities = ".+"', f'authorities = "{makers}"', text)
     path.write_text(text, encoding="utf-8")
     load_config(data=tmp_path, config_file=path, environ={})
 

@@ -101,6 +101,15 @@ JWT_SVIDS: Form[JwtSvidRequest, IssuedJwtSvid] = Form(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[Asked, Given]):
+    """A request, who waits for its answer, and where in its trace it is."""
+
+    request: Asked
+    answer: asyncio.Future[Given]
+    place: TraceContext | None
+
+
 class Batches(Generic[Asked, Given]):
     """Gathers requests and hands each its own answer.
 
@@ -115,7 +124,7 @@ class Batches(Generic[Asked, Given]):
         self._tracer = tracer
         self._sleep = sleep
         self._form = form
-        self._waiting: deque[tuple[Asked, asyncio.Future[Given], TraceContext | None]] = deque()
+        self._waiting: deque[_Waiting[Asked, Given]] = deque()
         self._weight = 0
         self._under_way = 0
         self._timer: asyncio.Task[None] | None = None
@@ -124,7 +133,7 @@ class Batches(Generic[Asked, Given]):
     async def issue(self, request: Asked) -> Given:
         """What was asked for; raises what the server answers instead."""
         answer: asyncio.Future[Given] = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, answer, self._tracer.current()))
+        self._waiting.append(_Waiting(request, answer, self._tracer.current()))
         self._weight += self._weigh(request)
         if len(self._waiting) >= MAX_BATCH or self._weight > MAX_WEIGHT:
             self._flush()
@@ -134,8 +143,8 @@ class Batches(Generic[Asked, Given]):
 
     async def close(self) -> None:
         """Give up everything under way."""
-        for _, answer, _ in self._waiting:
-            answer.cancel()
+        for waiting in self._waiting:
+            waiting.answer.cancel()
         self._waiting.clear()
         for task in self._tasks:
             task.cancel()
@@ -158,31 +167,25 @@ class Batches(Generic[Asked, Given]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._under_way < MAX_PARALLEL and (taken := self._take()):
-            batch, places = taken
+        while self._under_way < MAX_PARALLEL and (batch := self._take()):
             self._under_way += 1
-            self._start(self._trace(batch, places))
+            self._start(self._trace(batch))
 
-    def _take(self) -> tuple[list[tuple[Asked, asyncio.Future[Given]]], list[TraceContext]] | None:
-        """The next batch, without those that nobody waits for any more, and where in their traces
-        its requests are, one that is kept first; None when nothing waits."""
-        batch: list[tuple[Asked, asyncio.Future[Given]]] = []
-        places: list[TraceContext] = []
+    def _take(self) -> list[_Waiting[Asked, Given]]:
+        """The next batch, without those that nobody waits for any more."""
+        batch: list[_Waiting[Asked, Given]] = []
         total = 0
         while self._waiting and len(batch) < MAX_BATCH:
-            request, answer, place = self._waiting[0]
-            weight = self._weigh(request)
+            first = self._waiting[0]
+            weight = self._weigh(first.request)
             if batch and total + weight > MAX_WEIGHT:
                 break
             self._waiting.popleft()
             self._weight -= weight
-            if not answer.done():
-                batch.append((request, answer))
+            if not first.answer.done():
+                batch.append(first)
                 total += weight
-                if place is not None:
-                    places.append(place)
-        places.sort(key=lambda place: not place.sampled)
-        return (batch, places) if batch else None
+        return batch
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -190,34 +193,34 @@ class Batches(Generic[Asked, Given]):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _trace(
-        self, batch: list[tuple[Asked, asyncio.Future[Given]]], places: list[TraceContext]
-    ) -> None:
+    async def _trace(self, batch: list[_Waiting[Asked, Given]]) -> None:
         """Send one batch, as part of the first request's trace, with links to the others'."""
+        places = [waiting.place for waiting in batch if waiting.place is not None]
         if not places:
             self._tracer.detach()  # what started this task may have been somebody else's
             await self._send(batch)
             return
+        places.sort(key=lambda place: not place.sampled)
         with self._tracer.span("batch.send", parent=places[0], links=places[1:]) as span:
             span.note(batch_size=len(batch))
             await self._send(batch)
 
-    async def _send(self, batch: list[tuple[Asked, asyncio.Future[Given]]]) -> None:
-        requests = [request for request, _ in batch]
+    async def _send(self, batch: list[_Waiting[Asked, Given]]) -> None:
+        requests = [waiting.request for waiting in batch]
         try:
             issued = await self._api.call(self._form.operation, self._form.wrap(requests))
             results = self._read_results(requests, issued)
         except asyncio.CancelledError:
-            for _, answer in batch:
-                answer.cancel()
+            for waiting in batch:
+                waiting.answer.cancel()
             raise
         except Exception as error:  # whatever it was, those who wait must hear of it
             if not isinstance(error, TrothError):
                 log.exception("batch.failed")
                 error = Internal("The agent failed to ask for a credential; its log has more.")
             results = [error] * len(batch)
-        for (_, answer), result in zip(batch, results, strict=True):
-            _settle(answer, result)
+        for waiting, result in zip(batch, results, strict=True):
+            _settle(waiting.answer, result)
         self._under_way -= 1
         if self._timer is None:
             self._flush()

@@ -28,6 +28,7 @@ from troth.agent.refusals import Refusals
 from troth.agent.reporting import Reporter
 from troth.agent.sds import SecretDiscovery
 from troth.agent.sealing import SealedFile
+from troth.agent.sightings import Sightings
 from troth.agent.socket import AgentSocket
 from troth.agent.source import NodeSource
 from troth.agent.sync import Sync
@@ -58,6 +59,7 @@ class AgentSettings:
     `server_url` is the public listener, where a node joins; `mtls_url` the mutual-TLS listener,
     by default one port above it. `data_dir` is private to the agent (0700). `join_token` is
     needed once, until the node has joined; `machine` is joined by instead, whenever it is needed.
+    With `keep_cache` workloads keep their identities through a restart without a server.
     """
 
     server_url: str
@@ -67,6 +69,7 @@ class AgentSettings:
     mtls_url: str | None = None
     join_token: str | None = field(default=None, repr=False)
     machine: Machine | None = None
+    keep_cache: bool = True
     files: tuple[FileTarget, ...] = ()
     attestors: tuple[str, ...] = ATTESTORS
     telemetry: Telemetry | None = None
@@ -171,14 +174,17 @@ class _Running:
         clock, entropy, api = self._clock, self._entropy, self._connection
         self._sleep = sleep
         sync = Sync(api, clock, entropy, sleep)
-        if (kept := vault.open(self._credential)) is not None:
+        keep = self._settings.keep_cache
+        if not keep:
+            vault.erase()
+        elif (kept := vault.open(self._credential)) is not None:
             sync.offer(kept)
         cache, refusals = Cache(), Refusals()
+        certificates = Batches(api, sleep, CERTIFICATES, self._tracer)
+        jwt_svids = Batches(api, sleep, JWT_SVIDS, self._tracer)
+        workloads = Workloads(sync, certificates, cache, clock, entropy, sleep, vault, self._tracer)
+        sightings = Sightings(api, sync, clock)
         metrics = NoMetrics() if self._settings.metrics_file is None else AgentMetrics()
-        tracer = self._tracer
-        certificates = Batches(api, sleep, CERTIFICATES, tracer)
-        jwt_svids = Batches(api, sleep, JWT_SVIDS, tracer)
-        workloads = Workloads(sync, certificates, cache, clock, entropy, sleep, vault, tracer)
         source = NodeSource(
             attestation=attestation,
             sync=sync,
@@ -187,13 +193,15 @@ class _Running:
             tokens=Tokens(jwt_svids, clock, entropy),
             refusals=refusals,
             clock=clock,
+            sightings=sightings,
         )
         try:
             async with self._open_socket(source, metrics), asyncio.TaskGroup() as group:
                 group.create_task(sync.run())
                 group.create_task(workloads.run())
                 group.create_task(Reporter(api, workloads, refusals, sleep).run())
-                group.create_task(vault.run(sync, cache, workloads.held))
+                if keep:
+                    group.create_task(vault.run(sync, cache, workloads.held))
                 group.create_task(self._renew_for_ever())
                 group.create_task(self._membership.save_late())
                 group.create_task(self._follow_roots(sync))
@@ -210,6 +218,7 @@ class _Running:
         finally:
             await certificates.close()
             await jwt_svids.close()
+            await sightings.close()
             workloads.close()
             attestation.close()
 

@@ -59,10 +59,13 @@ class Refusals:
         self._pending: dict[Key, _Refusal] = {}
         self.changes = Broadcast()
 
-    def note(self, process: Process, snapshot: Snapshot, now: float) -> bool:
-        """Remember that `process` matched nothing; whether that is news.
+    def note(
+        self, process: Process, snapshot: Snapshot, now: float, reason: str | None = None
+    ) -> bool:
+        """Remember that `process` got nothing; whether that is news.
 
-        Past the bounds only the known are counted. `now` is of a monotonic clock, in seconds.
+        `reason` is the server's, if it was asked. Past the bounds only the known are counted.
+        `now` is of a monotonic clock, in seconds.
         """
         self._forget_old(now)
         known = self._known.get(process.selectors)
@@ -74,8 +77,10 @@ class Refusals:
             return False
         refusal = self._pending.get(process.selectors)
         if refusal is None:
-            reason = explain_mismatch(process.attested, snapshot)
-            refusal = _Refusal(process.uid, process.pid, process.selectors, reason, 0, now)
+            why = reason or explain_mismatch(process.attested, snapshot)
+            refusal = _Refusal(
+                process.uid, process.pid, process.selectors, _cut(why, MAX_REASON), 0, now
+            )
         refusal.count += 1
         refusal.noted_at = now
         self._known[process.selectors] = self._pending[process.selectors] = refusal
@@ -139,14 +144,26 @@ def refuse_process(process: Process) -> Denied:
 
 
 def explain_mismatch(attested: frozenset[Selector], snapshot: Snapshot) -> str:
-    """Which registrations came nearest, and which selector of each failed."""
+    """Which registrations came nearest, and which selector of each failed; templates too."""
+    rivals = snapshot.offers.choose(attested).rivals
+    if rivals:
+        names = ", ".join(rivals[:NEAREST])
+        return f"The templates {_cut(names, 400)} fit alike; make one of them narrower."
+    offers = _explain_offers(attested, snapshot)
     if not snapshot.registrations:
-        return "No identity is registered for this node."
+        return _cut(f"No identity is registered for this node.{offers}", MAX_REASON)
     nearest = snapshot.rank_nearest(attested, NEAREST, MAX_COMPARED)
     words = "; ".join(
         _explain_match(registration, match, attested) for registration, match in nearest
     )
-    return _cut(f"Nearest: {words}.", MAX_REASON)
+    return _cut(f"Nearest: {words}.{offers}", MAX_REASON)
+
+
+def _explain_offers(attested: frozenset[Selector], snapshot: Snapshot) -> str:
+    """Which templates lack a single pattern."""
+    near = snapshot.offers.list_nearest(attested, NEAREST)
+    words = "; ".join(f"template {one.name}: wants {_cut(str(p), 150)}" for one, p in near)
+    return f" {words}." if words else ""
 
 
 def _explain_match(registration: Registration, match: Match, attested: frozenset[Selector]) -> str:

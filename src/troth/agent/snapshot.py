@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple
@@ -22,8 +22,10 @@ from troth.agent.view import Bundle
 from troth.core.errors import Internal, Invalid
 from troth.core.ids import SpiffeId, TrustDomain
 from troth.identity.identity import State
+from troth.identity.pattern import Pattern
 from troth.identity.selectors import Match, Selector, match_selectors
-from troth.wire.api.nodes import Entry, NodeSnapshot
+from troth.identity.template import Catalogue
+from troth.wire.api.nodes import Entry, NodeSnapshot, TemplateEntry
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +44,9 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """One identity as this node knows it. `x509_ttl` is in seconds."""
+    """One identity as this node knows it. `x509_ttl` is in seconds.
+
+    `template` is the one that made it at first sight, or empty."""
 
     identity_id: str
     name: str
@@ -55,6 +59,7 @@ class Registration:
     hint: str
     revision: int
     expires_at: datetime
+    template: str = ""
 
     @property
     def content(self) -> Content:
@@ -64,6 +69,21 @@ class Registration:
     def is_servable(self, now: datetime) -> bool:
         """Whether the identity may be handed out: active and not past its end."""
         return self.state == State.ACTIVE and now < self.expires_at
+
+    def is_lapsed(self, now: datetime) -> bool:
+        """Whether a template made it, and nobody was seen for so long that it has expired.
+
+        It lives again once the server is told that its workload is back.
+        """
+        return bool(self.template) and self.state == State.ACTIVE and now >= self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A template as this node knows it: who may get an identity at first sight."""
+
+    name: str
+    match: tuple[Pattern, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +108,22 @@ class Snapshot:
     index: Mapping[Selector, tuple[Registration, ...]]
     tainted: frozenset[str] = frozenset()
     spread: float = 0.0
+    offers: Catalogue[Offer] = field(default_factory=Catalogue, compare=False)
 
     def match(self, attested: frozenset[Selector]) -> list[Registration]:
-        """The registrations that `attested` fulfils, the most demanding first."""
+        """The registrations that `attested` fulfils, the most demanding first.
+
+        What somebody registered goes before what a template made, in whatever state it is.
+        """
         found = {
             registration.identity_id: registration
             for selector in attested
             for registration in self.index.get(selector, ())
             if match_selectors(registration.selectors, attested).complete
         }
-        return sorted(found.values(), key=lambda r: (-len(r.selectors), r.name, r.identity_id))
+        explicit = [registration for registration in found.values() if not registration.template]
+        chosen = explicit or found.values()
+        return sorted(chosen, key=lambda r: (-len(r.selectors), r.name, r.identity_id))
 
     def rank_nearest(
         self, attested: frozenset[Selector], limit: int, effort: int
@@ -161,7 +187,19 @@ def read_snapshot(message: NodeSnapshot, before: Snapshot | None) -> Snapshot:
         index=_index_registrations(registrations.values()),
         tainted=frozenset(message.tainted),
         spread=float(min(max(message.spread, 0), MAX_SPREAD)),
+        offers=Catalogue(
+            offer for entry in message.templates if (offer := _read_offer(entry)) is not None
+        ),
     )
+
+
+def _read_offer(entry: TemplateEntry) -> Offer | None:
+    """The template, or None with a word in the log: a newer server may know other patterns."""
+    try:
+        return Offer(entry.name, tuple(map(Pattern.parse, entry.match)))
+    except Invalid as error:
+        log.warning("snapshot.template_unusable", name=entry.name[:128], reason=error.detail)
+        return None
 
 
 def _read_entry(entry: Entry, trust_domain: TrustDomain) -> Registration | None:
@@ -188,6 +226,7 @@ def _read_entry(entry: Entry, trust_domain: TrustDomain) -> Registration | None:
         hint=entry.hint,
         revision=entry.revision,
         expires_at=entry.expires_at,
+        template=entry.template,
     )
 
 

@@ -12,13 +12,14 @@ import structlog
 from troth.agent.attestation import Attestation
 from troth.agent.cache import Cache, Process
 from troth.agent.refusals import Refusals, refuse_process
+from troth.agent.sightings import NotIntroduced, Sightings
 from troth.agent.snapshot import Registration, Snapshot
 from troth.agent.sync import Sync
 from troth.agent.tokens import Tokens
 from troth.agent.view import Caller, JwtSvid, View
 from troth.agent.workloads import Workloads, soften
 from troth.core.clock import Clock
-from troth.core.errors import Denied, Internal, Invalid, TrothError
+from troth.core.errors import Denied, Internal, Invalid, Limited, TrothError, Unavailable
 from troth.drivers.attestors import Peer
 from troth.identity.identity import State
 from troth.issuance.jwtsvid import validate_jwt_svid
@@ -50,6 +51,7 @@ class NodeSource:
         tokens: Tokens,
         refusals: Refusals,
         clock: Clock,
+        sightings: Sightings | None = None,
         patience: float = PATIENCE,
     ) -> None:
         self._attestation = attestation
@@ -59,6 +61,7 @@ class NodeSource:
         self._tokens = tokens
         self._refusals = refusals
         self._clock = clock
+        self._sightings = sightings
         self._patience = patience
 
     async def wait_until_ready(self) -> None:
@@ -71,10 +74,15 @@ class NodeSource:
             self._sync.require_snapshot()
 
     async def attest(self, peer: Peer) -> AttestedCaller:
-        """Who `peer` is; `Denied` if nothing is registered for it, `Unavailable` while starting."""
+        """Who `peer` is; `Denied` if nothing is registered for it, `Unavailable` while starting.
+
+        If a template has an identity for it, it comes first; that may take some seconds.
+        """
         self._sync.require_snapshot()
         process = await self._attestation.examine(peer)
         snapshot = self._sync.require_snapshot()
+        if self._is_new(process, snapshot):
+            snapshot = await self._introduce(process, snapshot)
         if not snapshot.match(process.attested):
             self._refuse(process, snapshot)
         return AttestedCaller(
@@ -122,8 +130,31 @@ class NodeSource:
             raise Invalid("The token's identity is cut off: suspended, quarantined or retired.")
         return subject, claims
 
-    def _refuse(self, process: Process, snapshot: Snapshot) -> NoReturn:
-        if self._refusals.note(process, snapshot, self._clock.monotonic()):
+    def _is_new(self, process: Process, snapshot: Snapshot) -> bool:
+        """Whether the server is to be asked for an identity: a template fits, and none is there."""
+        if self._sightings is None or not snapshot.offers:
+            return False
+        now = self._clock.now()
+        if not all(
+            registration.is_lapsed(now) for registration in snapshot.match(process.attested)
+        ):
+            return False
+        return snapshot.offers.choose(process.attested).template is not None
+
+    async def _introduce(self, process: Process, snapshot: Snapshot) -> Snapshot:
+        assert self._sightings is not None
+        try:
+            return await self._sightings.introduce(process)
+        except NotIntroduced as error:
+            self._refuse(process, snapshot, error.detail)
+        except Unavailable as error:
+            if isinstance(error.__cause__, Limited):  # worth a look by those who set the bounds
+                now = self._clock.monotonic()
+                self._refusals.note(process, snapshot, now, error.detail)
+            raise
+
+    def _refuse(self, process: Process, snapshot: Snapshot, reason: str | None = None) -> NoReturn:
+        if self._refusals.note(process, snapshot, self._clock.monotonic(), reason):
             log.info("workload.refused", pid=process.pid, selectors=list(process.selectors))
         raise refuse_process(process)
 

@@ -22,6 +22,7 @@ from troth.core.errors import (
     Unavailable,
     error_of,
 )
+from troth.identity.template import Catalogue
 from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, SyncNode
 
 log = structlog.get_logger(__name__)
@@ -153,9 +154,9 @@ class Sync:
 
     def _cut_off(self) -> None:
         """The server refuses this node, as after an eviction: nothing is served here any more."""
-        if self.snapshot is not None and self.snapshot.registrations:
+        if self.snapshot is not None and (self.snapshot.registrations or self.snapshot.offers):
             log.error("sync.cut_off", identities=len(self.snapshot.registrations))
-            self.snapshot = replace(self.snapshot, registrations={}, index={})
+            self.snapshot = replace(self.snapshot, registrations={}, index={}, offers=Catalogue())
             self.changes.announce()
 
     def _tell_failure(self, error: TrothError, delay: float) -> None:

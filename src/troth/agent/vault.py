@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from datetime import datetime, timedelta
+from typing import Annotated
 
 import msgspec
 import structlog
+from msgspec import Meta
 
 from troth.agent.cache import MAX_WORKLOADS, Cache, Process
 from troth.agent.credential import Credential, read_leaf
@@ -37,6 +39,9 @@ UNCLAIMED = timedelta(minutes=10)
 """How long after the server's first word what nobody came back for is kept."""
 
 
+_Moment = Annotated[datetime, Meta(tz=True)]
+
+
 class KeptSvid(msgspec.Struct, frozen=True, kw_only=True):
     """An X.509-SVID in the hands of one process, which `process` names (SHA-256 of its key)."""
 
@@ -49,8 +54,8 @@ class KeptSvid(msgspec.Struct, frozen=True, kw_only=True):
     x509_ttl: int
     chain: list[bytes]
     key: bytes
-    renew_at: datetime | None
-    not_after: datetime
+    renew_at: _Moment | None
+    not_after: _Moment
     serial: str
     signer: str
 

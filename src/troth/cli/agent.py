@@ -59,6 +59,13 @@ FilesOption = Annotated[
     Path | None,
     typer.Option(help="SVIDs to keep as files: a TOML file, see the docs.", metavar="FILE"),
 ]
+CacheOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache",
+        help="Keep nothing of workloads on disk: a restart without a server leaves them without.",
+    ),
+]
 LevelOption = Annotated[LogLevel, typer.Option(help="The least that is logged.")]
 FormatOption = Annotated[
     LogFormat, typer.Option(help="auto: text at a terminal, JSON lines elsewhere.")
@@ -110,6 +117,7 @@ def agent(
     otlp_endpoint: EndpointOption = None,
     sample_ratio: RatioOption = 1.0,
     metrics_file: MetricsOption = None,
+    no_cache: CacheOption = False,
     log_level: LevelOption = "info",
     log_format: FormatOption = "auto",
 ) -> None:
@@ -119,18 +127,11 @@ def agent(
     made with, and keeps its own key in DATA/agent.
     With --json it prints a line once it serves, and another if it fails.
     """
-    from troth.agent.connection import check_url
     from troth.agent.machine import Machine
     from troth.agent.main import run_agent
     from troth.agent.node import AgentSettings
 
-    ca = require_ca(ca)
-    require(server, "--server", "where is the server? It is a URL.")
-    for option, url in (("--server", server), ("--mtls-url", mtls_url)):
-        try:
-            check_url(url or server)
-        except Invalid as error:
-            raise typer.BadParameter(error.detail, param_hint=option) from error
+    ca_file = _check_where(server, mtls_url, ca)
     if join_token is not None and x509pop is not None:
         raise typer.BadParameter("give it or --join-token, not both.", param_hint="--x509pop")
     data = terminal.options.data.absolute()
@@ -139,11 +140,12 @@ def agent(
     settings = AgentSettings(
         server_url=server,
         mtls_url=mtls_url,
-        ca_file=ca,
+        ca_file=ca_file,
         data_dir=data / AGENT_DIRECTORY,
         socket_path=path,
         join_token=read_join_token(terminal, join_token),
         machine=None if x509pop is None else Machine(*map(Path.absolute, x509pop)),
+        keep_cache=not no_cache,
         files=() if files is None else read_targets(files),
         telemetry=read_telemetry(otlp_endpoint, sample_ratio),
         metrics_file=None if metrics_file is None else metrics_file.absolute(),
@@ -161,17 +163,6 @@ def agent(
     raise typer.Exit(run_agent(settings, tell_ready))
 
 
-def require_ca(ca: Path | None) -> Path:
-    """What the server is known by; without it any server would do."""
-    if ca is None:
-        raise typer.BadParameter(
-            "it is missing: which server is the right one? Copy ca.pem from the server's data "
-            "directory and add --ca FILE.",
-            param_hint="--ca",
-        )
-    return ca
-
-
 def read_telemetry(endpoint: str | None, ratio: float) -> Telemetry | None:
     """Where spans go; the collector's headers come from the environment, since arguments are for
     all to see."""
@@ -187,6 +178,25 @@ def read_telemetry(endpoint: str | None, ratio: float) -> Telemetry | None:
         return Telemetry(check_endpoint(endpoint, headers), headers, ratio)
     except Invalid as error:
         raise typer.BadParameter(error.detail, param_hint="--otlp-endpoint") from error
+
+
+def _check_where(server: str, mtls_url: str | None, ca: Path | None) -> Path:
+    """The CA file; wrong usage if it isn't said well which server to follow."""
+    from troth.agent.connection import check_url
+
+    if ca is None:
+        raise typer.BadParameter(
+            "it is missing: which server is the right one? Copy ca.pem from the server's data "
+            "directory and add --ca FILE.",
+            param_hint="--ca",
+        )
+    require(server, "--server", "where is the server? It is a URL.")
+    for option, url in (("--server", server), ("--mtls-url", mtls_url)):
+        try:
+            check_url(url or server)
+        except Invalid as error:
+            raise typer.BadParameter(error.detail, param_hint=option) from error
+    return ca
 
 
 def read_join_token(terminal: Terminal, given: str | None) -> str | None:

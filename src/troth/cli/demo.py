@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+
+class Engine(StrEnum):
+    """Where the server of the demo keeps its state."""
+
+    SQLITE = "sqlite"
+    POSTGRESQL = "postgresql"
+
+
 app = make_app("The whole story on real processes.")
 
 
@@ -34,6 +43,9 @@ def demo(
             "--once", help="Stop everything at the end; remove it unless --data names a place."
         ),
     ] = False,
+    database: Annotated[
+        Engine, typer.Option(help="Where the state is; PostgreSQL is started for it.")
+    ] = Engine.SQLITE,
     single_user: Annotated[
         bool, typer.Option("--single-user", help="As without root: all workloads are one user.")
     ] = False,
@@ -55,6 +67,8 @@ def demo(
     scene = Scene(data, narrator, terminal.clock, users=not single_user and can_switch_users())
     keep = held = stopped = False
     try:
+        if database is Engine.POSTGRESQL:
+            scene.start_database()
         held = play_story(scene)
         keep = held and not once
         if keep:
@@ -113,6 +127,8 @@ def _tell_what_next(scene: Scene) -> None:
         tell(f"  {line}", style="cyan")
     tell()
     tell(f"Stop both: kill {scene.processes['server'].pid}")
+    if scene.cluster is not None:
+        tell(f"Then PostgreSQL, which has the state: kill -INT {scene.cluster.pid}")
     tell(f"Then remove what they made: rm -r {scene.data}")
 
 

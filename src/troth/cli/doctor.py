@@ -30,6 +30,7 @@ from troth.cli.installation import (
     check_status,
 )
 from troth.cli.journal import describe_body, read_last
+from troth.cli.offers import Outlook, fetch_offers, look_out
 from troth.cli.terminal import ADVICE, WANTING, Terminal, make_table, make_text
 from troth.cli.words import describe_time
 from troth.core.errors import Denied, NotFound, TrothError, Unauthenticated
@@ -56,6 +57,7 @@ class Report:
     refusals: list[journal.JournalEntry] = field(default_factory=list)
     attestation: Attestation | None = None
     candidates: list[Candidate] = field(default_factory=list)
+    outlook: Outlook = field(default_factory=Outlook)
 
     @property
     def ok(self) -> bool:
@@ -157,6 +159,13 @@ def _explain_process(
         return
     report.candidates = compare_identities(items, report.attestation, node, terminal.now())
     locked = _find_locked(terminal, report.candidates, report.attestation, node)
+    if not any(candidate.match.complete for candidate in report.candidates):
+        with terminal.connect() as client:
+            offers = fetch_offers(client, node)
+        report.outlook = look_out(offers, report.attestation.selectors)
+        report.findings += [
+            Finding(Level.WARNING, f"pid {pid}", words) for words in report.outlook.lacking
+        ]
     report.findings.append(_conclude(report, pid, locked, agent=agent))
 
 
@@ -213,6 +222,8 @@ def _conclude(
     if obtained:
         words = f"it obtains {', '.join(obtained)}."
         return Finding(Level.OK, subject, words)
+    if report.outlook.chosen or report.outlook.rivals:
+        return _conclude_outlook(subject, report, agent=agent)
     if not report.candidates:
         remedy = "Register one: `troth identity register --help`, or `troth apply FILE`."
         return Finding(Level.WRONG, subject, "it gets nothing: there are no identities.", remedy)
@@ -228,6 +239,18 @@ def _conclude(
     return Finding(
         Level.WRONG, subject, words, f"For {nearest.name}: {'; '.join(nearest.remedies)}."
     )
+
+
+def _conclude_outlook(subject: str, report: Report, *, agent: bool) -> Finding:
+    outlook = report.outlook
+    if outlook.rivals:
+        words = f"it gets nothing: the templates {', '.join(outlook.rivals)} fit alike."
+        return Finding(Level.WRONG, subject, words, "Make one of them narrower: troth template ls.")
+    words = f"it is given an identity by template '{outlook.chosen}' when it first asks"
+    if (doubt := _find_doubt(report, agent=agent)) is not None:
+        return Finding(Level.WARNING, subject, f"{words}, but {doubt[0]}.", doubt[1])
+    remedy = "If it asked and got nothing, the reason stands in: troth journal tail."
+    return Finding(Level.OK, subject, f"{words}.", remedy)
 
 
 def _view_report(report: Report) -> dict[str, Any]:

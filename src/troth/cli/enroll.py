@@ -13,6 +13,39 @@ from troth.cli.terminal import Terminal
 
 app = make_app("Enrol this device, without an agent.")
 
+OutOption = Annotated[
+    Path | None, typer.Option(help="Where key, certificate and roots go (required).")
+]
+ServerOption = Annotated[
+    str, typer.Option(help="The server's public URL; --url is the same.", metavar="URL")
+]
+MtlsOption = Annotated[str, typer.Option(help="Its mutual-TLS URL; one port above.", metavar="URL")]
+CaOption = Annotated[Path | None, typer.Option(help="The server's ca.pem.", metavar="FILE")]
+PinOption = Annotated[
+    str, typer.Option(help="Or the SHA-256 of its root certificate.", metavar="HEX")
+]
+CodeOption = Annotated[
+    str, typer.Option(help="The enrolment code; - for standard input.", metavar="FILE")
+]
+PairOption = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(help="Or the maker's certificate and key (PEM).", metavar="CERT KEY"),
+]
+RenewOption = Annotated[bool, typer.Option("--renew", help="Renew once, now.")]
+KeepOption = Annotated[bool, typer.Option("--keep", help="Stay, and renew at half life.")]
+AgainOption = Annotated[
+    bool, typer.Option("--again", help="Enrol though the certificate is still good.")
+]
+KeepKeyOption = Annotated[
+    bool, typer.Option("--keep-key", help="Renew for the same key instead of a new one.")
+]
+HookOption = Annotated[
+    str, typer.Option(help="Run after each change, without a shell.", metavar="COMMAND")
+]
+PatienceOption = Annotated[
+    float, typer.Option(help="How long to try when the server is away.", metavar="SECONDS")
+]
+
 
 @command(
     app,
@@ -23,40 +56,19 @@ app = make_app("Enrol this device, without an agent.")
 )
 def enroll(
     terminal: Terminal,
-    out: Annotated[
-        Path | None, typer.Option(help="Where key, certificate and roots go (required).")
-    ] = None,
-    server: Annotated[
-        str, typer.Option(help="The server's public URL; --url is the same.", metavar="URL")
-    ] = "",
-    mtls_url: Annotated[
-        str, typer.Option(help="Its mutual-TLS URL; one port above.", metavar="URL")
-    ] = "",
-    ca: Annotated[Path | None, typer.Option(help="The server's ca.pem.", metavar="FILE")] = None,
-    ca_sha256: Annotated[
-        str, typer.Option(help="Or the SHA-256 of its root certificate.", metavar="HEX")
-    ] = "",
-    code_file: Annotated[
-        str, typer.Option(help="The enrolment code; - for standard input.", metavar="FILE")
-    ] = "",
-    x509pop: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(help="Or the maker's certificate and key (PEM).", metavar="CERT KEY"),
-    ] = None,
-    renew: Annotated[bool, typer.Option("--renew", help="Renew once, now.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Stay, and renew at half life.")] = False,
-    again: Annotated[
-        bool, typer.Option("--again", help="Enrol though the certificate is still good.")
-    ] = False,
-    keep_key: Annotated[
-        bool, typer.Option("--keep-key", help="Renew for the same key instead of a new one.")
-    ] = False,
-    hook: Annotated[
-        str, typer.Option(help="Run after each change, without a shell.", metavar="COMMAND")
-    ] = "",
-    patience: Annotated[
-        float, typer.Option(help="How long to try when the server is away.", metavar="SECONDS")
-    ] = 60.0,
+    out: OutOption = None,
+    server: ServerOption = "",
+    mtls_url: MtlsOption = "",
+    ca: CaOption = None,
+    ca_sha256: PinOption = "",
+    code_file: CodeOption = "",
+    x509pop: PairOption = None,
+    renew: RenewOption = False,
+    keep: KeepOption = False,
+    again: AgainOption = False,
+    keep_key: KeepKeyOption = False,
+    hook: HookOption = "",
+    patience: PatienceOption = 60.0,
 ) -> None:
     """Enrol this device with a one-time code, and keep its certificate fresh by itself.
 
@@ -74,14 +86,9 @@ def enroll(
         "--hook": hook,
         "--patience": patience,
     }
-    flags = {
-        "--renew": renew,
-        "--keep": keep,
-        "--again": again,
-        "--keep-key": keep_key,
-        "--json": terminal.json,
-    }
     arguments = [f"{name}={value}" for name, value in given.items() if value not in ("", None)]
     arguments += ["--x509pop", *map(str, x509pop)] if x509pop else []
+    flags = {"--renew": renew, "--keep": keep, "--again": again, "--keep-key": keep_key}
     arguments += [name for name, wanted in flags.items() if wanted]
+    arguments += ["--json"] if terminal.json else []
     raise typer.Exit(run(arguments, sys.stdout, sys.stderr))

@@ -26,15 +26,13 @@ ReasonOption = Annotated[
 
 
 def fetch_identities(
-    client: ApiClient, *, state: str | None = None, kind: str | None = None, text: str | None = None
+    client: ApiClient, **filters: str | bool | None
 ) -> list[identities.IdentityView]:
-    """All identities that fit, page by page."""
+    """All identities that fit the fields of `ListIdentities` in `filters`, page by page."""
     items: list[identities.IdentityView] = []
     after: str | None = None
     while True:
-        request = make_request(
-            identities.ListIdentities, state=state, kind=kind, text=text, after=after, limit=1000
-        )
+        request = make_request(identities.ListIdentities, **filters, after=after, limit=1000)
         page = client.call("identity.ls", request)
         items += page.items
         if page.next is None:
@@ -42,16 +40,38 @@ def fetch_identities(
         after = page.next
 
 
-@command(app, "ls", example="troth identity ls\ntroth identity ls --state quarantined")
+@command(
+    app,
+    "ls",
+    example="troth identity ls\ntroth identity ls --state quarantined\n"
+    "troth identity ls --unattended",
+)
 def ls(
     terminal: Terminal,
     text: Annotated[str | None, typer.Argument(help="Part of a name.", metavar="TEXT")] = None,
     state: Annotated[str | None, typer.Option(help="proposed, active, suspended, …")] = None,
     kind: Annotated[str | None, typer.Option(help="service, job, device, …")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Only those that this template made.", metavar="NAME")
+    ] = None,
+    unattended: Annotated[
+        bool, typer.Option("--unattended", help="Only those that nobody uses.")
+    ] = False,
 ) -> None:
-    """List identities: what they are, whose, and in which state."""
+    """List identities: what they are, whose, and in which state.
+
+    Unattended is what no running copy was seen of for 30 days, and what a template made whose
+    workload stays away: that expires and is retired by itself.
+    """
     with terminal.connect() as client:
-        items = fetch_identities(client, state=state, kind=kind, text=text)
+        items = fetch_identities(
+            client,
+            state=state,
+            kind=kind,
+            text=text,
+            template=template,
+            unattended=unattended or None,
+        )
     now = terminal.now()
     rows = [
         (item.name, item.kind, item.state, item.owner, describe_time(item.expires_at, now),
@@ -61,7 +81,7 @@ def ls(
     columns = ("NAME", "KIND", "STATE", "OWNER", "EXPIRES", "SPIFFE ID")
     page = identities.IdentityPage(items=items)
     terminal.show(page, lambda: [make_table(columns, rows)] if rows else [])
-    if not items and (text or state or kind):
+    if not items and (text or state or kind or template or unattended):
         terminal.say("No identity fits; see all of them with `troth identity ls`.")
     elif not items:
         terminal.say(
@@ -99,11 +119,18 @@ def describe_identity(view: identities.IdentityView, now: datetime) -> list[tupl
         ("expires", describe_moment(view.expires_at, now)),
         ("last seen", describe_time(view.last_seen, now)),
         ("instances", view.instances),
-        ("managed", "by manifests" if view.managed else "by hand"),
+        ("template", view.template),
+        ("managed", _describe_management(view)),
         ("registered", describe_moment(view.created_at, now)),
         ("changed", f"{describe_moment(view.updated_at, now)}, revision {view.revision}"),
         ("id", view.id),
     ]
+
+
+def _describe_management(view: identities.IdentityView) -> str:
+    if view.template:
+        return "by its template, for as long as its workload is seen"
+    return "by manifests" if view.managed else "by hand"
 
 
 @command(

@@ -14,6 +14,8 @@ def configure_logs(level: str, form: str) -> None:
     `level` is debug, info, warning or error; `form` is text, json, or auto: text on a terminal
     and JSON lines elsewhere.
     """
+    # What a driver says by itself isn't JSON, and what matters of it is raised.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     renderer = (
         # Its own default shows each frame's local variables: keys and tokens are among them.

@@ -86,7 +86,7 @@ def _fetch(client: ApiClient, most: int | None, *, retired: bool) -> identities.
 
 def _count(client: ApiClient, *, retired: bool) -> int | None:
     try:
-        view = client.call("status.show", status.GetStatus())
+        view: status.StatusView = client.call("status.show", status.GetStatus())
     except TrothError:
         return None  # "and more" is true without a number
     counts: dict[str, int] = view.identities
@@ -126,12 +126,15 @@ def top(
 
 def make_identity_table(items: list[identities.IdentityView], now: datetime) -> RenderableType:
     """Identities as a table."""
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (item.name, item.kind, item.state, item.owner, item.instances,
          describe_time(item.last_seen, now), describe_time(item.expires_at, now))
         for item in items
     ]  # fmt: skip
-    return make_table(COLUMNS, rows)
+    if not any(item.template for item in items):
+        return make_table(COLUMNS, rows)
+    made = [(*row, item.template or "–") for row, item in zip(rows, items, strict=True)]
+    return make_table((*COLUMNS, "TEMPLATE"), made)
 
 
 @dataclass(frozen=True, slots=True)

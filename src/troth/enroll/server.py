@@ -21,11 +21,12 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from troth.core.errors import Denied, Internal, Invalid, Unavailable, error_of
+from troth.core.errors import Denied, Internal, Invalid, TrothError, Unavailable, error_of
 
 MAX_ANSWER = 1 << 20
 SECONDS = 30.0
 _HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}", re.ASCII)
+_SERVER_ID = re.compile(r"spiffe://[a-z0-9._-]+/troth/server", re.ASCII)
 _UNREADABLE = (
     ValueError,
     TypeError,
@@ -100,9 +101,14 @@ def call_server(
     if content is not None:
         headers["Content-Type"] = "application/json"
     try:
+        connection.connect()
+        if context.verify_mode is ssl.CERT_REQUIRED:
+            _check_server(url, connection.sock.getpeercert(binary_form=True))
         connection.request(method, path, content, headers)
         response = connection.getresponse()
         answer = response.read(MAX_ANSWER + 1)
+    except Unreachable:
+        raise
     except ssl.SSLCertVerificationError as error:
         raise Unreachable(
             f"{url} is not the server that we trust: {error.verify_message}. If its roots have "
@@ -118,6 +124,21 @@ def call_server(
     return response.status, answer
 
 
+def _check_server(url: str, certificate: bytes | None) -> None:
+    """`Unreachable` unless the certificate, which TLS verified, is the server's own.
+
+    The roots also vouch for workloads, and one of them may have the right host name.
+    """
+    try:
+        leaf = x509.load_der_x509_certificate(certificate or b"")
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except (*_UNREADABLE, x509.ExtensionNotFound):
+        uris = []
+    if len(uris) != 1 or not _SERVER_ID.fullmatch(uris[0]):
+        raise Unreachable(f"{url} is not a troth server: its certificate names {uris or 'nobody'}.")
+
+
 def call_operation(
     url: str, context: ssl.SSLContext, path: str, body: Any, public_key: bytes
 ) -> Credential:
@@ -128,11 +149,13 @@ def call_operation(
     return read_credential(answer, public_key)
 
 
-def read_problem(url: str, status: int, answer: bytes) -> Exception:
+def read_problem(url: str, status: int, answer: bytes) -> TrothError:
     """The error that a refusing answer carries (RFC 9457)."""
     try:
         problem = json.loads(answer)
-        code, detail = str(problem["code"]), str(problem["detail"])
+        code, detail = str(problem["code"]), str(problem["detail"]).strip()
+        if not detail:
+            raise ValueError("nothing said")
     except (ValueError, TypeError, KeyError, RecursionError):
         return Unavailable(f"{url} answered {status} without saying why; is it a troth server?")
     return error_of(code, detail[:2000])
@@ -194,6 +217,11 @@ def fetch_roots(url: str, context: ssl.SSLContext) -> tuple[bytes, ...]:
     status, answer = call_server(url, context, "GET", "/bundle")
     if status != 200:
         raise Unreachable(f"{url}/bundle answered {status}; is it a troth server?")
+    return read_bundle(url, answer)
+
+
+def read_bundle(url: str, answer: bytes) -> tuple[bytes, ...]:
+    """The X.509 authorities (DER) in a bundle document; `Internal` if there is none."""
     try:
         keys = json.loads(answer)["keys"]
         roots = tuple(

@@ -62,6 +62,7 @@ class IdentitySpec:
 class Identity:
     """A registered identity. `managed` is true when a manifest brought it, so `--prune` may end it.
 
+    `template` names the template that made it at first sight, and is empty for all others.
     `revision` counts changes of any field and starts at 1. `state_before` is set in quarantine:
     what a release returns to.
     """
@@ -88,6 +89,7 @@ class Identity:
     created_at: datetime
     updated_at: datetime
     state_before: State | None = None
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)

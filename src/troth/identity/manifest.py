@@ -1,4 +1,4 @@
-"""Manifests: plain documents to specs of identities, with every problem at its place.
+"""Manifests: plain documents to specs of identities and templates, with every problem at its place.
 
 The reader of bytes (`troth.wire.yaml`) is elsewhere; here the values are JSON-like already, so
 the same rules hold for files, for the API and for whatever comes later.
@@ -26,11 +26,21 @@ from troth.identity.problem import (
 )
 from troth.identity.readers import read_path
 from troth.identity.selectors import find_weakness
+from troth.identity.template import MAX_TEMPLATES, Template
+from troth.identity.template_fields import TEMPLATE_SPEC
+from troth.identity.template_manifest import (
+    find_claimant,
+    find_prefix_conflicts,
+    make_template,
+    report_rivals,
+)
 
 API_VERSION = "troth/v1"
 KIND = "Identity"
+TEMPLATE = "Template"
 KINDS = (
     "Identity",
+    "Template",
     "Role",
     "Policy",
     "Resource",
@@ -41,7 +51,9 @@ KINDS = (
     "Issuer",
     "Federation",
 )
-"""Every kind of the language; this version supports `KIND` alone."""
+"""Every kind of the language; this version supports those in `SUPPORTED`."""
+
+SUPPORTED = (KIND, TEMPLATE)
 
 MAX_PROBLEMS = 1_000
 _ENVELOPE = ("apiVersion", "kind", "metadata", "spec")
@@ -49,10 +61,11 @@ _ENVELOPE = ("apiVersion", "kind", "metadata", "spec")
 
 @dataclass(frozen=True, slots=True)
 class ManifestSet:
-    """What was read: the specs that are free of errors, and all problems by document."""
+    """What was read: specs and templates that are free of errors, and all problems by document."""
 
     specs: tuple[IdentitySpec, ...]
     problems: tuple[Problem, ...]
+    templates: tuple[Template, ...] = ()
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -71,12 +84,15 @@ def parse_manifests(
     """Read all documents and report all problems; apply the specs only if `errors` is empty."""
     problems: list[Problem] = []
     read: list[tuple[Node, IdentitySpec]] = []
+    templates: list[tuple[Node, Template]] = []
     remaining = iter(documents)
     for document in islice(remaining, limits.documents):
         node = Node(document.value, (), document, limits, now, problems)
-        spec = _parse_document(node)
-        if spec is not None:
-            read.append((node, spec))
+        parsed = _parse_document(node)
+        if isinstance(parsed, Template):
+            templates.append((node, parsed))
+        elif parsed is not None:
+            read.append((node, parsed))
         if len(problems) >= MAX_PROBLEMS:
             node.error(f"more than {MAX_PROBLEMS:,} problems; mend these first.")
             return ManifestSet((), tuple(problems))
@@ -86,20 +102,28 @@ def parse_manifests(
         )
     _report_duplicates(read)
     _report_overlaps(read)
-    return ManifestSet(tuple(spec for _, spec in read), tuple(problems))
+    _report_templates(templates, read)
+    return ManifestSet(
+        tuple(spec for _, spec in read),
+        tuple(problems),
+        tuple(template for _, template in templates),
+    )
 
 
-def _parse_document(node: Node) -> IdentitySpec | None:
+def _parse_document(node: Node) -> IdentitySpec | Template | None:
     before = len(node.problems)
     if not isinstance(node.value, Mapping):
         node.error(f"a manifest must be a mapping with apiVersion and kind, not {_shown(node)}.")
         return None
     if not _check_envelope(node):
         return None
+    fields = TEMPLATE_SPEC if node.value["kind"] == TEMPLATE else SPEC
     values = read_members(_section(node, "metadata"), METADATA)
-    values |= read_members(_section(node, "spec"), SPEC)
+    values |= read_members(_section(node, "spec"), fields)
     if any(p.severity is Severity.ERROR for p in node.problems[before:]):
         return None
+    if fields is TEMPLATE_SPEC:
+        return make_template(node, values)
     if values["path"] is None:
         values["path"] = _derive_path(node, values["name"])
     expires = values.pop("expires")
@@ -113,7 +137,7 @@ def _parse_document(node: Node) -> IdentitySpec | None:
 
 
 def _check_envelope(node: Node) -> bool:
-    """Whether the document says that it is an Identity of our version; problems noted."""
+    """Whether the document says that it is of our version and a known kind; problems noted."""
     version, kind = node.value.get("apiVersion"), node.value.get("kind")
     if version is None:
         node.error(f"'apiVersion' is missing: write 'apiVersion: {API_VERSION}'.")
@@ -126,9 +150,9 @@ def _check_envelope(node: Node) -> bool:
     elif kind not in KINDS:
         tail = suggest_word(kind if isinstance(kind, str) else "", KINDS)
         node.child("kind").error(f"the kind {show_value(kind)} is unknown; {tail}")
-    elif kind != KIND:
+    elif kind not in SUPPORTED:
         node.child("kind").error(f"the kind {kind} isn't supported by this version yet.")
-    if version != API_VERSION or kind != KIND:
+    if version != API_VERSION or kind not in SUPPORTED:
         return False
     fields = tuple(Field(name, "", "", lambda _: None, lambda _: {}) for name in _ENVELOPE)
     read_members(node, fields)
@@ -185,6 +209,35 @@ def _report_overlaps(read: list[tuple[Node, IdentitySpec]]) -> None:
     for overlap in find_overlaps([spec for _, spec in read]):
         if overlap.name != overlap.other:
             nodes[overlap.name].child("spec").child("selectors").warn(overlap.words)
+
+
+def _report_templates(
+    templates: list[tuple[Node, Template]], read: list[tuple[Node, IdentitySpec]]
+) -> None:
+    if len(templates) > MAX_TEMPLATES:
+        templates[-1][0].error(f"more than {MAX_TEMPLATES:,} templates; use wider patterns.")
+        return
+    nodes: dict[str, Node] = {}
+    for node, template in templates:
+        first = nodes.setdefault(template.name, node)
+        if first is not node:
+            node.child("metadata").child("name").error(
+                f"the name '{template.name}' is taken by {_place(first)}; rename or remove one."
+            )
+    for first_one, second in find_prefix_conflicts(template for _, template in templates):
+        if first_one.name != second.name:
+            nodes[second.name].child("spec").error(
+                f"the prefix '{second.prefix}' lies in that of template '{first_one.name}'; "
+                "give each its own 'prefix'."
+            )
+    for node, spec in read:
+        owner = find_claimant((template for _, template in templates), spec.name, spec.path)
+        if owner is not None:
+            node.child("spec").error(
+                f"'{spec.name}' at {spec.path} would be one of template '{owner.name}': names and "
+                f"paths below '{owner.prefix}' are its own. Choose others."
+            )
+    report_rivals(templates)
 
 
 def _place(node: Node) -> str:

@@ -157,7 +157,7 @@ def apply_spec(identity: Identity, spec: IdentitySpec, now: datetime) -> Identit
     if not spec_differs(identity, spec):
         return identity
     after = _merge_spec(identity, spec)
-    return replace(after, managed=True, revision=identity.revision + 1, updated_at=now)
+    return replace(after, managed=True, template="", revision=identity.revision + 1, updated_at=now)
 
 
 def _merge_spec(identity: Identity, spec: IdentitySpec) -> Identity:

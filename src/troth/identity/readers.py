@@ -67,7 +67,7 @@ def read_pattern(node: Node, pattern: str, longest: int, wanted: str) -> str:
     return text
 
 
-def _read_items(node: Node, most: int, read: Callable[[Node], Any]) -> tuple[Any, ...]:
+def read_items(node: Node, most: int, read: Callable[[Node], Any]) -> tuple[Any, ...]:
     """A list without duplicates; items that can't be read are reported and left out."""
     if not isinstance(node.value, list):
         raise Invalid(f"must be a list, not {show_value(node.value)}.")
@@ -190,7 +190,7 @@ def read_expiry(node: Node) -> datetime | timedelta:
 
 def read_nodes(node: Node) -> tuple[str, ...]:
     """Names of nodes, or ``*`` for any attested one."""
-    names = _read_items(node, MAX_NODES, _read_node_name)
+    names = read_items(node, MAX_NODES, _read_node_name)
     if not node.value:
         raise Invalid(f"must name at least one node, or '{ANY_NODE}' for any attested node.")
     if ANY_NODE in names:
@@ -204,7 +204,7 @@ def _read_node_name(node: Node) -> str:
 
 def read_selectors(node: Node) -> tuple[Selector, ...]:
     """Selectors; one attribute can't be demanded twice, since a process has one value of each."""
-    items: tuple[Selector, ...] = _read_items(node, MAX_SELECTORS, _read_selector)
+    items: tuple[Selector, ...] = read_items(node, MAX_SELECTORS, _read_selector)
     seen: dict[str, Selector] = {}
     for item in items:
         first = seen.setdefault(item.key, item)
@@ -221,7 +221,7 @@ def _read_selector(node: Node) -> Selector:
 
 def read_dns_names(node: Node) -> tuple[str, ...]:
     """DNS names for certificates (RFC 1123 host names, lower case, no wildcard)."""
-    names: tuple[str, ...] = _read_items(node, MAX_DNS_NAMES, _read_dns_name)
+    names: tuple[str, ...] = read_items(node, MAX_DNS_NAMES, _read_dns_name)
     return names
 
 

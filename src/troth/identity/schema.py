@@ -9,27 +9,37 @@ from __future__ import annotations
 from typing import Any
 
 from troth.identity.fields import METADATA, SPEC, Field
-from troth.identity.manifest import API_VERSION, KIND
+from troth.identity.manifest import API_VERSION, KIND, TEMPLATE
 from troth.identity.problem import Limits
+from troth.identity.template_fields import TEMPLATE_SPEC
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def identity_schema(limits: Limits | None = None) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of one manifest of kind Identity."""
+    return _render_kind(KIND, SPEC, limits)
+
+
+def template_schema(limits: Limits | None = None) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of one manifest of kind Template."""
+    return _render_kind(TEMPLATE, TEMPLATE_SPEC, limits)
+
+
+def _render_kind(kind: str, spec: tuple[Field, ...], limits: Limits | None) -> dict[str, Any]:
     ceilings = limits if limits is not None else Limits()
     return {
         "$schema": DIALECT,
-        "$id": "urn:troth:schema:v1:identity",
-        "title": "troth manifest: Identity",
+        "$id": f"urn:troth:schema:v1:{kind.lower()}",
+        "title": f"troth manifest: {kind}",
         "type": "object",
         "additionalProperties": False,
         "required": ["apiVersion", "kind", "metadata", "spec"],
         "properties": {
             "apiVersion": {"const": API_VERSION},
-            "kind": {"const": KIND},
+            "kind": {"const": kind},
             "metadata": _render_members(METADATA, ceilings),
-            "spec": _render_members(SPEC, ceilings),
+            "spec": _render_members(spec, ceilings),
         },
     }
 

@@ -16,7 +16,6 @@ from troth.issuance.der import identify_key, is_p256
 from troth.issuance.drafter import Drafter
 from troth.issuance.lint import lint_root
 from troth.issuance.profiles import trim_seconds
-from troth.issuance.x509svid import make_key_usage
 
 _MAX_COMMON_NAME = 64
 """ub-common-name of RFC 5280, appendix A.1. A longer trust domain is whole in the URI name."""
@@ -65,6 +64,23 @@ def draft_ca_certificate(
         not_after=not_after,
     )
     return draft.tbs_certificate_bytes
+
+
+def make_key_usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    """A keyUsage with the given bits and no other (RFC 5280, 4.2.1.3)."""
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _name(trust_domain: TrustDomain, serial: int) -> x509.Name:

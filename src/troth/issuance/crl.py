@@ -6,17 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from troth.core.errors import Internal, Refused
 from troth.issuance.authorities import Authority, Use
-from troth.issuance.der import check_signed, read_element, read_elements
-from troth.issuance.drafter import Drafter, Issuer
+from troth.issuance.der import (
+    ENUMERATED,
+    GENERALIZED_TIME,
+    INTEGER,
+    OCTET_STRING,
+    SEQUENCE,
+    UTC_TIME,
+    check_signed,
+    encode_element,
+    read_element,
+    read_elements,
+)
+from troth.issuance.drafter import Drafter, Entry, Issuer
 from troth.issuance.profiles import trim_seconds
 
 _VERSION_2 = bytes.fromhex("020101")
+_REASON_CODE = bytes.fromhex("0603551d15")
+"""id-ce-cRLReasons, 2.5.29.21."""
 
 
 class RevocationReason(StrEnum):
@@ -31,6 +45,19 @@ class RevocationReason(StrEnum):
     CERTIFICATE_HOLD = "certificateHold"
     PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
     AA_COMPROMISE = "aACompromise"
+
+
+_CODES = {
+    RevocationReason.UNSPECIFIED: 0,
+    RevocationReason.KEY_COMPROMISE: 1,
+    RevocationReason.CA_COMPROMISE: 2,
+    RevocationReason.AFFILIATION_CHANGED: 3,
+    RevocationReason.SUPERSEDED: 4,
+    RevocationReason.CESSATION_OF_OPERATION: 5,
+    RevocationReason.CERTIFICATE_HOLD: 6,
+    RevocationReason.PRIVILEGE_WITHDRAWN: 9,
+    RevocationReason.AA_COMPROMISE: 10,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +88,15 @@ def draft_crl(
     drafter = drafter if drafter is not None else Drafter()
     facts = drafter.find_issuer(issuer)
     this_update = trim_seconds(now)
-    entries = _sort_entries(revoked)
+    entries = [
+        drafter.find_entry(entry, partial(_make_entry, entry)) for entry in _sort_entries(revoked)
+    ]
     builder = x509.CertificateRevocationListBuilder(
         issuer_name=facts.name,
         last_update=this_update.replace(tzinfo=None),
         next_update=(this_update + lifetime).replace(tzinfo=None),
         # In one piece: the builder's own method copies the list for each entry.
-        revoked_certificates=[_build_entry(entry) for entry in entries],
+        revoked_certificates=[built for built, _ in entries],
     )
     identifier = x509.AuthorityKeyIdentifier(facts.key_identifier, None, None)
     builder = builder.add_extension(identifier, False)
@@ -79,7 +108,7 @@ def draft_crl(
         number=number,
         this_update=this_update,
         next_update=this_update + lifetime,
-        revoked=entries,
+        revoked=[encoded for _, encoded in entries],
     )
     return draft.tbs_certlist_bytes
 
@@ -96,7 +125,7 @@ def _sort_entries(revoked: Sequence[RevokedCertificate]) -> list[RevokedCertific
     return list(first.values())
 
 
-def _build_entry(entry: RevokedCertificate) -> x509.RevokedCertificate:
+def _make_entry(entry: RevokedCertificate) -> Entry:
     builder = x509.RevokedCertificateBuilder(
         entry.serial, trim_seconds(entry.revoked_at).replace(tzinfo=None)
     )
@@ -104,7 +133,26 @@ def _build_entry(entry: RevokedCertificate) -> x509.RevokedCertificate:
     if entry.reason is not RevocationReason.UNSPECIFIED:
         reason = x509.CRLReason(x509.ReasonFlags(entry.reason.value))
         builder = builder.add_extension(reason, False)
-    return builder.build()
+    return builder.build(), encode_entry(entry)
+
+
+def encode_entry(entry: RevokedCertificate) -> bytes:
+    """The DER that an entry must have (5.1 and 5.3.1), by our own hand: what the lint goes by."""
+    serial = entry.serial.to_bytes(entry.serial.bit_length() // 8 + 1, "big")
+    content = encode_element(INTEGER, serial) + _encode_time(trim_seconds(entry.revoked_at))
+    code = _CODES[entry.reason]
+    if code:
+        reason = encode_element(OCTET_STRING, encode_element(ENUMERATED, bytes([code])))
+        extension = encode_element(SEQUENCE, _REASON_CODE + reason)
+        content += encode_element(SEQUENCE, extension)
+    return encode_element(SEQUENCE, content)
+
+
+def _encode_time(moment: datetime) -> bytes:
+    """UTCTime through 2049, GeneralizedTime from 2050 on (5.1.2.4)."""
+    if moment.year < 2050:
+        return encode_element(UTC_TIME, f"{moment:%y%m%d%H%M%SZ}".encode())
+    return encode_element(GENERALIZED_TIME, f"{moment:%Y%m%d%H%M%SZ}".encode())
 
 
 def lint_crl(
@@ -114,20 +162,20 @@ def lint_crl(
     number: int,
     this_update: datetime,
     next_update: datetime,
-    revoked: Sequence[RevokedCertificate],
+    revoked: Sequence[bytes],
 ) -> None:
     """Raise `Internal` that lists everything by which the list differs from what was asked for.
 
-    `revoked` are the entries in the order they must have.
+    `revoked` are the entries (DER, from `encode_entry`) in the order they must have.
     """
     try:
         crl = x509.load_der_x509_crl(der)
         found = {e.oid: (e.value, e.critical) for e in crl.extensions}
-        entries = [_describe_entry(entry) for entry in crl]
+        fields = list(read_elements(read_element(crl.tbs_certlist_bytes).content))
     except (ValueError, x509.DuplicateExtension) as error:
         raise Internal(f"The draft of the revocation list can't be parsed: {error}.") from error
     wrong = []
-    if read_element(next(read_elements(read_element(der).content)).content).encoding != _VERSION_2:
+    if fields[0].encoding != _VERSION_2:
         wrong.append("the version is not 2")
     if crl.issuer.public_bytes() != issuer.name_der:
         wrong.append("the issuer's name is not its certificate's subject")
@@ -139,23 +187,12 @@ def lint_crl(
     wanted = (x509.CRLNumber(number), authority)
     if found != {value.oid: (value, False) for value in wanted} or number < 0:
         wrong.append("the extensions are not cRLNumber and authorityKeyIdentifier as planned")
-    if entries != [(e.serial, trim_seconds(e.revoked_at), e.reason.value) for e in revoked]:
+    # Version, algorithm, issuer and two times; the entries, if any; the extensions (5.1.2).
+    wanted_entries = [encode_element(SEQUENCE, b"".join(revoked))] if revoked else []
+    if [field.encoding for field in fields[5:-1]] != wanted_entries:
         wrong.append("the entries are not the revoked ones in order")
     if wrong:
         raise Internal(f"The lint refuses the revocation list: {'; '.join(wrong)}.")
-
-
-def _describe_entry(entry: x509.RevokedCertificate) -> tuple[int, datetime, str]:
-    """Serial, time and reason; an extension beside the reason shows as a reason of its own."""
-    values = [extension.value for extension in entry.extensions]
-    match values:
-        case []:
-            reason = RevocationReason.UNSPECIFIED.value
-        case [x509.CRLReason(reason=x509.ReasonFlags() as flag)]:
-            reason = RevocationReason(flag.value).value
-        case _:
-            reason = repr(values)
-    return entry.serial_number, entry.revocation_date_utc, reason
 
 
 def list_serials(der: bytes) -> frozenset[int]:

@@ -22,6 +22,8 @@ from troth.core.errors import Internal
 
 INTEGER = 0x02
 BIT_STRING = 0x03
+OCTET_STRING = 0x04
+ENUMERATED = 0x0A
 UTC_TIME = 0x17
 GENERALIZED_TIME = 0x18
 SEQUENCE = 0x30

@@ -8,6 +8,7 @@ that leaks proves nothing to anyone, and drafting needs no randomness of ours.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -18,6 +19,11 @@ from troth.core.errors import Internal
 from troth.issuance.authorities import Authority
 
 _KEPT_ISSUERS = 16
+_KEPT_ENTRIES = 200_000
+"""Some 700 bytes each."""
+
+Entry = tuple[x509.RevokedCertificate, bytes]
+"""An entry of a revocation list as the library builds it, and the DER that it must become."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,7 @@ def _find_uri(certificate: x509.Certificate) -> str | None:
 
 
 class Drafter:
-    """Owns the throwaway key and remembers what the last few issuers' certificates say.
+    """Owns the throwaway key, and remembers the last few issuers and the entries of their lists.
 
     Make one and keep it: it is cheap, yet not free. Safe to use from several threads, since a
     lost entry of the memory is only read again.
@@ -60,6 +66,7 @@ class Drafter:
     def __init__(self) -> None:
         self._key = ec.derive_private_key(1, ec.SECP256R1())
         self._issuers: dict[bytes, Issuer] = {}
+        self._entries: dict[Hashable, Entry] = {}
 
     def find_issuer(self, authority: Authority) -> Issuer:
         """`read_issuer`, remembered."""
@@ -69,6 +76,17 @@ class Drafter:
             if len(self._issuers) >= _KEPT_ISSUERS:
                 self._issuers.clear()
             self._issuers[authority.certificate] = found
+        return found
+
+    def find_entry(self, key: Hashable, make: Callable[[], Entry]) -> Entry:
+        """What `make` makes of `key`, remembered: a list is made anew for each revocation, and all
+        but one of its entries are as they were."""
+        found = self._entries.get(key)
+        if found is None:
+            found = make()
+            if len(self._entries) >= _KEPT_ENTRIES:
+                self._entries.clear()
+            self._entries[key] = found
         return found
 
     def sign_certificate(self, builder: x509.CertificateBuilder) -> x509.Certificate:

@@ -102,9 +102,16 @@ def plan_jwt_svid(
     )
 
 
-def render_signing_input(plan: JwtPlan) -> bytes:
-    """The bytes to sign: header and claims in base64url (RFC 7515, section 5.1)."""
-    header = {"alg": "ES256", "kid": plan.kid, "typ": "JWT"}
+def render_header(kid: str) -> bytes:
+    """The header of all tokens signed with one key, in base64url (RFC 7515, section 5.1)."""
+    return _encode(_dump({"alg": "ES256", "kid": kid, "typ": "JWT"}))
+
+
+def render_signing_input(plan: JwtPlan, header: bytes | None = None) -> bytes:
+    """The bytes to sign: header and claims in base64url (RFC 7515, section 5.1).
+
+    `header` saves rendering it again: it must be what `render_header` gives for the plan's key.
+    """
     claims: dict[str, object] = {
         "sub": str(plan.spiffe_id),
         # One audience is an array too: some verifiers know no other form, all know this one.
@@ -115,7 +122,7 @@ def render_signing_input(plan: JwtPlan) -> bytes:
     }
     if plan.issuer_url is not None:
         claims["iss"] = plan.issuer_url
-    return b".".join(_encode(_dump(part)) for part in (header, claims))
+    return b".".join((header or render_header(plan.kid), _encode(_dump(claims))))
 
 
 def finish_jwt(signing_input: bytes, der_signature: bytes) -> str:

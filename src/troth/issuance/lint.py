@@ -73,6 +73,7 @@ def lint_certificate(der: bytes, plan: CertificatePlan, issuer: Issuer | None = 
         *_lint_fields(
             der, plan.serial, plan.not_before, plan.not_after, plan.public_key, facts.name_der
         ),
+        *_lint_reading(certificate, plan),
         *_lint_validity(plan),
         *_lint_leaf_extensions(certificate, plan, facts),
     ]
@@ -176,6 +177,16 @@ def _write_digits(moment: datetime) -> bytes:
     """``YYYYMMDDHHMMSSZ``, several times faster than by `strftime`."""
     m = moment
     return f"{m.year:04}{m.month:02}{m.day:02}{m.hour:02}{m.minute:02}{m.second:02}Z".encode()
+
+
+def _lint_reading(certificate: x509.Certificate, plan: CertificatePlan) -> Iterator[str]:
+    """What a verifier reads in these fields: the library's word, not our encoder's."""
+    if certificate.serial_number != plan.serial:
+        yield "the serial doesn't read as the planned one"
+    if certificate.not_valid_before_utc != plan.not_before:
+        yield "notBefore doesn't read as the planned one"
+    if certificate.not_valid_after_utc != plan.not_after:
+        yield "notAfter doesn't read as the planned one"
 
 
 def _lint_validity(plan: CertificatePlan) -> Iterator[str]:

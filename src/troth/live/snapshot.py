@@ -28,7 +28,7 @@ INDIFFERENT = frozenset(
 """Types of events that change nothing here, and are most of all events: whoever feeds a snapshot
 may leave them out."""
 
-_SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.")
+_SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.", "template.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +134,18 @@ class Snapshot:
                 return known != (None, None)
         return True
 
+    def list_cut_off(self) -> list[str]:
+        """SPIFFE IDs, in order, that are suspended or quarantined, or retired while a token of
+        theirs may still live."""
+        return sorted({*self._cut_off, *self._list_ended()})
+
+    def _list_ended(self) -> list[str]:
+        now = self._clock.now()
+        return [name for name, end in self._ended.items() if end > now]
+
     def list_refused(self) -> Refusals:
         """Whom to refuse, all of it."""
-        retired = dict.fromkeys(self._ended, State.RETIRED)
+        retired = dict.fromkeys(self._list_ended(), State.RETIRED)
         return Refusals(
             epoch=self.last_position,
             mark=self.mark,

@@ -129,10 +129,11 @@ def open_admission(
     tx: Transaction, caller: Caller, claims: Sequence[Claim], now: datetime
 ) -> Admission:
     """What is true for `claims` in this transaction; `Denied` if the node may ask for nothing."""
+    node = admit_node(tx, caller)
     return Admission(
-        node=admit_node(tx, caller),
+        node=node,
         identities=tx.identities.find_all({claim.identity_id for claim in claims}),
-        locked=tx.instances.list_locked({claim.instance_id for claim in claims}),
+        locked=tx.instances.list_locked(node.id),
         now=now,
     )
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Denied, Invalid, Refused
+from troth.core.errors import Denied, Invalid, Limited, Refused
 from troth.core.ids import NodeId, TrustDomain, new_id
 from troth.identity.x509pop import NODE, Possession, Vouchers, verify_possession
 from troth.issuance.csr import parse_csr
@@ -32,6 +32,8 @@ from troth.wire.x509pop import parse_evidence
 
 JOIN_TOKEN = "join_token"  # noqa: S105 - the name of a method
 X509POP = "x509pop"
+REJOIN_AFTER = timedelta(seconds=10)
+"""A machine's agent that joins in a loop writes no more than this lets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,8 @@ class AttestNode:
             _check_name(tx, node)
 
         def join(tx: Transaction) -> Node:
-            _check_name(tx, node)
             tx.used_proofs.take(possession.digest, possession.expires_at)
+            _check_name(tx, node)
             return _enter(
                 tx,
                 call,
@@ -159,6 +161,12 @@ def _check_name(tx: Transaction, node: Node) -> None:
         raise Refused(
             f"The name {node.name} belongs to a node that joined with a token; evict that one and "
             f"readmit the name, if the machine shall have it: troth node evict {node.name}"
+        )
+    since = node.attested_at - previous.attested_at
+    if previous.fingerprint == node.fingerprint and since < REJOIN_AFTER:
+        raise Limited(
+            "This machine joined a moment ago; each time ends all that it holds. Wait.",
+            (REJOIN_AFTER - since).total_seconds(),
         )
     if previous.fingerprint != node.fingerprint and previous.readmitted_at is None:
         raise Refused(

@@ -111,6 +111,10 @@ class PublishCrls:
         )
 
     def _finish(self, tx: Transaction, planned: CrlRecord, der: bytes, entries: int) -> None:
+        if tx.crls.find(planned.authority_id, planned.number) is None:
+            # A later number is published already. Who took it had seen ours, and so looked for
+            # revocations after we did: its list holds what ours would.
+            return
         tx.crls.mark_issued(planned.authority_id, planned.number, der)
         tx.crls.drop_superseded(planned.authority_id, planned.number)
         record_event(

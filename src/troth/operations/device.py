@@ -235,7 +235,8 @@ def admit_device(
     if not may_hold_credentials(identity, now):
         state = "expired" if identity.expires_at <= now else identity.state.value
         raise Denied(f"'{identity.name}' may hold no credentials: it is {state}.")
-    if tx.instances.list_locked([instance_id]):
+    known = tx.instances.find(instance_id)
+    if known is not None and known.locked:
         raise Denied(f"Instance {instance_id} of '{identity.name}' is locked.")
     if (identity.dns_names, identity.x509_ttl) != (planned.dns_names, planned.x509_ttl):
         raise Unavailable(f"'{identity.name}' was changed just now; ask again.")

@@ -18,6 +18,7 @@ from troth.identity.plan import new_identity
 from troth.identity.problem import Limits, PlainDocument
 from troth.operations.call import Call
 from troth.operations.recording import BACKGROUND, record_identity, record_revocations
+from troth.operations.template import check_unclaimed
 from troth.store.engine import Store
 from troth.store.identities import mark_page
 from troth.store.transaction import Transaction
@@ -33,6 +34,9 @@ REVOKES = {
 EXPIRY_BATCH = 100
 COPIES_LOOKED_AT = 4
 """For each identity that is wanted, since many copies may belong to one."""
+
+UNSEEN_AFTER = timedelta(days=30)
+"""After so long without a sign of life a registered identity is reported as unattended."""
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -74,6 +78,7 @@ class RegisterIdentity:
         )
 
         def register(tx: Transaction) -> None:
+            check_unclaimed(tx, spec)
             tx.identities.add(made)
             record_identity(tx, call, "registered", made, now, purpose=made.purpose)
 
@@ -114,12 +119,14 @@ class ListIdentities:
     """``identity.ls``: a page of identities by name."""
 
     store: Store
+    clock: Clock
 
     async def __call__(self, call: Call[wire.ListIdentities]) -> wire.IdentityPage:
         """The page; `Invalid` for an unknown state or kind."""
         body = call.body
         state = _choose(State, body.state, "state")
         kind = _choose(Kind, body.kind, "kind")
+        since = self.clock.now() - UNSEEN_AFTER
         order = _choose(Order, body.order, "order")
 
         def page(tx: Transaction) -> wire.IdentityPage:
@@ -130,6 +137,8 @@ class ListIdentities:
                 state=state,
                 kind=kind,
                 text=body.text,
+                template=body.template,
+                unattended_since=since if body.unattended else None,
                 after=body.after,
                 limit=body.limit,
                 living=body.living,
@@ -230,6 +239,7 @@ def view_identity(
         updated_at=identity.updated_at,
         last_seen=last_seen,
         instances=instances,
+        template=identity.template,
     )
 
 

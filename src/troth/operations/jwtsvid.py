@@ -24,6 +24,7 @@ from troth.issuance.jwtsvid import (
     derive_key_id,
     finish_jwt,
     plan_jwt_svid,
+    render_header,
     render_signing_input,
 )
 from troth.live.snapshot import Snapshot
@@ -156,6 +157,7 @@ class IssueJwtSvids:
         drafts: dict[int, _Draft] = {}
         refusals: dict[int, wire.IssuedJwtSvid | TrothError] = {}
         now, kid = self.clock.now(), derive_key_id(authority.public_key)
+        header = render_header(kid)
         for number, wish in enumerate(wishes):
             try:
                 plan = plan_jwt_svid(
@@ -171,7 +173,7 @@ class IssueJwtSvids:
             except TrothError as refusal:
                 refusals[number] = refusal
                 continue
-            drafts[number] = _make_draft(wish, plan, node_id)
+            drafts[number] = _make_draft(wish, plan, header, node_id)
         return drafts, refusals
 
     def _intend(
@@ -189,7 +191,8 @@ class IssueJwtSvids:
         kept = [draft for number, draft in drafts.items() if number not in refusals]
         node_id = call.caller.node_id
         tx.jwt_svids.add_all_intended([_record(draft, node_id, authority) for draft in kept])
-        tx.journal.append_all([_describe(call, "intended", draft, now) for draft in kept])
+        if kept:
+            tx.journal.append(_announce(call, authority, kept, now))
         return refusals
 
     def _sign(self, authority: Authority, drafts: _Drafts) -> dict[int, str]:
@@ -271,8 +274,8 @@ def _refuse(request: wire.JwtSvidRequest, refusal: TrothError) -> wire.IssuedJwt
     return wire.IssuedJwtSvid(identity_id=request.identity_id[:128], error=failure)
 
 
-def _make_draft(wish: _Wish, plan: JwtPlan, node_id: NodeId | None) -> _Draft:
-    signing_input = render_signing_input(plan)
+def _make_draft(wish: _Wish, plan: JwtPlan, header: bytes, node_id: NodeId | None) -> _Draft:
+    signing_input = render_signing_input(plan, header)
     digest = hashlib.sha256(signing_input).hexdigest()
     told = {
         "jti": plan.jti,
@@ -283,6 +286,17 @@ def _make_draft(wish: _Wish, plan: JwtPlan, node_id: NodeId | None) -> _Draft:
         "expires_at": plan.expires_at.isoformat(),
     }
     return _Draft(wish, plan, signing_input, digest, told)
+
+
+def _announce(
+    call: Call[Any], authority: Authority, drafts: Sequence[_Draft], now: datetime
+) -> Event:
+    """One event for the intents of a batch: each token's own record is in the same transaction,
+    and each token gets an event of its own when its fate is known."""
+    tokens = {draft.plan.jti: draft.digest for draft in drafts}
+    return make_event(
+        call, "jwtsvid.intended", call.caller.principal, now, authority=authority.id, tokens=tokens
+    )
 
 
 def _describe(call: Call[Any], verbed: str, draft: _Draft, now: datetime, **body: Any) -> Event:

@@ -13,9 +13,11 @@ from troth.identity.identity import Identity, State
 from troth.identity.manifest import ManifestSet, parse_manifests
 from troth.identity.plan import Action, Change, Plan, apply_spec, new_identity, plan_changes
 from troth.identity.problem import Limits, PlainDocument
+from troth.identity.template_plan import TemplateChange, TemplatePlan
 from troth.operations.call import Call
 from troth.operations.identity import move_in
 from troth.operations.recording import record_identity, record_revocations
+from troth.operations.template import apply_in, plan_in
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.wire.api import manifests as wire
@@ -50,20 +52,16 @@ class SubmitManifests:
         """The plan; applied in one transaction when asked. `Invalid` lists every problem."""
         parsed = self._parse(call.body)
         if self.apply:
-            plan = await self.store.transact(lambda tx: self._carry_out(tx, call, parsed))
+            plans = await self.store.transact(lambda tx: self._carry_out(tx, call, parsed))
         else:
-            plan = await self.store.read(lambda tx: self._plan(tx, call, parsed))
+            plans = await self.store.read(lambda tx: self._plan(tx, call, parsed))
+        plan, templates = plans
         return wire.ManifestPlan(
             changes=[
-                wire.ManifestChange(
-                    action=change.action.value,
-                    kind="Identity",
-                    name=change.name,
-                    words=list(change.words),
-                )
-                for change in plan.changes
+                *(_view_change("Template", change) for change in templates.changes),
+                *(_view_change("Identity", change) for change in plan.changes),
             ],
-            warnings=[str(problem) for problem in parsed.warnings],
+            warnings=[*(str(problem) for problem in parsed.warnings), *templates.warnings],
             applied=self.apply,
         )
 
@@ -75,7 +73,9 @@ class SubmitManifests:
             raise Invalid("Nothing was changed. " + "; ".join(shown))
         return parsed
 
-    def _plan(self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet) -> Plan:
+    def _plan(
+        self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet
+    ) -> tuple[Plan, TemplatePlan]:
         named = [tx.identities.find_named(spec.name) for spec in parsed.specs]
         living = [i for i in named if i is not None and i.state is not State.RETIRED]
         managed = tx.identities.all_managed()
@@ -91,15 +91,18 @@ class SubmitManifests:
         )
         if plan.refusals:
             raise Refused("Nothing was changed. " + "; ".join(plan.refusals[:SHOWN_PROBLEMS]))
-        return plan
+        added = [c.spec for c in plan.changes if c.action is Action.ADD and c.spec is not None]
+        templates = plan_in(tx, parsed.templates, added, self.trust_domain, prune=call.body.prune)
+        return plan, templates
 
     def _carry_out(
         self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet
-    ) -> Plan:
-        plan = self._plan(tx, call, parsed)
+    ) -> tuple[Plan, TemplatePlan]:
+        plan, templates = self._plan(tx, call, parsed)
         for change in plan.changes:
             self._carry_out_one(tx, call, change)
-        return plan
+        apply_in(tx, call, templates.changes, self.clock.now())
+        return plan, templates
 
     def _carry_out_one(self, tx: Transaction, call: Call[Any], change: Change) -> None:
         now = self.clock.now()
@@ -125,3 +128,9 @@ class SubmitManifests:
         elif change.action is Action.REMOVE and change.identity:
             reason = "removed from the manifests"
             move_in(tx, call, change.identity, "retire", reason, now=now)
+
+
+def _view_change(kind: str, change: Change | TemplateChange) -> wire.ManifestChange:
+    return wire.ManifestChange(
+        action=change.action.value, kind=kind, name=change.name, words=list(change.words)
+    )

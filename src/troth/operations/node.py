@@ -15,8 +15,7 @@ from troth.core.ids import InstanceId, NodeId, SpiffeId, TrustDomain
 from troth.identity.identity import Identity
 from troth.issuance.authorities import Use
 from troth.issuance.csr import parse_csr
-from troth.issuance.profiles import JWT_TTL_CEILING
-from troth.live.snapshot import CUT_OFF, Snapshot
+from troth.live.snapshot import Snapshot
 from troth.operations.admission import admit_node, require_node
 from troth.operations.call import Call
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
@@ -241,9 +240,13 @@ class SyncNode:
             await self.snapshot.wait_beyond(read_at, HEARTBEAT_SECONDS, nodes=True)
 
     async def _read(self, node_id: NodeId, epoch: int) -> wire.NodeSnapshot:
-        return await self.store.read(lambda tx: self._collect(tx, node_id, epoch))
+        # From memory: it is complete as of `epoch`, and whatever comes later makes another value.
+        cut_off = self.snapshot.list_cut_off()
+        return await self.store.read(lambda tx: self._collect(tx, node_id, epoch, cut_off))
 
-    def _collect(self, tx: Transaction, node_id: NodeId, epoch: int) -> wire.NodeSnapshot:
+    def _collect(
+        self, tx: Transaction, node_id: NodeId, epoch: int, cut_off: list[str]
+    ) -> wire.NodeSnapshot:
         node = tx.nodes.get(node_id)
         if node.state is not NodeState.ACTIVE:
             raise Denied(f"Node {node.name} was evicted; join anew.")
@@ -256,20 +259,18 @@ class SyncNode:
             lease=int(self.lease.total_seconds()),
             trust_domain=str(self.trust_domain),
             entries=[_entry(identity) for identity in tx.identities.for_node(node.name)],
-            cut_off=self._list_cut_off(tx),
+            cut_off=cut_off,
             locked=[instance.id for instance in tx.instances.locked_for_node(node.id)],
             x509_authorities=collect_roots(tx),
             crls=[crl.der for crl in crls if crl is not None and crl.der is not None],
             jwks=msgspec.json.decode(render_jwt_bundle(collect_jwt_keys(tx))),
             tainted=[name_key(a) for a in known if a.distrusted and a.not_after > now],
             spread=min(tx.nodes.count() // NODES_PER_SECOND, MAX_SPREAD),
+            templates=[
+                wire.TemplateEntry(name=one.name, match=[str(pattern) for pattern in one.match])
+                for one in tx.templates.list_for_node(node.name)
+            ],
         )
-
-    def _list_cut_off(self, tx: Transaction) -> list[str]:
-        """Who is suspended or quarantined, or retired while a token of theirs may still live."""
-        ended = tx.identities.list_retired_since(self.clock.now() - JWT_TTL_CEILING)
-        held = [spiffe_id for spiffe_id, _ in tx.identities.list_in_states(CUT_OFF)]
-        return sorted(map(str, {*held, *ended}))
 
 
 def _entry(identity: Identity) -> wire.Entry:
@@ -285,4 +286,5 @@ def _entry(identity: Identity) -> wire.Entry:
         hint=identity.hint,
         revision=identity.revision,
         expires_at=identity.expires_at,
+        template=identity.template,
     )

@@ -8,6 +8,7 @@ each of the others is told its own time to come back.
 from __future__ import annotations
 
 import ipaddress
+import math
 from typing import Any
 
 from troth.core.bucket import Buckets, Pacer
@@ -59,7 +60,8 @@ class Pacing:
                 )
         pacer = self._paced.get(name)
         if pacer is not None and (wait := pacer.take(now)):
-            raise Unavailable(f"Many nodes ask at once; this one's turn is in {wait:.0f} s.", wait)
+            turn = math.ceil(wait)
+            raise Unavailable(f"Many nodes ask at once; this one's turn is in {turn} s.", wait)
 
     def _admit_node(self, name: str, node_id: str, body: Any, now: float) -> None:
         if name in CREDENTIALS:
@@ -70,9 +72,9 @@ class Pacing:
             wait = self._calls.take(node_id, 1, now)
             what = "calls"
         if wait:
+            rest = math.ceil(wait)
             raise Limited(
-                f"This node asks for more {what} than one node may; it can go on in {wait:.0f} s.",
-                wait,
+                f"This node asks for more {what} than one node may; it can go on in {rest} s.", wait
             )
 
 

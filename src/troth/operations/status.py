@@ -13,6 +13,7 @@ from troth.core.ids import TrustDomain
 from troth.identity.selectors import find_weakness
 from troth.issuance.authorities import Authority, AuthorityState, Use
 from troth.live.snapshot import Snapshot
+from troth.operations.attendance import find_unattended
 from troth.operations.call import Call
 from troth.operations.publication import Publication
 from troth.store.engine import Store
@@ -126,10 +127,12 @@ class ShowStatus:
             return
         counts = {state.value: number for state, number in tx.identities.count_by_state().items()}
         flaws = []
-        for identity in tx.identities.page(limit=LOOKED_AT):
+        some = tx.identities.page(limit=LOOKED_AT)
+        for identity in some:
             weakness = find_weakness(identity.selectors) if identity.selectors else None
             if weakness:
                 flaws.append(f"Identity '{identity.name}' {weakness}")
+        flaws += find_unattended(tx, some, self.clock.now())
         ended = self.clock.monotonic()
         kept.identities, kept.flaws = counts, flaws
         kept.cost, kept.found_at = ended - began, ended

@@ -46,8 +46,10 @@ from troth.operations.rotation import (
     RevokeAuthority,
     TaintAuthority,
 )
+from troth.operations.sight import SightWorkload
 from troth.operations.status import About, ShowStatus, Usage
 from troth.operations.succession import AuthorityMaker
+from troth.operations.template import ListTemplates
 from troth.operations.throttle import RENEWALS, Throttle
 from troth.operations.token import CreateJoinToken
 from troth.store.engine import Store
@@ -82,8 +84,10 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "identity.register": RegisterIdentity(
             p.store, p.clock, p.entropy, p.trust_domain, p.limits
         ),
-        "identity.ls": ListIdentities(p.store),
+        "identity.ls": ListIdentities(p.store, p.clock),
         "identity.show": ShowIdentity(p.store),
+        "identity.sight": SightWorkload(p.store, p.clock, p.entropy, p.snapshot, p.trust_domain),
+        "template.ls": ListTemplates(p.store),
         **moves,
         "instance.ls": ListInstances(p.store),
         "instance.lock": MoveInstance(True, p.store, p.clock),
@@ -126,14 +130,12 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "authority.taint": TaintAuthority(p.store, p.clock),
         "authority.revoke": RevokeAuthority(p.store, p.clock),
         "journal.ls": ListJournal(p.store),
-        "status.show": ShowStatus(
-            p.store,
-            p.snapshot,
-            p.publication,
-            p.clock,
-            About(p.trust_domain, p.started_at, p.lease, p.usage),
-        ),
+        "status.show": ShowStatus(p.store, p.snapshot, p.publication, p.clock, _describe(p)),
     }
+
+
+def _describe(p: Parts) -> About:
+    return About(p.trust_domain, p.started_at, p.lease, p.usage)
 
 
 def list_subscriptions(p: Parts) -> Mapping[str, Subscription]:

@@ -12,6 +12,7 @@ READS = frozenset(
     {
         "identity.ls",
         "identity.show",
+        "template.ls",
         "instance.ls",
         "certificate.ls",
         "node.ls",
@@ -44,7 +45,16 @@ ADMINISTERS = OPERATES | {
     "authority.taint",
     "authority.revoke",
 }
-NODE = frozenset({"certificate.issue", "jwtsvid.issue", "node.renew", "node.report", "node.sync"})
+NODE = frozenset(
+    {
+        "certificate.issue",
+        "identity.sight",
+        "jwtsvid.issue",
+        "node.renew",
+        "node.report",
+        "node.sync",
+    }
+)
 WORKLOAD = frozenset({"revocation.follow"})
 DEVICE = frozenset({"device.renew"})
 ANYONE = frozenset({"node.attest", "device.enroll"})

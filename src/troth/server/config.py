@@ -104,16 +104,16 @@ class Config:
     limits: Limits
     crl: Crl
     log: Log
-    telemetry: Telemetry | None
-    """Where spans go, or None to trace nothing."""
-    open_metrics: bool
-    """Whether anybody may read a part of the metrics."""
     vouchers: Vouchers
     """Who vouches for machines that prove themselves by a certificate."""
 
     device_vouchers: Vouchers
     """Who vouches for devices that do."""
 
+    telemetry: Telemetry | None
+    """Where spans go, or None to trace nothing."""
+    open_metrics: bool
+    """Whether anybody may read a part of the metrics."""
     agent_environ: Mapping[str, str] = field(repr=False)
     """What the local agent gets of our environment: none of the secrets that may be in there."""
 
@@ -214,8 +214,6 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         limits=settings.limits,
         crl=settings.crl,
         log=settings.log,
-        telemetry=telemetry,
-        open_metrics=settings.telemetry.metrics == "anyone",
         vouchers=Vouchers(
             _read_authorities("authorities", settings.x509pop.authorities, reading),
             by_common_name=settings.x509pop.name == "common_name",
@@ -223,6 +221,8 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         device_vouchers=Vouchers(
             _read_authorities("device_authorities", settings.x509pop.device_authorities, reading)
         ),
+        telemetry=telemetry,
+        open_metrics=settings.telemetry.metrics == "anyone",
         agent_environ={
             **{
                 name: value

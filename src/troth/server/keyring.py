@@ -30,26 +30,31 @@ async def open_keystore(config: Config, store: Store, entropy: Entropy) -> Keyst
     A database keystore that is new takes what the data directory's files hold. Raises `Refused`
     when the keys of the authorities that sign aren't in it.
     """
-    driver = choose_driver(config)
-    if driver == "memory":
-        return _load(driver)(entropy)
+    if config.keystore.driver == "memory":
+        return _load("memory")(entropy)
     signing = await store.read(_list_signing)
-    return await asyncio.to_thread(_open, config, driver, store.shelf, entropy, signing)
+    return await asyncio.to_thread(_open, config, store.shelf, entropy, signing)
 
 
-def choose_driver(config: Config) -> str:
-    """The driver that `auto` means here: servers on one PostgreSQL share keys, unless the keys of
-    this one have been files until now."""
+def choose_driver(config: Config, shared: Shelf) -> str:
+    """The driver that `auto` means here: where the keys are; for the first, whether other servers
+    may come to the database."""
     chosen = config.keystore.driver
     if chosen != "auto":
         return chosen
+    if has_files(config):
+        return "file"
     alone = config.database.startswith("sqlite:")
-    return "file" if alone or (_folder(config) / SEAL).exists() else "database"
+    return "file" if alone and shared.get(SEAL) is None else "database"
 
 
-def _open(
-    config: Config, driver: str, shared: Shelf, entropy: Entropy, signing: set[str]
-) -> Keystore:
+def has_files(config: Config) -> bool:
+    """Whether the data directory holds a file keystore, in use or left behind."""
+    return (_folder(config) / SEAL).exists()
+
+
+def _open(config: Config, shared: Shelf, entropy: Entropy, signing: set[str]) -> Keystore:
+    driver = choose_driver(config, shared)
     folder = open_folder(_folder(config), entropy)
     shelf: Shelf = shared if driver == "database" else folder
     new = shelf.get(SEAL) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -40,6 +41,8 @@ LOCAL_TOKEN_SECONDS = 300
 AGENT_SOCKET = "agent.sock"
 AGENT_SECONDS = 10.0
 AGENT_POLL = 0.02
+YOUNG_OBJECTS = 20_000
+"""How many new objects the collector of cycles waits for."""
 CONSOLE = Caller("troth", frozenset({"admin"}), source="local agent")
 
 
@@ -91,9 +94,21 @@ async def _serve(
         if agent:
             await _await_socket(config.data / AGENT_SOCKET, stop)
         announce(config)
+        _settle_heap()
         await stop.wait()
         log.info("server.stopping")
     return 0
+
+
+def _settle_heap() -> None:
+    """Tell the collector of cycles that what is here now stays.
+
+    Otherwise it walks over hundreds of thousands of lasting objects again and again, since a batch
+    of issuances makes and drops thousands: a twentieth of the processor's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 
 async def _open_admin(stack: AsyncExitStack, config: Config, house: House, clock: Clock) -> None:

@@ -67,8 +67,8 @@ class KeystoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             description="'file' keeps keys encrypted in the data directory, 'database' keeps them "
             "encrypted in the database, for all servers on it; 'memory' forgets them when the "
-            "server stops, for tests. 'auto' is 'database' on PostgreSQL, unless the data "
-            "directory holds keys already, and 'file' otherwise."
+            "server stops, for tests. 'auto' is where the keys are; a new installation has "
+            "'database' on PostgreSQL and 'file' on SQLite."
         ),
     ] = "auto"
     key_encryption_key: Annotated[
@@ -219,6 +219,35 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "auto"
 
 
+class X509popSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Machines that prove themselves by a certificate of their manufacturer or operator."""
+
+    authorities: Annotated[
+        str,
+        Meta(
+            description="Absolute path of a PEM file with the authorities that vouch for machines, "
+            "read when the server starts; without it no machine joins by a certificate.",
+            extra={"default": "none"},
+        ),
+    ] = ""
+    device_authorities: Annotated[
+        str,
+        Meta(
+            description="Absolute path of a PEM file with the authorities that vouch for devices "
+            "that enrol without an agent, read when the server starts. A file of its own: what "
+            "vouches for a device must not make a node of it.",
+            extra={"default": "none: no device proves itself by a certificate"},
+        ),
+    ] = ""
+    name: Annotated[
+        Literal["fingerprint", "common_name"],
+        Meta(
+            description="What a node is called: 'x509pop-' and the certificate's SHA-256, or the "
+            "common name of its subject."
+        ),
+    ] = "fingerprint"
+
+
 class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What troth tells about itself: traces, and who may read its metrics."""
 
@@ -253,32 +282,6 @@ class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "alone, who may see the status; those always see all of it."
         ),
     ] = "anyone"
-
-
-class X509popSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Machines that prove themselves by a certificate of their manufacturer or operator."""
-
-    authorities: Annotated[
-        str,
-        Meta(
-            description="Absolute path of a PEM file with the authorities that vouch for machines, "
-            "read when the server starts; '' lets no machine prove itself by a certificate."
-        ),
-    ] = ""
-    device_authorities: Annotated[
-        str,
-        Meta(
-            description="The same for devices that enrol without an agent. A file of its own: what "
-            "vouches for a device must not make a node of it."
-        ),
-    ] = ""
-    name: Annotated[
-        Literal["fingerprint", "common_name"],
-        Meta(
-            description="What a node is called: 'x509pop-' and the certificate's SHA-256, or the "
-            "common name of its subject."
-        ),
-    ] = "fingerprint"
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

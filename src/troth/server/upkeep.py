@@ -18,7 +18,7 @@ from troth.drivers.keystores.sealed import SEAL, Shelf, list_names, may_hold
 from troth.operations.restoration import settle_restored
 from troth.server.config import Config
 from troth.server.installation import claim_directory
-from troth.server.keyring import choose_driver
+from troth.server.keyring import has_files
 from troth.server.wiring import prepare_directories
 from troth.store.copies import Load, Progress, check_frames, export_database, import_frames
 from troth.store.engine import Transaction, open_database
@@ -64,7 +64,7 @@ def back_up(config: Config, out: Path, clock: Clock, entropy: Entropy, progress:
     if out.is_dir():
         out = out / f"{config.trust_domain}-{now:%Y%m%dT%H%M%SZ}{SUFFIX}"
     folder = Folder(config.data / "keys", entropy)
-    by_files = choose_driver(config) == "file"
+    by_files = has_files(config) and config.keystore.driver in ("auto", "file")
     frames = export_database(
         open_database(config.database), now, lambda: _read_keys(folder) if by_files else ()
     )

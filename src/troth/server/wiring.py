@@ -21,6 +21,7 @@ from troth.drivers.keystores.observed import ObservedKeystore
 from troth.identity.problem import Limits
 from troth.issuance.drafter import Drafter
 from troth.live.snapshot import INDIFFERENT, Snapshot
+from troth.operations.attendance import AttendIdentities
 from troth.operations.authority import PrepareAuthorities, claim_trust_domain
 from troth.operations.callers import CallerRegistry
 from troth.operations.crl import PublishCrls
@@ -42,6 +43,7 @@ from troth.server.gauges import follow_live
 from troth.server.installation import read_installation
 from troth.server.keyring import open_keystore
 from troth.server.metrics import Metrics
+from troth.server.settings import Limits as Caps
 from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
 from troth.store.timing import Stopwatch
@@ -162,9 +164,9 @@ async def build_house(
         issuer_url=publication.issuer_url,
         lease=lease,
         started_at=clock.now(),
-        usage=metrics,
         vouchers=config.vouchers,
         device_vouchers=config.device_vouchers,
+        usage=metrics,
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
     sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT)
@@ -173,7 +175,7 @@ async def build_house(
     return House(
         store=store,
         snapshot=snapshot,
-        dispatcher=make_dispatcher(parts, config, metrics, tracer),
+        dispatcher=make_dispatcher(parts, config.limits, metrics, tracer),
         publication=publication,
         callers=CallerRegistry(
             store, snapshot, clock, config.trust_domain, roles.uids, roles.spiffe_ids
@@ -185,9 +187,8 @@ async def build_house(
     )
 
 
-def make_dispatcher(parts: Parts, config: Config, metrics: Metrics, tracer: Tracer) -> Dispatcher:
-    """The gate, with every operation behind it."""
-    limits = config.limits
+def make_dispatcher(parts: Parts, limits: Caps, metrics: Metrics, tracer: Tracer) -> Dispatcher:
+    """The gate to every operation, which paces nodes as `limits` says."""
     return Dispatcher(
         list_operations(parts),
         list_subscriptions(parts),
@@ -221,5 +222,6 @@ def list_tasks(
         ),
         Task("issuance.reconcile", 30.0, ReconcileIssuance(store, clock)),
         Task("identity.expire", 30.0, ExpireIdentities(store, clock), irreversible=True),
+        Task("identity.attend", 30.0, AttendIdentities(store, clock), irreversible=True),
         Task("store.purge", 600.0, PurgeRecords(store, clock, parts.snapshot), irreversible=True),
     ]

@@ -1,13 +1,19 @@
 """Many rows in one statement, handed to the driver as they are.
 
-SQLAlchemy takes as long to prepare a row as the engine to write it. For the few tables that
-issuance fills by the hundred the values are therefore put in their stored form by the gateway, and
-the statement's text is made once.
+SQLAlchemy takes as long to prepare a row, or a value of an IN list, as the engine to handle it. For
+the few tables that issuance fills by the hundred the values are therefore put in their stored form
+by the gateway, and the statement's text is made here, of names alone: values never get into it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from sqlalchemy import Table
+
+_MARKS = {"qmark": "?", "pyformat": "%s"}
+"""How drivers' styles of parameters (PEP 249) mark a value: sqlite3's, psycopg's."""
 
 
 class RowInsert:
@@ -16,11 +22,28 @@ class RowInsert:
     def __init__(self, table: Table, *columns: str) -> None:
         names = ", ".join(f'"{table.c[name].name}"' for name in columns)
         self._texts = {
-            style: f'INSERT INTO "{table.name}" ({names}) VALUES '
+            style: f'INSERT INTO "{table.name}" ({names}) VALUES '  # noqa: S608 - names alone
             f"({', '.join([mark] * len(columns))})"
-            for style, mark in (("qmark", "?"), ("pyformat", "%s"))
+            for style, mark in _MARKS.items()
         }
 
     def render(self, paramstyle: str) -> str:
-        """The statement for a driver with this style of parameters (PEP 249)."""
+        """The statement for a driver with this style of parameters."""
         return self._texts[paramstyle]
+
+
+class KeyedStatement:
+    """A statement about the rows with certain keys. `text` has ``{mark}`` where a value stands and
+    ends with the key's column: the list of keys follows."""
+
+    def __init__(self, text: str) -> None:
+        self._texts = {style: text.format(mark=mark) for style, mark in _MARKS.items()}
+
+    def render(
+        self, paramstyle: str, values: Sequence[Any], keys: Sequence[str]
+    ) -> tuple[str, tuple[Any, ...]]:
+        """The statement and its parameters; one text for each number of keys at most."""
+        text = self._texts[paramstyle]
+        if paramstyle == "qmark":
+            return f"{text} IN ({', '.join('?' * len(keys))})", (*values, *keys)
+        return f"{text} = ANY(%s)", (*values, list(keys))

@@ -188,8 +188,8 @@ class CertificateGateway:
         query = select(_t.serial, _t.revoked_at, _t.revocation_reason).where(
             is_revoked, _t.authority_id == authority_id, _t.not_after > now - kept
         )
-        rows = self._session.execute(query.order_by(_t.revoked_at, _t.serial))
-        return [Revocation(row.serial, row.revoked_at, row.revocation_reason) for row in rows]
+        rows = self._session.execute(query.order_by(_t.revoked_at, _t.serial)).all()
+        return [Revocation._make(row) for row in rows]
 
     def list_revoked(self, now: datetime) -> list[tuple[str, datetime]]:
         """Serial and end of every revoked, unexpired certificate: for live snapshots."""

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Row,
     and_,
     bindparam,
@@ -23,10 +24,19 @@ from sqlalchemy import (
 
 from troth.core.errors import Conflict, NotFound
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain
+from troth.identity.attendance import Phase
 from troth.identity.identity import Identity, Kind, State
 from troth.identity.selectors import CERTIFIED, Selector
 from troth.store.session import Session
-from troth.store.tables import device_selectors, identities, identity_nodes, is_living
+from troth.store.tables import (
+    device_selectors,
+    identities,
+    identity_nodes,
+    instances,
+    is_living,
+    is_of_template,
+    sightings,
+)
 
 _MICROSECOND = timedelta(microseconds=1)
 _ANY_NODE = "*"
@@ -131,13 +141,17 @@ class IdentityGateway:
         state: State | None = None,
         kind: Kind | None = None,
         text: str | None = None,
+        template: str | None = None,
+        unattended_since: datetime | None = None,
         after: str | None = None,
         limit: int = 100,
         living: bool = False,
     ) -> list[Identity]:
         """Identities by name, at most `limit`, after a `mark_page` or after a name.
 
-        `text` is looked for in name, SPIFFE ID, owner and purpose, ignoring case. Without a
+        `text` is looked for in name, SPIFFE ID, owner and purpose, ignoring case. With
+        `unattended_since`, those that nobody uses: active, older, and no copy was seen since; of
+        templates' own those that their clockwork calls so. Without a
         `state` the retired are listed too; they may share a name, so take `mark_page` of the
         last one for the next page.
         """
@@ -151,6 +165,10 @@ class IdentityGateway:
         if text:
             fields = (_t.name, _t.spiffe_id, _t.owner, _t.purpose)
             query = query.where(or_(*(f.icontains(text, autoescape=True) for f in fields)))
+        if template is not None:
+            query = query.where(_t.template == template)
+        if unattended_since is not None:
+            query = query.where(_is_unattended(unattended_since))
         if after is not None:
             name, mark, identity_id = after.partition(_MARK)
             if mark:
@@ -186,13 +204,41 @@ class IdentityGateway:
         )
 
     def due_to_expire(self, now: datetime, limit: int) -> list[Identity]:
-        """Living identities whose time is over, the longest over first."""
+        """Living identities whose time is over, the longest over first.
+
+        Those that templates made are left out: they wait for their workloads for a while.
+        """
         return self._all(
             select(identities)
-            .where(is_living, _t.expires_at <= now)
+            .where(is_living, _t.expires_at <= now, _t.template.is_(None))
             .order_by(_t.expires_at)
             .limit(limit)
         )
+
+    def count_of_template(self, template: str) -> int:
+        """How many living identities a template has made."""
+        query = select(func.count()).where(is_of_template, _t.template == template)
+        return self._session.execute(query).scalar() or 0
+
+    def find_intruder(self, spiffe_id: str, name: str, template: str) -> Identity | None:
+        """A living identity at or below a SPIFFE ID or name that isn't of `template`, or None."""
+        foreign = or_(_t.template.is_(None), _t.template != template)
+        for column, value, mark in ((_t.spiffe_id, spiffe_id, "/"), (_t.name, name, ".")):
+            after = chr(ord(mark) + 1)
+            inside = and_(column > f"{value}{mark}", column < f"{value}{after}")
+            query = select(identities).where(is_living, or_(column == value, inside), foreign)
+            if (found := self._first(query.limit(1))) is not None:
+                return found
+        return None
+
+    def list_held_on(self, node_name: str, states: Iterable[State]) -> list[Identity]:
+        """Identities in `states` that `node_name` may host."""
+        hosted = exists().where(
+            identity_nodes.c.identity_id == _t.id,
+            identity_nodes.c.node.in_((node_name, _ANY_NODE)),
+        )
+        wanted = [state.value for state in states]
+        return self._all(select(identities).where(_t.state.in_(wanted), hosted))
 
     def count_by_state(self) -> dict[State, int]:
         """How many there are in each state, zeros included."""
@@ -246,6 +292,14 @@ class IdentityGateway:
         return [_read(row) for row in self._session.execute(query)]
 
 
+def _is_unattended(since: datetime) -> ColumnElement[bool]:
+    seen = exists().where(instances.c.identity_id == _t.id, instances.c.last_seen >= since)
+    idle = and_(_t.state == State.ACTIVE.value, _t.created_at < since, ~seen)
+    phases = (Phase.UNATTENDED.value, Phase.EXPIRED.value)
+    missed = exists().where(sightings.c.identity_id == _t.id, sightings.c.phase.in_(phases))
+    return or_(and_(_t.template.is_(None), idle), missed)
+
+
 def _hosts(identity: Identity) -> frozenset[str]:
     """The nodes whose agents may be asked for it: none for a device that enrols by itself."""
     alone = identity.kind is Kind.DEVICE and all(s.key in CERTIFIED for s in identity.selectors)
@@ -293,6 +347,7 @@ def _write(identity: Identity) -> dict[str, Any]:
         "revision": identity.revision,
         "created_at": identity.created_at,
         "updated_at": identity.updated_at,
+        "template": identity.template or None,
     }
 
 
@@ -320,6 +375,7 @@ def _read(row: Row[Any]) -> Identity:
         revision=row.revision,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        template=row.template or "",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, bindparam, case, delete, func, insert, select, update
@@ -11,19 +11,27 @@ from sqlalchemy import Row, bindparam, case, delete, func, insert, select, updat
 from troth.core.errors import Conflict, NotFound
 from troth.core.ids import IdentityId, InstanceId, NodeId
 from troth.identity.identity import Instance
+from troth.store.bulk import KeyedStatement
+from troth.store.columns import store_document, store_moment
 from troth.store.session import Session
 from troth.store.tables import instances, is_locked
 
 CHUNK = 500
 """Values in one IN list; engines bound how many parameters a statement may have."""
 
+PRECISION = timedelta(seconds=10)
+"""How far `last_seen` may lie behind: whoever fetches a dozen tokens at once is seen once. It is in
+two indexes, so that rewriting it costs more than the record of a token."""
+
 _t = instances.c
 # Built once: building and hashing a statement costs more than running it.
 _FIND = select(instances).where(_t.id == bindparam("wanted"))
 _ADD = insert(instances).inline()
-_IS_WANTED = _t.id.in_(bindparam("wanted", expanding=True))
-_FIND_KNOWN = select(_t.id, _t.identity_id, _t.node_id, _t.pid, _t.evidence).where(_IS_WANTED)
-_FIND_LOCKED = select(_t.id).where(_IS_WANTED, is_locked)
+_FIND_KNOWN = KeyedStatement(
+    "SELECT id, identity_id, node_id, pid, evidence, last_seen FROM instances WHERE id"
+)
+_TOUCH = KeyedStatement("UPDATE instances SET last_seen = {mark} WHERE last_seen < {mark} AND id")
+_FIND_LOCKED = select(_t.id).where(is_locked, _t.node_id == bindparam("node"))
 _seen = bindparam("seen", type_=_t.last_seen.type)
 _SEE = (
     update(instances)
@@ -64,8 +72,9 @@ class InstanceGateway:
     def upsert(self, instance: Instance) -> Instance:
         """Store an instance as its node reports it; returns what is stored now.
 
-        Of one that is known, only the process, the evidence and `last_seen` change: a report
-        never unlocks. `Conflict` if the id belongs to another identity or node.
+        Of one that is known, only the process, the evidence and `last_seen` change, the latter
+        with a precision of ten seconds: a report never unlocks. `Conflict` if the id belongs to
+        another identity or node.
         """
         self.upsert_all([instance])
         return self.get(instance.id)
@@ -74,7 +83,7 @@ class InstanceGateway:
         """As `upsert` for many; of two with the same id the last one counts."""
         wanted = {instance.id: instance for instance in reported}
         for chunk in split_chunks(wanted):
-            known = {row.id: row for row in self._session.execute(_FIND_KNOWN, {"wanted": chunk})}
+            known = {row.id: row for row in self._session.execute_keyed(_FIND_KNOWN, chunk)}
             for row in known.values():
                 told = wanted[row.id]
                 if (row.identity_id, row.node_id) != (told.identity_id, told.node_id):
@@ -82,24 +91,14 @@ class InstanceGateway:
             new = [_write(wanted[key]) for key in chunk if key not in known]
             if new:
                 self._session.insert(_ADD, new, {"id": "The instance's id is taken."})
-            mine = [(wanted[row.id], row) for row in known.values()]
-            changed = [_see(i) for i, row in mine if not _is_same(i, row)]
-            if changed:
-                self._session.execute(_SEE, changed)
-            moments: dict[datetime, list[InstanceId]] = {}
-            for instance, row in mine:
-                if _is_same(instance, row):
-                    moments.setdefault(instance.last_seen, []).append(instance.id)
-            for moment, ids in moments.items():
-                self.touch(ids, moment)
+            news = [_see(wanted[key]) for key, row in known.items() if _is_news(wanted[key], row)]
+            if news:
+                self._session.execute(_SEE, news)
 
-    def list_locked(self, ids: Iterable[InstanceId]) -> frozenset[InstanceId]:
-        """Those of these copies that are locked."""
-        found: set[InstanceId] = set()
-        for chunk in split_chunks(ids):
-            rows = self._session.execute(_FIND_LOCKED, {"wanted": chunk})
-            found.update(InstanceId(row.id) for row in rows)
-        return frozenset(found)
+    def list_locked(self, node_id: NodeId) -> frozenset[InstanceId]:
+        """The copies on a node that are locked."""
+        rows = self._session.execute(_FIND_LOCKED, {"node": node_id})
+        return frozenset(InstanceId(row.id) for row in rows)
 
     def of_identity(self, identity_id: IdentityId) -> list[Instance]:
         """All known copies of an identity, the last seen first."""
@@ -131,7 +130,8 @@ class InstanceGateway:
         stale = update(instances).where(_t.last_seen < now)
         if of_node is not None:
             stale = stale.where(_t.node_id == of_node)
-        stale = stale.where(_IS_WANTED).values(last_seen=now)
+        wanted = _t.id.in_(bindparam("wanted", expanding=True))
+        stale = stale.where(wanted).values(last_seen=now)
         for chunk in split_chunks(ids):
             self._session.execute(stale, {"wanted": chunk})
 
@@ -173,9 +173,11 @@ class InstanceGateway:
         return self._session.execute(delete(instances).where(_t.id.in_(old))).rowcount
 
 
-def _is_same(told: Instance, row: Row[Any]) -> bool:
-    """Whether nothing but the time of the report is new."""
-    return bool(told.pid == row.pid and list(told.evidence) == row.evidence)
+def _is_news(told: Instance, row: Row[Any]) -> bool:
+    """Whether a report says something new of what is stored."""
+    if told.pid != row.pid or store_document(told.evidence) != row.evidence:
+        return True
+    return bool(row.last_seen <= store_moment(told.last_seen - PRECISION))
 
 
 def _write(instance: Instance) -> dict[str, Any]:

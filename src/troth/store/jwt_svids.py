@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, bindparam, delete, func, select, upda
 
 from troth.core.errors import Conflict, Invalid, NotFound, TrothError
 from troth.core.ids import AuthorityId, IdentityId
-from troth.store.bulk import RowInsert
+from troth.store.bulk import KeyedStatement, RowInsert
 from troth.store.columns import store_document, store_moment
 from troth.store.instances import split_chunks
 from troth.store.records import IssuanceState, JwtSvidRecord
@@ -32,9 +32,8 @@ _ADD = RowInsert(
     "issued_at",
     "expires_at",
 )
-_IS_WANTED = _t.jti.in_(bindparam("wanted", expanding=True))
-_STAND = select(_t.jti, _t.state).where(_IS_WANTED)
-_ISSUE = update(jwt_svids).where(_IS_WANTED, is_planned).values(state=IssuanceState.ISSUED.value)
+_STAND = KeyedStatement("SELECT jti, state FROM jwt_svids WHERE jti")
+_ISSUE = KeyedStatement("UPDATE jwt_svids SET state = 'issued' WHERE state = 'intended' AND jti")
 
 
 class JwtSvidGateway:
@@ -78,7 +77,7 @@ class JwtSvidGateway:
         refusals: dict[str, TrothError] = {}
         planned: list[str] = []
         for chunk in split_chunks(jtis):
-            rows = self._session.execute(_STAND, {"wanted": chunk})
+            rows = self._session.execute_keyed(_STAND, chunk)
             stands = {row.jti: row.state for row in rows}
             for jti in chunk:
                 if jti not in stands:
@@ -88,7 +87,7 @@ class JwtSvidGateway:
                 else:
                     refusals[jti] = Conflict(f"The JWT-SVID {jti} is {stands[jti]} already.")
         for chunk in split_chunks(planned):
-            done = self._session.execute(_ISSUE, {"wanted": chunk})
+            done = self._session.execute_keyed(_ISSUE, chunk)
             if done.rowcount != len(chunk):
                 raise Conflict("JWT-SVIDs changed while they were being noted; ask again.")
         return refusals

@@ -36,9 +36,9 @@ def list_shapes(connection: Connection) -> list[Shape]:
     """The tables of the newest schema with the number of their rows; what is referred to first."""
     return [
         Shape(
-            name=known.name,
-            columns={found.name: _name_kind(found.type) for found in known.columns},
-            key=[found.name for found in known.primary_key],
+            name=str(known.name),
+            columns={str(found.name): _name_kind(found.type) for found in known.columns},
+            key=[str(found.name) for found in known.primary_key],
             rows=connection.execute(select(func.count()).select_from(known)).scalar_one(),
         )
         for known in metadata.sorted_tables

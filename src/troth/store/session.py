@@ -10,7 +10,7 @@ from sqlalchemy import Connection, CursorResult, Executable, text
 from sqlalchemy.exc import IntegrityError
 
 from troth.core.errors import Conflict, Internal
-from troth.store.bulk import RowInsert
+from troth.store.bulk import KeyedStatement, RowInsert
 from troth.store.tables import metadata
 
 _UNIQUE_FAILED = "UNIQUE constraint failed: "
@@ -73,6 +73,15 @@ class Session:
             self._connection.exec_driver_sql(text, list(rows))
         except IntegrityError as error:
             raise describe_violation(error, taken) from error
+
+    def execute_keyed(
+        self, statement: KeyedStatement, keys: Sequence[str], *values: Any
+    ) -> CursorResult[Any]:
+        """Run `statement` for these keys; rows come, and `values` are, in their stored form."""
+        if self._connection is None:
+            raise Internal(_USED_AFTERWARDS)
+        text, given = statement.render(self._connection.dialect.paramstyle, values, keys)
+        return self._connection.exec_driver_sql(text, given)
 
     def change(
         self, statement: Executable, values: Mapping[str, Any], taken: Mapping[str, str]

@@ -57,6 +57,7 @@ identities = Table(
     Column("revision", Integer, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
+    Column("template", Text),
 )
 is_living = identities.c.state != literal_column("'retired'")
 # Among the living a name and a SPIFFE ID mean one identity; the retired keep theirs for the record.
@@ -77,6 +78,14 @@ Index(
 Index("ix_identities_name", identities.c.name, identities.c.id)
 Index("ix_identities_expires_at", identities.c.expires_at)
 Index("ix_identities_state", identities.c.state)
+is_of_template = identities.c.template.is_not(None) & is_living
+Index(
+    "ix_identities_template",
+    identities.c.template,
+    identities.c.name,
+    sqlite_where=is_of_template,
+    postgresql_where=is_of_template,
+)
 
 # Which identities a node may host, by node name or '*'; the retired have no rows here.
 identity_nodes = Table(
@@ -85,6 +94,37 @@ identity_nodes = Table(
     Column("node", Text, primary_key=True),
     Column("identity_id", ForeignKey("identities.id", ondelete="CASCADE"), primary_key=True),
     Index("ix_identity_nodes_identity_id", "identity_id"),
+)
+
+templates = Table(
+    "templates",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("prefix", Text, nullable=False),
+    Column("spec", Document, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Index("uq_templates_prefix", "prefix", unique=True),
+)
+
+# One row for each identity that a template made: whether somebody still uses it.
+sightings = Table(
+    "sightings",
+    metadata,
+    Column("identity_id", ForeignKey("identities.id"), primary_key=True),
+    Column("template", Text, nullable=False),
+    Column("binding", String(64), nullable=False),
+    Column("node_id", String(64), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("seen_at", Moment, nullable=False),
+    Column("due_at", Moment, nullable=False),
+    Column("ends_at", Moment, nullable=False),
+    Column("span", BigInteger, nullable=False),  # microseconds, as is grace
+    Column("grace", BigInteger, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Index("ix_sightings_binding", "template", "binding", "created_at"),
+    Index("ix_sightings_node_id", "node_id", "created_at"),
+    Index("ix_sightings_phase", "phase", "due_at"),
 )
 
 nodes = Table(

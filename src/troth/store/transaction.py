@@ -19,6 +19,8 @@ from troth.store.leases import LeaseGateway
 from troth.store.nodes import NodeGateway
 from troth.store.session import Session
 from troth.store.settings import SettingGateway
+from troth.store.sightings import SightingGateway
+from troth.store.templates import TemplateGateway
 from troth.store.used_proofs import UsedProofGateway
 
 
@@ -41,6 +43,16 @@ class Transaction:
     def instances(self) -> InstanceGateway:
         """Running copies of identities."""
         return InstanceGateway(self._session)
+
+    @cached_property
+    def templates(self) -> TemplateGateway:
+        """Who gets an identity at first sight."""
+        return TemplateGateway(self._session)
+
+    @cached_property
+    def sightings(self) -> SightingGateway:
+        """Workloads that got one, and whether they are still there."""
+        return SightingGateway(self._session)
 
     @cached_property
     def nodes(self) -> NodeGateway:

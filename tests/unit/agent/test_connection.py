@@ -340,3 +340,21 @@ def test_only_plain_https_urls_are_accepted(url):
 
 def test_urls_lose_their_last_slash():
     assert check_url("https://[::1]:8443/") == "https://[::1]:8443"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), ("0", 0.0), ("99999", 60.0), ("-1", None), ("soon", None), ("1e9", None)],
+)
+@in_loop
+async def test_when_the_server_wants_us_back_is_heard_within_bounds(tmp_path, header, seconds):
+    problem = msgspec.json.encode(Problem(status=503, detail="Busy.", code="unavailable"))
+    answer = http(503, problem, "application/problem+json")
+    answer = answer.replace(b"\r\n\r\n", f"\r\nretry-after: {header}\r\n\r\n".encode(), 1)
+    async with connected(tmp_path, answer) as (_, connection):
+        with pytest.raises(Unavailable) as caught:
+            await connection.call("node.report", REPORT)
+        assert caught.value.retry_after == seconds
+        with pytest.raises(Unavailable) as caught:
+            await anext(connection.stream("node.sync", SyncNode()))
+        assert caught.value.retry_after == seconds

@@ -38,7 +38,7 @@ def maker() -> Maker:
 
 def verify(maker: Maker, machine: Machine, **changes: Any) -> Any:
     """Verify the proof of `machine`, or of what `changes` make of it."""
-    asked = {
+    asked: dict[str, Any] = {
         "authorities": (maker.certificate,),
         "chain": machine.chain,
         "at": NOW,

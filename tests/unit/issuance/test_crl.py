@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from tests.fakes.issuer import NOW, FakeIssuer, make_private_key
 from troth.core.errors import Internal, Refused
 from troth.issuance.authorities import AuthorityState
-from troth.issuance.crl import RevocationReason, RevokedCertificate, check_crl, draft_crl, lint_crl
+from troth.issuance.crl import (
+    RevocationReason,
+    RevokedCertificate,
+    check_crl,
+    draft_crl,
+    encode_entry,
+    lint_crl,
+)
 from troth.issuance.drafter import read_issuer
 from troth.issuance.profiles import CRL_LIFETIME
 from troth.issuance.x509svid import assemble_certificate
@@ -72,6 +79,18 @@ def test_of_two_entries_for_one_serial_the_earlier_stays() -> None:
     for order in ([early, late], [late, early]):
         (entry,) = _read(ISSUER.issue_crl(order))
         assert entry.revocation_date_utc == early.revoked_at.replace(microsecond=0)
+
+
+@pytest.mark.parametrize("reason", list(RevocationReason))
+@pytest.mark.parametrize(
+    "moment", [NOW, datetime(2049, 12, 31, tzinfo=UTC), datetime(2050, 1, 1, tzinfo=UTC)]
+)
+def test_an_entry_by_our_own_hand_is_what_the_library_makes(reason, moment) -> None:
+    serials = (1, 127, 128, 2**159 - 1)
+    crl = _read(ISSUER.issue_crl([RevokedCertificate(s, moment, reason) for s in serials]))
+    entries = b"".join(encode_entry(RevokedCertificate(s, moment, reason)) for s in serials)
+    assert entries in crl.tbs_certlist_bytes
+    assert {entry.revocation_date_utc for entry in crl} == {moment.replace(microsecond=0)}
 
 
 def test_a_long_list_stays_cheap() -> None:
@@ -148,7 +167,7 @@ def _lint(der: bytes) -> None:
         number=1,
         this_update=START,
         next_update=START + CRL_LIFETIME,
-        revoked=[ENTRY],
+        revoked=[encode_entry(ENTRY)],
     )
 
 

@@ -13,8 +13,8 @@ from cryptography.x509.oid import NameOID
 
 from tests.fakes.issuer import FakeIssuer, make_private_key
 from troth.core.errors import Internal
+from troth.issuance.ca import make_key_usage
 from troth.issuance.lint import lint_root
-from troth.issuance.x509svid import make_key_usage
 
 ISSUER = FakeIssuer()
 ROOT = x509.load_der_x509_certificate(ISSUER.x509.certificate)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from cryptography import x509
 
 from tests.fakes.house import FakeHouse, in_house, make_csr
 from tests.fakes.machines import Machine, Maker
-from troth.core.errors import Denied, Invalid, Refused
+from troth.core.errors import Denied, Invalid, Limited, Refused
 from troth.core.ids import NodeId
 from troth.identity.x509pop import LEEWAY, Vouchers
+from troth.operations.attestation import REJOIN_AFTER
 from troth.operations.call import ANONYMOUS, Caller
 from troth.store.records import format_serial
 from troth.wire.api.nodes import (
@@ -45,7 +45,7 @@ def prove(house: FakeHouse, machine: Machine, csr: bytes | None = None) -> Attes
 
 
 async def join(house: FakeHouse, machine: Machine) -> NodeCredential:
-    house.clock.advance(timedelta(milliseconds=1))  # no two proofs of one machine at one moment
+    house.clock.advance(REJOIN_AFTER)
     found: NodeCredential = await house.call("node.attest", prove(house, machine), ANONYMOUS)
     return found
 
@@ -133,6 +133,17 @@ async def test_a_machine_that_lost_its_data_comes_back_as_the_same_node(house: F
     assert (again.node_id, again.spiffe_id) == (first.node_id, first.spiffe_id)
     with pytest.raises(Denied, match="joined anew"):  # whoever has the old key is out
         await house.call("node.renew", RenewNode(csr=make_csr()), caller_of(first))
+
+
+@vouched
+async def test_a_machine_that_joins_in_a_loop_is_slowed_down(house: FakeHouse) -> None:
+    machine = MAKER.make("press 4")
+    await join(house, machine)
+    house.clock.advance(REJOIN_AFTER * 0.9)
+    with pytest.raises(Limited, match="Wait") as caught:
+        await house.call("node.attest", prove(house, machine), ANONYMOUS)
+    assert caught.value.retry_after == pytest.approx(1)
+    assert len(await house.events("node.attested")) == 1
 
 
 @vouched

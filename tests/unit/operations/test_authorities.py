@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -136,6 +137,22 @@ async def test_a_list_is_made_anew_when_old_or_changed_and_not_otherwise(house: 
     assert (await latest(house)).number == second.number + 1
     kept = await house.parts.store.read(lambda tx: tx.crls.find(second.authority_id, second.number))
     assert kept is None  # a newer one holds all that it held
+
+
+@in_house
+async def test_a_list_that_another_server_overtakes_is_given_up(house: FakeHouse) -> None:
+    first, loop = await latest(house), asyncio.get_running_loop()
+    house.clock.advance(timedelta(hours=1))
+
+    def overtake() -> None:
+        house.keystore.before_sign = None
+        asyncio.run_coroutine_threadsafe(house.publish(), loop).result(20)
+
+    house.keystore.before_sign = overtake
+    await house.publish()
+    assert (await latest(house)).number == first.number + 2
+    published = await house.events("crl.published")
+    assert published[-1].body["number"] == first.number + 2
 
 
 @in_house

@@ -439,3 +439,46 @@ async def test_enrolment_asks_for_a_way_that_is_known(house: FakeHouse) -> None:
     body = EnrollDevice(method="fax", evidence="x", csr=make_csr())
     with pytest.raises(Invalid, match="fax"):
         await house.call("device.enroll", body, AWAY)
+
+
+@in_house
+async def test_what_is_issued_together_is_journaled_apart_and_one_refusal_hurts_nobody(
+    house: FakeHouse,
+) -> None:
+    names = [f"sensor-{number}" for number in range(5)]
+    for name in names:
+        await register(house, name)
+    codes = await invite(house, *names)
+    refused = await enroll(house, codes[4])  # its code is used up by another key
+    callers = [replace(AWAY, source=f"192.0.2.{number}:1") for number in range(5)]
+    outcomes = await asyncio.gather(
+        *(enroll(house, c, caller=who) for c, who in zip(codes, callers, strict=True)),
+        return_exceptions=True,
+    )
+    assert [type(o) for o in outcomes] == [DeviceCredential] * 4 + [Refused]
+    issued = {e.subject: e for e in await house.events("certificate.issued")}
+    assert len(issued) == 5
+    for number in range(4):
+        event = issued[f"spiffe://example.org/sensor-{number}"]
+        assert (event.actor, event.body["source"]) == ("anonymous", f"192.0.2.{number}:1")
+    assert refused.identity == "sensor-4"
+
+
+@in_house
+async def test_a_keystore_that_is_away_fails_all_that_are_under_way_and_no_later_one(
+    house: FakeHouse,
+) -> None:
+    await register(house)
+    codes = await invite(house, *["sensor-1"] * 4)
+    csrs = [make_csr() for _ in codes]
+
+    def die() -> None:
+        raise OSError("the keystore is away")
+
+    house.keystore.before_sign = die
+    tries = [enroll(house, c, csr) for c, csr in zip(codes, csrs, strict=True)]
+    outcomes = await asyncio.gather(*tries, return_exceptions=True)
+    assert [type(o) for o in outcomes] == [Unavailable] * 4
+    house.keystore.before_sign = None
+    tries = [enroll(house, c, csr) for c, csr in zip(codes, csrs, strict=True)]
+    assert len({made.instance_id for made in await asyncio.gather(*tries)}) == 4

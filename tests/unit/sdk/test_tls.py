@@ -185,3 +185,15 @@ def test_only_a_troth_server_passes_for_one() -> None:
         Line(context, imposter).shake_hands()
     real = make_contexts(make_pair(ca, "/troth/server")).make_server(Door().admit)
     Line(context, real).shake_hands()
+
+
+def test_nobody_resumes_a_session() -> None:
+    ca = TinyCa()
+    contexts = make_contexts(make_pair(ca, "/web"))
+    door = Door()
+    line = Line(contexts.make_client(Door().admit), contexts.make_server(door.admit))
+    line.shake_hands()
+    assert line.send() == b"hello"
+    session = line.client.session
+    assert session is None or not session.has_ticket
+    assert not line.server.session_reused

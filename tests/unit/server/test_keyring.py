@@ -10,6 +10,7 @@ import pytest
 from troth.core.clock import SystemClock
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Unavailable
+from troth.drivers.keystores.file import Folder
 from troth.operations.installation import claim_local_node
 from troth.server.config import Config, load_config
 from troth.server.installation import read_installation
@@ -20,30 +21,42 @@ from troth.store.engine import open_store
 POSTGRES = "postgresql:///troth"
 
 
+class Shelf(Folder):
+    """A database's shelf that holds a keystore, or doesn't."""
+
+    def __init__(self, sealed: bool) -> None:
+        self._sealed = sealed
+
+    def get(self, name: str) -> bytes | None:
+        return b"sealed" if self._sealed else None
+
+
 def configure(data: Path, **variables: str) -> Config:
     return load_config(data=data, environ=variables)
 
 
 @pytest.mark.parametrize(
-    ("url", "files", "driver", "wanted"),
+    ("url", "files", "sealed", "driver", "wanted"),
     [
-        ("", False, "auto", "file"),
-        ("", True, "auto", "file"),
-        (POSTGRES, False, "auto", "database"),
-        (POSTGRES, True, "auto", "file"),
-        (POSTGRES, True, "database", "database"),
-        (POSTGRES, False, "file", "file"),
-        ("", False, "database", "database"),
+        ("", False, False, "auto", "file"),
+        ("", True, False, "auto", "file"),
+        ("", False, True, "auto", "database"),  # it came from a PostgreSQL
+        (POSTGRES, False, False, "auto", "database"),
+        (POSTGRES, True, False, "auto", "file"),
+        (POSTGRES, True, True, "database", "database"),
+        (POSTGRES, False, True, "file", "file"),
+        ("", False, False, "database", "database"),
     ],
 )
-def test_servers_on_one_postgresql_share_keys_unless_they_were_files(
-    tmp_path: Path, url: str, files: bool, driver: str, wanted: str
+def test_keys_stay_where_they_are_and_new_ones_are_shared_on_postgresql(
+    tmp_path: Path, url: str, files: bool, sealed: bool, driver: str, wanted: str
 ) -> None:
     if files:
         (tmp_path / "keys").mkdir()
         (tmp_path / "keys" / "keystore.seal").write_bytes(b"")
     environ = {"TROTH_KEYSTORE_DRIVER": driver} | ({"TROTH_DATABASE_URL": url} if url else {})
-    assert choose_driver(configure(tmp_path, **environ)) == wanted
+    config = configure(tmp_path, **environ)
+    assert choose_driver(config, Shelf(sealed)) == wanted
 
 
 def test_files_move_into_a_database_file_too_and_only_once(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from sqlalchemy import create_engine, event, text
 from tests.fakes.stores import NOW, make_event, make_instance, make_named, read, transact
 from troth.core.clock import VirtualClock
 from troth.core.errors import Internal, Refused
+from troth.identity.attendance import Phase
+from troth.identity.identity import State
 from troth.issuance.authorities import Use
 from troth.store import schema
 from troth.store.engine import Transaction, open_store
@@ -84,6 +86,32 @@ def test_migrating_a_database_with_data_again_changes_nothing(tmp_path):
     again = _open(tmp_path)
     assert read(again, lambda tx: tx.identities.get(identity.id)) == identity
     again.close()
+
+
+def test_identities_from_before_templates_are_of_none(tmp_path):
+    database = SqliteFile(tmp_path / "troth.db")
+    database.create()
+    link = database.begin_migration()
+    schema.upgrade_connection(link.connection, "0001")
+    link.connection.commit()
+    link.close()
+    columns = "id, name, spiffe_id, kind, owner, purpose, environment, labels, selectors, nodes"
+    rest = "dns_names, x509_ttl, jwt_ttl, hint, expires_at, state, state_reason, managed, revision"
+    raw = sqlite3.connect(tmp_path / "troth.db")
+    raw.execute(
+        f"INSERT INTO identities ({columns}, {rest}, created_at, updated_at) VALUES ("
+        "'idn_1', 'api', 'spiffe://example.org/api', 'service', 'o', 'p', 'prod', '{}', "
+        "'[\"unix:uid:7\"]', '[\"local\"]', '[]', 1, 1, '', 9, 'active', '', 1, 1, 1, 1)"
+    )
+    raw.commit()
+    raw.close()
+    store = _open(tmp_path)
+    (identity,) = read(store, lambda tx: tx.identities.page())
+    assert (identity.name, identity.template) == ("api", "")
+    assert read(store, lambda tx: tx.identities.count_of_template("api")) == 0
+    due = read(store, lambda tx: tx.identities.due_to_expire(NOW, 9))
+    assert [one.name for one in due] == ["api"]
+    store.close()
 
 
 def test_a_database_at_head_doesnt_load_the_migration_tool(tmp_path):
@@ -173,6 +201,19 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
         tx.identities.page(after="a")
         tx.identities.for_node("local")
         tx.identities.due_to_expire(NOW, 9)
+        tx.identities.count_of_template("batch")
+        tx.identities.page(template="batch")
+        tx.identities.page(unattended_since=NOW)
+        tx.identities.find_intruder("spiffe://example.org/batch", "batch", "batch")
+        tx.identities.list_held_on("local", [State.QUARANTINED, State.SUSPENDED])
+        tx.templates.find("batch")
+        tx.templates.find_owner(frozenset({"/a", "/b"}))
+        tx.sightings.find("idn_api")
+        tx.sightings.find_latest("batch", "ab")
+        tx.sightings.due(NOW, 9)
+        tx.sightings.count_since("nod_1", NOW)
+        tx.sightings.count_in(Phase.EXPIRED)
+        tx.sightings.list_in(Phase.EXPIRED, 9)
         tx.instances.upsert(make_instance())
         tx.instances.touch(["ins_1"], NOW)
         tx.instances.locked_for_node("nod_1")

@@ -51,7 +51,10 @@ def start_troth(scene: Scene, step: Step) -> None:
     )
     if not scene.stage.users:
         tell.say(WEAKER)
-    step.facts.update(seconds_to_ready=round(seconds, 3), users=scene.stage.users)
+    engine = "sqlite" if scene.cluster is None else "postgresql"
+    if scene.cluster is not None:
+        tell.say(f"Its state is in a PostgreSQL of its own, pid {scene.cluster.pid}.")
+    step.facts.update(seconds_to_ready=round(seconds, 3), users=scene.stage.users, database=engine)
 
 
 def apply_identities(scene: Scene, step: Step) -> None:

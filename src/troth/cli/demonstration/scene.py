@@ -18,6 +18,7 @@ import httpx
 
 from troth.cli.demonstration.envoys import EnvoyAdmin
 from troth.cli.demonstration.narration import Narrator
+from troth.cli.demonstration.postgres import Cluster, start_cluster
 from troth.cli.demonstration.processes import PATIENCE, Company, Process, make_environment
 from troth.cli.demonstration.proxies import Egress, Ingress, render_bootstrap
 from troth.cli.demonstration.stage import Actor, Stage, describe_python_path
@@ -54,6 +55,8 @@ class Scene:
         self.processes: dict[str, Process] = {}
         self.envoys: dict[str, EnvoyAdmin] = {}
         self.notes: dict[str, Any] = {}
+        self.cluster: Cluster | None = None
+        self._database: tuple[str, ...] = ()
         self._ports = (0, 0)
         self._agent = -1
 
@@ -92,6 +95,13 @@ class Scene:
 
     # The server and its agent
 
+    def start_database(self) -> None:
+        """Start a PostgreSQL for the server; without, it has an SQLite file in its directory."""
+        directory = self.data / "postgresql"
+        directory.mkdir()
+        self.cluster = start_cluster(directory)
+        self._database = ("--database", self.cluster.make_database("troth"))
+
     def start_server(self) -> float:
         """Start `troth up` and wait until it is ready; returns the seconds that took."""
         for _ in range(PORT_TRIES):
@@ -104,6 +114,7 @@ class Scene:
                     *(sys.executable, "-P", "-m", "troth", "up"),
                     *("--data", self.data, "--listen", f"{LISTEN}:{self._ports[0]}"),
                     *("--trust-domain", TRUST_DOMAIN),
+                    *self._database,
                 ],
                 {"TROTH_LISTEN_MUTUAL": f"{LISTEN}:{self._ports[1]}"},
             )
@@ -252,6 +263,8 @@ class Scene:
         if self._agent >= 0:
             os.close(self._agent)
             self._agent = -1
+        if self.cluster is not None and not kept:
+            self.cluster.stop()
 
     def _stop_agent(self) -> None:
         """The server ends its agent; one that outlived a killed server is ended here."""

@@ -48,6 +48,7 @@ class MoveIdentity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class ListIdentities(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """List identities by name; `after` is the last name of the page before.
 
+    `unattended` leaves those that nobody uses, `template` those that the template made.
     `living` leaves the retired out. `order` is ``name``, or ``attention``: what is cut off first,
     then what was seen last, living ones alone and one page at most.
     """
@@ -55,6 +56,8 @@ class ListIdentities(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     state: str | None = None
     kind: str | None = None
     text: str | None = None
+    template: str | None = None
+    unattended: bool = False
     after: str | None = None
     limit: Limit = 100
     living: bool = False
@@ -87,6 +90,7 @@ class IdentityView(Struct, frozen=True, kw_only=True):
     updated_at: datetime
     last_seen: datetime | None = None
     instances: int = 0
+    template: str = ""
 
 
 class IdentityPage(Struct, frozen=True, kw_only=True):

@@ -108,6 +108,14 @@ class Entry(Struct, frozen=True, kw_only=True):
     hint: str
     revision: int
     expires_at: datetime
+    template: str = ""
+
+
+class TemplateEntry(Struct, frozen=True, kw_only=True):
+    """One template that holds on the node: its name, and the patterns that must all fit."""
+
+    name: str
+    match: list[str]
 
 
 class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="snapshot"):
@@ -132,6 +140,7 @@ class NodeSnapshot(Struct, frozen=True, kw_only=True, tag_field="message", tag="
     cut_off: list[str] = []
     tainted: list[str] = []
     spread: int = 0
+    templates: list[TemplateEntry] = []
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="message", tag="heartbeat"):

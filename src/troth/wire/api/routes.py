@@ -28,6 +28,7 @@ from troth.wire.api import (
     readmission,
     revocations,
     status,
+    templates,
 )
 from troth.wire.api.faults import explain_fault
 
@@ -109,6 +110,22 @@ ROUTES: tuple[Route, ...] = (
         "Show one identity.",
     ),
     *_moves(),
+    _r(
+        "identity.sight",
+        "POST",
+        "/v1/sightings",
+        templates.SightWorkload,
+        templates.SightedWorkload,
+        "Ask for the identity of a workload that the calling node met for the first time.",
+    ),
+    _r(
+        "template.ls",
+        "GET",
+        "/v1/templates",
+        templates.ListTemplates,
+        templates.TemplateList,
+        "List templates: who gets an identity at first sight.",
+    ),
     _r(
         "instance.ls",
         "GET",

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.unit.server.http.stage import AGENT, Authority, Stage, in_loop, open_stage
+from troth.core.errors import Limited, TrothError, Unavailable
 
 REPORT = "/v1/nodes/report"
 
@@ -170,3 +171,21 @@ async def get_in(stage: Stage, credential, folder: Path) -> bool:
         return (await client.post(REPORT, json={})).status_code == 200
     except httpx.TransportError:
         return False
+
+
+@in_loop
+async def test_who_is_sent_away_is_told_for_how_long(tmp_path: Path):
+    async with open_stage(tmp_path) as stage:
+        client = await stage.node_client(stage.authority.issue(AGENT), tmp_path)
+        for error, status, seconds in (
+            (Unavailable("Many ask at once.", 7.2), 503, "8"),
+            (Limited("Too much.", 0.1), 429, "1"),
+            (Unavailable("Away."), 503, "1"),
+        ):
+
+            async def refuse(call: object, error: TrothError = error) -> None:
+                raise error
+
+            stage.operations.answer = refuse
+            answer = await client.post(REPORT, json={})
+            assert (answer.status_code, answer.headers["retry-after"]) == (status, seconds)

@@ -1,0 +1,101 @@
+"""What a hostile or broken server can tell a service: every byte of ``revocation.follow``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+import msgspec
+from hypothesis import strategies as st
+
+from tests.fuzz.agent import open_loop
+from tests.fuzz.api import chop
+from tests.fuzz.harness import check_refusal, fuzz
+from tests.fuzz.mutations import json_documents
+from troth.core.clock import VirtualClock
+from troth.core.errors import TrothError
+from troth.live.revocations import MAX_LEASE, Revocations
+from troth.sdk.stream import _Connection
+from troth.wire.api.nodes import StreamEnd
+from troth.wire.api.revocations import (
+    FollowRevocations,
+    RevocationChange,
+    RevocationHeartbeat,
+    RevocationSnapshot,
+)
+
+WEB = "spiffe://example.org/web"
+_MESSAGES = [
+    msgspec.to_builtins(message)
+    for message in (
+        RevocationSnapshot(
+            epoch=7,
+            mark="aa",
+            as_of=-0.5,
+            lease=15.0,
+            trust_domain="example.org",
+            cut_off={WEB: "quarantined"},
+            revoked={"0a": 1_800_000_000},
+            distrusted={"ff": 1_800_000_000},
+        ),
+        RevocationChange(since=7, epoch=9, mark="bb", as_of=1.0, lease=15.0, restored=[WEB]),
+        RevocationHeartbeat(epoch=9, mark="bb", as_of=2.0),
+        StreamEnd(code="unavailable", detail="Restarting.", retryable=True),
+    )
+]
+_LINES = st.lists(json_documents(*_MESSAGES), max_size=4).map(
+    lambda lines: b"".join(line + b"\n" for line in lines)
+)
+_HEADS = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n",
+        b"HTTP/1.1 403 Forbidden\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    ]
+)
+
+
+def _answer(head: bytes, body: bytes) -> bytes:
+    chunked = b"chunked" in head and bool(body)
+    return head + (b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
+
+
+_ANSWERS = st.builds(_answer, _HEADS, _LINES) | st.builds(_answer, _HEADS, st.binary())
+
+
+class _Writer:
+    def write(self, data: bytes) -> None:
+        assert data.startswith(b"GET /v1/revocations/follow")
+
+
+@fuzz(st.tuples(_ANSWERS | st.binary(), st.lists(st.integers(0, 500), max_size=3)), stage=open_loop)
+def fuzz_revocations(found: tuple[bytes, list[int]], runner: asyncio.Runner) -> None:
+    clock = VirtualClock()
+    known = Revocations(clock)
+    runner.run(_follow(known, *found))
+    objections = known.find_objections(WEB, "0a", "ff")
+    assert all(isinstance(reason, str) for reason in objections)
+    assert known.lease <= MAX_LEASE
+    assert known.age >= 0
+    if known.epoch == 0 and not known.trust_domain:
+        assert objections  # nothing was understood, so nobody is accepted
+
+
+async def _follow(known: Revocations, data: bytes, cuts: list[int]) -> None:
+    reader = asyncio.StreamReader()
+    for piece in chop(data, cuts):
+        reader.feed_data(piece)
+    reader.feed_eof()
+    writer: Any = _Writer()
+    connection = _Connection("https://localhost:8444", reader, writer)
+    try:
+        async for value in connection.follow("revocation.follow", FollowRevocations()):
+            known.take(value, 0.0)
+    except TrothError as error:
+        check_refusal(error, internal=True)
+    except h11.ProtocolError:
+        pass  # what `follow` tells as `Unreachable`

@@ -137,17 +137,20 @@ def test_a_collector_that_is_away_stops_nobody_and_is_told_once(collector: Colle
         for _ in range(3 * QUEUE):
             with tracer.span("many"):
                 pass
-        done = threading.Event()
-        closing = threading.Thread(target=lambda: (tracer.close(), done.set()))
+        closing = threading.Thread(target=tracer.close)
         closing.start()
-        assert done.wait(10), "closing waits for nobody"
-        closing.join()
+        closing.join(10)
+        assert not closing.is_alive(), "closing waits for nobody"
     told = [entry for entry in logs if entry["event"] == "telemetry.not_exported"]
     assert [entry["reason"] for entry in told] == ["it answered 503"]
 
 
 def test_the_log_says_when_the_collector_is_back_and_what_was_lost():
-    answers = [httpx.Response(500), httpx.ConnectError("away"), httpx.Response(200)]
+    answers: list[httpx.Response | Exception] = [
+        httpx.Response(500),
+        httpx.ConnectError("away"),
+        httpx.Response(200),
+    ]
 
     def answer(request: httpx.Request) -> httpx.Response:
         found = answers.pop(0)

@@ -19,7 +19,7 @@ from troth.cli.words import count_noun
 from troth.core.errors import Invalid, TrothError
 from troth.identity.manifest import ManifestSet, parse_manifests
 from troth.identity.problem import Limits, Problem, Severity
-from troth.identity.schema import identity_schema
+from troth.identity.schema import manifest_schema
 from troth.wire.api import manifests
 from troth.wire.yaml import MAX_BYTES, Document, load_documents
 
@@ -73,7 +73,7 @@ def schema(terminal: Terminal) -> None:
 
     `troth check` says more: a schema can't know what is there already, or what time it is.
     """
-    value = identity_schema(Limits())
+    value = manifest_schema(Limits())
     terminal.show(value, lambda: [msgspec.json.format(msgspec.json.encode(value)).decode()])
 
 

@@ -26,6 +26,17 @@ def template_schema(limits: Limits | None = None) -> dict[str, Any]:
     return _render_kind(TEMPLATE, TEMPLATE_SPEC, limits)
 
 
+def manifest_schema(limits: Limits | None = None) -> dict[str, Any]:
+    """The JSON Schema of one manifest of any kind."""
+    kinds = (identity_schema(limits), template_schema(limits))
+    return {
+        "$schema": DIALECT,
+        "$id": "urn:troth:schema:v1:manifest",
+        "title": "troth manifest",
+        "oneOf": [{k: v for k, v in kind.items() if k != "$schema"} for kind in kinds],
+    }
+
+
 def _render_kind(kind: str, spec: tuple[Field, ...], limits: Limits | None) -> dict[str, Any]:
     ceilings = limits if limits is not None else Limits()
     return {

@@ -130,14 +130,12 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "authority.taint": TaintAuthority(p.store, p.clock),
         "authority.revoke": RevokeAuthority(p.store, p.clock),
         "journal.ls": ListJournal(p.store),
-        "status.show": ShowStatus(
-            p.store,
-            p.snapshot,
-            p.publication,
-            p.clock,
-            About(p.trust_domain, p.started_at, p.lease, p.usage),
-        ),
+        "status.show": ShowStatus(p.store, p.snapshot, p.publication, p.clock, _describe(p)),
     }
+
+
+def _describe(p: Parts) -> About:
+    return About(p.trust_domain, p.started_at, p.lease, p.usage)
 
 
 def list_subscriptions(p: Parts) -> Mapping[str, Subscription]:

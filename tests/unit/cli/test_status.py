@@ -118,3 +118,16 @@ def test_quantiles(share: float, counts: list[int], total: int, seconds: float |
     assert find_quantile(share, [0.01, 0.1], counts, total) == (
         seconds if seconds is None else pytest.approx(seconds)
     )
+
+
+def test_the_schema_of_manifests_is_printed_for_editors(run: Run) -> None:
+    result = run("schema")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["$schema"].endswith("2020-12/schema")
+    kinds = {kind["properties"]["kind"]["const"]: kind for kind in found["oneOf"]}
+    assert set(kinds) == {"Identity", "Template"}
+    spec = kinds["Identity"]["properties"]["spec"]
+    assert {"owner", "purpose", "selectors"} <= spec["properties"].keys()
+    assert all(field["description"] for field in spec["properties"].values())
+    assert json.loads(run("schema", "--json").stdout) == found

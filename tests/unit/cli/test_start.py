@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from tests.unit.cli.conftest import Run
 from troth.agent import main as agent_main
+from troth.agent.machine import Machine
 from troth.agent.node import AgentSettings
 from troth.agent.reload import CommandReload, SignalReload
 from troth.cli import agent as agent_module
@@ -54,6 +55,22 @@ def test_the_agent_s_settings(data: Path, started: list[AgentSettings], run: Run
         socket_path=data / "agent.sock",
         join_token="tok",
     )
+
+
+def test_an_agent_with_the_machines_certificate_and_no_cache(
+    started: list[AgentSettings], run: Run
+) -> None:
+    result = run(*LINE, "--x509pop", "/etc/device.pem", "/etc/device.key", "--no-cache")
+    assert result.exit_code == 0, result.output
+    [settings] = started
+    assert settings.machine == Machine(Path("/etc/device.pem"), Path("/etc/device.key"))
+    assert settings.join_token is None
+    assert not settings.keep_cache
+    for wrong in (
+        ["--x509pop", "/etc/device.pem"],
+        ["--x509pop", "a", "b", "--join-token", "@token"],
+    ):
+        assert run(*LINE, *wrong).exit_code == 2
 
 
 def test_the_agent_as_json(data: Path, started: list[AgentSettings], run: Run) -> None:

@@ -31,6 +31,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -80,7 +81,7 @@ def main() -> None:
         run_server(pinned=False, database=database) as one,
         run_server(agent=True, pinned=False, database=database, keys=one.folder / "keys") as two,
     ):
-        two.register("edge", selectors=[f"unix:uid:{os.getuid()}"], nodes=["local"])
+        two.register("edge", selectors=[f"unix:uid:{os.getuid()}"], nodes=["*"])
         victims = make_victims(two, COUNT + WARM_UP)
         print(f"{len(victims)} certificates issued", file=sys.stderr)
         reference = measure_notify(database)
@@ -116,7 +117,7 @@ def quarantine_all(
         for number, victim in enumerate(victims):
             round_ = Round(two, guard, port, victim)
             request = MoveIdentity(name=victim.name, reason="a benchmark cuts off")
-            found = round_.run(lambda call=request: admin.call("identity.quarantine", call))
+            found = round_.run(partial(admin.call, "identity.quarantine", request))
             if number < WARM_UP:
                 continue
             for place, seconds in found.items():
@@ -144,7 +145,7 @@ class Round:
         context.load_cert_chain(self._victim.pem)
         context.check_hostname = False
         with httpx.Client(base_url=self._two.mutual, verify=context, trust_env=False) as client:
-            looks = {
+            looks: dict[str, Callable[[], bool]] = {
                 "server": lambda: client.get("/v1/status").status_code == 401,
                 "sdk": lambda: not self._guard.check(self._victim.certificate).allowed,
                 "envoy": lambda: not self._shake_hands(context),

@@ -89,8 +89,7 @@ def check_reading(troth: Server, authority: str) -> None:
 def check_refusal(troth: Server) -> str:
     """Registering until it is refused; the refusal's words. It is a problem document of 503."""
     with pytest.raises(Unavailable) as refusal:
-        for number in range(MANY):
-            troth.register(f"filling-{number}", "unix:uid:1001")
+        register_many(troth)
     transport = httpx.HTTPTransport(uds=str(troth.data / "admin.sock"))
     with httpx.Client(transport=transport, base_url="http://localhost", timeout=40) as client:
         body = {"name": "refused", "kind": "service", "owner": "o@example.org", "purpose": "p"}
@@ -100,6 +99,11 @@ def check_refusal(troth: Server) -> str:
     assert answer.headers["retry-after"]
     assert answer.json()["code"] == "unavailable"
     return refusal.value.detail
+
+
+def register_many(troth: Server) -> None:
+    for number in range(MANY):
+        troth.register(f"filling-{number}", "unix:uid:1001")
 
 
 def check_resumption(troth: Server) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from troth.core.errors import Conflict, Invalid, Refused
-from troth.store.database import Database, Link
+from troth.store.database import Database
 from troth.store.rows import (
     fits,
     list_shapes,
@@ -50,7 +50,7 @@ def export_database(
     or one that somebody else uses and that must be `alone`.
     """
     try:
-        link = database.begin_alone() if alone else _begin_read(database)
+        link = database.begin_copy(alone=alone)
         try:
             yield from _export(link.connection, made_at, keys)
         finally:
@@ -60,16 +60,6 @@ def export_database(
         if known is error:
             raise
         raise known from error
-
-
-def _begin_read(database: Database) -> Link:
-    link = database.open_link(read_only=True)
-    try:
-        link.begin_read()
-    except BaseException:  # whatever it was, the connection must not leak
-        link.close()
-        raise
-    return link
 
 
 def _export(

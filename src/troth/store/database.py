@@ -61,9 +61,9 @@ class Database(Protocol):
         """A connection in a transaction that no other migration shares."""
         ...
 
-    def begin_alone(self) -> Link:
-        """A connection for reading that has the database for itself until it is closed; `Refused`
-        while somebody else uses it."""
+    def begin_copy(self, *, alone: bool) -> Link:
+        """A connection in a read that may take long; `alone` it has the database for itself until
+        it is closed, and is `Refused` while somebody else uses that."""
         ...
 
     def explain_error(self, error: BaseException, *, reading: bool = False) -> TrothError | None:

@@ -56,6 +56,8 @@ _BEGIN = {
     "SET LOCAL idle_in_transaction_session_timeout = '3s'",
     "read": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
 }
+# For migrations and copies; the connection ends with them.
+_UNHURRIED = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
 _OTHERS = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
@@ -261,21 +263,23 @@ class PostgresServer:
         try:
             link.begin_locked()
             link.connection.exec_driver_sql("SET LOCAL lock_timeout = '10min'")
-            link.connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            link.connection.exec_driver_sql(_UNHURRIED)
             link.connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
         except BaseException:  # whatever it was, the connection must not leak
             link.close()
             raise
         return link
 
-    def begin_alone(self) -> PostgresLink:
-        """A connection in a read that no migration shares; `Refused` while a server is there."""
+    def begin_copy(self, *, alone: bool) -> PostgresLink:
+        """A connection in a read; `alone` no migration shares it, and no server may be there."""
         link = self.open_link()
         try:
-            link.begin_read()
             execute = link.connection.exec_driver_sql
-            execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
-            if execute(_OTHERS).scalar():
+            execute(_UNHURRIED)
+            link.begin_read()
+            if alone:
+                execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+            if alone and execute(_OTHERS).scalar():
                 raise Refused(
                     "Others are connected to the database as the same user. Stop every server on "
                     "it first: what they would write meanwhile would be lost."

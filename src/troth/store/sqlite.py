@@ -200,12 +200,15 @@ class SqliteFile:
             raise
         return link
 
-    def begin_alone(self) -> Link:
-        """A connection in a transaction that keeps everybody else out of the file."""
+    def begin_copy(self, *, alone: bool) -> Link:
+        """A connection in a read; `alone` it keeps everybody else out of the file."""
         if not self._path.exists():
             raise Invalid(f"There is no database {self._path}. Look at its URL.")
-        link = self.open_link()
+        link = self.open_link(read_only=not alone)
         try:
+            if not alone:
+                link.begin_read()
+                return link
             # In this mode the lock is only got while nobody else has the file open, idle or not
             # (sqlite.org/wal.html, section 6).
             link.connection.exec_driver_sql("PRAGMA locking_mode = EXCLUSIVE")

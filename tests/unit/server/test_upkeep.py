@@ -211,7 +211,7 @@ def test_a_backup_is_never_overwritten_nor_left_half_done(tmp_path: Path) -> Non
     config = configure(tmp_path / "data")
     out = tmp_path / "backups"
     out.mkdir()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Invalid, match="There is no database"):
         save(config, clock, out)
     assert list(out.iterdir()) == []
     serve(config, clock, read_keys)

@@ -14,6 +14,7 @@ from sqlalchemy import create_engine, event, text
 from tests.fakes.stores import NOW, make_event, make_instance, make_named, read, transact
 from troth.core.clock import VirtualClock
 from troth.core.errors import Internal, Refused
+from troth.identity.identity import State
 from troth.issuance.authorities import Use
 from troth.store import schema
 from troth.store.engine import Transaction, open_store
@@ -171,6 +172,9 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
         tx.identities.add(make_named("api"))
         tx.identities.find_named("api")
         tx.identities.page(after="a")
+        tx.identities.page(state=State.ACTIVE, after="a")
+        tx.identities.list_retired_since(NOW)
+        tx.identities.list_named(["api"])
         tx.identities.for_node("local")
         tx.identities.due_to_expire(NOW, 9)
         tx.instances.upsert(make_instance())
@@ -215,6 +219,8 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
     database = sqlite3.connect(tmp_path / "troth.db")
     for statement, values in seen:
         plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
-        whole = [step for step in plan if step.startswith("SCAN") and " INDEX " not in step]
+        # What a bounded subquery gives is read as a whole, and that is what it is for.
+        steps = [step for step in plan if not re.match(r"SCAN (anon_|\(subquery)", step)]
+        whole = [step for step in steps if step.startswith("SCAN") and " INDEX " not in step]
         assert not whole, (statement, plan)
     database.close()

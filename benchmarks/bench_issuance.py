@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import msgspec
@@ -31,6 +33,7 @@ from benchmarks.installation import (
     run_together,
 )
 from benchmarks.report import print_rates, say
+from tests.fakes.postgres import start_cluster
 from troth.wire.api.certificates import (
     CertificateRequest,
     InstanceClaim,
@@ -47,41 +50,78 @@ RATIO = 0.30
 ROUTE = "/v1/certificates/issue"
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Runs on one database: certificates a second, the library alone beside each, and the
+    server's share of its core and microseconds for each certificate."""
+
+    rates: list[float]
+    references: list[float]
+    shares: list[float]
+    costs: list[float]
+
+
 def main() -> None:
     """Measure, and print one JSON object as the last line."""
     csrs = [make_csr() for _ in range(BATCH)]
-    rates, shares, costs = [], [], []
-    references = [measure_reference(csrs)]
-    with run_server() as server:
-        leave_server_cores()
-        ids = [server.register(f"bench-{number}").id for number in range(IDENTITIES)]
-        clients = [server.join()]
-        clients += [clients[0]] * (CONNECTIONS - 1)  # its pool opens a connection for each thread
-        bodies = [make_body(csrs, ids, number) for number in range(CONNECTIONS)]
-        run_together(CONNECTIONS, lambda n: issue(clients[n], bodies[n], 1))
-        for number in range(RUNS):
-            before = server.measure_cpu()
-            seconds = run_together(CONNECTIONS, lambda n: issue(clients[n], bodies[n], BATCHES))
-            rates.append(CONNECTIONS * BATCHES * BATCH / seconds)
-            used = server.measure_cpu() - before
-            shares.append(used / seconds)
-            costs.append(used * 1e6 / (CONNECTIONS * BATCHES * BATCH))
-            references.append(measure_reference(csrs))
-            say(f"run {number + 1}: {rates[-1]:.0f} a second, reference {references[-1]:.0f}")
-        clients[0].close()
+    measured = measure(csrs, "")
     print_rates(
         "issuance",
-        rates,
-        references,
+        measured.rates,
+        measured.references,
         least=RATIO,
         reference_is="cryptography alone on one core: CSR parse, verify, build, sign",
         database="SQLite, one fsync a commit at least, before the answer",
         batch=BATCH,
         connections=CONNECTIONS,
         identities=IDENTITIES,
-        server_cpu_us_each=round(statistics.median(costs), 1),
-        server_core_share=round(statistics.median(shares), 2),
+        server_cpu_us_each=round(statistics.median(measured.costs), 1),
+        server_core_share=round(statistics.median(measured.shares), 2),
+        postgresql=measure_postgresql(csrs),
     )
+
+
+def measure_postgresql(csrs: list[bytes]) -> dict[str, Any] | None:
+    """The same on a PostgreSQL server on the other cores; None where it isn't installed."""
+    cluster = start_cluster()
+    if cluster is None:
+        return None
+    try:
+        measured = measure(csrs, cluster.create_database())
+    finally:
+        cluster.remove()
+    value = statistics.median(measured.rates)
+    return {
+        "value": round(value, 1),
+        "ratio": round(value / statistics.median(measured.references), 4),
+        "runs": [round(rate, 1) for rate in measured.rates],
+        "server_cpu_us_each": round(statistics.median(measured.costs), 1),
+        "server_core_share": round(statistics.median(measured.shares), 2),
+    }
+
+
+def measure(csrs: list[bytes], database: str) -> Measured:
+    """Issue on a server of its own, on the database at that URL or on SQLite."""
+    rates: list[float] = []
+    shares: list[float] = []
+    costs: list[float] = []
+    references = [measure_reference(csrs)]
+    with run_server(database=database) as server:
+        leave_server_cores()
+        ids = [server.register(f"bench-{number}").id for number in range(IDENTITIES)]
+        bodies = [make_body(csrs, ids, number) for number in range(CONNECTIONS)]
+        with server.join() as client:  # its pool opens a connection for each thread
+            run_together(CONNECTIONS, lambda n: issue(client, bodies[n], 1))
+            for number in range(RUNS):
+                before = server.measure_cpu()
+                seconds = run_together(CONNECTIONS, lambda n: issue(client, bodies[n], BATCHES))
+                rates.append(CONNECTIONS * BATCHES * BATCH / seconds)
+                used = server.measure_cpu() - before
+                shares.append(used / seconds)
+                costs.append(used * 1e6 / (CONNECTIONS * BATCHES * BATCH))
+                references.append(measure_reference(csrs))
+                say(f"run {number + 1}: {rates[-1]:.0f} a second, reference {references[-1]:.0f}")
+    return Measured(rates, references, shares, costs)
 
 
 def make_body(csrs: list[bytes], ids: list[str], number: int) -> bytes:

@@ -25,7 +25,7 @@ from cryptography import x509
 from google.protobuf import struct_pb2
 from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
 
-from benchmarks.installation import Installation, run_server
+from benchmarks.installation import Installation, run_server, weigh
 from benchmarks.report import print_result, say
 from troth.issuance.der import read_signer
 from troth.wire.api.authorities import (
@@ -161,14 +161,6 @@ def measure_tokens(holders: list[Holder], *, fresh: bool) -> float:
         holder.ask("tokens", fresh)
     seconds: float = max(holder.hear() for holder in holders)
     return PROCESSES * JWT_CALLS / seconds
-
-
-def weigh(pid: int) -> int:
-    """Resident bytes of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"process {pid} has no resident memory")
 
 
 def hold(socket: str, line: Connection) -> None:

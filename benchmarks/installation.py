@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +41,40 @@ SELECTOR = "unix:uid:1001"
 SERVER_CORES = {0}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Installation:
-    """A running server: its process, directory and mutual-TLS address."""
+    """A running server: its process, directory, ports, and how it was started."""
 
     process: subprocess.Popen[bytes]
     folder: Path
-    mutual: str
-    public: str = ""
+    ports: tuple[int, int]
+    command: Sequence[str]
+    cores: set[int]
+
+    @property
+    def mutual(self) -> str:
+        """The address that wants a client's certificate."""
+        return f"https://localhost:{self.ports[1]}"
+
+    @property
+    def public(self) -> str:
+        """The address for anybody."""
+        return f"https://localhost:{self.ports[0]}"
+
+    def restart(self) -> float:
+        """Stop the server and start it on what it left; seconds until it is ready again."""
+        self.stop()
+        for name in ("ca.pem", "admin.sock"):
+            (self.folder / name).unlink(missing_ok=True)
+        began = time.perf_counter()
+        self.process = _start(self.command, self.folder, self.cores)
+        _wait_ready(self.process, f"https://localhost:{self.ports[0]}", self.folder, agent=False)
+        return time.perf_counter() - began
+
+    def stop(self) -> None:
+        """End the server, in order."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(PATIENCE)
 
     def open_admin(self) -> ApiClient:
         """The API over the admin socket; close it."""
@@ -71,15 +97,15 @@ class Installation:
             )
         return view
 
-    def join(self) -> httpx.Client:
-        """Attest the node `bench` by a join token; a client that shows its certificate."""
+    def join(self, node: str = "bench") -> httpx.Client:
+        """Attest a node by a join token; a client that shows its certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         with self.open_admin() as admin:
-            token = admin.call("token.join", CreateJoinToken(node="bench")).token
+            token = admin.call("token.join", CreateJoinToken(node=node)).token
             credential = admin.call(
                 "node.attest", AttestNode(method="join_token", evidence=token, csr=make_csr(key))
             )
-        pem = self.folder / "bench.pem"
+        pem = self.folder / f"{node}.pem"
         chain = b"".join(
             x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
             for der in credential.chain
@@ -120,31 +146,29 @@ def run_server(
             "[limits]\nnode_credentials_per_second = 1000000\n"  # one node stands for many
         )
         settings.chmod(0o600)
-        environment = {key: text for key, text in os.environ.items() if "TROTH" not in key}
-        if database:
-            environment["TROTH_DATABASE_URL"] = database
         if keys is not None:
             shutil.copytree(keys, folder / "keys")
-        with (folder / "server.log").open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", "troth", "--json", "up", "--data", name),
-                    *("--listen", f"localhost:{public}", "--agent" if agent else "--no-agent"),
-                ],
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-                preexec_fn=_take_server_cores if pinned else None,
-            )
+        command = [
+            *(sys.executable, "-P", "-m", "troth", "--json", "up", "--data", name),
+            *("--listen", f"localhost:{public}", "--agent" if agent else "--no-agent"),
+            *(("--database", database) if database else ()),
+        ]
+        cores = SERVER_CORES if pinned else os.sched_getaffinity(0)
+        process = _start(command, folder, cores)
+        server = Installation(process, folder, (public, mutual), command, cores)
         try:
             _wait_ready(process, f"https://localhost:{public}", folder, agent)
-            yield Installation(
-                process, folder, f"https://localhost:{mutual}", f"https://localhost:{public}"
-            )
+            yield server
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE)
+            server.stop()
+
+
+def weigh(pid: int) -> int:
+    """Resident bytes of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"process {pid} has no resident memory")
 
 
 def leave_server_cores() -> None:
@@ -206,8 +230,17 @@ def load_key(public_key: bytes) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def _take_server_cores() -> None:
-    os.sched_setaffinity(0, SERVER_CORES)
+def _start(command: Sequence[str], folder: Path, cores: set[int]) -> subprocess.Popen[bytes]:
+    environment = {key: text for key, text in os.environ.items() if "TROTH" not in key}
+    with (folder / "server.log").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
 
 
 def _wait_ready(process: subprocess.Popen[bytes], url: str, folder: Path, agent: bool) -> None:

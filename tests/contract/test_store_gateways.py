@@ -190,7 +190,10 @@ def test_managed_due_and_counted(store):
     def names(function):
         return [i.name for i in read(store, function)]
 
-    assert names(lambda tx: tx.identities.all_managed()) == ["a", "c"]
+    assert names(lambda tx: tx.identities.list_managed(without=(), limit=None)) == ["a", "c"]
+    assert names(lambda tx: tx.identities.list_managed(without=(), limit=1)) == ["a"]
+    assert names(lambda tx: tx.identities.list_managed(without={"a"}, limit=9)) == ["c"]
+    assert names(lambda tx: tx.identities.list_named(["b", "a", "nobody"])) == ["a", "b"]
     assert names(lambda tx: tx.identities.due_to_expire(NOW, 10)) == ["b", "a"]
     assert names(lambda tx: tx.identities.due_to_expire(NOW, 1)) == ["b"]
     counts = read(store, lambda tx: tx.identities.count_by_state())

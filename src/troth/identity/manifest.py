@@ -86,16 +86,22 @@ def parse_manifests(
     read: list[tuple[Node, IdentitySpec]] = []
     templates: list[tuple[Node, Template]] = []
     remaining = iter(documents)
+    errors = 0
     for document in islice(remaining, limits.documents):
+        before = len(problems)
         node = Node(document.value, (), document, limits, now, problems)
         parsed = _parse_document(node)
         if isinstance(parsed, Template):
             templates.append((node, parsed))
         elif parsed is not None:
             read.append((node, parsed))
-        if len(problems) >= MAX_PROBLEMS:
+        errors += sum(problem.severity is Severity.ERROR for problem in problems[before:])
+        if errors >= MAX_PROBLEMS:
             node.error(f"more than {MAX_PROBLEMS:,} problems; mend these first.")
             return ManifestSet((), tuple(problems))
+        if not errors and before >= MAX_PROBLEMS:
+            # Thousands of manifests may have a warning each: enough are told, none refuses them.
+            del problems[before:]
     if (extra := next(remaining, None)) is not None:
         Node(extra.value, (), extra, limits, now, problems).error(
             f"more than {limits.documents:,} documents in one go; apply them in parts."

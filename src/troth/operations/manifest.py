@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +18,15 @@ from troth.identity.problem import Limits, PlainDocument
 from troth.identity.template_plan import TemplateChange, TemplatePlan
 from troth.operations.call import Call
 from troth.operations.identity import move_in
-from troth.operations.recording import record_identity, record_revocations
+from troth.operations.recording import describe_identity, record_identity, record_revocations
 from troth.operations.template import apply_in, plan_in
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.wire.api import manifests as wire
 
 SHOWN_PROBLEMS = 20
+MENTIONED = 1000
+"""How many identities that no manifest names any more a plan lists, unless it retires them."""
 
 
 def loses_access(before: Identity, after: Identity) -> bool:
@@ -50,7 +54,7 @@ class SubmitManifests:
 
     async def __call__(self, call: Call[wire.SubmitManifests]) -> wire.ManifestPlan:
         """The plan; applied in one transaction when asked. `Invalid` lists every problem."""
-        parsed = self._parse(call.body)
+        parsed = await asyncio.to_thread(self._parse, call.body)  # thousands take a while
         if self.apply:
             plans = await self.store.transact(lambda tx: self._carry_out(tx, call, parsed))
         else:
@@ -76,9 +80,11 @@ class SubmitManifests:
     def _plan(
         self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet
     ) -> tuple[Plan, TemplatePlan]:
-        named = [tx.identities.find_named(spec.name) for spec in parsed.specs]
-        living = [i for i in named if i is not None and i.state is not State.RETIRED]
-        managed = tx.identities.all_managed()
+        names = {spec.name for spec in parsed.specs}
+        living = tx.identities.list_named(names)
+        # What no manifest names is retired, all of it; or mentioned, as far as anybody reads.
+        limit = None if call.body.prune else MENTIONED
+        managed = tx.identities.list_managed(without=names, limit=limit)
         paths = [SpiffeId.of(self.trust_domain, spec.path) for spec in parsed.specs]
         holders = tx.identities.list_living_at(paths)
         plan = plan_changes(
@@ -99,15 +105,17 @@ class SubmitManifests:
         self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet
     ) -> tuple[Plan, TemplatePlan]:
         plan, templates = self._plan(tx, call, parsed)
-        for change in plan.changes:
+        added = [change for change in plan.changes if change.action is Action.ADD]
+        for change in plan.changes:  # removals first: they free names and paths
             self._carry_out_one(tx, call, change)
+        self._add_all(tx, call, added)
         apply_in(tx, call, templates.changes, self.clock.now())
         return plan, templates
 
-    def _carry_out_one(self, tx: Transaction, call: Call[Any], change: Change) -> None:
+    def _add_all(self, tx: Transaction, call: Call[Any], added: Sequence[Change]) -> None:
         now = self.clock.now()
-        if change.action is Action.ADD and change.spec is not None:
-            made = new_identity(
+        made = [
+            new_identity(
                 change.spec,
                 IdentityId(new_id("idn", self.entropy)),
                 self.trust_domain,
@@ -116,9 +124,20 @@ class SubmitManifests:
                 State.ACTIVE,
                 managed=True,
             )
-            tx.identities.add(made)
-            record_identity(tx, call, "registered", made, now, words=list(change.words))
-        elif change.action is Action.CHANGE and change.spec and change.identity:
+            for change in added
+            if change.spec is not None
+        ]
+        tx.identities.add_all(made)
+        tx.journal.append_all(
+            [
+                describe_identity(call, "registered", one, now, words=list(change.words))
+                for change, one in zip(added, made, strict=True)
+            ]
+        )
+
+    def _carry_out_one(self, tx: Transaction, call: Call[Any], change: Change) -> None:
+        now = self.clock.now()
+        if change.action is Action.CHANGE and change.spec and change.identity:
             changed = apply_spec(change.identity, change.spec, now)
             tx.identities.save(changed, change.identity.revision)
             record_identity(tx, call, "changed", changed, now, words=list(change.words))

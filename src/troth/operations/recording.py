@@ -42,9 +42,15 @@ def record_event(
 def record_identity(
     tx: Transaction, call: Call[Any], verbed: str, identity: Identity, now: datetime, **body: Any
 ) -> None:
-    """Append ``identity.<verbed>`` with the facts that snapshots need."""
-    record_event(
-        tx,
+    """Append what `describe_identity` makes."""
+    tx.journal.append(describe_identity(call, verbed, identity, now, **body))
+
+
+def describe_identity(
+    call: Call[Any], verbed: str, identity: Identity, now: datetime, **body: Any
+) -> Event:
+    """``identity.<verbed>`` with the facts that snapshots need."""
+    return make_event(
         call,
         f"identity.{verbed}",
         str(identity.spiffe_id),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Row,
     and_,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
     or_,
     select,
     tuple_,
@@ -27,6 +29,8 @@ from troth.core.ids import IdentityId, SpiffeId, TrustDomain
 from troth.identity.attendance import Phase
 from troth.identity.identity import Identity, Kind, State
 from troth.identity.selectors import CERTIFIED, Selector
+from troth.store.bulk import RowInsert
+from troth.store.columns import Document, Moment, store_document, store_moment
 from troth.store.session import Session
 from troth.store.tables import (
     device_selectors,
@@ -34,6 +38,7 @@ from troth.store.tables import (
     identity_nodes,
     instances,
     is_living,
+    is_retired,
     sightings,
 )
 
@@ -41,12 +46,14 @@ _MICROSECOND = timedelta(microseconds=1)
 _ANY_NODE = "*"
 _MARK = " "  # between name and id; neither can contain it
 
+_PAGE = 1000
 _CHUNK = 500  # engines bound how many parameters a statement may have
 _t = identities.c
 # Built once: building and hashing a statement costs more than running it.
 _FIND = select(identities).where(_t.id == bindparam("wanted"))
 _FIND_ALL = select(identities).where(_t.id.in_(bindparam("wanted", expanding=True)))
-_ADD = insert(identities).inline()
+_ADD = RowInsert(identities, *(column.name for column in identities.columns))
+_ALLOW = RowInsert(identity_nodes, "node", "identity_id")
 _living_first = (case((is_living, 0), else_=1), _t.updated_at.desc(), _t.id)
 
 
@@ -105,9 +112,18 @@ class IdentityGateway:
     def add(self, identity: Identity) -> None:
         """Store a new identity; `Conflict` if its id, or its name or path among the living, is
         taken."""
-        self._session.insert(_ADD, _write(identity), _taken(identity))
-        self._allow_nodes(identity)
-        self._index_selectors(identity)
+        self._session.insert_rows(_ADD, [tuple(_store(identity))], _taken(identity))
+        self._allow_nodes([identity])
+        self._index_selectors([identity])
+
+    def add_all(self, added: Sequence[Identity]) -> None:
+        """As `add` for many, all of them or none."""
+        if len(added) == 1:
+            self.add(added[0])  # which names what is taken
+        elif added:
+            self._session.insert_rows(_ADD, [tuple(_store(one)) for one in added], _TAKEN)
+            self._allow_nodes(added)
+            self._index_selectors(added)
 
     def save(self, identity: Identity, expected_revision: int) -> None:
         """Store a changed identity; `Conflict` if it is no longer at `expected_revision`."""
@@ -127,12 +143,12 @@ class IdentityGateway:
             self._session.execute(
                 delete(identity_nodes).where(identity_nodes.c.identity_id == identity.id)
             )
-            self._allow_nodes(identity)
+            self._allow_nodes([identity])
         if _list_certified(before) != _list_certified(identity):
             self._session.execute(
                 delete(device_selectors).where(device_selectors.c.identity_id == identity.id)
             )
-            self._index_selectors(identity)
+            self._index_selectors([identity])
 
     def page(
         self,
@@ -196,11 +212,22 @@ class IdentityGateway:
         )
         return self._all(select(identities).where(_t.id.in_(named)).order_by(_t.name))
 
-    def all_managed(self) -> list[Identity]:
-        """Living identities that a manifest brought, by name."""
-        return self._all(
-            select(identities).where(is_living, _t.managed.is_(True)).order_by(_t.name)
-        )
+    def list_managed(self, *, without: Container[str], limit: int | None) -> list[Identity]:
+        """Living identities that a manifest brought and that aren't named `without`, by name; the
+        first `limit` of them. Reads on until it has these: at worst all that manifests brought."""
+        found: list[Identity] = []
+        after = ""
+        while True:
+            query = select(identities).where(is_living, _t.managed.is_(True), _t.name > after)
+            page = self._all(query.order_by(_t.name).limit(_PAGE))
+            found += [one for one in page if one.name not in without]
+            if len(page) < _PAGE or (limit is not None and len(found) >= limit):
+                return found if limit is None else found[:limit]
+            after = page[-1].name
+
+    def list_named(self, names: Iterable[str]) -> list[Identity]:
+        """The living identities that have any of these names."""
+        return self._list_living(_t.name, list(names))
 
     def due_to_expire(self, now: datetime, limit: int) -> list[Identity]:
         """Living identities whose time is over, the longest over first.
@@ -250,22 +277,22 @@ class IdentityGateway:
 
     def list_living_at(self, spiffe_ids: Iterable[SpiffeId]) -> list[Identity]:
         """The living identities that hold any of these SPIFFE IDs."""
-        wanted = [str(spiffe_id) for spiffe_id in spiffe_ids]
+        return self._list_living(_t.spiffe_id, [str(spiffe_id) for spiffe_id in spiffe_ids])
+
+    def _list_living(self, column: Column[str], wanted: Sequence[str]) -> list[Identity]:
         found: list[Identity] = []
         for start in range(0, len(wanted), _CHUNK):
             chunk = wanted[start : start + _CHUNK]
-            found += self._all(select(identities).where(is_living, _t.spiffe_id.in_(chunk)))
+            found += self._all(select(identities).where(is_living, column.in_(chunk)))
         return found
 
     def list_retired_since(self, moment: datetime) -> list[SpiffeId]:
         """SPIFFE IDs retired at `moment` or later that no living identity holds again."""
         living = identities.alias()
         held = exists().where(
-            living.c.spiffe_id == _t.spiffe_id, living.c.state != State.RETIRED.value
+            living.c.spiffe_id == _t.spiffe_id, living.c.state != literal_column("'retired'")
         )
-        query = select(_t.spiffe_id).where(
-            _t.state == State.RETIRED.value, _t.updated_at >= moment, ~held
-        )
+        query = select(_t.spiffe_id).where(is_retired, _t.updated_at >= moment, ~held)
         rows = self._session.execute(query.distinct().order_by(_t.spiffe_id))
         return [read_spiffe_id(row.spiffe_id) for row in rows]
 
@@ -276,13 +303,17 @@ class IdentityGateway:
         rows = self._session.execute(query)
         return [(read_spiffe_id(row.spiffe_id), State(row.state)) for row in rows]
 
-    def _allow_nodes(self, identity: Identity) -> None:
-        rows = [{"node": node, "identity_id": identity.id} for node in sorted(_hosts(identity))]
+    def _allow_nodes(self, added: Iterable[Identity]) -> None:
+        rows = [(node, one.id) for one in added for node in sorted(_hosts(one))]
         if rows:
-            self._session.execute(insert(identity_nodes), rows)
+            self._session.insert_rows(_ALLOW, rows, {})
 
-    def _index_selectors(self, identity: Identity) -> None:
-        rows = [{"selector": s, "identity_id": identity.id} for s in _list_certified(identity)]
+    def _index_selectors(self, added: Iterable[Identity]) -> None:
+        rows = [
+            {"selector": selector, "identity_id": one.id}
+            for one in added
+            for selector in _list_certified(one)
+        ]
         if rows:
             self._session.execute(insert(device_selectors), rows)
 
@@ -323,6 +354,27 @@ def _taken(identity: Identity) -> dict[str, str]:
         "spiffe_id": f"The path '{identity.spiffe_id.path}' is taken by another identity. "
         "Choose another path, or retire that one first.",
     }
+
+
+_TAKEN = {
+    "id": "The id of one of them is taken.",
+    "name": "Another identity took the name of one of them just now. Apply again; the plan tells.",
+    "spiffe_id": "Another identity took the path of one of them just now. Apply again; the plan "
+    "tells.",
+}
+
+
+def _store(identity: Identity) -> Iterator[Any]:
+    """The row of an identity in its stored form, in the order of the columns."""
+    row = _write(identity)
+    for column in identities.columns:
+        value = row[column.name]
+        if isinstance(column.type, Document):
+            yield store_document(value)
+        elif isinstance(column.type, Moment):
+            yield store_moment(value)
+        else:
+            yield value
 
 
 def _write(identity: Identity) -> dict[str, Any]:

@@ -77,7 +77,8 @@ Index(
 )
 Index("ix_identities_name", identities.c.name, identities.c.id)
 Index("ix_identities_expires_at", identities.c.expires_at)
-Index("ix_identities_state", identities.c.state)
+Index("ix_identities_state_name", identities.c.state, identities.c.name, identities.c.id)
+is_retired = identities.c.state == literal_column("'retired'")
 is_of_template = identities.c.template.is_not(None)
 Index(
     "ix_identities_template",
@@ -86,6 +87,13 @@ Index(
     identities.c.name,
     sqlite_where=is_of_template,
     postgresql_where=is_of_template,
+)
+Index(
+    "ix_identities_retired",
+    identities.c.state,  # though always the same: else the planner takes the index above
+    identities.c.updated_at,
+    sqlite_where=is_retired,
+    postgresql_where=is_retired,
 )
 
 # Which identities a node may host, by node name or '*'; the retired have no rows here.

@@ -334,6 +334,15 @@ def test_a_flood_of_problems_is_cut():
     assert result.specs == ()
 
 
+def test_a_flood_of_warnings_refuses_nothing():
+    (document,) = load_documents(short("NAME").encode(), "m.yaml")
+    plain = [PlainDocument({**document.value, "metadata": {"name": f"n{i}"}}) for i in range(1_200)]
+    result = parse_manifests(plain, Limits(), NOW)
+    assert len(result.specs) == 1_200
+    assert not result.errors
+    assert 1_000 <= len(result.warnings) < 1_300
+
+
 def test_a_flood_of_unknown_fields_is_cut():
     many = "".join(f"  x{i}: 1\n" for i in range(5_000))
     result = parse(FULL + many)

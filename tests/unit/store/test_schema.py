@@ -199,6 +199,9 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
         tx.identities.add(make_named("api"))
         tx.identities.find_named("api")
         tx.identities.page(after="a")
+        tx.identities.page(state=State.ACTIVE, after="a")
+        tx.identities.list_retired_since(NOW)
+        tx.identities.list_named(["api"])
         tx.identities.for_node("local")
         tx.identities.due_to_expire(NOW, 9)
         tx.identities.count_of_template("batch")
@@ -257,9 +260,9 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
     database = sqlite3.connect(tmp_path / "troth.db")
     for statement, values in seen:
         plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
-        whole = [step for step in plan if step.startswith("SCAN") and " INDEX " not in step]
-        # What a query has made for itself is as long as its own limit.
-        whole = [step for step in whole if not step.startswith(("SCAN anon_", "SCAN (subquery"))]
+        # What a bounded subquery gives is read as a whole, and that is what it is for.
+        steps = [step for step in plan if not re.match(r"SCAN (anon_|\(subquery)", step)]
+        whole = [step for step in steps if step.startswith("SCAN") and " INDEX " not in step]
         assert not whole, (statement, plan)
     database.close()
 

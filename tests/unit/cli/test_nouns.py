@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,7 +24,7 @@ def test_ps_hides_the_retired(api: FakeApi, run: Run) -> None:
     shown = run("ps").stdout
     assert "payments-api" in shown
     assert "in 30 d" in shown
-    assert "30 s ago" in shown
+    assert re.search(r"\b3\d s ago", shown), "seen 30 s ago, and the commands take a while"
     assert "gone" not in shown
     assert "gone" in run("ps", "--all").stdout
     assert [i["name"] for i in json.loads(run("ps", "--json").stdout)["items"]] == ["payments-api"]

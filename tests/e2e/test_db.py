@@ -14,7 +14,7 @@ from tests.e2e.processes import Server, open_folder, run_troth, wait_for
 from tests.fakes.postgres import start_cluster
 from troth.wire.api.identities import ListIdentities
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from troth.wire.api.authorities import ForceAuthority, PrepareAuthority
 from troth.wire.api.nodes import ListNodes
 
 pytest.importorskip("spiffe", reason="the PyPI package 'spiffe' isn't installed")
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 PASSWORD = "hunter2-é%/@"
 QUARANTINE_SECONDS = 2.0

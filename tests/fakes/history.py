@@ -10,12 +10,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.fakes.house import DOMAIN, FailingKeystore, FakeHouse, open_house
 from tests.fakes.stores import HOUR, NOW
+from tests.fakes.templates import describe_template, submit
 from troth.core.entropy import SeededEntropy
+from troth.operations.call import Caller
 from troth.store.engine import Transaction
 from troth.wire.api.certificates import InstanceClaim
+from troth.wire.api.devices import InviteDevices
 from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
 from troth.wire.api.jwt_svids import IssueJwtSvids, JwtSvidRequest
 from troth.wire.api.nodes import CreateJoinToken
+from troth.wire.api.templates import SightWorkload
 
 SPAN = timedelta(days=183)
 """From the beginning of a history to its end: long enough for authorities to prepare successors."""
@@ -60,6 +64,7 @@ async def live(house: FakeHouse) -> None:
     await house.call("instance.lock", MoveInstance(id=copy.id, reason="strange"))
     await house.call("identity.retire", MoveIdentity(name="old", reason="over"))
     await house.call("token.join", CreateJoinToken(node="later"))
+    await _meet_others(house, node)
     await house.publish()
     house.clock.advance(SPAN)
     await house.prepare()
@@ -69,8 +74,19 @@ async def live(house: FakeHouse) -> None:
     house.parts.store.shelf.put("x509-1.key", bytes(range(256)))
 
 
+async def _meet_others(house: FakeHouse, node: Caller) -> None:
+    """A workload that a template fits, and devices without an agent."""
+    await house.call("manifest.apply", submit(describe_template()))
+    await house.settle()
+    sight = SightWorkload(selectors=["unix:gid:1500", "unix:uid:1500"], pid=7)
+    await house.call("identity.sight", sight, node)
+    await house.register("sensor-1", kind="device", selectors=["x509pop:cn:sensor-1"])
+    await house.call("device.invite", InviteDevices(names=["sensor-1"]))
+
+
 def _add_rest(tx: Transaction) -> None:
     """What a server's processes keep about themselves."""
     tx.cursors.save("sink", 7)
+    tx.used_proofs.take("ab" * 32, NOW + HOUR)
     tx.leases.take("sealer", "somebody", NOW, HOUR)
     tx.settings.set("trust_domain", str(DOMAIN))

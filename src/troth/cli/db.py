@@ -107,7 +107,7 @@ def restore(
 ) -> None:
     """Bring a backup back into an installation that has no state, on any engine.
 
-    Join tokens that could still be used are void afterwards, and revocation lists are made anew.
+    Join tokens and enrolment codes are void afterwards, and revocation lists are made anew.
     """
     from troth.server.upkeep import restore_backup
 

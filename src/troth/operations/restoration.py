@@ -15,7 +15,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 def settle_restored(tx: Transaction, made_at: datetime, head: int, now: datetime) -> None:
     """Make a database as of `made_at`, which was at journal position `head`, safe to serve with.
 
-    - One-time tokens may have been used since: all of them end.
+    - One-time tokens and codes may have been used since: all of them end.
     - Verifiers hold newer revocation lists, and take none with a lower number (RFC 5280, section
       5.2.3): new ones are made at once, numbered above any that may have been given.
     - The installation that it is restored into is the first on it, whatever it was before.
@@ -24,6 +24,7 @@ def settle_restored(tx: Transaction, made_at: datetime, head: int, now: datetime
     journal says from when to when (``store.restored``).
     """
     tokens = tx.join_tokens.void(now)
+    codes = tx.enrolment_codes.void(now)
     tx.crls.restart((now - _EPOCH) // _MILLISECOND)
     tx.settings.drop(LOCAL_NODE)
     record_event(
@@ -35,4 +36,5 @@ def settle_restored(tx: Transaction, made_at: datetime, head: int, now: datetime
         made_at=made_at.isoformat(),
         head=head,
         tokens=tokens,
+        codes=codes,
     )

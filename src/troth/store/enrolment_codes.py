@@ -58,6 +58,12 @@ class EnrolmentCodeGateway:
             {"expires_at": now},
         ).rowcount
 
+    def void(self, now: datetime) -> int:
+        """Let every code expire now, used or not; how many there were."""
+        return self._session.execute(
+            update(enrolment_codes).where(_t.expires_at > now), {"expires_at": now}
+        ).rowcount
+
     def purge(self, before: datetime) -> int:
         """Forget codes that expired before `before`; how many went. The journal keeps what they
         did."""

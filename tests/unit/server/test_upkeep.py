@@ -23,6 +23,8 @@ from troth.operations.call import Caller
 from troth.server.config import Config, load_config
 from troth.server.upkeep import Copy, back_up, check_backup, move_database, restore_backup
 from troth.server.wiring import House, build_house, prepare_directories
+from troth.wire.api.devices import InviteDevices
+from troth.wire.api.identities import RegisterIdentity
 from troth.wire.api.nodes import AttestNode, CreateJoinToken
 
 ADMIN = Caller("uid:0", frozenset({"admin"}), source="test")
@@ -63,6 +65,18 @@ def serve(config: Config, clock: VirtualClock, work: Callable[[House], Any]) -> 
 async def make_token(house: House, ttl: int = 86_400) -> str:
     body = CreateJoinToken(node="edge", ttl=ttl)
     return str((await house.dispatcher.call("token.join", ADMIN, RequestId("r"), body)).token)
+
+
+async def make_code(house: House) -> str:
+    """A join token, and a device's enrolment code."""
+    await make_token(house)
+    device = RegisterIdentity(
+        name="sensor-1", kind="device", owner="o@example.org", purpose="Measures", activate=True
+    )
+    await house.dispatcher.call("identity.register", ADMIN, RequestId("r"), device)
+    body = InviteDevices(names=["sensor-1"])
+    made = await house.dispatcher.call("device.invite", ADMIN, RequestId("r"), body)
+    return str(made.codes[0].code)
 
 
 async def read_crl(house: House) -> int:
@@ -149,7 +163,7 @@ def test_numbers_of_revocation_lists_never_go_back(tmp_path: Path) -> None:
 def test_what_a_restore_says_is_in_the_journal(tmp_path: Path) -> None:
     clock = VirtualClock()
     config = configure(tmp_path / "data")
-    serve(config, clock, make_token)
+    serve(config, clock, make_code)
     copy = save(config, clock, tmp_path / "one")
     clock.advance(timedelta(seconds=9))
     again = configure(tmp_path / "again")
@@ -167,6 +181,7 @@ def test_what_a_restore_says_is_in_the_journal(tmp_path: Path) -> None:
         "made_at": copy.made_at.isoformat(),
         "head": copy.journal_head,
         "tokens": 1,
+        "codes": 1,
     }
 
 

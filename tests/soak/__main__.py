@@ -31,6 +31,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=500, help="kills of servers for each engine")
     parser.add_argument("--database", choices=ENGINES, help="one engine instead of both")
     parser.add_argument("--seed", type=int, help="the seed that an earlier run printed")
+    parser.add_argument(
+        "--brief", action="store_true", help="no minute under load, no minutes for the reconciler"
+    )
     options = parser.parse_args()
     seed = secrets.randbits(32) if options.seed is None else options.seed
     print(f"seed {seed}", file=sys.stderr, flush=True)
@@ -38,7 +41,7 @@ def main() -> int:
     for name in [options.database] if options.database else ENGINES:
         make, servers = ENGINES[name]
         try:
-            reports.append(soak(make(), servers, options.kills, seed))
+            reports.append(soak(make(), servers, options.kills, seed, options.brief))
         except BrokenPromise as broken:
             print(f"broken on {name}, seed {seed}: {broken}", file=sys.stderr)
             return 1
@@ -47,15 +50,13 @@ def main() -> int:
     return 0
 
 
-def soak(
-    database: Database, servers: int, kills: int, seed: int, *, patient: bool = True
-) -> dict[str, Any]:
+def soak(database: Database, servers: int, kills: int, seed: int, brief: bool) -> dict[str, Any]:
     """One campaign; its report."""
     began = time.monotonic()
     with open_folder() as folder:
         campaign = Campaign(folder, database, servers, seed, speak(database.name))
         try:
-            campaign.run(kills, patient=patient)
+            campaign.run(kills, patient=not brief)
         finally:
             campaign.close()
         return campaign.report(time.monotonic() - began)

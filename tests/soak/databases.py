@@ -138,7 +138,7 @@ def reconcile(url: str) -> None:
         try:
             later = SystemClock().now() + STRANDED_AFTER + timedelta(seconds=1)
             await ReconcileIssuance(store, VirtualClock(later))()
-            await Sealer(store, clock=SystemClock(), holder="reconciler").seal_once()
+            await Sealer(store, clock=SystemClock(), holder=store.holder).seal_once()
         finally:
             store.close()
 

@@ -68,7 +68,7 @@ class Site:
         }
 
         def connect(*args):
-            self.lines.append(Line(self.server, *args))
+            self.lines.append(Line(self.server, *args[:3]))  # no tracer
             return self.lines[-1]
 
         monkeypatch.setattr(module, "Connection", connect)

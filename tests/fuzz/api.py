@@ -71,6 +71,8 @@ def _sample(info: inspect.Type) -> Any:
             return True
         case inspect.IntType():
             return 7
+        case inspect.FloatType():
+            return 1.5
         case inspect.LiteralType():
             return info.values[0]
         case inspect.AnyType():

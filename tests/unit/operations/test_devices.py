@@ -409,7 +409,7 @@ async def test_a_certificate_that_an_agent_asked_for_renews_no_device(house: Fak
     parts = house.parts
     registry = CallerRegistry(parts.store, parts.snapshot, parts.clock, DOMAIN, {}, {})
     caller = await registry.by_certificate(issued.chain[0], "")
-    assert caller.roles == frozenset()
+    assert caller.roles == frozenset({"workload"}), "and not that of a device"
     with pytest.raises(Denied, match="device"):
         await house.call("device.renew", RenewDevice(csr=make_csr()), caller)
 

@@ -243,6 +243,7 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
         tx.jwt_svids.count_living("aut_1", NOW)
         tx.jwt_svids.purge(NOW, 9)
         tx.crls.latest("aut_1")
+        tx.crls.latest_times("aut_1")
         tx.crls.next_number("aut_1")
         tx.journal.append(make_event())
         tx.journal.seal(9)

@@ -372,6 +372,8 @@ def test_pages_of_the_journal(store):
     assert numbers(type_prefix="identity.") == [2, 4, 6]
     assert numbers(type_prefix="identity") == [2, 4, 6, 7]
     assert numbers(type_prefix="%") == []
+    assert read(store, lambda tx: tx.journal.last_of("identity.")) == 6
+    assert read(store, lambda tx: tx.journal.last_of("certificate.")) == 0
     assert numbers(type_prefix="node.joined", subject="s0") == [1]
     assert numbers(after=2, limit=2) == [3, 4]
     assert [e.position for e in read(store, lambda tx: tx.journal.recent(3))] == [5, 6, 7]

@@ -344,6 +344,7 @@ def test_unknown_interrupted_and_purged_jwt_svids(store):
 def test_crl_numbers_grow_by_one_whatever_became_of_the_lists(store):
     transact(store, lambda tx: tx.authorities.add(make_authority()))
     assert read(store, lambda tx: tx.crls.latest("aut_1")) is None
+    assert read(store, lambda tx: tx.crls.latest_times("aut_1")) is None
     assert read(store, lambda tx: tx.crls.next_number("aut_1")) == 1
     transact(store, lambda tx: tx.crls.add_intended(make_crl(1)))
     assert read(store, lambda tx: tx.crls.latest("aut_1")) is None
@@ -351,6 +352,9 @@ def test_crl_numbers_grow_by_one_whatever_became_of_the_lists(store):
     issued = replace(make_crl(1), state=IssuanceState.ISSUED, der=DER)
     transact(store, lambda tx: tx.crls.add_intended(make_crl(2)))
     assert read(store, lambda tx: tx.crls.latest("aut_1")) == issued
+    times = read(store, lambda tx: tx.crls.latest_times("aut_1"))
+    assert (times.number, times.this_update) == (issued.number, issued.this_update)
+    assert times.next_update == issued.next_update
     assert read(store, lambda tx: tx.crls.get("aut_1", 1)) == issued
     assert read(store, lambda tx: tx.crls.next_number("aut_1")) == 3
     for number in (1, 2, 4):

@@ -62,14 +62,16 @@ class TinyCa:
         )
         self.jwk = ECKey.generate_key("P-256", {"kid": f"{self.trust_domain}-1"})
 
-    def issue(self, path: str, hint: str = "", seconds: float = 3600) -> Svid:
-        """An X.509-SVID for `path`."""
+    def issue(
+        self, path: str, hint: str = "", seconds: float = 3600, *, signer: bool = True
+    ) -> Svid:
+        """An X.509-SVID for `path`, which names its `signer` or, as a forger would, doesn't."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         self.serial += 1
         spiffe_id = f"spiffe://{self.trust_domain}{path}"
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "troth")]))
             .issuer_name(self.name)
@@ -85,13 +87,14 @@ class TinyCa:
                 ),
                 critical=False,
             )
-            .add_extension(identifier, critical=False)
             .add_extension(
                 x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id)]),
                 critical=False,
             )
-            .sign(self.key, hashes.SHA256())
         )
+        if signer:
+            builder = builder.add_extension(identifier, critical=False)
+        certificate = builder.sign(self.key, hashes.SHA256())
         pkcs8 = key.private_bytes(
             DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -34,7 +34,7 @@ SERIAL_DIGITS = 40
 @dataclass(frozen=True, slots=True)
 class Presented:
     """What a certificate says: `serial` as stored and listed (40 hex digits), `signer` the key
-    identifier (hex) of its authority, `not_after` its end."""
+    identifier (hex) of its authority, never empty, `not_after` its end."""
 
     spiffe_id: SpiffeId
     serial: str
@@ -60,6 +60,11 @@ def read_presented(der: bytes, trust_domain: TrustDomain, now: datetime) -> Pres
         raise Unauthenticated("The certificate shown carries no SPIFFE ID.") from error
     except _UNREADABLE as error:
         raise Unauthenticated("The certificate shown can't be read; show an X.509-SVID.") from error
+    if not signer:
+        # Whoever holds a stolen authority leaves out what its revocation is looked up by.
+        raise Unauthenticated(
+            "The certificate shown doesn't say which authority signed it; get a new one."
+        )
     if end <= now:
         raise Unauthenticated("The certificate shown has expired; get a new one.")
     if len(uris) != 1:

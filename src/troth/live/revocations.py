@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from troth.core.clock import Clock
 from troth.core.errors import Internal
+from troth.identity.identity import State
+from troth.issuance.profiles import JWT_TTL_CEILING
 from troth.wire.api.revocations import (
     RevocationChange,
     RevocationHeartbeat,
@@ -30,6 +32,8 @@ class _Known:
     cut_off: dict[str, str]
     revoked: dict[str, int]
     distrusted: dict[str, int]
+    retired: dict[str, float]
+    """Who of those that are cut off is at its end, and when (monotonic) no token of it can live."""
 
 
 class Revocations:
@@ -83,6 +87,7 @@ class Revocations:
                     dict(message.cut_off),
                     dict(message.revoked),
                     dict(message.distrusted),
+                    self._list_ends(message.cut_off),
                 )
                 self._lease = min(message.lease, MAX_LEASE)
             case RevocationChange():
@@ -105,17 +110,28 @@ class Revocations:
         known.revoked.update(change.revoked)
         known.distrusted.update(change.distrusted)
         known.cut_off.update(change.cut_off)
+        for spiffe_id in (*change.cut_off, *change.restored):
+            known.retired.pop(spiffe_id, None)
+        known.retired.update(self._list_ends(change.cut_off))
         for spiffe_id in change.restored:
             known.cut_off.pop(spiffe_id, None)
+
+    def _list_ends(self, cut_off: dict[str, str]) -> dict[str, float]:
+        """Until when to remember those of `cut_off` that are retired: no server tells again."""
+        end = self._clock.monotonic() + JWT_TTL_CEILING.total_seconds()
+        return {name: end for name, state in cut_off.items() if state == State.RETIRED.value}
 
     def _sweep(self) -> None:
         if self._known is None or self._clock.monotonic() - self._swept < SWEEP_SECONDS:
             return
-        self._swept = self._clock.monotonic()
+        self._swept = moment = self._clock.monotonic()
         now = self._clock.now().timestamp()
         known = self._known
         known.revoked = {serial: end for serial, end in known.revoked.items() if end > now}
         known.distrusted = {key: end for key, end in known.distrusted.items() if end > now}
+        past = {name for name, end in known.retired.items() if end <= moment}
+        known.cut_off = {name: s for name, s in known.cut_off.items() if name not in past}
+        known.retired = {name: end for name, end in known.retired.items() if name not in past}
 
     def find_objections(self, spiffe_id: str, serial: str = "", signer: str = "") -> list[str]:
         """Why this peer must be refused now, in sentences; empty if nothing speaks against it.

@@ -103,7 +103,8 @@ class Snapshot:
             if kind.startswith("identity."):
                 self.facts.drop(IdentityId(str(body["id"])), sealed.position)
             change = read_change(sealed)
-            if change is not None and self._take(change):
+            # Who is new is told always: a reader may know a retired one of that name for longer.
+            if change is not None and (self._take(change) or kind == "identity.registered"):
                 self.recent.note(change)
                 self.refusals_epoch = sealed.position
             # Last: an event that was not understood is met again, and until then nothing is heard.

@@ -121,7 +121,7 @@ class StoredPublication:
             elif authority.not_after <= now:
                 obstacles.append(f"The {use.value} authority expired.")
             elif use is Use.X509:
-                crl = tx.crls.latest(authority.id)
+                crl = tx.crls.latest_times(authority.id)
                 if crl is None or not crl.this_update <= now < crl.next_update:
                     obstacles.append("There is no current revocation list yet.")
         return obstacles

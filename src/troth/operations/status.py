@@ -86,7 +86,7 @@ class ShowStatus:
         def collect(tx: Transaction) -> wire.StatusView:
             authorities = tx.authorities.list()
             x509 = tx.authorities.find_active(Use.X509)
-            crl = tx.crls.latest(x509.id) if x509 else None
+            crl = tx.crls.latest_times(x509.id) if x509 else None
             self._count(tx)
             return wire.StatusView(
                 version=__version__,

@@ -128,6 +128,7 @@ def refuse(reason: str) -> ssl.SSLCertVerificationError:
 def _harden(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # RFC 5280 to the letter: who signed is named
     if context.protocol == ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0
         context.set_alpn_protocols(["http/1.1"])

@@ -47,7 +47,7 @@ class ShowState:
                 left = (authority.not_after - now).total_seconds()
                 values["troth_authority_expires_seconds", authority.use.value] = left
         published = [a for a in authorities if a.use is Use.X509 and a.published]
-        lists = [crl for a in published if (crl := tx.crls.latest(a.id)) is not None]
+        lists = [crl for a in published if (crl := tx.crls.latest_times(a.id)) is not None]
         if lists:
             oldest = min(crl.this_update for crl in lists)
             first = min(crl.next_update for crl in lists)

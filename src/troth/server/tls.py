@@ -81,6 +81,7 @@ def _make_context() -> ssl.SSLContext:
     context.num_tickets = 0
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.set_alpn_protocols(list(ALPN))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # RFC 5280 to the letter: who signed is named
     return context
 
 

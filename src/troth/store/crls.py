@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,15 @@ FLOOR = "crl.floor"
 """The setting that numbers of lists stand above where an authority has none yet."""
 
 _t = crls.c
+
+
+@dataclass(frozen=True, slots=True)
+class CrlTimes:
+    """Number of a list, since when it holds and until when."""
+
+    number: int
+    this_update: datetime
+    next_update: datetime
 
 
 class CrlGateway:
@@ -72,6 +82,14 @@ class CrlGateway:
         )
         row = self._session.execute(query.order_by(_t.number.desc()).limit(1)).first()
         return None if row is None else _read(row)
+
+    def latest_times(self, authority_id: AuthorityId) -> CrlTimes | None:
+        """Number and times of the latest list, for who looks often: a list may be megabytes."""
+        query = select(_t.number, _t.this_update, _t.next_update).where(
+            _t.authority_id == authority_id, _t.state == IssuanceState.ISSUED.value
+        )
+        row = self._session.execute(query.order_by(_t.number.desc()).limit(1)).first()
+        return None if row is None else CrlTimes(row.number, row.this_update, row.next_update)
 
     def next_number(self, authority_id: AuthorityId) -> int:
         """One more than any number that was ever intended; the first is 1, or stands above all that

@@ -14,6 +14,7 @@ from troth.issuance.presented import read_presented
 ISSUER = FakeIssuer()
 LEAF = ISSUER.issue(ISSUER.plan())
 URI = b"\x86\x1dspiffe://example.org/payments"
+SIGNER = bytes.fromhex("0603551d23")  # the extension authorityKeyIdentifier
 
 
 def test_a_sound_certificate_is_read() -> None:
@@ -43,6 +44,7 @@ def test_the_end_and_another_trust_domain_are_refused() -> None:
         (LEAF.replace(URI, b"\xa3\x1d\x04\x1b" + b"x" * 27), "can't be read"),  # an x400Address
         (LEAF.replace(URI, b"\x82" + URI[1:]), "exactly one"),  # a DNS name
         (LEAF.replace(URI, URI.replace(b"spiffe", b"spiffy")), "no SPIFFE ID"),
+        (LEAF.replace(SIGNER, b"\x06\x03\x55\x1d\x7f"), "which authority signed it"),
     ],
 )
 def test_what_cannot_be_read_proves_nobody(der: bytes, words: str) -> None:

@@ -121,3 +121,18 @@ def test_it_can_be_asked_to_start_over_without_forgetting() -> None:
     known.forget_place()
     assert (known.epoch, known.mark) == (0, "")
     assert known.find_objections(WEB)
+
+
+def test_who_was_retired_is_forgotten_once_no_token_can_live() -> None:
+    clock, known = make(cut_off={WEB: "retired"})
+    known.take(change(10, 11, cut_off={"a": "retired", "b": "retired", "c": "suspended"}), 0.0)
+    clock.advance(timedelta(minutes=30))
+    known.take(change(11, 12, cut_off={"b": "retired"}, restored=["a"]), 0.0)
+    known.take(change(12, 13, cut_off={"a": "quarantined"}), 1800.0)
+    clock.advance(timedelta(minutes=31))
+    known.take(RevocationHeartbeat(epoch=13, mark="m", as_of=0.0), 3660.0)
+    refused = [name for name in (WEB, "a", "b", "c") if known.find_objections(name)]
+    assert refused == ["a", "b", "c"]
+    clock.advance(timedelta(minutes=30))
+    known.take(RevocationHeartbeat(epoch=13, mark="m", as_of=0.0), 5460.0)
+    assert [name for name in ("a", "b", "c") if known.find_objections(name)] == ["a", "c"]

@@ -11,6 +11,7 @@ import pytest
 from tests.fakes.house import ADMIN, FakeHouse, in_house
 from troth.core.errors import Denied, Unauthenticated, Unavailable
 from troth.core.ids import RequestId
+from troth.live.revocations import Revocations
 from troth.operations.call import ANONYMOUS, Caller
 from troth.policy.permissions import decide_operation
 from troth.wire.api.authorities import ForceAuthority, ListAuthorities, PrepareAuthority
@@ -106,13 +107,38 @@ async def test_a_retired_identity_is_refused_while_its_tokens_may_live(house: Fa
 
 
 @in_house
+async def test_a_new_identity_of_a_retired_name_is_told_to_who_heard_of_its_end(
+    house: FakeHouse,
+) -> None:
+    await register(house)
+    async with follow(house) as values:
+        known = Revocations(house.clock)
+        known.take(await anext(values), house.clock.monotonic())
+        await move(house, "retire")
+        change = await anext(values)
+        known.take(change, house.clock.monotonic())
+        assert known.find_objections(PAYMENTS)
+
+        house.clock.advance(timedelta(hours=1, seconds=1))
+        house.parts.snapshot.drop_expired()
+        house.parts.snapshot.hear()
+        await house.register("payments")
+        await house.settle()
+        change = await anext(values)
+        assert change.restored == [PAYMENTS]
+        known.take(change, house.clock.monotonic())
+        assert known.find_objections(PAYMENTS) == []
+
+
+@in_house
 async def test_what_concerns_nobody_wakes_nobody(house: FakeHouse) -> None:
     async with follow(house) as values:
         first = await anext(values)
-        await house.register("another")
+        await house.join()
         await house.settle()
         assert house.parts.snapshot.epoch > first.epoch
         assert house.parts.snapshot.recent.since(first.epoch) == []
+        await house.register("another")
         await move(house, "quarantine", "another")
         change = await anext(values)
         assert list(change.cut_off) == ["spiffe://example.org/another"]

@@ -32,8 +32,8 @@ class Door:
             raise refuse(self.closed)
 
 
-def make_pair(ca: TinyCa, path: str, *others: TinyCa) -> Pair:
-    svid = ca.issue(path)
+def make_pair(ca: TinyCa, path: str, *others: TinyCa, signer: bool = True) -> Pair:
+    svid = ca.issue(path, signer=signer)
     return Pair(svid.private_key, svid.chain, ca.bundle(*others).x509_authorities)
 
 
@@ -103,6 +103,18 @@ def test_nobody_comes_in_without_a_certificate_or_with_another_root() -> None:
         Line(naked, web.make_server(door.admit)).shake_hands()
     with pytest.raises(ssl.SSLError):
         Line(stranger, web.make_server(door.admit)).shake_hands()
+    assert door.seen == []
+
+
+def test_a_certificate_that_hides_who_signed_it_opens_nothing() -> None:
+    ca = TinyCa()
+    web = make_contexts(make_pair(ca, "/web"))
+    forger = make_contexts(make_pair(ca, "/web", signer=False))
+    door = Door()
+    with pytest.raises(ssl.SSLError):
+        Line(forger.make_client(Door().admit), web.make_server(door.admit)).shake_hands()
+    with pytest.raises(ssl.SSLError):
+        Line(web.make_client(door.admit), forger.make_server(Door().admit)).shake_hands()
     assert door.seen == []
 
 

@@ -16,7 +16,8 @@ from troth.server.http.problems import Rejected
 MAX_DEPTH = 64
 MAX_QUERY_FIELDS = 64
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# Total: a string that isn't closed ends with the body, so that no part of it is looked at twice.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _OPENING = frozenset(b"[{")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 

@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
 from troth.core.clock import Clock
-from troth.core.errors import Denied, TrothError, Unauthenticated
+from troth.core.errors import Denied, TrothError, Unauthenticated, Unavailable
 from troth.operations.publication import Publication
 from troth.policy.permissions import decide_operation
 from troth.server.http.api import Authenticate
@@ -53,7 +53,8 @@ def make_handlers(publication: Publication, board: Board) -> list[HTTPRouteHandl
 class Board:
     """What each reader of the metrics may see: all of it with a role, else the open part or none.
 
-    `open` is whether anybody may read that part.
+    `open` is whether anybody may read that part. While nobody's role can be told, whoever TLS let
+    in gets it: that the lease runs out is what it must tell.
     """
 
     metrics: Metrics
@@ -64,14 +65,16 @@ class Board:
 
     async def show(self, scope: Any) -> bytes:
         """The text for whoever asks; raises `Unauthenticated` or `Denied` if there is none."""
-        full = False
+        full, shown = False, self.open
         try:
             caller = await self.authenticate(scope)
             full = decide_operation(caller.roles, PERMISSION).allowed
+        except Unavailable:
+            shown = True
         except (Denied, Unauthenticated):
-            if not self.open:
+            if not shown:
                 raise
-        if not (full or self.open):
+        if not (full or shown):
             raise Unauthenticated(
                 "The metrics of this server are for known callers: scrape the mutual-TLS listener "
                 "with a certificate whose SPIFFE ID has the role auditor, or the admin socket."

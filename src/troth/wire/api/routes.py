@@ -415,10 +415,11 @@ def _refuse_duplicates(body: bytes) -> None:
     """
 
     def check(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise Invalid(f"The body has {twice[:80]!r} twice; give it once.")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise Invalid(f"The body has {name[:80]!r} twice; give it once.")
+            seen.add(name)
 
     if body:
         # Numbers stay text: their size is msgspec's business.

@@ -103,8 +103,12 @@ class Authority:
         life: timedelta = timedelta(hours=1),
         age: timedelta = timedelta(minutes=1),
         use_rsa: bool = False,
+        signer: bool = True,
     ) -> Credential:
-        """A client's certificate with `spiffe_id`, or without one the server's for localhost."""
+        """A client's certificate with `spiffe_id`, or without one the server's for localhost.
+
+        It names its `signer` or, as a forger would, doesn't.
+        """
         key: Any = (
             rsa.generate_private_key(65537, 2048)
             if use_rsa
@@ -117,7 +121,7 @@ class Authority:
         )
         use = ExtendedKeyUsageOID.CLIENT_AUTH if spiffe_id else ExtendedKeyUsageOID.SERVER_AUTH
         now = datetime.now(UTC)
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
             .issuer_name(self.name)
@@ -129,12 +133,11 @@ class Authority:
             .add_extension(_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=True)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
-                critical=False,
-            )
-            .sign(self.key, hashes.SHA256())
         )
+        if signer:
+            identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+            builder = builder.add_extension(identifier, critical=False)
+        certificate = builder.sign(self.key, hashes.SHA256())
         return Credential(
             certificate.public_bytes(serialization.Encoding.PEM),
             key.private_bytes(

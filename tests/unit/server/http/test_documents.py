@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.unit.server.http.stage import AGENT, in_loop, open_stage
+from troth.core.clock import VirtualClock
+from troth.core.errors import Denied, TrothError, Unauthenticated, Unavailable
+from troth.server.http.health import Board
+from troth.server.metrics import Metrics
 
 
 @in_loop
@@ -77,3 +84,25 @@ async def test_metrics_say_no_more_than_the_listener_may(tmp_path: Path):
             assert ("process_resident_memory_bytes " in answer.text) is full
             assert "secret" not in answer.text
             assert "spiffe" not in answer.text
+
+
+@in_loop
+@pytest.mark.parametrize("opened", [True, False])
+async def test_metrics_tell_that_the_lease_is_over_when_no_role_can_be_told(opened: bool):
+    error: TrothError = Unavailable("The journal has been silent.")
+
+    async def authenticate(scope: Any) -> Any:
+        raise error
+
+    metrics = Metrics()
+    metrics.follow("troth_snapshot_lease_seconds", lambda: -7.0)
+    board = Board(metrics, authenticate, VirtualClock(), opened)
+    text = (await board.show({})).decode()
+    assert "troth_snapshot_lease_seconds -7.0" in text
+    assert "troth_build_info" not in text
+    for error in (Denied("no"), Unauthenticated("no")):
+        if opened:
+            assert (await board.show({})).decode() == text
+        else:
+            with pytest.raises(type(error)):
+                await board.show({})

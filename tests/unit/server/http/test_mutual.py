@@ -52,6 +52,7 @@ async def test_wrong_expired_and_missing_certificates_do_not_get_in(tmp_path: Pa
             ),
             "not yet valid": stage.authority.issue(AGENT, age=-timedelta(minutes=5)),
             "a server's": stage.authority.issue(),
+            "hides who signed it": stage.authority.issue(AGENT, signer=False),
         }
         for reason, credential in strangers.items():
             client = await stage.node_client(credential, tmp_path)

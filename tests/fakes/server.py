@@ -20,6 +20,7 @@ from tests.fakes.source import until
 from tests.fakes.virtualtime import VirtualTime
 from troth.agent.batches import CERTIFICATES, JWT_SVIDS, Batches
 from troth.agent.cache import Cache, Process
+from troth.agent.connection import Unreachable
 from troth.agent.credential import Credential
 from troth.agent.refusals import Refusals
 from troth.agent.sealing import SealedFile
@@ -29,7 +30,7 @@ from troth.agent.vault import Vault
 from troth.agent.view import View
 from troth.agent.workloads import Workloads
 from troth.core.entropy import SeededEntropy
-from troth.core.errors import Denied, Refused, TrothError, Unavailable
+from troth.core.errors import Denied, Refused, TrothError
 from troth.core.ids import SpiffeId
 from troth.identity.selectors import Selector
 from troth.issuance.crl import RevokedCertificate
@@ -175,7 +176,7 @@ class FakeServer:
 
     def go_away(self) -> None:
         """Every stream breaks, every call fails."""
-        self.failure = Unavailable("The server is away.")
+        self.failure = Unreachable("The server is away.")
         self.send(self.failure)
 
     def come_back(self) -> None:

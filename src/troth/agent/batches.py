@@ -17,7 +17,7 @@ import structlog
 
 from troth.agent.connection import Api
 from troth.agent.timing import Sleep
-from troth.core.errors import Internal, TrothError, error_of
+from troth.core.errors import Denied, Internal, TrothError, Unauthenticated, Unimplemented, error_of
 from troth.core.tracing import NO_TRACER, TraceContext, Tracer
 from troth.wire.api.certificates import (
     MAX_BATCH,
@@ -38,6 +38,9 @@ hour, and come in crowds when a machine starts. Somebody who wants a token wants
 MAX_PARALLEL = 4
 MAX_WEIGHT = 256 << 10
 """Bytes of CSRs, audiences and selectors in one batch: far below what the server takes."""
+
+_OURS = (Denied, Unauthenticated, Unimplemented)
+"""Refusals of a whole batch that concern the node and not what it asks for."""
 
 
 class Request(Protocol):
@@ -85,6 +88,16 @@ class Form(Generic[Asked, Given]):
     weigh: Callable[[Asked], int]
 
 
+def _measure(texts: Sequence[str]) -> int:
+    """How many bytes they take as JSON, at most."""
+    return sum(
+        3 + len(text) + text.count('"') + text.count("\\")
+        if text.isascii() and text.isprintable()
+        else 3 + 6 * len(text)
+        for text in texts
+    )
+
+
 CERTIFICATES: Form[CertificateRequest, IssuedCertificate] = Form(
     "certificate.issue",
     PATIENCE,
@@ -97,7 +110,7 @@ JWT_SVIDS: Form[JwtSvidRequest, IssuedJwtSvid] = Form(
     0.0,
     lambda requests: IssueJwtSvids(requests=requests),
     IssuedJwtSvid,
-    lambda request: sum(len(audience) + 3 for audience in request.audiences),
+    lambda request: _measure(request.audiences),
 )
 
 
@@ -151,8 +164,7 @@ class Batches(Generic[Asked, Given]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _weigh(self, request: Asked) -> int:
-        selectors = sum(len(selector) + 3 for selector in request.instance.selectors)
-        return 200 + selectors + self._form.weigh(request)
+        return 200 + _measure(request.instance.selectors) + self._form.weigh(request)
 
     async def _flush_later(self) -> None:
         if self._form.patience:
@@ -206,24 +218,33 @@ class Batches(Generic[Asked, Given]):
             await self._send(batch)
 
     async def _send(self, batch: list[_Waiting[Asked, Given]]) -> None:
-        requests = [waiting.request for waiting in batch]
         try:
-            issued = await self._api.call(self._form.operation, self._form.wrap(requests))
-            results = self._read_results(requests, issued)
+            results = await self._ask([waiting.request for waiting in batch])
         except asyncio.CancelledError:
             for waiting in batch:
                 waiting.answer.cancel()
             raise
-        except Exception as error:  # whatever it was, those who wait must hear of it
-            if not isinstance(error, TrothError):
-                log.exception("batch.failed")
-                error = Internal("The agent failed to ask for a credential; its log has more.")
-            results = [error] * len(batch)
         for waiting, result in zip(batch, results, strict=True):
             _settle(waiting.answer, result)
         self._under_way -= 1
         if self._timer is None:
             self._flush()
+
+    async def _ask(self, requests: Sequence[Asked]) -> list[Given | TrothError]:
+        """An answer for each. What is refused as a whole is asked for again in halves, so that
+        nobody's request brings down those of others."""
+        try:
+            issued = await self._api.call(self._form.operation, self._form.wrap([*requests]))
+            return self._read_results(requests, issued)
+        except Exception as error:  # whatever it was, those who wait must hear of it
+            if not isinstance(error, TrothError):
+                log.exception("batch.failed")
+                error = Internal("The agent failed to ask for a credential; its log has more.")
+            if len(requests) == 1 or error.retryable or isinstance(error, _OURS):
+                return [error] * len(requests)
+            log.warning("batch.halved", requests=len(requests), reason=error.detail)
+        half = len(requests) // 2
+        return [*await self._ask(requests[:half]), *await self._ask(requests[half:])]
 
     def _read_results(self, requests: Sequence[Asked], issued: Any) -> list[Given | TrothError]:
         answers: list[Any] = getattr(issued, "results", [])

@@ -63,7 +63,11 @@ class Api(Protocol):
         ...
 
 
-class Untrusted(Unavailable):
+class Unreachable(Unavailable):
+    """No answer came, or none from our server."""
+
+
+class Untrusted(Unreachable):
     """The server's certificate doesn't lead to a pinned root: perhaps it is another server."""
 
 
@@ -279,7 +283,7 @@ async def _split_lines(response: httpx.Response) -> AsyncIterator[bytes]:
             raise Internal(f"A line of the server's stream is longer than {MAX_LINE} bytes.")
 
 
-def _explain_failure(url: str, error: Exception) -> Unavailable:
+def _explain_failure(url: str, error: Exception) -> Unreachable:
     """Which of the many ways to fail it was, in a sentence."""
     cause: BaseException | None = error
     while cause is not None:
@@ -298,4 +302,4 @@ def _explain_failure(url: str, error: Exception) -> Unavailable:
             reason = "stopped answering"
         case _:
             reason = f"broke the connection off ({type(error).__name__})"
-    return Unavailable(f"The server at {url} {reason}.")
+    return Unreachable(f"The server at {url} {reason}.")

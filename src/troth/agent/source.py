@@ -22,7 +22,7 @@ from troth.core.clock import Clock
 from troth.core.errors import Denied, Internal, Invalid, Limited, TrothError, Unavailable
 from troth.drivers.attestors import Peer
 from troth.identity.identity import State
-from troth.issuance.jwtsvid import validate_jwt_svid
+from troth.issuance.jwtsvid import check_audiences, validate_jwt_svid
 
 log = structlog.get_logger(__name__)
 
@@ -97,8 +97,7 @@ class NodeSource:
         self, caller: Caller, audiences: tuple[str, ...], spiffe_id: str | None
     ) -> tuple[JwtSvid, ...]:
         """Tokens for all the caller's identities that may be served, or for `spiffe_id` alone."""
-        if not audiences:
-            raise Invalid("Name at least one audience that the token is meant for.")
+        audiences = check_audiences(audiences)  # here, since it would go with the wishes of others
         process = _require_process(caller)
         snapshot = self._sync.require_snapshot()
         workload = self._cache.admit(process, self._clock.monotonic())

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import structlog
 
-from troth.agent.connection import Api, CredentialChanged
+from troth.agent.connection import Api, CredentialChanged, Unreachable
 from troth.agent.snapshot import Snapshot, read_snapshot
 from troth.agent.timing import Backoff, Broadcast, Sleep
 from troth.core.clock import Clock
@@ -91,7 +91,8 @@ class Sync:
                 if isinstance(error, Denied | Unauthenticated):
                     self._kept = self.message = None
                     self.refusals.announce()
-                self._restore()
+                if isinstance(error, Unreachable):
+                    self._restore()
                 delay = self._backoff.take(error)
                 self._tell_failure(error, delay)
                 await self._sleep(delay)
@@ -106,7 +107,7 @@ class Sync:
         raise Unavailable("The server ended the stream without saying why.")
 
     def _restore(self) -> None:
-        """The server is away and never said a word to us: go by what it said before."""
+        """The server is away and never told us anything: go by what it said before."""
         kept, self._kept = self._kept, None
         if kept is None or self.snapshot is not None:
             return

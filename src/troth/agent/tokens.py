@@ -16,7 +16,7 @@ from troth.agent.timing import place_renewal
 from troth.agent.view import JwtSvid
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Internal, TrothError
+from troth.core.errors import Conflict, Denied, Internal, NotFound, Refused, TrothError
 from troth.wire.api.certificates import InstanceClaim
 from troth.wire.api.jwt_svids import IssuedJwtSvid, JwtSvidRequest
 from troth.wire.jwt import parse_unverified
@@ -26,6 +26,9 @@ log = structlog.get_logger(__name__)
 PARALLEL_PER_UID = 64
 """A quarter of a batch: one uid that asks for many keeps nobody else waiting."""
 WAITING_PER_UID = 256
+_CUT_OFF = (Denied, Refused, NotFound, Conflict)
+"""What may concern the identity. The rest says something about the call, and a token that was
+issued for the same audiences, and lives, is as good as before."""
 
 
 class Tokens:
@@ -61,7 +64,7 @@ class Tokens:
             try:
                 kept = await self._ask(workload.process, registration, key[1], snapshot)
             except TrothError as error:
-                if kept is None or not error.retryable:
+                if kept is None or isinstance(error, _CUT_OFF):
                     raise
                 log.warning("jwt.serving_kept", reason=error.detail)
             else:

@@ -31,6 +31,9 @@ MAX_PREFIX = 48
 _HASH_DIGITS = 16
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", re.ASCII)
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
+_NUMBERS = ("uid", "gid")
+_TOUCHING = re.compile(r"\}[0-9{]|[0-9]\{")
+_HASHED = re.compile(r".*-[0-9a-f]{16}", re.ASCII)
 _PART = re.compile(r"\{([a-z0-9]*)\}|([a-z0-9-]+)|(/)", re.ASCII)
 PREFIX_PATTERN = r"(/[a-z0-9]([a-z0-9-]*[a-z0-9])?)+"
 
@@ -71,6 +74,25 @@ class Naming:
         """The variables in it, without braces."""
         return frozenset(found[1] for found in _PART.finditer(self.text) if found[1] is not None)
 
+    def find_ambiguity(self) -> str | None:
+        """Why two different workloads could get the same name, or None.
+
+        In one part of the path numbers can be told from what stands beside them, if no digit does;
+        two others can't be told from each other: ``a`` and ``b-c``, or ``a-b`` and ``c``.
+        """
+        for part in self.text.split("/"):
+            found = list(_PART.finditer(part))
+            names = [one[1] for one in found if one[1] is not None]
+            wide = [f"{{{name}}}" for name in names if name not in _NUMBERS]
+            if len(wide) > 1:
+                return f"{' and '.join(wide)} share a part of the path: put '/' between them."
+            if len(names) > 1 and _TOUCHING.search(part):
+                return (
+                    f"in {show_value(part)} it can't be told where a variable ends: put '-' "
+                    "between a variable and what stands next to it."
+                )
+        return None
+
     @property
     def longest(self) -> int:
         """How many characters it can come to."""
@@ -87,14 +109,15 @@ class Naming:
 
 
 def slug_value(variable: str, value: str) -> str:
-    """`value` in the letters of names: itself where it has no others, else shortened and hashed.
+    """`value` in the letters of names: itself where it has no others and
+    doesn't look like a hash of another, else shortened and hashed.
 
     A unit named ``payments.service`` gives ``payments``; 64 bits of SHA-256 tell apart what looks
     alike once shortened.
     """
     plain = value.removesuffix(".service") if variable == "unit" else value
     allowed = _NAME if variable == "node" else _LABEL
-    if len(plain) <= MAX_SLUG and allowed.fullmatch(plain):
+    if len(plain) <= MAX_SLUG and allowed.fullmatch(plain) and not _HASHED.fullmatch(plain):
         return plain
     digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_DIGITS]
     words = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")

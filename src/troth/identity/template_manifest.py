@@ -68,6 +68,8 @@ def _check_naming(section: Node, match: tuple[Pattern, ...], prefix: str, naming
             f"two processes with another {VARIABLES[name]} would get the same name: add "
             f"{{{name}}} to 'naming'."
         )
+    if (ambiguity := naming.find_ambiguity()) is not None:
+        place.error(f"two processes could get the same name: {ambiguity}")
     try:
         check_length(prefix, naming)
         if section.limits.trust_domain is not None:

@@ -93,7 +93,7 @@ def plan_jwt_svid(
     issued_at = trim_seconds(now)
     return JwtPlan(
         spiffe_id=spiffe_id,
-        audiences=_check_audiences(audiences),
+        audiences=check_audiences(audiences),
         issuer_url=issuer_url,
         jti=jti,
         kid=kid or derive_key_id(issuer.public_key),
@@ -195,7 +195,8 @@ def validate_jwt_svid(
     return claims
 
 
-def _check_audiences(audiences: Sequence[str]) -> tuple[str, ...]:
+def check_audiences(audiences: Sequence[str]) -> tuple[str, ...]:
+    """The audiences, each once; raises `Invalid` unless a token may be meant for them."""
     if isinstance(audiences, str):
         raise TypeError("audiences is a sequence of strings")
     chosen = tuple(dict.fromkeys(audiences))

@@ -101,6 +101,7 @@ class _Meeting:
         sighting = self.tx.sightings.find_latest(template.name, binding.digest)
         if sighting is not None:
             identity = self.tx.identities.get(sighting.identity_id)
+            _refuse_held(identity)
             living = identity.state is not State.RETIRED and identity.template == template.name
             if living and self.now < sighting.ends_at:
                 return self._meet_again(identity, sighting, template)
@@ -110,10 +111,10 @@ class _Meeting:
     def _refuse_cut_off(self, attested: frozenset[Selector]) -> None:
         """Under one uid or unit a program can pass for another: what cuts off one cuts off all."""
         for identity in self.tx.identities.list_held_on(self.node.name, CUT_OFF):
-            boundary = [s for s in identity.selectors if s.key in BOUNDARIES]
-            if boundary and attested.issuperset(boundary):
+            shared = [s for s in identity.selectors if s.key in BOUNDARIES and s in attested]
+            if shared:
                 raise Refused(
-                    f"'{identity.name}', which shares {' and '.join(map(str, boundary))}, is "
+                    f"'{identity.name}', which shares {' and '.join(map(str, shared))}, is "
                     f"{identity.state.value} ({identity.state_reason}); nothing new there until "
                     "an operator has decided about it."
                 )
@@ -224,6 +225,15 @@ class _Meeting:
                 f"Node {self.node.name} has met {NODE_LIMIT} new workloads within {minutes} "
                 "minutes, which is all it may. Is one of them restarting under ever new names?"
             )
+
+
+def _refuse_held(identity: Identity) -> None:
+    """Wherever it was cut off, seen elsewhere: it is neither put off nor replaced."""
+    if identity.state is not State.RETIRED and identity.state in CUT_OFF:
+        raise Refused(
+            f"'{identity.name}' is {identity.state.value} ({identity.state_reason}); an operator "
+            "must decide about it first."
+        )
 
 
 def choose_template(templates: Iterable[Template], attested: frozenset[Selector]) -> Template:

@@ -15,11 +15,11 @@ from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 
 from troth.core.errors import Invalid
+from troth.wire.api.jwt_svids import MAX_AUDIENCES
 from troth.wire.protobuf import Field, Shape, build_messages, parse_message
 
 SERVICE = "SpiffeWorkloadAPI"
 SECURITY_HEADER = "workload.spiffe.io"
-MAX_AUDIENCES = 100
 
 MESSAGES: dict[str, tuple[Field, ...]] = {
     "X509SVIDRequest": (),

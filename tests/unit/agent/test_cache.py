@@ -3,12 +3,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec import json
 
 from tests.fakes.issuer import NOW
 from tests.fakes.server import FakeServer, make_entry, make_process, run_node
 from tests.fakes.source import in_loop
 from tests.fakes.virtualtime import VirtualTime
-from troth.agent.batches import CERTIFICATES, MAX_PARALLEL, Batches
+from troth.agent.batches import CERTIFICATES, MAX_PARALLEL, MAX_WEIGHT, Batches
 from troth.agent.cache import (
     MAX_TOKENS,
     NEW_BURST,
@@ -19,7 +20,7 @@ from troth.agent.cache import (
 )
 from troth.agent.credential import generate_key, make_csr
 from troth.agent.snapshot import read_snapshot
-from troth.core.errors import Denied, Internal, Limited, Unavailable
+from troth.core.errors import Denied, Internal, Limited, TooLarge, Unavailable
 from troth.wire.api.certificates import CertificateRequest, InstanceClaim, IssuedCertificates
 
 KEY = generate_key()
@@ -87,6 +88,43 @@ async def test_heavy_requests_are_split_over_calls():
     answers = await gather(time, [batches.issue(request(n, selectors=heavy)) for n in range(3)])
     assert server.count()["certificate.issue"] == 3
     assert all(answer.chain for answer in answers)
+
+
+@in_loop
+async def test_a_request_that_spoils_a_batch_spoils_only_itself():
+    time, server, batches = setup_batches()
+    real, sizes = server.call, []
+
+    async def refuse_the_fifth(name, asked):
+        sizes.append(len(asked.requests))
+        if any(one.instance.pid == 5 for one in asked.requests):
+            raise TooLarge("The request is too large.")
+        return await real(name, asked)
+
+    server.call = refuse_the_fifth
+    answers = await gather(time, [batches.issue(request(n)) for n in range(1, 17)])
+    assert [n for n, one in enumerate(answers, 1) if isinstance(one, TooLarge)] == [5]
+    assert len(sizes) == 9
+
+    sizes.clear()
+
+    async def refuse_the_node(name, asked):
+        sizes.append(len(asked.requests))
+        raise Denied("This node was evicted.")
+
+    server.call = refuse_the_node
+    await gather(time, [batches.issue(request(n)) for n in range(3)])
+    assert sizes == [3]
+
+
+@in_loop
+async def test_requests_weigh_what_they_take_as_json():
+    time, server, batches = setup_batches()
+    heavy = tuple("unix:path:/" + "\x01" * 4000 for _ in range(10))
+    await gather(time, [batches.issue(request(n, selectors=heavy)) for n in range(3)])
+    sizes = [len(json.encode(sent)) for sent in server.requests("certificate.issue")]
+    assert len(sizes) == 3
+    assert max(sizes) < MAX_WEIGHT
 
 
 @in_loop

@@ -19,7 +19,7 @@ from tests.fakes.issuer import FakeIssuer
 from tests.fakes.server import make_entry
 from tests.fakes.source import in_loop
 from troth.agent import connection as module
-from troth.agent.connection import Connection, Untrusted, check_url
+from troth.agent.connection import Connection, Unreachable, Untrusted, check_url
 from troth.agent.credential import compose_credential, generate_key, make_csr
 from troth.core.errors import Denied, Internal, Invalid, Unavailable
 from troth.core.ids import SpiffeId
@@ -196,7 +196,7 @@ async def test_a_server_that_is_not_there(tmp_path):
     async with listen(server_context(tmp_path, issuer)) as listener:
         url = listener.url
     connection = Connection(url, (issuer.x509.certificate,))
-    with pytest.raises(Unavailable, match="can't be reached"):
+    with pytest.raises(Unreachable, match="can't be reached"):
         await connection.call("node.report", REPORT)
     await connection.close()
 

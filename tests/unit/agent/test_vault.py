@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from tests.fakes.server import CREDENTIAL, FakeNode, make_entry, make_process, read_serial
 from tests.fakes.source import in_loop, until
+from troth.agent.connection import Unreachable
 from troth.agent.sealing import (
     KEY_NAME,
     MAGIC,
@@ -26,7 +27,7 @@ from troth.agent.sealing import (
 )
 from troth.agent.vault import UNCLAIMED, Vault, parse_state
 from troth.core.entropy import SeededEntropy
-from troth.core.errors import Denied, Unavailable
+from troth.core.errors import Denied, Internal, Limited, TrothError, Unavailable
 
 WEB = "spiffe://example.org/web"
 
@@ -76,7 +77,7 @@ async def serve(folder: Path, *numbers: int) -> tuple[FakeNode, list[int]]:
 @in_loop
 async def test_without_a_server_each_process_gets_back_what_it_had(tmp_path: Path) -> None:
     first, serials = await serve(tmp_path, 1, 2)
-    first.server.failure = Unavailable("away")
+    first.server.failure = Unreachable("away")
     async with run(tmp_path, first) as node:
         await until(lambda: node.sync.snapshot is not None, "the kept snapshot")
         watchers = [node.watch(make_process(number)) for number in (1, 2)]
@@ -88,10 +89,27 @@ async def test_without_a_server_each_process_gets_back_what_it_had(tmp_path: Pat
         assert len(keys) == 2
 
 
+@pytest.mark.parametrize(
+    "answer", [Unavailable("paced", 3.0), Limited("later"), Internal("broken")]
+)
+@in_loop
+async def test_a_server_that_answers_brings_nothing_back(
+    answer: TrothError, tmp_path: Path
+) -> None:
+    first = (await serve(tmp_path, 1))[0]
+    first.server.failure = answer
+    async with run(tmp_path, first) as node:
+        await node.time.advance(10)
+        assert node.sync.snapshot is None
+        node.server.failure = Unreachable("away")
+        await node.time.advance(10)
+        assert node.sync.is_restored
+
+
 @in_loop
 async def test_a_new_process_gets_nothing_and_neither_does_another_program(tmp_path: Path) -> None:
     first, _ = await serve(tmp_path, 1)
-    first.server.failure = Unavailable("away")
+    first.server.failure = Unreachable("away")
     async with run(tmp_path, first) as node:
         await until(lambda: node.sync.snapshot is not None, "the kept snapshot")
         stranger = node.watch(make_process(2))
@@ -108,7 +126,7 @@ async def test_a_new_process_gets_nothing_and_neither_does_another_program(tmp_p
 @in_loop
 async def test_what_is_restored_renews_and_expires_as_ever(tmp_path: Path) -> None:
     first, serials = await serve(tmp_path, 1)
-    first.server.failure = Unavailable("away")
+    first.server.failure = Unreachable("away")
     async with run(tmp_path, first) as node:
         await until(lambda: node.sync.snapshot is not None, "the kept snapshot")
         watcher = node.watch()
@@ -117,7 +135,7 @@ async def test_what_is_restored_renews_and_expires_as_ever(tmp_path: Path) -> No
         node.server.failure = None
         await node.time.advance(61)
         assert read_serial(watcher.last.svids[0].chain[0]) != serials[0]
-    node.server.failure = Unavailable("away")
+    node.server.failure = Unreachable("away")
     await node.time.advance(3601)
     async with run(tmp_path, node) as late:
         await until(lambda: late.sync.snapshot is not None, "the kept snapshot")
@@ -156,7 +174,7 @@ async def test_a_quarantine_leaves_the_disk_at_once(tmp_path: Path) -> None:
         await node.time.settle()
         assert not (tmp_path / SEALED_NAME).exists()
         assert await save(node, tmp_path) != before
-    node.server.failure = Unavailable("away")
+    node.server.failure = Unreachable("away")
     async with run(tmp_path, node) as late:
         await until(lambda: late.sync.snapshot is not None, "the kept snapshot")
         cut, kept = late.watch(make_process(1)), late.watch(make_process(2, "unix:uid:2000"))
@@ -180,7 +198,7 @@ async def test_an_eviction_erases_file_and_key(tmp_path: Path) -> None:
 @in_loop
 async def test_nobody_comes_back_for_what_another_boot_had(tmp_path: Path) -> None:
     first, _ = await serve(tmp_path, 1)
-    first.server.failure = Unavailable("away")
+    first.server.failure = Unreachable("away")
     async with run(tmp_path, first, boot="boot-2") as node:
         await until(lambda: node.sync.snapshot is not None, "the kept snapshot")
         watcher = node.watch()
@@ -242,7 +260,7 @@ def test_a_file_that_cant_be_used_is_ignored_with_a_word(how: str, tmp_path: Pat
     async def test() -> None:
         first, _ = await serve(tmp_path, 1)
         spoil(tmp_path / SEALED_NAME)
-        first.server.failure = Unavailable("away")
+        first.server.failure = Unreachable("away")
         with capture_logs() as logs:
             async with run(tmp_path, first) as node:
                 await node.time.advance(10)

@@ -6,7 +6,7 @@ import itertools
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.templates import make_template
@@ -70,6 +70,58 @@ def test_hostile_values_give_legal_names_that_differ():
 def test_two_values_never_share_a_name(values):
     one, other = (slug_value("path", value) for value in values)
     assert one != other
+
+
+def test_a_value_that_looks_like_the_hash_of_another_is_hashed_too():
+    slug = slug_value("unit", "Payments.service")
+    assert slug_value("unit", f"{slug}.service") != slug
+
+
+_UNITS = st.text("ab-1", min_size=1, max_size=4).map(lambda text: f"{text}.service")
+_VALUES = st.fixed_dictionaries(
+    {
+        "node": st.from_regex(r"[ab1]([-.]?[ab1]){0,2}", fullmatch=True),
+        "uid": st.integers(0, 120).map(str),
+        "gid": st.integers(0, 120).map(str),
+        "unit": _UNITS,
+        "path": st.text("ab/-", min_size=1, max_size=4).map(lambda text: f"/{text}"),
+    }
+)
+_TEXTS = st.lists(
+    st.sampled_from([*(f"{{{name}}}" for name in VARIABLES), "-", "/", "a", "1", "a-1"]),
+    min_size=1,
+    max_size=7,
+).map("".join)
+
+
+@settings(max_examples=500)
+@given(_TEXTS, _VALUES, _VALUES)
+def test_an_unambiguous_naming_never_gives_two_workloads_one_name(text, one, other):
+    try:
+        naming = Naming.parse(text)
+    except Invalid:
+        assume(False)
+    assume(naming.find_ambiguity() is None)
+    differ = any(one[name] != other[name] for name in naming.variables)
+    assert (naming.render(one) != naming.render(other)) == differ
+    assert (
+        name_path(f"/t/{naming.render(one)}") != name_path(f"/t/{naming.render(other)}")
+    ) == differ
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{uid}{gid}",
+        "{node}-{unit}",
+        "{uid}/{unit}-{path}",
+        "{uid}1-{gid}",
+        "{unit}-1{uid}",
+        "{unit}{uid}",
+    ],
+)
+def test_a_naming_that_can_give_the_same_name_twice_is_told(text):
+    assert Naming.parse(text).find_ambiguity() is not None
 
 
 @given(st.text(), st.text(), st.sampled_from(sorted(VARIABLES)))

@@ -89,6 +89,7 @@ def test_defaults_give_little():
         ({"match": ["unix:uid:1", "unix:uid:2"]}, "the same attribute"),
         ({"match": ["unix:uid:1", "unix:uid:1"]}, "in the list twice"),
         ({"naming": "{node}"}, "would get the same name"),
+        ({"naming": "x/{uid}{node}"}, "could get the same name"),
         ({"naming": "{node}/{uid}/{unit}"}, "{unit} has no value"),
         ({"naming": "{node}/../{uid}"}, "must be variables"),
         ({"naming": "a" * 59 + "{uid}", "prefix": "/" + "b" * 47}, "more than 128"),

@@ -162,6 +162,40 @@ async def test_a_neighbour_of_the_cut_off_under_the_same_uid_gets_nothing_new(ho
 
 
 @in_house
+async def test_the_cut_off_reach_whoever_shares_their_uid_or_their_unit(house: FakeHouse):
+    node = await house.join()
+    await house.register("payments", selectors=["unix:uid:1500", "systemd:unit:a.service"])
+    await apply(house, describe_template())
+    await move(house, "quarantine", "payments")
+    for neighbour in (
+        ("unix:uid:1500", "systemd:unit:b.service"),
+        ("unix:uid:1501", "systemd:unit:a.service"),
+    ):
+        with pytest.raises(Refused, match="'payments', which shares"):
+            await meet(house, node, *neighbour)
+    assert (await meet(house, node, "unix:uid:1502", "systemd:unit:c.service")).state == "active"
+
+
+@in_house
+async def test_a_shared_name_cut_off_is_not_put_off_or_replaced_from_another_node(
+    house: FakeHouse,
+):
+    nodes = [await house.join(name) for name in ("web-1", "web-2")]
+    await apply(house, describe_template(nodes=["*"], naming="{uid}"))
+    met = await meet(house, nodes[0])
+    await move(house, "quarantine", met.name)
+    before = await show(house, met.name)
+    for days in (0, 4, 400):
+        house.clock.advance(timedelta(days=days))
+        await house.settle()
+        with pytest.raises(Refused, match="incident 42"):
+            await meet(house, nodes[1])
+    after = await show(house, met.name)
+    assert (after.state, after.nodes) == ("quarantined", before.nodes)
+    assert after.expires_at == before.expires_at
+
+
+@in_house
 async def test_a_proposed_identity_waits_and_is_the_same_after_approval(house: FakeHouse):
     node = await house.join()
     await apply(house, describe_template(start="proposed"))

@@ -1,8 +1,8 @@
 """How a machine becomes a node: with a join token, or by the certificate that it was made with.
 
 A name belongs to the way in which its node proved itself. Nobody takes an active node's name in
-another way or with another certificate, and who was evicted doesn't come back by a certificate
-until an administrator lets them.
+another way or with a certificate for another key, and who was evicted doesn't come back by a
+certificate until an administrator lets them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class AttestNode:
         possession = await asyncio.to_thread(self._verify, call.body, now)
         name = self.vouchers.name_machine(possession)
         node = self._make_node(
-            NodeId(new_id("nod", self.entropy)), name, X509POP, now, possession.fingerprint
+            NodeId(new_id("nod", self.entropy)), name, X509POP, now, possession.key
         )
 
         def check(tx: Transaction) -> None:
@@ -101,6 +101,7 @@ class AttestNode:
                 tx,
                 call,
                 node,
+                key=possession.key,
                 fingerprint=possession.fingerprint,
                 issuer=possession.issuer,
                 authority=possession.authority,
@@ -128,7 +129,7 @@ class AttestNode:
         name: str,
         attestation: str,
         now: datetime,
-        fingerprint: str | None = None,
+        key: str | None = None,
     ) -> Node:
         return Node(
             id=node_id,
@@ -140,7 +141,7 @@ class AttestNode:
             certificate_serial="",
             expires_at=now + NODE_TTL,
             last_seen=now,
-            fingerprint=fingerprint,
+            fingerprint=key,
         )
 
 
@@ -170,8 +171,8 @@ def _check_name(tx: Transaction, node: Node) -> None:
         )
     if previous.fingerprint != node.fingerprint and previous.readmitted_at is None:
         raise Refused(
-            f"The name {node.name} belongs to a node with another certificate. If the machine has "
-            f"a new one, let it in: troth node readmit {node.name} --reason TEXT"
+            f"The name {node.name} belongs to a node with another key. If the machine has a new "
+            f"one, let it in: troth node readmit {node.name} --reason TEXT"
         )
 
 
@@ -207,7 +208,7 @@ def _enter(tx: Transaction, call: Call[Any], node: Node, **proof: str) -> Node:
 class ReadmitNode:
     """``node.readmit``: let a machine prove itself anew under a name, by a certificate.
 
-    An evicted one may come back; an active one may come with another certificate than before.
+    An evicted one may come back; an active one may come with another key than before.
     """
 
     store: Store

@@ -130,7 +130,7 @@ class EnrollDevice:
             self.throttle.count(call.caller.source)
             raise
         proved = list_selectors(possession)
-        self.throttle.check(possession.fingerprint)
+        self.throttle.check(possession.key)
 
         def look(tx: Transaction) -> list[Identity]:
             if tx.used_proofs.is_used(possession.digest):
@@ -144,7 +144,7 @@ class EnrollDevice:
         (identity,) = meant
         claim = Claim(
             identity=identity,
-            instance_id=name_device(identity.id, possession.fingerprint),
+            instance_id=name_device(identity.id, possession.key),
             public_key=public_key,
             method="x509pop",
             evidence=tuple(map(str, proved)),
@@ -181,7 +181,7 @@ class EnrollDevice:
     ) -> TrothError:
         """The refusal of a genuine device that nobody registered, or several did; journaled, so
         that somebody sees it, and braked for each device by itself."""
-        self.throttle.count(possession.fingerprint)
+        self.throttle.count(possession.key)
         names = ", ".join(identity.name for identity in meant[:5])
         reason = f"several devices ask for it: {names}" if meant else "no device asks for it"
         now = self.clock.now()

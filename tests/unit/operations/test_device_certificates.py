@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.house import FakeHouse, in_house, make_csr
-from tests.fakes.machines import Machine, Maker
+from tests.fakes.machines import Machine, Maker, rewrite
 from troth.core.errors import Conflict, Denied, Invalid, Limited, Refused
 from troth.identity.selectors import Selector as S
 from troth.identity.selectors import find_weakness
@@ -199,6 +199,20 @@ async def test_a_locked_device_stays_out_whatever_it_shows(house: FakeHouse) -> 
     await house.call("instance.lock", MoveInstance(id=made.instance_id, reason="stolen"))
     with pytest.raises(Denied, match="locked"):
         await enroll(house, machine)
+
+
+@with_maker
+async def test_a_locked_device_stays_out_with_another_form_of_its_certificate(
+    house: FakeHouse,
+) -> None:
+    machine = ACME.make("sn-1")
+    await register(house, authority())
+    made = await enroll(house, machine)
+    await house.call("instance.lock", MoveInstance(id=made.instance_id, reason="stolen"))
+    for other in (rewrite(machine), ACME.make("sn-2", key=machine.key)):
+        assert other.chain[0] != machine.chain[0]
+        with pytest.raises(Denied, match="locked"):
+            await enroll(house, other)
 
 
 @in_house

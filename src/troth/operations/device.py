@@ -87,6 +87,11 @@ class EnrollDevice:
                 raise Invalid(f"Enrolment by {other!r} isn't known; use code or x509pop.")
         return await certify_device(self.clock, self.leaves, call, claim)
 
+    def _count(self, claim: Claim) -> None:
+        """Brake who enrols again and again: it writes each time, and proves what it did before."""
+        self.throttle.check(claim.instance_id)
+        self.throttle.count(claim.instance_id)
+
     async def _read_code(self, call: Call[wire.EnrollDevice], public_key: bytes) -> Claim:
         secret = parse_code(call.body.evidence)
         now = self.clock.now()
@@ -109,7 +114,7 @@ class EnrollDevice:
                 raise Refused(f"This enrolment code is not valid here; {REMEDY}")
             return take_code(tx, current, key_hash, now)
 
-        return Claim(
+        claim = Claim(
             identity=identity,
             instance_id=name_device(identity.id, code.id),
             public_key=public_key,
@@ -117,6 +122,8 @@ class EnrollDevice:
             evidence=(f"code:{code.id}",),
             take=take,
         )
+        self._count(claim)
+        return claim
 
     async def _read_certificate(self, call: Call[wire.EnrollDevice], public_key: bytes) -> Claim:
         """The claim of a device by its manufacturer's certificate; the proof is taken here.
@@ -150,6 +157,7 @@ class EnrollDevice:
             evidence=tuple(map(str, proved)),
             take=lambda tx, now: False,
         )
+        self._count(claim)
 
         def enter(tx: Transaction) -> None:
             admit_device(tx, identity, claim.instance_id, now)
@@ -238,8 +246,28 @@ def admit_device(
     known = tx.instances.find(instance_id)
     if known is not None and known.locked:
         raise Denied(f"Instance {instance_id} of '{identity.name}' is locked.")
-    if (identity.dns_names, identity.x509_ttl) != (planned.dns_names, planned.x509_ttl):
+    if _list_terms(identity) != _list_terms(planned):
         raise Unavailable(f"'{identity.name}' was changed just now; ask again.")
+
+
+def _list_terms(identity: Identity) -> tuple[Any, ...]:
+    return set(identity.selectors), identity.dns_names, identity.x509_ttl
+
+
+def require_proof(tx: Transaction, identity: Identity, instance_id: InstanceId) -> None:
+    """Raise `Denied` if the registration asks for more by now than its device had proved.
+
+    A code proves nothing that a registration could ask for.
+    """
+    known = tx.instances.find(instance_id)
+    evidence = set() if known is None else set(known.evidence)
+    wanted = {str(selector) for selector in identity.selectors}
+    by_certificate = any(one.startswith("x509pop:") for one in evidence)
+    if by_certificate and not (wanted and wanted <= evidence):
+        raise Denied(
+            f"'{identity.name}' asks for another certificate by now than this device showed; "
+            "enrol anew."
+        )
 
 
 def record_enrolment(tx: Transaction, call: Call[Any], claim: Claim, now: datetime) -> None:
@@ -349,6 +377,7 @@ class RenewDevice:
             require_certificate(tx, serial)
             now = self.clock.now()
             admit_device(tx, identity, instance_id, now)
+            require_proof(tx, tx.identities.get(identity.id), instance_id)
             if first:
                 tx.instances.touch([instance_id], now)
 

@@ -14,9 +14,12 @@ from typing import Any
 from troth.core.bucket import Buckets, Pacer
 from troth.core.clock import Clock
 from troth.core.errors import Limited, Unavailable
-from troth.operations.call import ANONYMOUS, Caller
+from troth.operations.call import Caller
+from troth.policy.permissions import GRANTABLE
 from troth.wire.api.certificates import IssueCertificates
+from troth.wire.api.jwt_svids import IssueJwtSvids
 
+GRANTED = frozenset(GRANTABLE)
 CREDENTIALS = frozenset({"certificate.issue", "jwtsvid.issue"})
 BURST_SECONDS = 100
 """A node may take what grows back in so many seconds at once: one with all of an agent's 10,000
@@ -50,8 +53,8 @@ class Pacing:
         now = self._clock.monotonic()
         if caller.node_id is not None:
             self._admit_node(name, str(caller.node_id), body, now)
-        elif caller.principal != ANONYMOUS.principal:
-            return  # who has a role here is trusted not to flood
+        elif caller.roles & GRANTED:
+            return  # who was given a role here is trusted not to flood; a certificate alone isn't
         elif name == "node.attest":
             wait = self._strangers.take(name_address(caller.source), 1, now)
             if wait:
@@ -65,7 +68,8 @@ class Pacing:
 
     def _admit_node(self, name: str, node_id: str, body: Any, now: float) -> None:
         if name in CREDENTIALS:
-            cost = len(body.requests) if isinstance(body, IssueCertificates) else 1
+            batch = isinstance(body, IssueCertificates | IssueJwtSvids)
+            cost = len(body.requests) if batch else 1
             wait = self._credentials.take(node_id, max(cost, 1), now)
             what = "credentials"
         else:

@@ -36,6 +36,7 @@ from troth.operations.leaf import Wish
 from troth.operations.recording import record_event
 from troth.operations.throttle import Throttle
 from troth.store.engine import Store
+from troth.store.identities import MOST_CERTIFIED
 from troth.store.records import CertificateKind, CertificateRecord, EnrolmentCode
 from troth.store.transaction import Transaction
 from troth.wire.api import devices as wire
@@ -146,6 +147,8 @@ class EnrollDevice:
 
         found = await self.store.read(look)
         meant = [i for i in found if match_selectors(i.selectors, frozenset(proved)).complete]
+        if len(found) == MOST_CERTIFIED:
+            meant = found  # there may be more, so that a single one needn't be the only one
         if len(meant) != 1:
             raise await self._refuse(call, possession, proved, meant)
         (identity,) = meant

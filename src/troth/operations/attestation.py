@@ -21,6 +21,7 @@ from troth.issuance.csr import parse_csr
 from troth.operations.call import Call
 from troth.operations.leaf import LeafIssuer
 from troth.operations.node import NODE_TTL, certify_node, name_node, view_node
+from troth.operations.pacing import Turns
 from troth.operations.recording import record_event, record_revocations
 from troth.operations.token import find_token, parse_token, take_token
 from troth.store.engine import Store
@@ -37,15 +38,23 @@ REJOIN_AFTER = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
+class Entrance:
+    """Which trust domain machines join, who vouches for them, and how many may join at once."""
+
+    trust_domain: TrustDomain
+    vouchers: Vouchers
+    turns: Turns
+
+
+@dataclass(frozen=True, slots=True)
 class AttestNode:
     """``node.attest``: take a proof once and certify the node's key."""
 
     store: Store
     clock: Clock
     entropy: Entropy
-    trust_domain: TrustDomain
     leaves: LeafIssuer
-    vouchers: Vouchers
+    entrance: Entrance
 
     async def __call__(self, call: Call[wire.AttestNode]) -> wire.NodeCredential:
         """The node's certificate. A bad CSR costs no proof; a bad proof writes nothing."""
@@ -72,6 +81,7 @@ class AttestNode:
         now = self.clock.now()
         # Anybody may call this: what is wrong is found out without a turn of the writer.
         await self.store.read(lambda tx: find_token(tx, token_id, secret, now))
+        self.entrance.turns.take(call.caller)
         node_id = NodeId(new_id("nod", self.entropy))
 
         def join(tx: Transaction) -> Node:
@@ -84,7 +94,7 @@ class AttestNode:
     async def _join_by_certificate(self, call: Call[wire.AttestNode]) -> Node:
         now = self.clock.now()
         possession = await asyncio.to_thread(self._verify, call.body, now)
-        name = self.vouchers.name_machine(possession)
+        name = self.entrance.vouchers.name_machine(possession)
         node = self._make_node(
             NodeId(new_id("nod", self.entropy)), name, X509POP, now, possession.key
         )
@@ -108,17 +118,18 @@ class AttestNode:
             )
 
         await self.store.read(check)
+        self.entrance.turns.take(call.caller)
         return await self.store.transact(join)
 
     def _verify(self, body: wire.AttestNode, now: datetime) -> Possession:
         evidence = parse_evidence(body.evidence)
         return verify_possession(
-            authorities=self.vouchers.authorities,
+            authorities=self.entrance.vouchers.authorities,
             chain=evidence.chain,
             signature=evidence.signature,
             at=evidence.at,
             purpose=NODE,
-            trust_domain=self.trust_domain,
+            trust_domain=self.entrance.trust_domain,
             csr=body.csr,
             now=now,
         )
@@ -134,7 +145,7 @@ class AttestNode:
         return Node(
             id=node_id,
             name=name,
-            spiffe_id=name_node(self.trust_domain, name),
+            spiffe_id=name_node(self.entrance.trust_domain, name),
             state=NodeState.ACTIVE,
             attestation=attestation,
             attested_at=now,

@@ -26,6 +26,7 @@ from troth.core.ids import AuthorityId, CodeId, IdentityId, NodeId
 from troth.identity.identity import Kind, State
 from troth.identity.selectors import Selector
 from troth.store.engine import open_store
+from troth.store.identities import MOST_CERTIFIED
 from troth.store.records import CertificateKind, EnrolmentCode, format_serial
 
 ONE, TWO = Selector("x509pop:sha256", "ab" * 32), Selector("x509pop:cn", "sn-2")
@@ -125,14 +126,26 @@ def certified(store, *selectors: Selector) -> list[str]:
     return [identity.name for identity in found]
 
 
-def test_devices_are_found_by_any_selector_of_a_certificate(store):
+def test_devices_are_found_by_their_most_telling_selector(store):
     service = replace(make_device("service", MAKER), kind=Kind.SERVICE)
-    for identity in (make_device("one", ONE), make_device("two", MAKER, TWO), service):
+    for identity in (
+        make_device("one", ONE, MAKER),
+        make_device("two", MAKER, TWO),
+        make_device("three", MAKER),
+        service,
+    ):
         transact(store, lambda tx, i=identity: tx.identities.add(i))
-    assert certified(store, ONE, MAKER) == ["one", "two"]
+    assert certified(store, ONE, MAKER) == ["one", "three"]
     assert certified(store, TWO) == ["two"]
+    assert certified(store, MAKER) == ["three"]
     assert certified(store, Selector("x509pop:cn", "nobody")) == []
     assert certified(store) == []
+
+
+def test_however_many_devices_a_certificate_fits_only_some_are_read(store):
+    crowd = [make_device(f"d{number:03}", MAKER) for number in range(MOST_CERTIFIED + 1)]
+    transact(store, lambda tx: tx.identities.add_all(crowd))
+    assert len(certified(store, ONE, MAKER)) == MOST_CERTIFIED
 
 
 def test_what_finds_a_device_follows_its_changes(store):

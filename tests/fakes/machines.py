@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
@@ -22,6 +26,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DOMAIN = TrustDomain("example.org")
 DER = Encoding.DER
 LONG = timedelta(days=3650)
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def make_usage(**given: bool) -> x509.KeyUsage:
@@ -65,6 +70,29 @@ class Machine:
     def prove(self, csr: bytes, at: datetime = NOW, purpose: str = NODE) -> str:
         """The evidence that is sent."""
         return render_evidence(self.chain, at, self.sign(csr, at, purpose))
+
+
+def rewrite(machine: Machine) -> Machine:
+    """The same machine with its certificate's ECDSA signature (r, s) as (r, n - s): as valid as
+    before, and made without the issuer's key."""
+    der = machine.certificate.public_bytes(DER)
+    signature = machine.certificate.signature
+    r, s = decode_dss_signature(signature)
+    other = encode_dss_signature(r, _P256_ORDER - s)
+    tail = _wrap(0x03, b"\0" + signature)
+    assert der.endswith(tail)
+    content = der[der.index(machine.certificate.tbs_certificate_bytes) : -len(tail)]
+    twin = _wrap(0x30, content + _wrap(0x03, b"\0" + other))
+    return replace(machine, certificate=x509.load_der_x509_certificate(twin))
+
+
+def _wrap(tag: int, content: bytes) -> bytes:
+    """DER: tag, length, content."""
+    length = len(content)
+    if length < 0x80:
+        return bytes([tag, length]) + content
+    size = (length.bit_length() + 7) // 8
+    return bytes([tag, 0x80 | size]) + length.to_bytes(size, "big") + content
 
 
 class Maker:

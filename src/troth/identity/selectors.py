@@ -26,7 +26,8 @@ KNOWN = (
 """Every attribute that can be proved: by a built-in attestor, or by a device's certificate."""
 
 CERTIFIED = ("x509pop:sha256", "x509pop:cn", "x509pop:ca")
-"""Attributes of a manufacturer's certificate, which only a device without an agent proves."""
+"""Attributes of a manufacturer's certificate, which only a device without an agent proves; the most
+telling first."""
 
 BOUNDARIES = ("unix:uid", "systemd:unit", "container:id")
 """Attributes that another program under the same uid can't borrow (see docs: attestation)."""

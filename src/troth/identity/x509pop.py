@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import (
     Criticality,
@@ -79,12 +79,15 @@ class Possession:
     """Who proved to hold the key of a certificate that an authority vouches for.
 
     `fingerprint` is the SHA-256 of the certificate's DER in lower-case hex, `authority` that of
-    the anchor it leads to; `common_name` is the subject's if it has exactly one; `issuer` is in the
-    form of RFC 4514; `digest` (SHA-256, hex) names the proof, however its signature is written, and
-    must be taken once until `expires_at`.
+    the anchor it leads to, `key` that of the certificate's public key (SubjectPublicKeyInfo, DER).
+    Who it is goes by `key`: the issuer's ECDSA signature, and with it the fingerprint, can be
+    rewritten by anybody, and a key may get another certificate. `common_name` is the subject's if
+    it has exactly one; `issuer` is in the form of RFC 4514; `digest` (SHA-256, hex) names the
+    proof, however its signatures are written, and must be taken once until `expires_at`.
     """
 
     fingerprint: str
+    key: str
     common_name: str | None
     serial: str
     issuer: str
@@ -97,7 +100,7 @@ class Possession:
 @dataclass(frozen=True, slots=True)
 class Vouchers:
     """The authorities that vouch for machines, and whether a machine is called after its
-    certificate's common name instead of its fingerprint."""
+    certificate's common name instead of its key."""
 
     authorities: tuple[x509.Certificate, ...] = ()
     by_common_name: bool = False
@@ -105,7 +108,7 @@ class Vouchers:
     def name_machine(self, possession: Possession) -> str:
         """The node name that `possession` proves; `Denied` if its common name can't be one."""
         if not self.by_common_name:
-            return f"{NAME_PREFIX}{possession.fingerprint[:NAME_DIGITS]}"
+            return f"{NAME_PREFIX}{possession.key[:NAME_DIGITS]}"
         name = possession.common_name or ""
         if not _NODE_NAME.fullmatch(name) or name.startswith(NAME_PREFIX) or name in _RESERVED:
             raise Denied(
@@ -217,17 +220,19 @@ def verify_possession(
     path = _verify_path(leaf, others, authorities, now)
     message = compose_message(purpose, trust_domain, csr, at)
     _verify_signature(leaf, signature, message)
-    fingerprint = hashlib.sha256(chain[0])
+    key = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    key_hash = hashlib.sha256(key)
     names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return Possession(
-        fingerprint=fingerprint.hexdigest(),
+        fingerprint=hashlib.sha256(chain[0]).hexdigest(),
+        key=key_hash.hexdigest(),
         common_name=str(names[0].value) if len(names) == 1 else None,
         serial=f"{leaf.serial_number:x}",
         issuer=leaf.issuer.rfc4514_string(),
         not_after=leaf.not_valid_after_utc,
         authority=hashlib.sha256(path[-1].public_bytes(Encoding.DER)).hexdigest(),
-        # Not of the signature: an ECDSA signature can be rewritten into another valid one.
-        digest=hashlib.sha256(fingerprint.digest() + message).hexdigest(),
+        # Not of a signature, nor of what carries one: ECDSA's can be rewritten into valid others.
+        digest=hashlib.sha256(key_hash.digest() + message).hexdigest(),
         expires_at=at + 2 * LEEWAY,
     )
 

@@ -1,8 +1,8 @@
 """How a machine becomes a node: with a join token, or by the certificate that it was made with.
 
 A name belongs to the way in which its node proved itself. Nobody takes an active node's name in
-another way or with another certificate, and who was evicted doesn't come back by a certificate
-until an administrator lets them.
+another way or with a certificate for another key, and who was evicted doesn't come back by a
+certificate until an administrator lets them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from troth.issuance.csr import parse_csr
 from troth.operations.call import Call
 from troth.operations.leaf import LeafIssuer
 from troth.operations.node import NODE_TTL, certify_node, name_node, view_node
+from troth.operations.pacing import Turns
 from troth.operations.recording import record_event, record_revocations
 from troth.operations.token import find_token, parse_token, take_token
 from troth.store.engine import Store
@@ -37,15 +38,23 @@ REJOIN_AFTER = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
+class Entrance:
+    """Which trust domain machines join, who vouches for them, and how many may join at once."""
+
+    trust_domain: TrustDomain
+    vouchers: Vouchers
+    turns: Turns
+
+
+@dataclass(frozen=True, slots=True)
 class AttestNode:
     """``node.attest``: take a proof once and certify the node's key."""
 
     store: Store
     clock: Clock
     entropy: Entropy
-    trust_domain: TrustDomain
     leaves: LeafIssuer
-    vouchers: Vouchers
+    entrance: Entrance
 
     async def __call__(self, call: Call[wire.AttestNode]) -> wire.NodeCredential:
         """The node's certificate. A bad CSR costs no proof; a bad proof writes nothing."""
@@ -72,6 +81,7 @@ class AttestNode:
         now = self.clock.now()
         # Anybody may call this: what is wrong is found out without a turn of the writer.
         await self.store.read(lambda tx: find_token(tx, token_id, secret, now))
+        self.entrance.turns.take(call.caller)
         node_id = NodeId(new_id("nod", self.entropy))
 
         def join(tx: Transaction) -> Node:
@@ -84,9 +94,9 @@ class AttestNode:
     async def _join_by_certificate(self, call: Call[wire.AttestNode]) -> Node:
         now = self.clock.now()
         possession = await asyncio.to_thread(self._verify, call.body, now)
-        name = self.vouchers.name_machine(possession)
+        name = self.entrance.vouchers.name_machine(possession)
         node = self._make_node(
-            NodeId(new_id("nod", self.entropy)), name, X509POP, now, possession.fingerprint
+            NodeId(new_id("nod", self.entropy)), name, X509POP, now, possession.key
         )
 
         def check(tx: Transaction) -> None:
@@ -101,23 +111,25 @@ class AttestNode:
                 tx,
                 call,
                 node,
+                key=possession.key,
                 fingerprint=possession.fingerprint,
                 issuer=possession.issuer,
                 authority=possession.authority,
             )
 
         await self.store.read(check)
+        self.entrance.turns.take(call.caller)
         return await self.store.transact(join)
 
     def _verify(self, body: wire.AttestNode, now: datetime) -> Possession:
         evidence = parse_evidence(body.evidence)
         return verify_possession(
-            authorities=self.vouchers.authorities,
+            authorities=self.entrance.vouchers.authorities,
             chain=evidence.chain,
             signature=evidence.signature,
             at=evidence.at,
             purpose=NODE,
-            trust_domain=self.trust_domain,
+            trust_domain=self.entrance.trust_domain,
             csr=body.csr,
             now=now,
         )
@@ -128,19 +140,19 @@ class AttestNode:
         name: str,
         attestation: str,
         now: datetime,
-        fingerprint: str | None = None,
+        key: str | None = None,
     ) -> Node:
         return Node(
             id=node_id,
             name=name,
-            spiffe_id=name_node(self.trust_domain, name),
+            spiffe_id=name_node(self.entrance.trust_domain, name),
             state=NodeState.ACTIVE,
             attestation=attestation,
             attested_at=now,
             certificate_serial="",
             expires_at=now + NODE_TTL,
             last_seen=now,
-            fingerprint=fingerprint,
+            fingerprint=key,
         )
 
 
@@ -170,8 +182,8 @@ def _check_name(tx: Transaction, node: Node) -> None:
         )
     if previous.fingerprint != node.fingerprint and previous.readmitted_at is None:
         raise Refused(
-            f"The name {node.name} belongs to a node with another certificate. If the machine has "
-            f"a new one, let it in: troth node readmit {node.name} --reason TEXT"
+            f"The name {node.name} belongs to a node with another key. If the machine has a new "
+            f"one, let it in: troth node readmit {node.name} --reason TEXT"
         )
 
 
@@ -207,7 +219,7 @@ def _enter(tx: Transaction, call: Call[Any], node: Node, **proof: str) -> Node:
 class ReadmitNode:
     """``node.readmit``: let a machine prove itself anew under a name, by a certificate.
 
-    An evicted one may come back; an active one may come with another certificate than before.
+    An evicted one may come back; an active one may come with another key than before.
     """
 
     store: Store

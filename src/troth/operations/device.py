@@ -36,6 +36,7 @@ from troth.operations.leaf import Wish
 from troth.operations.recording import record_event
 from troth.operations.throttle import Throttle
 from troth.store.engine import Store
+from troth.store.identities import MOST_CERTIFIED
 from troth.store.records import CertificateKind, CertificateRecord, EnrolmentCode
 from troth.store.transaction import Transaction
 from troth.wire.api import devices as wire
@@ -87,6 +88,11 @@ class EnrollDevice:
                 raise Invalid(f"Enrolment by {other!r} isn't known; use code or x509pop.")
         return await certify_device(self.clock, self.leaves, call, claim)
 
+    def _count(self, claim: Claim) -> None:
+        """Brake who enrols again and again: it writes each time, and proves what it did before."""
+        self.throttle.check(claim.instance_id)
+        self.throttle.count(claim.instance_id)
+
     async def _read_code(self, call: Call[wire.EnrollDevice], public_key: bytes) -> Claim:
         secret = parse_code(call.body.evidence)
         now = self.clock.now()
@@ -109,7 +115,7 @@ class EnrollDevice:
                 raise Refused(f"This enrolment code is not valid here; {REMEDY}")
             return take_code(tx, current, key_hash, now)
 
-        return Claim(
+        claim = Claim(
             identity=identity,
             instance_id=name_device(identity.id, code.id),
             public_key=public_key,
@@ -117,6 +123,8 @@ class EnrollDevice:
             evidence=(f"code:{code.id}",),
             take=take,
         )
+        self._count(claim)
+        return claim
 
     async def _read_certificate(self, call: Call[wire.EnrollDevice], public_key: bytes) -> Claim:
         """The claim of a device by its manufacturer's certificate; the proof is taken here.
@@ -130,7 +138,7 @@ class EnrollDevice:
             self.throttle.count(call.caller.source)
             raise
         proved = list_selectors(possession)
-        self.throttle.check(possession.fingerprint)
+        self.throttle.check(possession.key)
 
         def look(tx: Transaction) -> list[Identity]:
             if tx.used_proofs.is_used(possession.digest):
@@ -139,17 +147,20 @@ class EnrollDevice:
 
         found = await self.store.read(look)
         meant = [i for i in found if match_selectors(i.selectors, frozenset(proved)).complete]
+        if len(found) == MOST_CERTIFIED:
+            meant = found  # there may be more, so that a single one needn't be the only one
         if len(meant) != 1:
             raise await self._refuse(call, possession, proved, meant)
         (identity,) = meant
         claim = Claim(
             identity=identity,
-            instance_id=name_device(identity.id, possession.fingerprint),
+            instance_id=name_device(identity.id, possession.key),
             public_key=public_key,
             method="x509pop",
             evidence=tuple(map(str, proved)),
             take=lambda tx, now: False,
         )
+        self._count(claim)
 
         def enter(tx: Transaction) -> None:
             admit_device(tx, identity, claim.instance_id, now)
@@ -181,7 +192,7 @@ class EnrollDevice:
     ) -> TrothError:
         """The refusal of a genuine device that nobody registered, or several did; journaled, so
         that somebody sees it, and braked for each device by itself."""
-        self.throttle.count(possession.fingerprint)
+        self.throttle.count(possession.key)
         names = ", ".join(identity.name for identity in meant[:5])
         reason = f"several devices ask for it: {names}" if meant else "no device asks for it"
         now = self.clock.now()
@@ -238,8 +249,28 @@ def admit_device(
     known = tx.instances.find(instance_id)
     if known is not None and known.locked:
         raise Denied(f"Instance {instance_id} of '{identity.name}' is locked.")
-    if (identity.dns_names, identity.x509_ttl) != (planned.dns_names, planned.x509_ttl):
+    if _list_terms(identity) != _list_terms(planned):
         raise Unavailable(f"'{identity.name}' was changed just now; ask again.")
+
+
+def _list_terms(identity: Identity) -> tuple[Any, ...]:
+    return set(identity.selectors), identity.dns_names, identity.x509_ttl
+
+
+def require_proof(tx: Transaction, identity: Identity, instance_id: InstanceId) -> None:
+    """Raise `Denied` if the registration asks for more by now than its device had proved.
+
+    A code proves nothing that a registration could ask for.
+    """
+    known = tx.instances.find(instance_id)
+    evidence = set() if known is None else set(known.evidence)
+    wanted = {str(selector) for selector in identity.selectors}
+    by_certificate = any(one.startswith("x509pop:") for one in evidence)
+    if by_certificate and not (wanted and wanted <= evidence):
+        raise Denied(
+            f"'{identity.name}' asks for another certificate by now than this device showed; "
+            "enrol anew."
+        )
 
 
 def record_enrolment(tx: Transaction, call: Call[Any], claim: Claim, now: datetime) -> None:
@@ -349,6 +380,7 @@ class RenewDevice:
             require_certificate(tx, serial)
             now = self.clock.now()
             admit_device(tx, identity, instance_id, now)
+            require_proof(tx, tx.identities.get(identity.id), instance_id)
             if first:
                 tx.instances.touch([instance_id], now)
 

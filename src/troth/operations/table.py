@@ -18,7 +18,7 @@ from troth.identity.lifecycle import TRANSITIONS
 from troth.identity.problem import Limits
 from troth.identity.x509pop import Vouchers
 from troth.live.snapshot import Snapshot
-from troth.operations.attestation import AttestNode, ReadmitNode
+from troth.operations.attestation import AttestNode, Entrance, ReadmitNode
 from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
 from troth.operations.device import EnrollDevice, RenewDevice
@@ -37,6 +37,7 @@ from troth.operations.node import (
     ReportWorkloads,
     SyncNode,
 )
+from troth.operations.pacing import JOINS, Turns
 from troth.operations.publication import Publication
 from troth.operations.revocation import FollowRevocations
 from troth.operations.rotation import (
@@ -106,7 +107,11 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         ),
         "token.join": CreateJoinToken(p.store, p.clock, p.entropy),
         "node.attest": AttestNode(
-            p.store, p.clock, p.entropy, p.trust_domain, p.leaves, p.vouchers
+            p.store,
+            p.clock,
+            p.entropy,
+            p.leaves,
+            Entrance(p.trust_domain, p.vouchers, Turns(p.clock, JOINS)),
         ),
         "node.renew": RenewNode(p.store, p.leaves),
         "node.ls": ListNodes(p.store),

@@ -242,8 +242,8 @@ class X509popSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     name: Annotated[
         Literal["fingerprint", "common_name"],
         Meta(
-            description="What a node is called: 'x509pop-' and the certificate's SHA-256, or the "
-            "common name of its subject."
+            description="What a node is called: 'x509pop-' and the SHA-256 of its "
+            "certificate's public key, or the common name of its subject."
         ),
     ] = "fingerprint"
 

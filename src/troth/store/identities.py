@@ -46,6 +46,9 @@ _MICROSECOND = timedelta(microseconds=1)
 _ANY_NODE = "*"
 _MARK = " "  # between name and id; neither can contain it
 
+MOST_CERTIFIED = 100
+"""Devices that one certificate may find; who finds so many is nobody."""
+
 _PAGE = 1000
 _CHUNK = 500  # engines bound how many parameters a statement may have
 _t = identities.c
@@ -203,14 +206,16 @@ class IdentityGateway:
         )
 
     def find_certified(self, selectors: Iterable[Selector]) -> list[Identity]:
-        """Living devices that ask for at least one of these selectors, by name.
+        """Living devices whose most telling selector is one of these, by name; `MOST_CERTIFIED`
+        at most, however large the fleet.
 
         Whether they ask for more is for the caller to see.
         """
         named = select(device_selectors.c.identity_id).where(
             device_selectors.c.selector.in_([str(selector) for selector in selectors])
         )
-        return self._all(select(identities).where(_t.id.in_(named)).order_by(_t.name))
+        query = select(identities).where(_t.id.in_(named)).order_by(_t.name)
+        return self._all(query.limit(MOST_CERTIFIED))
 
     def list_managed(self, *, without: Container[str], limit: int | None) -> list[Identity]:
         """Living identities that a manifest brought and that aren't named `without`, by name; the
@@ -340,10 +345,12 @@ def _hosts(identity: Identity) -> frozenset[str]:
 
 
 def _list_certified(identity: Identity) -> list[str]:
-    """The selectors by which a manufacturer's certificate finds this device."""
+    """The selector by which a manufacturer's certificate finds this device: the most telling one,
+    since a whole fleet shares its authority."""
     if identity.kind is not Kind.DEVICE or identity.state is State.RETIRED:
         return []
-    return sorted(str(s) for s in identity.selectors if s.key in CERTIFIED)
+    known = [s for s in identity.selectors if s.key in CERTIFIED]
+    return [str(min(known, key=lambda s: (CERTIFIED.index(s.key), s.value)))] if known else []
 
 
 def _taken(identity: Identity) -> dict[str, str]:

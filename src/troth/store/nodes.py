@@ -59,7 +59,7 @@ class NodeGateway:
         return found
 
     def list_barred(self, fingerprint: str) -> list[Node]:
-        """The evicted nodes that showed this certificate and were not readmitted."""
+        """The evicted nodes that showed a certificate with this key and were not readmitted."""
         query = select(nodes).where(
             _t.fingerprint == fingerprint,
             _t.state == NodeState.EVICTED.value,

@@ -23,9 +23,9 @@ class NodeState(StrEnum):
 class Node:
     """A machine that an attested agent runs on. `attestation` names how it proved itself.
 
-    `fingerprint` is the SHA-256 (hex) of the certificate that it showed, if it did. An evicted
-    machine may not prove itself anew by a certificate until an administrator has let it
-    (`readmitted_at`).
+    `fingerprint` is the SHA-256 (hex) of the key of the certificate that it showed, if it did
+    (of its SubjectPublicKeyInfo). An evicted machine may not prove itself anew by a certificate
+    until an administrator has let it (`readmitted_at`).
     """
 
     id: NodeId

@@ -259,7 +259,7 @@ def test_nobody_is_let_in_without_authorities(maker: Maker) -> None:
 
 def test_names_come_from_what_the_certificate_proves(maker: Maker) -> None:
     found = verify(maker, maker.make("press-4.plant.example"))
-    assert Vouchers().name_machine(found) == f"x509pop-{found.fingerprint[:40]}"
+    assert Vouchers().name_machine(found) == f"x509pop-{found.key[:40]}"
     assert Vouchers(by_common_name=True).name_machine(found) == "press-4.plant.example"
     for name in ("Press 4", "local", "x509pop-0", "", "a" * 64, "a\n", "-a", None):
         with pytest.raises(Denied, match="can't be a node's name"):

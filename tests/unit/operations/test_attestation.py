@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from tests.fakes.house import FakeHouse, in_house, make_csr
-from tests.fakes.machines import Machine, Maker
+from tests.fakes.machines import Machine, Maker, rewrite
 from troth.core.errors import Denied, Invalid, Limited, Refused
 from troth.core.ids import NodeId
 from troth.identity.x509pop import LEEWAY, Vouchers
@@ -28,6 +28,7 @@ from troth.wire.api.nodes import (
     RenewNode,
 )
 from troth.wire.api.readmission import ReadmitNode
+from troth.wire.x509pop import render_evidence
 
 MAKER = Maker("Acme root")
 BY_FINGERPRINT = Vouchers((MAKER.certificate,))
@@ -72,7 +73,7 @@ async def test_a_machine_joins_by_its_certificate_and_renews(house: FakeHouse) -
     machine = MAKER.make("press 4")
     node = await join(house, machine)
     (event,) = await house.events("node.attested")
-    mark = event.body["fingerprint"]
+    mark = event.body["key"]
     assert name_of(node) == f"x509pop-{mark[:40]}"
     assert (event.body["method"], event.body["issuer"]) == ("x509pop", "CN=Acme root")
     (shown,) = (await house.call("node.ls", ListNodes())).items
@@ -164,16 +165,56 @@ async def test_an_evicted_machine_comes_back_only_when_it_was_readmitted(house: 
     assert len(await house.events("node.readmitted")) == 1
 
 
+async def join_as_another(house: FakeHouse, twin: Callable[[Machine], Machine]) -> None:
+    machine = MAKER.make("press 4")
+    node = await join(house, machine)
+    other = twin(machine)
+    assert other.chain[0] != machine.chain[0]
+    assert (await join(house, other)).node_id == node.node_id
+    await evict(house, name_of(node))
+    with pytest.raises(Refused, match="was evicted"):
+        await join(house, other)
+
+
+@vouched
+async def test_an_evicted_machine_cant_hide_behind_another_form_of_its_certificate(
+    house: FakeHouse,
+) -> None:
+    await join_as_another(house, rewrite)
+
+
+@vouched
+async def test_an_evicted_machine_cant_hide_behind_a_new_certificate_for_its_key(
+    house: FakeHouse,
+) -> None:
+    await join_as_another(house, lambda machine: MAKER.make("press 5", key=machine.key))
+
+
+@named
+async def test_a_proof_is_used_up_in_every_form(house: FakeHouse) -> None:
+    machine = MAKER.make("press-4")
+    csr, at = make_csr(), house.clock.now()
+    signature = machine.sign(csr, at)
+    for one, outcome in ((machine, None), (rewrite(machine), "used before")):
+        evidence = render_evidence(one.chain, at, signature)
+        request = AttestNode(method="x509pop", evidence=evidence, csr=csr)
+        if outcome is None:
+            await house.call("node.attest", request, ANONYMOUS)
+        else:
+            with pytest.raises(Refused, match=outcome):
+                await house.call("node.attest", request, ANONYMOUS)
+
+
 @named
 async def test_a_name_from_the_certificate_belongs_to_that_certificate(house: FakeHouse) -> None:
     old, new = MAKER.make("press-4"), MAKER.make("press-4")
     node = await join(house, old)
     assert name_of(node) == "press-4"
-    with pytest.raises(Refused, match="another certificate"):
+    with pytest.raises(Refused, match="another key"):
         await join(house, new)
     await readmit(house, "press-4")
     assert (await join(house, new)).node_id == node.node_id
-    with pytest.raises(Refused, match="another certificate"):
+    with pytest.raises(Refused, match="another key"):
         await join(house, old)
     with pytest.raises(Denied, match="can't be a node's name"):
         await join(house, MAKER.make("Press 4"))

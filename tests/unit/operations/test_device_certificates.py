@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from tests.fakes.house import FakeHouse, in_house, make_csr
-from tests.fakes.machines import Machine, Maker
-from troth.core.errors import Conflict, Denied, Invalid, Limited, Refused
+from tests.fakes.machines import Machine, Maker, rewrite
+from troth.core.errors import Conflict, Denied, Invalid, Limited, Refused, Unavailable
 from troth.identity.selectors import Selector as S
 from troth.identity.selectors import find_weakness
 from troth.identity.x509pop import DEVICE, NODE, Vouchers
 from troth.operations.call import ANONYMOUS, Caller
 from troth.operations.throttle import BURST
-from troth.wire.api.devices import DeviceCredential, EnrollDevice
+from troth.store.records import format_serial
+from troth.wire.api.devices import DeviceCredential, EnrollDevice, RenewDevice
 from troth.wire.api.identities import MoveIdentity, MoveInstance
 from troth.wire.api.nodes import AttestNode, SyncNode
 
@@ -201,6 +203,20 @@ async def test_a_locked_device_stays_out_whatever_it_shows(house: FakeHouse) -> 
         await enroll(house, machine)
 
 
+@with_maker
+async def test_a_locked_device_stays_out_with_another_form_of_its_certificate(
+    house: FakeHouse,
+) -> None:
+    machine = ACME.make("sn-1")
+    await register(house, authority())
+    made = await enroll(house, machine)
+    await house.call("instance.lock", MoveInstance(id=made.instance_id, reason="stolen"))
+    for other in (rewrite(machine), ACME.make("sn-2", key=machine.key)):
+        assert other.chain[0] != machine.chain[0]
+        with pytest.raises(Denied, match="locked"):
+            await enroll(house, other)
+
+
 @in_house
 async def test_without_authorities_nothing_is_believed(house: FakeHouse) -> None:
     with pytest.raises(Denied, match="No authority is configured"):
@@ -243,6 +259,73 @@ async def test_a_registration_may_be_changed_to_another_certificate(house: FakeH
     assert await enroll(house, two)
     with pytest.raises(Denied):
         await enroll(house, one)
+
+
+def give_to(machine: Machine) -> Callable[[Any], None]:
+    """Make sensor-1 another machine's, and look at nothing else."""
+
+    def change(tx: Any) -> None:
+        before = tx.identities.get_named("sensor-1")
+        selectors = (S.parse(fingerprint(machine)),)
+        tx.identities.save(
+            replace(before, selectors=selectors, revision=before.revision + 1), before.revision
+        )
+
+    return change
+
+
+@with_maker
+async def test_a_registration_that_changes_while_a_device_enrols(house: FakeHouse) -> None:
+    one, two = ACME.make("sn-1"), ACME.make("sn-2")
+    await register(house, fingerprint(one))
+    store, turns = house.parts.store, 0
+    transact = type(store).transact
+
+    async def interfere(self: Any, work: Any, *more: Any, **how: Any) -> Any:
+        nonlocal turns
+        turns -= 1
+        if turns == 0:
+            await transact(self, give_to(two))
+        return await transact(self, work, *more, **how)
+
+    for at in (1, 2, 3):  # before the enrolment is recorded, before the intent, before the leaf
+        turns = at
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(store), "transact", interfere)
+            with pytest.raises(Unavailable, match="changed just now"):
+                await enroll(house, one)
+        assert not await house.events("certificate.issued")
+        await store.transact(give_to(one))
+    assert await enroll(house, one)
+
+
+@with_maker
+async def test_a_device_whose_proof_fits_no_more_cant_renew(house: FakeHouse) -> None:
+    one, two = ACME.make("sn-1"), ACME.make("sn-2")
+    await register(house, fingerprint(one))
+    made = await enroll(house, one)
+    serial = format_serial(x509.load_der_x509_certificate(made.chain[0]).serial_number)
+    caller = Caller(made.spiffe_id, frozenset({"workload", "device"}), None, "192.0.2.1:1", serial)
+    renewal = RenewDevice(csr=make_csr())
+    assert await house.call("device.renew", renewal, caller)
+    await house.parts.store.transact(give_to(two))
+    with pytest.raises(Denied, match="asks for another certificate"):
+        await house.call("device.renew", renewal, caller)
+
+
+@with_maker
+async def test_a_registered_device_that_enrols_without_end_is_braked(house: FakeHouse) -> None:
+    machine, sibling = ACME.make("sn-1"), ACME.make("sn-2")
+    await register(house, authority())
+    for _ in range(BURST):
+        await enroll(house, machine)
+    before = len(await house.events())
+    with pytest.raises(Limited):
+        await enroll(house, machine)
+    with pytest.raises(Limited):
+        await enroll(house, rewrite(machine))
+    assert len(await house.events()) == before
+    assert await enroll(house, sibling)
 
 
 @with_maker

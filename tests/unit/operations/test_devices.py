@@ -295,6 +295,20 @@ async def test_who_shows_a_code_that_was_used_or_mistyped_is_not_slowed(house: F
     assert await enroll(house, fresh)
 
 
+@in_house
+async def test_who_enrols_again_and_again_with_one_code_is_braked(house: FakeHouse) -> None:
+    await register(house)
+    used, fresh = await invite(house, "sensor-1", "sensor-1")
+    csr = make_csr()
+    for _ in range(BURST):
+        await enroll(house, used, csr)
+    before = len(await house.events())
+    with pytest.raises(Limited, match="wait"):
+        await enroll(house, used, csr)
+    assert len(await house.events()) == before
+    assert await enroll(house, fresh)  # behind the same address
+
+
 def test_a_network_is_one_source(tmp_path: Path) -> None:
     assert name_network("192.0.2.1:4711") == "192.0.2.1"
     assert name_network("[2001:db8:1:2:3::4]:80") == name_network("[2001:db8:1:2::9]:81")

@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from tests.fakes.house import ADMIN, FakeHouse, call_of, in_house, make_csr
-from troth.core.errors import Denied, Invalid, Refused, TrothError
+from troth.core.errors import Denied, Invalid, Refused, TrothError, Unavailable
 from troth.operations.call import ANONYMOUS
+from troth.operations.pacing import JOINS
 from troth.wire.api.certificates import InstanceClaim
 from troth.wire.api.identities import MoveIdentity, MoveInstance
 from troth.wire.api.nodes import (
@@ -83,6 +84,21 @@ def test_spoilt_tokens_write_nothing(
         await house.call("node.attest", attest(token), ANONYMOUS)
 
     test(tmp_path)
+
+
+@in_house
+async def test_only_who_proved_something_takes_a_turn_from_others(house: FakeHouse) -> None:
+    token = await make_token(house)
+    for _ in range(int(JOINS * 3)):
+        with pytest.raises(Refused, match="not valid here"):
+            await house.call("node.attest", attest(token[:-4] + "AAAA"), ANONYMOUS)
+    for number in range(int(JOINS * 2)):
+        good = await make_token(house, f"edge-{number}")
+        await house.call("node.attest", attest(good), ANONYMOUS)
+    with pytest.raises(Unavailable, match="turn is in 1 s"):
+        await house.call("node.attest", attest(token), ANONYMOUS)
+    house.clock.advance(timedelta(seconds=1))
+    await house.call("node.attest", attest(token), ANONYMOUS)  # which wasn't used up
 
 
 @in_house

@@ -26,6 +26,7 @@ from troth.wire.api.certificates import (
     InstanceClaim,
     IssueCertificates,
 )
+from troth.wire.api.jwt_svids import IssueJwtSvids, JwtSvidRequest
 
 CLAIM = InstanceClaim(key="ab" * 16, pid=7, selectors=["unix:uid:1001"])
 ONE = CertificateRequest(identity_id="idn_1", csr=b"", instance=CLAIM)
@@ -67,6 +68,21 @@ def test_a_nodes_credentials_are_counted_one_by_one_and_by_node() -> None:
     gate.pacing.admit("node.report", node("a"), None)  # it can still tell how it is
 
 
+def test_a_batch_of_tokens_costs_as_many_as_it_asks_for() -> None:
+    gate = Gate()
+    one = JwtSvidRequest(identity_id="idn_1", audiences=["a"], instance=CLAIM)
+    tokens = IssueJwtSvids(requests=[one] * 250)
+    assert gate.count(100, "jwtsvid.issue", node("a"), tokens) == 10 * BURST_SECONDS // 250
+    with pytest.raises(Limited):
+        gate.pacing.admit("certificate.issue", node("a"), batch(1))
+
+
+@pytest.mark.parametrize("role", ["device", "workload", "anyone"])
+def test_a_certificate_without_a_granted_role_exempts_nobody(role: str) -> None:
+    caller = Caller("spiffe://example.org/d", frozenset({role}), None, "192.0.2.1:1")
+    assert Gate().count(500, "node.attest", caller) == STRANGERS_BURST
+
+
 def test_a_nodes_other_calls_are_counted_too() -> None:
     gate = Gate()
     assert gate.count(100, "node.report", node("a")) == 2 * CALLS_BURST
@@ -75,7 +91,6 @@ def test_a_nodes_other_calls_are_counted_too() -> None:
 
 def test_strangers_are_counted_by_address() -> None:
     gate = Gate()
-    gate.pacing._paced.clear()
     one = replace(ANONYMOUS, source="192.0.2.1:1000")
     same = replace(ANONYMOUS, source="192.0.2.1:2000")
     other = replace(ANONYMOUS, source="192.0.2.2:1000")
@@ -99,10 +114,7 @@ def test_all_together_keep_a_pace_and_hear_their_turn(name: str) -> None:
     waits = []
     for number in range(1000):
         try:
-            who = node(f"n{number}")
-            if name == "node.attest":
-                who = replace(ANONYMOUS, source=f"192.0.2.{number % 250}:1")
-            gate.pacing.admit(name, who, None)
+            gate.pacing.admit(name, node(f"n{number}"), None)
         except Unavailable as error:
             waits.append(error.retry_after or 0.0)
     assert 1000 - len(waits) == int(rate * 2)

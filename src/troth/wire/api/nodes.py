@@ -70,7 +70,7 @@ class ListNodes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class NodeView(Struct, frozen=True, kw_only=True):
-    """One node; `fingerprint` is the SHA-256 of the certificate that it showed, if it did."""
+    """One node; `fingerprint` is the SHA-256 of its certificate's public key, if it showed one."""
 
     id: str
     name: str

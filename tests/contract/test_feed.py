@@ -4,13 +4,15 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import delete, or_
 
 from tests.fakes.stores import ENGINES, NOW, hold_writer, make_event, make_url, transact
 from troth.core.clock import VirtualClock
 from troth.live.snapshot import Snapshot
-from troth.operations.feed import FollowJournal, read_seed
-from troth.store.engine import open_store
+from troth.operations.feed import MOST_WAITING, FollowJournal, read_seed
+from troth.store.engine import Store, open_store
 from troth.store.sealer import BATCH, LEASE_TTL, Sealer
+from troth.store.tables import journal
 
 QUIET = timedelta(seconds=4)
 
@@ -137,3 +139,92 @@ def test_sealing_waits_behind_no_writer(tmp_path, clock):
 
     asyncio.run(main())
     store.close()
+
+
+def set_back(store, position):
+    """Take away what a standby had not got yet when it took over."""
+    transact(store, lambda tx: tx._session.execute(delete(journal).where(_gone(position))))
+
+
+def _gone(position):
+    return or_(journal.c.position > position, journal.c.position.is_(None))
+
+
+def cut_off(store, name="web"):
+    body = {"id": f"idn_{name}", "spiffe_id": f"spiffe://example.org/{name}", "state": "suspended"}
+    event = make_event(type="identity.suspended", body=body)
+    transact(store, lambda tx: tx.journal.append(event))
+
+
+@pytest.mark.parametrize("leads", [True, False], ids=["sealer", "other"])
+@pytest.mark.parametrize("more", [0, 3, 5, 9], ids=["behind", "less", "as far", "ahead"])
+def test_a_journal_that_was_set_back_is_read_anew(store, clock, leads, more):
+    one, two = Node(store, "one"), Node(store, "two")
+    node = one if leads else two
+    append(store, 10)
+    one.follow()
+    two.follow()
+    assert node.snapshot.epoch == 10
+    set_back(store, 5)
+    clock.advance(QUIET)
+    if more:
+        cut_off(store)
+        append(store, more - 1)
+        Node(store, "one").follow()  # as another process under the same lease would
+    loads = node.snapshot.loads
+    node.follow()
+    assert (node.snapshot.epoch, node.snapshot.age) == (5 + more, 0)
+    assert node.snapshot.loads == loads + 1
+    cut_off(store, "later")
+    one.follow()
+    two.follow()
+    assert node.snapshot.epoch == 6 + more
+    assert node.snapshot.list_cut_off()[:1] == ["spiffe://example.org/later"]
+
+
+class SlowStore(Store):
+    """The store, whose every answer takes its time."""
+
+    def __init__(self, store, clock):
+        self._slow, self.clock = store, clock
+
+    async def read(self, work):
+        found = await self._slow.read(work)
+        self.clock.advance(QUIET)
+        return found
+
+
+def test_the_lease_counts_from_the_question(store, clock):
+    one, two = Node(store, "one"), Node(store, "two")
+    append(store)
+    one.follow()
+    two.feed = FollowJournal(
+        SlowStore(store, clock), Sealer(store, clock=clock, holder="two"), two.snapshot
+    )
+    two.follow()
+    assert (two.snapshot.epoch, two.snapshot.age) == (1, QUIET.total_seconds())
+
+
+@pytest.mark.parametrize("backlog", [3, MOST_WAITING + 5])
+def test_under_a_steady_stream_of_commits_the_lease_is_as_old_as_the_sealer_is_behind(
+    store, clock, backlog
+):
+    one, two = Node(store, "one"), Node(store, "two")
+    append(store)
+    one.follow()
+    append(store, backlog)
+    second = timedelta(seconds=1)
+    for _ in range(20 if backlog < BATCH else 4):
+        two.follow()
+        seal_some(store, "one", backlog)  # never all of it
+        append(store, backlog)
+        clock.advance(second)
+        assert two.snapshot.age <= 3 * second.total_seconds()
+
+
+def seal_some(store, holder, count):
+    def seal(tx):
+        assert tx.leases.take("sealer", holder, store.clock.now(), LEASE_TTL)
+        tx.journal.seal(count)
+
+    transact(store, seal)

@@ -6,6 +6,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+_SINCE_BOOT: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
 
 class Clock(Protocol):
     """Wall time for records, monotonic time for leases and durations."""
@@ -27,8 +29,11 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Seconds of the monotonic clock."""
-        return time.monotonic()
+        """Seconds since the machine started; where that is known, time in suspend included: a lease
+        must not last longer because the machine slept."""
+        if _SINCE_BOOT is None:
+            return time.monotonic()
+        return time.clock_gettime(_SINCE_BOOT)
 
 
 class SteadyWatch:

@@ -76,10 +76,17 @@ class Snapshot:
         self.epoch = 0
         self.nodes_epoch = 0
         self.refusals_epoch = 0
+        self.loads = 0
         self._last: SealedEvent | None = None
 
     def load(self, seed: Seed) -> None:
         """Start from `seed`; applying events it already covers again changes nothing."""
+        self.reload(seed)
+        self.hear()
+
+    def reload(self, seed: Seed) -> None:
+        """Start again, perhaps from an earlier epoch, since the journal isn't the one that was
+        followed. That is no word from the source: the lease goes on as it was."""
         self._cut_off = dict(seed.cut_off)
         self._revoked = dict(seed.revoked)
         self._distrusted = dict(seed.distrusted)
@@ -88,11 +95,24 @@ class Snapshot:
         self.recent.clear(seed.epoch)
         self.epoch = self.nodes_epoch = self.refusals_epoch = seed.epoch
         self._last = None
-        self.hear()
+        self.loads += 1
 
-    def hear(self) -> None:
-        """Note that the source is alive, whether or not there was news."""
-        self._heard = self._clock.monotonic()
+    def check_same(self, loads: int) -> None:
+        """Raise `Unavailable` if this started again since `loads` was read: positions from before
+        mean nothing now."""
+        if self.loads != loads:
+            raise Unavailable(
+                "The database was set back, so this stream ends; come back for a complete value."
+            )
+
+    def hear(self, asked: float | None = None) -> None:
+        """Note that the source is alive, whether or not there was news.
+
+        `asked` is the monotonic time at which it was asked, if not now: an answer that took long
+        is as old as the question.
+        """
+        asked = self._clock.monotonic() if asked is None else asked
+        self._heard = asked if self._heard is None else max(self._heard, asked)
 
     def apply(self, events: Iterable[SealedEvent]) -> None:
         """Take in sealed events, in order. Events up to the present epoch are passed over."""
@@ -208,7 +228,7 @@ class Snapshot:
     async def wait_beyond(
         self, epoch: int, seconds: float, *, nodes: bool = False, refusals: bool = False
     ) -> int:
-        """The present epoch, once it is past `epoch` or after `seconds`.
+        """The present epoch, once it is past `epoch`, or starts again, or after `seconds`.
 
         With `nodes`, only events that can change what a node is sent count; with `refusals`, only
         those that change whom to refuse.
@@ -219,9 +239,10 @@ class Snapshot:
                 return self.refusals_epoch
             return self.nodes_epoch if nodes else self.epoch
 
+        loads = self.loads
         try:
             async with asyncio.timeout(seconds), self._changed:
-                await self._changed.wait_for(lambda: current() > epoch)
+                await self._changed.wait_for(lambda: current() > epoch or self.loads != loads)
         except TimeoutError:
             pass
         return current()

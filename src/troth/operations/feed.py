@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
+
+import structlog
 
 from troth.core.events import SealedEvent
 from troth.issuance.authorities import AuthorityState, Use
 from troth.issuance.profiles import JWT_TTL_CEILING
+from troth.live.recent import mark_event
 from troth.live.snapshot import CUT_OFF, INDIFFERENT, Seed, Snapshot
 from troth.operations.recording import name_key
 from troth.store.engine import Store
 from troth.store.sealer import Sealer
 from troth.store.transaction import Transaction
 
+log = structlog.get_logger(__name__)
+
 BATCH = 1000
 MOST_WAITING = 10_000
-"""How many events may wait to be sealed while the feed passes for healthy."""
+"""How many events that wait to be sealed are counted."""
+LOOK_SECONDS = 1.0
+"""How often the node that seals looks whether the journal is still the one it follows."""
 
 
 async def read_seed(store: Store, now: datetime) -> Seed:
@@ -52,62 +59,134 @@ class FeedMeter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class _News:
+    """What a read of the journal found.
+
+    `events` are the next that matter, `last` the last of all that are sealed, `first_waiting` and
+    `last_waiting` the row ids of those that aren't sealed (0: none), and `asked` the monotonic time
+    before the read. `same` says whether this is the journal that was followed so far.
+    """
+
+    asked: float
+    same: bool
+    events: list[SealedEvent]
+    last: SealedEvent | None
+    waiting: int
+    first_waiting: int
+    last_waiting: int
+
+    @property
+    def head(self) -> int:
+        return 0 if self.last is None else self.last.position
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What the feed keeps in mind from one run to the next.
+
+    `last` is the last sealed event that was seen; `looked` when the journal was read last. All that
+    waited at `since` had a row id of at most `until`; None while nothing is waited for.
+    """
+
+    last: SealedEvent | None = None
+    looked: float | None = None
+    since: float = 0.0
+    until: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FollowJournal:
     """Background: seal what is committed, and take in what is sealed, whoever sealed it.
 
     What is new is live after one transaction: the one that sealed it, or a read of what another
     node has sealed, before anything else is done.
+
+    If the database was set back, by a failover that lost commits or by a restored backup, the
+    snapshot starts again from what is there.
     """
 
     store: Store
     sealer: Sealer
     snapshot: Snapshot
     meter: FeedMeter | None = None
+    _watch: _Watch = field(default_factory=_Watch)
 
     async def __call__(self) -> set[str]:
         """Seal, apply, announce; the types of the events taken in, but for the indifferent ones.
 
-        The lease is renewed only if all that was committed when this began is sealed and taken in:
-        a sealer that is stuck, here or on another node, must not pass for a quiet journal.
+        The lease counts from the last moment of which all that was committed is sealed and taken
+        in: a sealer that is stuck or slow, here or on another node, must not pass for a quiet
+        journal.
         """
         types: set[str] = set()
-        before: frozenset[int] | None = None
         if not self.sealer.leads:
-            before = await self._catch_up(types)
-            if not before:
-                self.snapshot.hear()
+            if not await self._look(types):
                 return types
+        elif self._is_look_due():
+            await self._catch_up(types)
         if not await self._seal(types):
-            after = await self._catch_up(types)
-            if before is None:
-                before = after  # this was the sealer until now; what had waited, nobody looked
-            # Of more than that nobody knows which: the next look, after this much sealing, will.
-            if len(before) < MOST_WAITING and not before & after:
-                self.snapshot.hear()
+            await self._look(types)
         return types
+
+    def _is_look_due(self) -> bool:
+        looked = self._watch.looked
+        return looked is None or self.store.clock.monotonic() - looked >= LOOK_SECONDS
 
     async def _seal(self, types: set[str]) -> bool:
         """Seal and take in all that is committed; False if that is another node's turn."""
+        asked = self.store.clock.monotonic()
         while (sealed := await self.sealer.seal_batch()) is not None:
             if sealed.before == self.snapshot.epoch:
                 await self._take_in(sealed.events, sealed.head, types)
             else:
                 await self._catch_up(types)  # another one has sealed in between
             if not sealed.more:
-                self.snapshot.hear()
+                self.snapshot.hear(asked)
+                self._watch.until = None
                 self._tell(0, [])
                 return True
+            asked = self.store.clock.monotonic()
         return False
 
-    async def _catch_up(self, types: set[str]) -> frozenset[int]:
-        """Take in all that is sealed; the rows that are committed and not sealed yet."""
+    async def _look(self, types: set[str]) -> bool:
+        """Take in what others have sealed, and hear as of when; whether anything waits.
+
+        Under a steady stream of commits something always waits. So what waited at one look is
+        remembered, until none of it does: then all that was committed at that look is live.
+        """
+        news, watch = await self._catch_up(types), self._watch
+        if not news.waiting:
+            self.snapshot.hear(news.asked)
+            watch.until = None
+            return False
+        if watch.until is not None and news.first_waiting <= watch.until:
+            return True
+        if watch.until is not None:
+            self.snapshot.hear(watch.since)
+        watch.since, watch.until = news.asked, news.last_waiting
+        return True
+
+    async def _catch_up(self, types: set[str]) -> _News:
+        """Take in all that is sealed; what the last read found."""
         while True:
-            events, head, waiting = await self._read_news(self.snapshot.epoch)
-            all_read = len(events) < BATCH
-            await self._take_in(events, head if all_read else 0, types)
+            news = await self._read_news(self.snapshot.epoch)
+            if not news.same:
+                await self._start_again(news)
+                continue
+            all_read = len(news.events) < BATCH
+            await self._take_in(news.events, news.head if all_read else 0, types)
             if all_read:
-                self._tell(len(waiting), [])
-                return waiting
+                self._watch.last, self._watch.looked = news.last, news.asked
+                self._tell(news.waiting, [])
+                return news
+
+    async def _start_again(self, news: _News) -> None:
+        """Positions and what came with them are void: everything is read anew."""
+        log.warning("feed.set_back", before=self.snapshot.epoch, now=news.head)
+        seed = await read_seed(self.store, self.store.clock.now())
+        self._watch.last, self._watch.until = None, None
+        self.snapshot.reload(seed)
+        await self.snapshot.announce()
 
     async def _take_in(self, events: list[SealedEvent], head: int, types: set[str]) -> None:
         """Apply `events`, after which nothing up to `head` is left that matters."""
@@ -116,6 +195,7 @@ class FollowJournal:
         self.snapshot.advance(head)
         types.update(sealed.event.type for sealed in events)
         if events:
+            self._watch.last = events[-1]
             self._tell(None, events)
         if self.snapshot.epoch > before:
             await self.snapshot.announce()
@@ -126,12 +206,34 @@ class FollowJournal:
             lag = None if oldest is None else (self.store.clock.now() - oldest).total_seconds()
             self.meter.observe_feed(waiting, lag)
 
-    async def _read_news(self, epoch: int) -> tuple[list[SealedEvent], int, frozenset[int]]:
-        """The next events that matter, the last position of all, and what waits to be sealed."""
+    async def _read_news(self, epoch: int) -> _News:
+        """What is new after `epoch`, in one consistent read."""
+        asked, known = self.store.clock.monotonic(), self._watch.last
 
-        def read(tx: Transaction) -> tuple[list[SealedEvent], int, frozenset[int]]:
-            head = tx.journal.head()
-            events = tx.journal.after(epoch, BATCH, without=INDIFFERENT)
-            return events, head, tx.journal.list_waiting(MOST_WAITING)
+        def read(tx: Transaction) -> _News:
+            last = next(iter(tx.journal.recent(1)), None)
+            waiting = tx.journal.list_waiting(MOST_WAITING)
+            counted = len(waiting) < MOST_WAITING
+            return _News(
+                asked=asked,
+                same=epoch <= (0 if last is None else last.position) and _is_there(tx, known),
+                events=tx.journal.after(epoch, BATCH, without=INDIFFERENT),
+                last=last,
+                waiting=len(waiting),
+                first_waiting=min(waiting, default=0),
+                last_waiting=max(waiting, default=0) if counted else tx.journal.last_waiting(),
+            )
 
         return await self.store.read(read)
+
+
+def _is_there(tx: Transaction, known: SealedEvent | None) -> bool:
+    """Whether the journal holds this event at its position, and not another one."""
+    if known is None:
+        return True
+    (found,) = tx.journal.after(known.position - 1, 1) or (None,)
+    return (
+        found is not None
+        and found.position == known.position
+        and mark_event(found) == mark_event(known)
+    )

@@ -51,19 +51,22 @@ class TailJournal:
         if position < 0:
             position = await self.store.read(lambda tx: tx.journal.head())
         told = False
+        loads = self.snapshot.loads
         while True:
+            self.snapshot.check_same(loads)
+            known = self.snapshot.epoch
             events = await self._read_after(position)
             for sealed in events:
                 yield view_event(sealed)
                 position = sealed.position
             if not events and not told:
                 yield Heartbeat(epoch=position)  # a subscription says something at once
-            elif not events and await self._wait(position) <= position:
+            elif not events and not await self._is_news(max(position, known)):
                 yield Heartbeat(epoch=position)
             told = True
 
-    async def _wait(self, position: int) -> int:
-        return await self.snapshot.wait_beyond(position, HEARTBEAT_SECONDS)
+    async def _is_news(self, position: int) -> bool:
+        return await self.snapshot.wait_beyond(position, HEARTBEAT_SECONDS) > position
 
     async def _read_after(self, position: int) -> list[SealedEvent]:
         return await self.store.read(lambda tx: tx.journal.after(position, BATCH))

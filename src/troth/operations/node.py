@@ -226,8 +226,10 @@ class SyncNode:
         node_id = require_node(call.caller)
         sent = b""
         read_at = -1
+        loads = self.snapshot.loads
         while True:
             self.snapshot.check_fresh()
+            self.snapshot.check_same(loads)
             epoch, changed = self.snapshot.epoch, self.snapshot.nodes_epoch
             if changed == read_at:
                 yield wire.Heartbeat(epoch=epoch)

@@ -41,6 +41,7 @@ class FollowRevocations:
         """Values until the snapshot is stale, which is an error to come back after."""
         opened = self.clock.monotonic()
         self.snapshot.check_fresh()
+        loads = self.snapshot.loads
         missed = await self._read_missed(call.body)
         value: _Value = self._show_missed(opened, missed) if missed else self._show_all(opened)
         yield value
@@ -49,6 +50,7 @@ class FollowRevocations:
             # Woken by any change after `epoch`: none can be lost between two values.
             await self.snapshot.wait_beyond(epoch, HEARTBEAT_SECONDS, refusals=True)
             self.snapshot.check_fresh()
+            self.snapshot.check_same(loads)
             value = self._show_news(opened, epoch)
             epoch = value.epoch
             yield value

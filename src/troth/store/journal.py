@@ -30,6 +30,7 @@ _t = journal.c
 # Built once: building and hashing a statement costs more than running it.
 _APPEND = RowInsert(journal, "type", "version", "subject", "actor", "at", "request_id", "body")
 _HEAD = select(func.max(_t.position)).where(is_sealed)
+_LAST_WAITING = select(func.max(_t.id)).where(is_waiting)
 _first = select(_t.id).where(is_waiting).order_by(_t.id).limit(bindparam("most")).subquery()
 _numbered = select(_first.c.id, func.row_number().over(order_by=_first.c.id).label("place"))
 _places = _numbered.subquery()
@@ -82,6 +83,10 @@ class JournalGateway:
         """
         query = select(_t.id).where(is_waiting).order_by(_t.id).limit(limit)
         return frozenset(self._session.execute(query).scalars())
+
+    def last_waiting(self) -> int:
+        """The highest row id of committed events that aren't sealed yet; 0 if there are none."""
+        return self._session.execute(_LAST_WAITING).scalar() or 0
 
     def is_any_waiting(self) -> bool:
         """Whether there is a committed event that isn't sealed yet."""

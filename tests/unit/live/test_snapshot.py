@@ -148,3 +148,31 @@ def test_facts_keep_the_latest_asked_for() -> None:
         facts.drop(identity.id, position)
     facts.remember(one, 1)  # its own change is forgotten, but not that there was one
     assert facts.find(one.id) is None
+
+
+def test_starting_again_wakes_who_waits_and_ends_what_went_on_from_before() -> None:
+    async def main() -> None:
+        snapshot = make_snapshot()
+        loads = snapshot.loads
+        waiter = asyncio.create_task(snapshot.wait_beyond(10, 30))
+        await asyncio.sleep(0)
+        snapshot.check_same(loads)
+        snapshot.reload(Seed(7, {}, {}))
+        await snapshot.announce()
+        assert await waiter == 7
+        with pytest.raises(Unavailable, match="set back"):
+            snapshot.check_same(loads)
+
+    asyncio.run(main())
+
+
+def test_starting_again_and_an_answer_that_took_long_renew_nothing() -> None:
+    clock = VirtualClock()
+    snapshot = make_snapshot(clock)
+    clock.advance(timedelta(seconds=9))
+    snapshot.reload(Seed(7, {}, {}))
+    assert snapshot.age == 9
+    snapshot.hear(clock.monotonic() - 2)
+    assert snapshot.age == 2
+    snapshot.hear(clock.monotonic() - 5)
+    assert snapshot.age == 2

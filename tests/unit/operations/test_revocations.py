@@ -13,11 +13,13 @@ from troth.core.errors import Denied, Unauthenticated, Unavailable
 from troth.core.ids import RequestId
 from troth.live.revocations import Revocations
 from troth.operations.call import ANONYMOUS, Caller
+from troth.operations.feed import read_seed
 from troth.policy.permissions import decide_operation
 from troth.wire.api.authorities import ForceAuthority, ListAuthorities, PrepareAuthority
 from troth.wire.api.certificates import ListCertificates
 from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
-from troth.wire.api.nodes import EvictNode
+from troth.wire.api.journal import TailJournal
+from troth.wire.api.nodes import EvictNode, SyncNode
 from troth.wire.api.revocations import FollowRevocations, RevocationChange, RevocationSnapshot
 
 PAYMENTS = "spiffe://example.org/payments"
@@ -249,3 +251,21 @@ async def test_whoever_has_an_identity_may_follow_and_nobody_else(house: FakeHou
     with pytest.raises(Denied):
         follow(house, caller=Caller("spiffe://example.org/x", frozenset()))
     assert not decide_operation(["workload"], "journal.tail").allowed
+
+
+@in_house
+async def test_every_stream_ends_when_the_database_was_set_back(house: FakeHouse) -> None:
+    await register(house)
+    node = await house.join()
+    await house.settle()
+    request = RequestId("r")
+    tail = house.dispatcher.open("journal.tail", ADMIN, request, TailJournal())
+    sync = house.dispatcher.open("node.sync", node, request, SyncNode())
+    async with follow(house) as refusals:
+        for values in (refusals, tail, sync):
+            await anext(values)
+        snapshot = house.parts.snapshot
+        snapshot.reload(await read_seed(house.parts.store, house.clock.now()))
+        for values in (refusals, sync, tail):
+            with pytest.raises(Unavailable, match="set back"):
+                await anext(values)

@@ -96,7 +96,11 @@ class Revocations:
             case RevocationHeartbeat():
                 if self._known is None or message.epoch < self.epoch:
                     raise Internal("A heartbeat of the revocation stream tells of another journal.")
-        self.epoch, self.mark = message.epoch, message.mark
+        # A server that has just started doesn't know the mark of a place that it was shown.
+        stays = message.epoch == self.epoch and not isinstance(message, RevocationSnapshot)
+        if message.mark or not stays:
+            self.mark = message.mark
+        self.epoch = message.epoch
         # Never later than now: a server whose clock runs fast must not lend itself time.
         self._true_at = min(asked + message.as_of, self._clock.monotonic())
         self._sweep()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,14 +51,17 @@ class Contexts:
     def __init__(self) -> None:
         self._pair: Pair | None = None
         self._inner: ssl.SSLContext | None = None
+        # Else a client made while a pair is installed would keep the one before for good.
+        self._lock = threading.Lock()
         self._clients: WeakKeyDictionary[_ClientContext, Admit] = WeakKeyDictionary()
 
     def install(self, pair: Pair) -> None:
         """From the next handshake on use `pair`; raises `Invalid`, changing nothing."""
-        inner = _make_inner(ssl.PROTOCOL_TLS_SERVER, pair)
-        for context, admit in list(self._clients.items()):
-            context.inner = _make_inner(ssl.PROTOCOL_TLS_CLIENT, pair, admit)
-        self._inner, self._pair = inner, pair
+        with self._lock:
+            inner = _make_inner(ssl.PROTOCOL_TLS_SERVER, pair)
+            for context, admit in list(self._clients.items()):
+                context.inner = _make_inner(ssl.PROTOCOL_TLS_CLIENT, pair, admit)
+            self._inner, self._pair = inner, pair
 
     def make_server(self, admit: Admit) -> ssl.SSLContext:
         """A context for a listener: it demands a certificate and hands it to `admit`."""
@@ -75,8 +79,9 @@ class Contexts:
             raise Invalid("There is no certificate yet; wait until the guard is ready.")
         context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
-        context.inner = _make_inner(ssl.PROTOCOL_TLS_CLIENT, self._pair, admit)
-        self._clients[context] = admit
+        with self._lock:
+            context.inner = _make_inner(ssl.PROTOCOL_TLS_CLIENT, self._pair, admit)
+            self._clients[context] = admit
         return context
 
     def _enter(

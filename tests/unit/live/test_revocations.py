@@ -136,3 +136,26 @@ def test_who_was_retired_is_forgotten_once_no_token_can_live() -> None:
     clock.advance(timedelta(minutes=30))
     known.take(RevocationHeartbeat(epoch=13, mark="m", as_of=0.0), 5460.0)
     assert [name for name in ("a", "b", "c") if known.find_objections(name)] == ["a", "c"]
+
+
+def test_a_place_keeps_its_mark_while_nothing_is_said_about_it() -> None:
+    _, known = make()
+    known.take(RevocationHeartbeat(epoch=10, mark="", as_of=0.0), 0.0)
+    assert (known.epoch, known.mark) == (10, "m")
+    known.take(RevocationHeartbeat(epoch=11, mark="", as_of=0.0), 0.0)
+    assert (known.epoch, known.mark) == (11, "")
+    known.take(RevocationHeartbeat(epoch=11, mark="n", as_of=0.0), 0.0)
+    known.take(
+        RevocationSnapshot(
+            epoch=11,
+            mark="",
+            as_of=0.0,
+            lease=15.0,
+            trust_domain="example.org",
+            cut_off={},
+            revoked={},
+            distrusted={},
+        ),
+        0.0,
+    )
+    assert known.mark == ""

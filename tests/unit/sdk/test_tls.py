@@ -6,11 +6,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.fakes.tiny_ca import TinyCa
 from troth.core.errors import Invalid
+from troth.sdk import tls
 from troth.sdk.tls import Contexts, Pair, make_api_context, refuse
 
 
@@ -136,6 +138,34 @@ def test_a_new_certificate_and_new_roots_count_from_the_next_handshake() -> None
         Line(late.make_client(Door().admit), server).shake_hands()
     with pytest.raises(ssl.SSLError):
         Line(client, late.make_server(Door().admit)).shake_hands()
+
+
+def test_a_client_made_while_a_pair_is_installed_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ca = TinyCa()
+    contexts, new = make_contexts(make_pair(ca, "/web")), make_pair(ca, "/web")
+    make_inner, begun, go = tls._make_inner, threading.Event(), threading.Event()
+
+    def linger(*args: Any) -> ssl.SSLContext:
+        made = make_inner(*args)
+        if threading.current_thread() is maker:
+            begun.set()
+            go.wait(1)
+        return made
+
+    monkeypatch.setattr(tls, "_make_inner", linger)
+    made: list[ssl.SSLContext] = []
+    maker = threading.Thread(target=lambda: made.append(contexts.make_client(Door().admit)))
+    installer = threading.Thread(target=lambda: contexts.install(new))
+    maker.start()
+    assert begun.wait(10)
+    installer.start()
+    installer.join(0.2)  # without a lock it is through by now
+    go.set()
+    maker.join()
+    installer.join()
+    door = Door()
+    Line(made[0], contexts.make_server(door.admit)).shake_hands()
+    assert door.seen == [new.chain[0]]
 
 
 def test_a_pair_that_does_not_fit_changes_nothing() -> None:

@@ -266,10 +266,10 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
         # What a bounded subquery gives is read as a whole, and that is what it is for.
         steps = [step for step in plan if not re.match(r"SCAN (anon_|\(subquery)", step)]
         whole = [step for step in steps if step.startswith("SCAN") and " INDEX " not in step]
-        if re.search(
-            r"WHERE \(?journal\.type", statement
-        ):  # anybody may ask: not even its index as a whole
-            whole = [step for step in steps if step.startswith("SCAN")]
+        # Anybody may ask for the last of a type: not even its index is read as a whole. SQLite
+        # calls that a search as well, without saying what for.
+        if "max(journal.position)" in statement and "journal.type" in statement:
+            whole = [step for step in steps if "type>?" not in step]
         assert not whole, (statement, plan)
     database.close()
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from troth.agent.credential import read_private, write_private
+from troth.agent.credential import read_private, sync_directory, write_private
 from troth.core.entropy import Entropy
 from troth.core.errors import Refused
 
@@ -98,8 +98,10 @@ class SealedFile:
     def erase(self, *, key: bool = False) -> None:
         """Remove the file, and with `key` its key too, so that no copy of it opens any more."""
         for path in (self._path, self._key_path) if key else (self._path,):
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+            for one in (path, path.with_suffix(".new")):  # a crash may have left the latter
+                with suppress(FileNotFoundError):
+                    os.unlink(one)
+        sync_directory(self._path.parent)
 
     def _find_secret(self) -> bytes:
         try:

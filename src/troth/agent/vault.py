@@ -21,7 +21,7 @@ from troth.agent.credential import Credential, read_leaf
 from troth.agent.sealing import SealedFile, Unsealable
 from troth.agent.snapshot import Content, Registration, Snapshot
 from troth.agent.sync import Sync
-from troth.agent.timing import Broadcast, Sleep, wait_first
+from troth.agent.timing import Broadcast, Sleep, sleep_until, wait_first
 from troth.agent.view import Svid
 from troth.core.clock import Clock
 from troth.core.errors import Internal
@@ -116,11 +116,8 @@ class Vault:
         if state is None:
             return None
         now = self._clock.now()
-        self._saved = [
-            kept
-            for kept in state.svids
-            if kept.not_after > now and (kept.pid == 0 or state.boot == self._boot)
-        ]
+        of_this_boot = state.svids if state.boot == self._boot else []
+        self._saved = [kept for kept in of_this_boot if kept.not_after > now]
         self._unclaimed = {(kept.process, kept.identity_id): kept for kept in self._saved}
         log.info("cache.opened", svids=len(self._saved), epoch=state.snapshot.epoch)
         return state.snapshot
@@ -169,13 +166,24 @@ class Vault:
     async def _save_changes(self, sync: Sync, cache: Cache, held: Broadcast) -> None:
         changes = holdings = 0
         while True:
-            await wait_first(sync.changes.wait_beyond(changes), held.wait_beyond(holdings))
+            await wait_first(
+                sync.changes.wait_beyond(changes),
+                held.wait_beyond(holdings),
+                self._wait_to_forget(),
+            )
             await self._sleep(PAUSE)
             changes, holdings = sync.changes.version, held.version
             began = self._clock.monotonic()
             await self._save(sync, cache)
             spent = self._clock.monotonic() - began
             await self._sleep(min(spent * EFFORT, LONGEST_PAUSE))
+
+    async def _wait_to_forget(self) -> None:
+        """Until what nobody came back for has to go; for ever if there is no such thing."""
+        if self._forget_at is None or not self._unclaimed:
+            await asyncio.get_running_loop().create_future()
+        else:
+            await sleep_until(self._forget_at, self._clock, self._sleep)
 
     def erase(self) -> None:
         """Forget everything, on disk too: the server won't have this node."""

@@ -18,8 +18,9 @@ from troth.core.errors import Conflict, Denied, Limited, Refused
 from troth.core.ids import IdentityId, NodeId, TrustDomain, new_id
 from troth.identity.attendance import Phase, Sighting, find_end
 from troth.identity.identity import Identity, State
+from troth.identity.naming import name_path
 from troth.identity.readers import MAX_NODES
-from troth.identity.selectors import BOUNDARIES, Selector
+from troth.identity.selectors import BOUNDARIES, Selector, match_selectors
 from troth.identity.template import (
     Binding,
     Catalogue,
@@ -98,12 +99,15 @@ class _Meeting:
         template = choose_template(self.tx.templates.list_for_node(self.node.name), attested)
         binding = bind_workload(template, attested, self.node.name)
         self._refuse_cut_off(attested)
-        sighting = self.tx.sightings.find_latest(template.name, binding.digest)
+        self._refuse_proposed(attested)
+        sighting = self._find_sighting(template, binding, attested)
         if sighting is not None:
             identity = self.tx.identities.get(sighting.identity_id)
             _refuse_held(identity)
             living = identity.state is not State.RETIRED and identity.template == template.name
             if living and self.now < sighting.ends_at:
+                if sighting.binding != binding.digest:
+                    identity, sighting = self._rebind(identity, sighting, binding)
                 return self._meet_again(identity, sighting, template)
             self._end(identity, sighting)
         return self._register(template, binding, fresh, trust_domain)
@@ -118,6 +122,53 @@ class _Meeting:
                     f"{identity.state.value} ({identity.state_reason}); nothing new there until "
                     "an operator has decided about it."
                 )
+
+    def _refuse_proposed(self, attested: frozenset[Selector]) -> None:
+        """What is registered goes before templates, also while it waits for approval."""
+        for identity in self.tx.identities.list_proposed_on(self.node.name):
+            if match_selectors(identity.selectors, attested).complete:
+                raise Refused(
+                    f"'{identity.name}' is registered for this workload and awaits approval: "
+                    "`troth identity activate`, or `retire` it."
+                )
+
+    def _find_sighting(
+        self, template: Template, binding: Binding, attested: frozenset[Selector]
+    ) -> Sighting | None:
+        """The last one of this workload; else of its name, from when the template asked for other
+        values. Who lives under that name is this workload only if all of the values fit it."""
+        found = self.tx.sightings.find_latest(template.name, binding.digest)
+        if found is not None:
+            return found
+        namesake = self.tx.identities.find_named(name_path(binding.path))
+        if namesake is None:
+            return None
+        if namesake.state is not State.RETIRED and not attested.issuperset(namesake.selectors):
+            return None
+        before = self.tx.sightings.find(namesake.id)
+        return before if before is not None and before.template == template.name else None
+
+    def _rebind(
+        self, identity: Identity, sighting: Sighting, binding: Binding
+    ) -> tuple[Identity, Sighting]:
+        """The same workload, told by what its template asks for by now."""
+        if self.tx.instances.list_locked_identities([identity.id]):
+            raise Refused(
+                f"The template of '{identity.name}' asks for other values now, and a copy of it is "
+                "locked: unlock that or retire it first."
+            )
+        bound = replace(
+            identity,
+            selectors=binding.selectors,
+            revision=identity.revision + 1,
+            updated_at=self.now,
+        )
+        self.tx.identities.save(bound, identity.revision)
+        words = [f"selectors: {_list(identity.selectors)} -> {_list(bound.selectors)}"]
+        record_identity(self.tx, self.call, "changed", bound, self.now, words=words)
+        again = replace(sighting, binding=binding.digest)
+        self.tx.sightings.save(again)
+        return bound, again
 
     def _meet_again(self, identity: Identity, sighting: Sighting, template: Template) -> Identity:
         """The living identity, put off and made known to this node where needed."""

@@ -267,12 +267,16 @@ class IdentityGateway:
 
     def list_held_on(self, node_name: str, states: Iterable[State]) -> list[Identity]:
         """Identities in `states` that `node_name` may host."""
-        hosted = exists().where(
-            identity_nodes.c.identity_id == _t.id,
-            identity_nodes.c.node.in_((node_name, _ANY_NODE)),
-        )
         wanted = [state.value for state in states]
-        return self._all(select(identities).where(_t.state.in_(wanted), hosted))
+        return self._all(select(identities).where(_t.state.in_(wanted), _is_hosted_on(node_name)))
+
+    def list_proposed_on(self, node_name: str) -> list[Identity]:
+        """Registered identities that wait for approval and that `node_name` may host."""
+        return self._all(
+            select(identities).where(
+                _t.state == State.PROPOSED.value, _t.template.is_(None), _is_hosted_on(node_name)
+            )
+        )
 
     def count_by_state(self) -> dict[State, int]:
         """How many there are in each state, zeros included."""
@@ -328,6 +332,13 @@ class IdentityGateway:
 
     def _all(self, query: Any) -> list[Identity]:
         return [_read(row) for row in self._session.execute(query)]
+
+
+def _is_hosted_on(node_name: str) -> ColumnElement[bool]:
+    return exists().where(
+        identity_nodes.c.identity_id == _t.id,
+        identity_nodes.c.node.in_((node_name, _ANY_NODE)),
+    )
 
 
 def _is_unattended(since: datetime) -> ColumnElement[bool]:

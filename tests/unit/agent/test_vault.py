@@ -187,8 +187,10 @@ async def test_a_quarantine_leaves_the_disk_at_once(tmp_path: Path) -> None:
 async def test_an_eviction_erases_file_and_key(tmp_path: Path) -> None:
     first, _ = await serve(tmp_path, 1)
     first.server.failure = Denied("Node local was evicted; join anew.")
+    (tmp_path / "cache.new").write_bytes(b"left by a crash")
     async with run(tmp_path, first) as node:
         await until(lambda: not (tmp_path / SEALED_NAME).exists(), "the file's end")
+        assert not (tmp_path / "cache.new").exists()
         assert not (tmp_path / KEY_NAME).exists()
         assert node.sync.snapshot is None
         await node.time.advance(30)
@@ -219,7 +221,6 @@ async def test_what_nobody_claims_is_forgotten_soon_after_the_server_is_back(
         assert len(node.vault._unclaimed) == 1
         await node.time.advance(1)
         await node.time.advance(UNCLAIMED.total_seconds())
-        node.server.publish()
         while node.vault._unclaimed:
             await node.time.advance(1)
             await asyncio.to_thread(os.sched_yield)

@@ -196,6 +196,50 @@ async def test_a_shared_name_cut_off_is_not_put_off_or_replaced_from_another_nod
 
 
 @in_house
+async def test_what_is_registered_and_awaits_approval_goes_before_templates(house: FakeHouse):
+    node = await house.join()
+    await apply(house, describe_template())
+    await house.register("payments", activate=False, selectors=["unix:uid:1500"])
+    with pytest.raises(Refused, match="'payments' is registered for this workload"):
+        await meet(house, node)
+    assert (await meet(house, node, "unix:uid:1501")).state == "active"
+
+
+@in_house
+async def test_a_template_that_asks_for_more_keeps_the_identity_of_the_same_workload(
+    house: FakeHouse,
+):
+    node = await house.join()
+    workload = ("unix:uid:1500", "unix:path:/usr/bin/job")
+    await apply(house, describe_template(naming="{node}/{uid}"))
+    first = await meet(house, node, *workload)
+    match = ["unix:uid:1000-1999", "unix:path:/usr/bin/job"]
+    await apply(house, describe_template(match=match, naming="{node}/{uid}"))
+    again = await meet(house, node, *workload)
+    assert again.identity_id == first.identity_id
+    assert sorted((await show(house, first.name)).selectors) == sorted(workload)
+    assert (await meet(house, node, *workload)).identity_id == first.identity_id
+    match = ["unix:uid:1000-1999", "unix:path:/usr/bin/other"]
+    await apply(house, describe_template(match=match, naming="{node}/{uid}"))
+    with pytest.raises(Refused, match="belongs to another workload"):
+        await meet(house, node, "unix:uid:1500", "unix:path:/usr/bin/other")
+
+
+@in_house
+async def test_a_template_that_asks_for_more_does_not_bring_back_what_was_retired(
+    house: FakeHouse,
+):
+    node = await house.join()
+    await apply(house, describe_template(naming="{node}/{uid}"))
+    met = await meet(house, node, "unix:uid:1500", "unix:path:/usr/bin/job")
+    await move(house, "retire", met.name)
+    match = ["unix:uid:1000-1999", "unix:path:/usr/bin/job"]
+    await apply(house, describe_template(match=match, naming="{node}/{uid}"))
+    with pytest.raises(Refused, match="incident 42"):
+        await meet(house, node, "unix:uid:1500", "unix:path:/usr/bin/job")
+
+
+@in_house
 async def test_a_proposed_identity_waits_and_is_the_same_after_approval(house: FakeHouse):
     node = await house.join()
     await apply(house, describe_template(start="proposed"))

@@ -30,12 +30,14 @@ from troth.core.entropy import Entropy
 from troth.core.errors import (
     Denied,
     Internal,
+    Invalid,
     Limited,
     Refused,
     TrothError,
     Unauthenticated,
     Unavailable,
 )
+from troth.identity.x509pop import find_trust_domain
 from troth.wire.api.nodes import AttestNode, NodeCredential, RenewNode
 
 log = structlog.get_logger(__name__)
@@ -84,9 +86,10 @@ class Membership:
     async def obtain(self, join_token: str | None, roots: tuple[bytes, ...]) -> Credential:
         """The credential to work with: the kept one if it still holds, else by joining.
 
-        `roots` are those of the CA file and are what joining trusts. Waits for the server as long
-        as it takes. Raises `NotJoined` if the server won't have this node, `Untrusted` if it
-        isn't the server that `roots` vouch for; both say what to do.
+        `roots` are those of the CA file and are what joining trusts, with those that the kept
+        credential knows of the same trust domain: the file may be older. Waits for the server
+        as long as it takes. Raises `NotJoined` if the server won't have this node, `Untrusted`
+        if it isn't the server that `roots` vouch for; both say what to do.
         """
         kept = self.file.load()
         can_join = join_token is not None or self.machine is not None
@@ -103,7 +106,7 @@ class Membership:
             if not can_join:
                 raise
             log.warning("node.rejoining", reason=error.detail)
-            return await self._join(join_token, roots)
+            return await self._join(join_token, _add_known(roots, kept))
 
     async def _come_back(self, kept: Credential) -> Credential:
         """Renew the kept credential at once, which also tells whether the server still knows it."""
@@ -279,6 +282,15 @@ class Membership:
                 if self.machine is None
                 else "the machine goes on trying to join by its certificate",
             )
+
+
+def _add_known(roots: tuple[bytes, ...], kept: Credential) -> tuple[bytes, ...]:
+    union = tuple(dict.fromkeys((*roots, *kept.roots)))
+    try:
+        find_trust_domain(union)
+    except Invalid:
+        return roots  # the file is another trust domain's: it alone counts
+    return union
 
 
 def _read_answer(answer: Any, key: bytes, spiffe_id: str | None = None) -> Credential:

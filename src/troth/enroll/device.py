@@ -84,7 +84,7 @@ class Device:
         server = self.settings.server or (known.server if known else "")
         if not server:
             raise Invalid("Where is the server? Give its URL with --server.")
-        roots = self._find_roots(server)
+        roots = self._find_roots(server, known)
         key = self.folder.prepare_key()
         csr, public_key = make_csr(key)
         body = {
@@ -140,10 +140,15 @@ class Device:
             raise Refused(f"Nothing is enrolled in {self.folder.path}; enrol first.")
         return found
 
-    def _find_roots(self, server: str) -> bytes:
-        """PEM of the roots that the server must lead to; a named file or fingerprint comes first"""
+    def _find_roots(self, server: str, known: Enrolment | None) -> bytes:
+        """PEM of the roots that the server must lead to; a named file or fingerprint comes first.
+
+        The file may be old: what the same server told since, over connections that it proved
+        itself on, counts beside it.
+        """
         if self.settings.ca_file is not None:
-            return self.settings.ca_file.read_bytes()
+            told = known is not None and known.server == server
+            return read_roots(self.settings.ca_file) + (self.folder.read(BUNDLE) if told else b"")
         if self.settings.ca_sha256:
             return render_pem([fetch_pinned_root(server, self.settings.ca_sha256)])
         try:
@@ -158,7 +163,7 @@ class Device:
         """The roots that came with the certificate, and those of a file that is given."""
         roots = self.folder.read(BUNDLE)
         if self.settings.ca_file is not None:
-            roots += self.settings.ca_file.read_bytes()
+            roots += read_roots(self.settings.ca_file)
         return roots
 
     def _store(
@@ -182,6 +187,18 @@ class Device:
         self.folder.save(files, made)
         self.folder.drop_next_key()
         return made
+
+
+def read_roots(path: Path) -> bytes:
+    """The PEM file with the server's roots; `Invalid` if it holds none."""
+    pem = path.read_bytes()
+    try:
+        x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise Invalid(
+            f"{path} holds no PEM certificates that can be read; bring the server's ca.pem anew."
+        ) from error
+    return pem if pem.endswith(b"\n") else pem + b"\n"
 
 
 def make_csr(key: ec.EllipticCurvePrivateKey) -> tuple[bytes, bytes]:
@@ -239,6 +256,11 @@ class Manufactured:
         ):
             raise Invalid(
                 f"{self.key} is of a kind that proves nothing; use ECDSA, RSA or Ed25519."
+            )
+        if chain[0].public_key() != key.public_key():
+            raise Invalid(
+                f"{self.key} is not the key of the first certificate in {self.certificate}; the "
+                "device's own comes first, its authorities after it."
             )
         at = self.clock.now()
         signature = sign_possession(key, DEVICE, domain, csr, at)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import takewhile
 from typing import Any
 
 import msgspec
 
+from troth.core.bucket import Buckets
 from troth.core.clock import Clock
 from troth.core.errors import Denied, Refused
 from troth.core.ids import InstanceId, NodeId, SpiffeId, TrustDomain
@@ -34,6 +37,11 @@ NODE_TTL = timedelta(hours=24)
 HEARTBEAT_SECONDS = 5.0
 NODES_PER_SECOND = 200
 """How many nodes may do the same thing in one second."""
+REFUSALS_BURST = 200
+REFUSALS_PER_SECOND = 2.0
+"""Of one node; an agent knows a thousand different ones in ten minutes at most."""
+SELECTORS_ROOM, REASON_ROOM = 2560, 1024
+"""Bytes of one refusal's row, which stays below 4 KiB."""
 MAX_SPREAD = 10
 """Seconds."""
 
@@ -175,24 +183,60 @@ def view_node(node: Node) -> wire.NodeView:
     )
 
 
+class Restraint:
+    """How many refusals of each node become rows of the journal, which keeps them for good."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._buckets = Buckets(REFUSALS_BURST, REFUSALS_PER_SECOND)
+        self._left_out: Counter[NodeId] = Counter()
+
+    def choose(
+        self, node_id: NodeId, refused: Sequence[wire.WorkloadRefused]
+    ) -> tuple[Sequence[wire.WorkloadRefused], int]:
+        """Those to note, and how many were left out since some were noted last."""
+        now = self._clock.monotonic()
+        room = (not self._buckets.take(node_id, 1, now) for _ in refused)
+        chosen = refused[: sum(takewhile(bool, room))]
+        left_out = self._left_out.pop(node_id, 0) if chosen else 0
+        if len(chosen) < len(refused):
+            self._left_out[node_id] += len(refused) - len(chosen)
+        return chosen, left_out
+
+
+def shorten(texts: Iterable[str], room: int) -> list[str]:
+    """The first of these that take up `room` bytes as JSON, and a mark if some are missing."""
+    found: list[str] = []
+    for text in texts:
+        room -= len(msgspec.json.encode(text)) - 2
+        if room < 0:
+            return [*found, "…"]
+        found.append(text)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class ReportWorkloads:
     """``node.report``: which instances live, and which processes got nothing."""
 
     store: Store
     clock: Clock
+    restraint: Restraint
 
     async def __call__(self, call: Call[wire.ReportWorkloads]) -> wire.Accepted:
         """Note it; refusals go to the journal, where `troth doctor` finds them."""
         node_id = require_node(call.caller)
         now = self.clock.now()
+        refusals, left_out = self.restraint.choose(node_id, call.body.refused)
+        more = {"left_out": left_out} if left_out else {}
 
         def note(tx: Transaction) -> None:
+            admit_node(tx, call.caller)
             tx.nodes.touch(node_id, now)
             tx.instances.touch(
                 [InstanceId(seen.instance_id) for seen in call.body.seen], now, of_node=node_id
             )
-            for refused in call.body.refused:
+            for refused in refusals:
                 record_event(
                     tx,
                     call,
@@ -200,10 +244,12 @@ class ReportWorkloads:
                     call.caller.principal,
                     now,
                     pid=refused.pid,
-                    selectors=refused.selectors,
-                    reason=refused.reason,
+                    selectors=shorten(refused.selectors, SELECTORS_ROOM),
+                    reason="".join(shorten(refused.reason, REASON_ROOM)),
                     count=refused.count,
+                    **more,
                 )
+                more.clear()
 
         await self.store.transact(note)
         return wire.Accepted()

@@ -35,6 +35,7 @@ from troth.operations.node import (
     ListNodes,
     RenewNode,
     ReportWorkloads,
+    Restraint,
     SyncNode,
 )
 from troth.operations.pacing import JOINS, Turns
@@ -117,7 +118,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "node.ls": ListNodes(p.store),
         "node.evict": EvictNode(p.store, p.clock),
         "node.readmit": ReadmitNode(p.store, p.clock),
-        "node.report": ReportWorkloads(p.store, p.clock),
+        "node.report": ReportWorkloads(p.store, p.clock, Restraint(p.clock)),
         "device.invite": InviteDevices(p.store, p.clock, p.entropy),
         "device.enroll": EnrollDevice(
             p.store, p.clock, p.trust_domain, gatherer, p.device_vouchers, Throttle(p.clock)

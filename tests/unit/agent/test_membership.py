@@ -52,6 +52,7 @@ class Place:
 
     def dial_public(self, roots):
         self.dialled.append("public")
+        self.trusted = roots
         return self.server
 
     def dial_mutual(self, credential):
@@ -161,6 +162,22 @@ async def test_an_expired_credential_needs_a_new_token(place):
         await place.obtain()
     place.server.tokens.add("second-token")
     assert (await place.obtain("second-token")).not_after > place.time.clock.now()
+
+
+@in_loop
+async def test_joining_again_trusts_what_was_learnt_since_the_ca_file_too(place):
+    held = await place.obtain("good-token")
+    await place.time.advance(3601)
+    place.server.tokens |= {"second-token", "third-token"}
+    old = Maker("old root").certificate.public_bytes(Encoding.DER)
+    place.roots = (old,)
+    await place.obtain("second-token")
+    assert set(place.trusted) == {old, *held.roots}
+    foreign = FakeIssuer("other.example", seed=9).x509.certificate
+    place.roots = (foreign,)
+    await place.time.advance(3601)
+    await place.obtain("third-token")
+    assert place.trusted == (foreign,)
 
 
 @in_loop

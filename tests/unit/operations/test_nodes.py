@@ -13,6 +13,7 @@ import pytest
 from tests.fakes.house import ADMIN, FakeHouse, call_of, in_house, make_csr
 from troth.core.errors import Denied, Invalid, Refused, TrothError, Unavailable
 from troth.operations.call import ANONYMOUS
+from troth.operations.node import REFUSALS_BURST
 from troth.operations.pacing import JOINS
 from troth.wire.api.certificates import InstanceClaim
 from troth.wire.api.identities import MoveIdentity, MoveInstance
@@ -229,6 +230,36 @@ async def test_reports_reach_the_journal_and_touch_own_instances_only(house: Fak
     assert seen.last_seen == house.clock.now()
     refusals = await house.events("workload.refused")
     assert {e.actor for e in refusals} == {node.principal, other.principal}
+
+
+@in_house
+async def test_a_node_that_reports_refusals_without_end_fills_no_journal(
+    house: FakeHouse,
+) -> None:
+    node, other = await house.join(), await house.join("other")
+    many = WorkloadRefused(pid=9, selectors=["unix:path:/" + "x" * 1000] * 8, reason="\n" * 1000)
+    report = ReportWorkloads(refused=[many] * 90)
+    for _ in range(5):
+        await house.call("node.report", report, node)
+    noted = await house.events("workload.refused")
+    assert len(noted) == REFUSALS_BURST
+    assert all(len(msgspec.json.encode(event.body)) < 4096 for event in noted)
+    assert noted[0].body["selectors"][-1] == "…"
+    await house.call("node.report", report, other)
+    house.clock.advance(timedelta(seconds=1))
+    await house.call("node.report", report, node)
+    events = [e for e in await house.events("workload.refused") if e.actor == node.principal]
+    assert [e.body.get("left_out") for e in events[REFUSALS_BURST:]] == [250, None]
+
+
+@in_house
+async def test_the_report_of_an_evicted_node_is_not_noted(house: FakeHouse) -> None:
+    node = await house.join()
+    await house.call("node.evict", EvictNode(name="local", reason="stolen disk"))
+    refused = WorkloadRefused(pid=9, selectors=[], reason="none")
+    with pytest.raises(Denied, match="evicted"):
+        await house.call("node.report", ReportWorkloads(refused=[refused]), node)
+    assert not await house.events("workload.refused")
 
 
 @in_house

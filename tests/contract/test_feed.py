@@ -186,11 +186,11 @@ class SlowStore(Store):
     """The store, whose every answer takes its time."""
 
     def __init__(self, store, clock):
-        self._slow, self.clock = store, clock
+        self._slow, self.clock, self._hands = store, clock, clock
 
     async def read(self, work):
         found = await self._slow.read(work)
-        self.clock.advance(QUIET)
+        self._hands.advance(QUIET)
         return found
 
 

@@ -447,3 +447,13 @@ def test_the_tokens_that_an_authority_signed(store):
     transact(store, add)
     assert look(NOW) == (True, NOW + HOUR, 1)
     assert look(NOW + HOUR) == (False, None, 0)
+
+
+def test_names_come_in_the_order_asked_for(store):
+    wanted = _serials(4, 1)
+    _certify(store, make_certificate(1), make_certificate(4))
+    found = read(store, lambda tx: tx.certificates.list_named(wanted))
+    assert [name.serial for name in found] == wanted
+    whole = read(store, lambda tx: tx.certificates.get(wanted[0]))
+    assert found[0] == (whole.serial, str(whole.subject), whole.not_after)
+    assert read(store, lambda tx: tx.certificates.list_named([])) == []

@@ -44,16 +44,28 @@ class PublishCrls:
     _listed: dict[AuthorityId, tuple[int, frozenset[int]]] = field(default_factory=dict)
 
     async def __call__(self) -> None:
-        """Publish where the list changed or is older than its period."""
+        """Publish where the list changed or is older than its period.
+
+        An authority whose key can't be used holds up no other one's list; its error is raised at
+        the end.
+        """
         authorities = await self.store.read(lambda tx: tx.authorities.list(Use.X509))
+        failed: Exception | None = None
         for authority in authorities:
             if authority.published:
-                await self._publish(authority)
+                try:
+                    await self._publish(authority)
+                except Exception as error:  # noqa: BLE001  # raised below, after the others
+                    failed = failed or error
+        if failed is not None:
+            raise failed
 
     async def _publish(self, authority: Authority) -> None:
         latest, number, revoked = await self._read(authority)
         if not await asyncio.to_thread(self._is_due, authority, latest, revoked):
             return
+        # Before anything is recorded: an intent for each run would be left by a key that is lost.
+        await asyncio.to_thread(self.keystore.public_key, authority.key_ref)
         planned = await asyncio.to_thread(self._draft, authority, number, revoked)
         try:
             await self.store.transact(lambda tx: tx.crls.add_intended(planned))

@@ -95,15 +95,17 @@ def record_revocations(
     tx: Transaction, call: Call[Any], serials: list[str], reason: str, now: datetime
 ) -> None:
     """Append ``certificate.revoked`` for each serial that was just revoked."""
-    for serial in serials:
-        certificate = tx.certificates.get(serial)
-        record_event(
-            tx,
-            call,
-            "certificate.revoked",
-            str(certificate.subject),
-            now,
-            serial=serial,
-            not_after=certificate.not_after.isoformat(),
-            reason=reason,
-        )
+    tx.journal.append_all(
+        [
+            make_event(
+                call,
+                "certificate.revoked",
+                found.subject,
+                now,
+                serial=found.serial,
+                not_after=found.not_after.isoformat(),
+                reason=reason,
+            )
+            for found in tx.certificates.list_named(serials)
+        ]
+    )

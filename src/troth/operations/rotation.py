@@ -147,9 +147,12 @@ class RevokeAuthority:
         authority_id = AuthorityId(body.id)
 
         def count(tx: Transaction) -> int:
-            return _count_holders(tx, tx.authorities.get(authority_id), now)
+            authority = tx.authorities.get(authority_id)
+            check_revocation(authority, 0, force=body.force)
+            return _count_holders(tx, authority, now)
 
-        # Counted outside the writer's turn; it can only fall, since this authority signs no more.
+        # Counted outside the writer's turn; it can only fall, since what was active before
+        # signs no more, and a prepared one that is activated meanwhile is refused below.
         holders = await self.store.read(count)
 
         def move(tx: Transaction) -> Authority:

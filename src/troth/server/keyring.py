@@ -42,10 +42,10 @@ def choose_driver(config: Config, shared: Shelf) -> str:
     chosen = config.keystore.driver
     if chosen != "auto":
         return chosen
-    if has_files(config):
-        return "file"
+    if shared.get(SEAL) is not None:
+        return "database"  # files that are there too were left behind when it took them along
     alone = config.database.startswith("sqlite:")
-    return "file" if alone and shared.get(SEAL) is None else "database"
+    return "file" if alone or has_files(config) else "database"
 
 
 def has_files(config: Config) -> bool:

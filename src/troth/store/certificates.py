@@ -26,6 +26,7 @@ from troth.store.identities import read_spiffe_id
 from troth.store.records import (
     SERIAL_DIGITS,
     CertificateKind,
+    CertificateName,
     CertificateRecord,
     IssuanceState,
     Revocation,
@@ -195,6 +196,16 @@ class CertificateGateway:
         """Serial and end of every revoked, unexpired certificate: for live snapshots."""
         query = select(_t.serial, _t.not_after).where(is_revoked, _t.not_after > now)
         return [(row.serial, row.not_after) for row in self._session.execute(query)]
+
+    def list_named(self, serials: Sequence[str]) -> list[CertificateName]:
+        """Whose these certificates are and until when, in the order of `serials`."""
+        found: dict[str, CertificateName] = {}
+        for start in range(0, len(serials), _CHUNK):
+            some = serials[start : start + _CHUNK]
+            query = select(_t.serial, _t.subject, _t.not_after).where(_t.serial.in_(some))
+            for row in self._session.execute(query):
+                found[row.serial] = CertificateName._make(row)
+        return [found[serial] for serial in serials]
 
     def interrupted(self, older_than: datetime, limit: int) -> list[CertificateRecord]:
         """Intents older than `older_than` that never came to a result, the oldest first."""

@@ -116,6 +116,14 @@ class CertificateRecord:
     revocation_reason: str | None = None
 
 
+class CertificateName(NamedTuple):
+    """Whose a certificate is and until when; `subject` is a SPIFFE ID as text."""
+
+    serial: str
+    subject: str
+    not_after: datetime
+
+
 class Revocation(NamedTuple):
     """One entry of a revocation list."""
 

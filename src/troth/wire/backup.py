@@ -108,7 +108,10 @@ class Tally:
 
 
 def render_backup(frames: Iterable[Frame]) -> Iterator[bytes]:
-    """A file's pieces; each is small enough to be held in memory."""
+    """A file's pieces; each is small enough to be held in memory.
+
+    Raises `Invalid` for what `parse_backup` would refuse: better now than when it is needed.
+    """
     total = hashlib.sha256()
 
     def note(piece: bytes) -> bytes:
@@ -118,9 +121,18 @@ def render_backup(frames: Iterable[Frame]) -> Iterator[bytes]:
     yield note(MAGIC)
     for frame in frames:
         body = _encoder.encode(frame)
+        if len(body) > MAX_FRAME:
+            raise Invalid(
+                f"A part of the state ({_name_part(frame)}) takes {len(body) >> 20} MiB, and a "
+                f"backup's may take {MAX_FRAME >> 20}. Use PostgreSQL's own backups."
+            )
         yield note(len(body).to_bytes(_LENGTH, "big") + body)
     yield note(bytes(_LENGTH))
     yield total.digest()
+
+
+def _name_part(frame: Frame) -> str:
+    return f"rows of {frame.table}" if isinstance(frame, Rows) else type(frame).__name__.lower()
 
 
 def parse_backup(read: Callable[[int], bytes]) -> Iterator[Frame]:

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from tests.fakes.house import ADMIN, DOMAIN, FakeHouse, call_of, in_house
-from troth.core.errors import Denied, Refused, Unauthenticated, Unavailable
+from troth.core.errors import Denied, Refused, TrothError, Unauthenticated, Unavailable
 from troth.core.ids import AuthorityId
 from troth.issuance.authorities import KNOWN_AFTER, Authority, AuthorityState, Use
 from troth.issuance.der import read_signer
@@ -409,3 +409,25 @@ async def test_a_tainted_authority_is_reported_until_it_is_revoked(house: FakeHo
     findings = (await house.call("status.show", GetStatus())).findings
     assert not any(old in finding for finding in findings)
     assert AuthorityState.TAINTED.value not in await list_states(house)
+
+
+@in_house
+async def test_a_key_that_is_lost_holds_up_no_other_list(house: FakeHouse) -> None:
+    old = await active(house)
+    await rotate(house)
+    new = await active(house)
+    house.keystore.delete_key(old.key_ref)
+    house.clock.advance(timedelta(days=1))
+    before = house.clock.now()
+
+    async def number(authority: Authority) -> int:
+        return await house.parts.store.read(lambda tx: tx.crls.next_number(authority.id))
+
+    numbers = await number(old), await number(new)
+    for _ in range(3):
+        with pytest.raises(TrothError):
+            await house.publish()
+    assert (await number(old), await number(new)) == (numbers[0], numbers[1] + 1)
+    listed = await house.parts.store.read(lambda tx: tx.crls.latest(new.id))
+    assert listed is not None
+    assert listed.next_update > before

@@ -44,6 +44,8 @@ def configure(data: Path, **variables: str) -> Config:
         (POSTGRES, False, False, "auto", "database"),
         (POSTGRES, True, False, "auto", "file"),
         (POSTGRES, True, True, "database", "database"),
+        (POSTGRES, True, True, "auto", "database"),  # the files were left behind
+        ("", True, True, "auto", "database"),
         (POSTGRES, False, True, "file", "file"),
         ("", False, False, "database", "database"),
     ],

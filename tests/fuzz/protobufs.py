@@ -13,9 +13,10 @@ from envoy.service.discovery.v3 import discovery_pb2
 from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import mutated
 from troth.core.errors import TrothError
+from troth.wire.api.jwt_svids import MAX_AUDIENCES
 from troth.wire.protobuf import parse_message
 from troth.wire.sds import MAX_ERROR_LENGTH, MAX_NAMES, TYPE_URL, parse_request
-from troth.wire.workload import MAX_AUDIENCES, MESSAGES, WorkloadMessages
+from troth.wire.workload import MESSAGES, WorkloadMessages
 
 WORKLOAD = WorkloadMessages()
 

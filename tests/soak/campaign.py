@@ -29,7 +29,7 @@ START_SPAN = 1.6
 """Seconds from a process's birth to its readiness, more or less: kills fall anywhere in between."""
 
 LOAD_SPAN = 1.2
-STRANDED_SECONDS = 60 + 30 + 30
+STRANDED_SECONDS = 300 + 30 + 30
 """When a reconciler must have been there: what it waits, its period, and some patience."""
 
 LONG_LIFE = 45.0

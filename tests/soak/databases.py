@@ -43,7 +43,7 @@ class Database(Protocol):
         ...
 
     def reconcile(self, file: Path) -> None:
-        """What the reconciler does a minute later, now; no server may be running."""
+        """What the reconciler does minutes later, now; no server may be running."""
         ...
 
     def drop(self, url: str, folder: Path) -> None:
@@ -131,7 +131,7 @@ class Postgres:
 
 
 def reconcile(url: str) -> None:
-    """Close what was interrupted, as the servers do once it is a minute old."""
+    """Close what was interrupted, as the servers do once it is old enough."""
 
     async def close() -> None:
         store = await asyncio.to_thread(open_store, url, clock=SystemClock())

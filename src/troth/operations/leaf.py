@@ -38,7 +38,8 @@ from troth.store.records import CertificateKind, CertificateRecord, IssuanceStat
 from troth.store.transaction import Transaction
 
 SERIAL_BYTES = 20
-STRANDED_AFTER = timedelta(seconds=60)
+STRANDED_AFTER = timedelta(minutes=5)
+"""Longer than clocks of servers are apart: one that is ahead judges the intents of the others."""
 RECONCILE_BATCH = 200
 ATTEMPTS = 3
 """How often a batch is begun anew because its authority was replaced under it."""
@@ -323,7 +324,7 @@ class ReconcileIssuance:
     clock: Clock
 
     async def __call__(self) -> None:
-        """Abandon everything stranded for more than a minute."""
+        """Abandon everything stranded for longer than `STRANDED_AFTER`."""
         now = self.clock.now()
 
         def close(tx: Transaction) -> int:

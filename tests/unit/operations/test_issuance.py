@@ -201,7 +201,7 @@ async def test_a_crash_between_intent_and_result_is_closed(house: FakeHouse) -> 
     reconcile = ReconcileIssuance(house.parts.store, house.clock)
     await reconcile()
     assert not await house.events("certificate.abandoned")  # it may still be under way
-    house.clock.advance(timedelta(seconds=61))
+    house.clock.advance(timedelta(seconds=301))
     await reconcile()
     await reconcile()
     (abandoned,) = await house.events("certificate.abandoned")
@@ -221,7 +221,7 @@ async def test_an_intent_that_was_revoked_before_a_crash_is_not_revoked_again(
         await house.call("certificate.issue", body, node)
     house.keystore.before_sign = None
     await house.call("identity.quarantine", MoveIdentity(name=identity.name, reason="theft"))
-    house.clock.advance(timedelta(seconds=61))
+    house.clock.advance(timedelta(seconds=301))
     await ReconcileIssuance(house.parts.store, house.clock)()
     (revoked,) = await house.events("certificate.revoked")
     assert revoked.body["reason"] == "privilegeWithdrawn"

@@ -63,9 +63,15 @@ def load_tracer(
     module, _, factory = BUILT_IN["otlp"].partition(":")
     try:
         make: Callable[..., Tracer] = getattr(import_module(module), factory)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name is None or not error.name.startswith("opentelemetry"):
             raise
+        if not isinstance(error, ModuleNotFoundError):
+            # xds-protos carries an older copy of the same files: who is installed last has them.
+            raise Invalid(
+                "OpenTelemetry's messages were overwritten by those of another package: "
+                "pip install --force-reinstall --no-deps opentelemetry-proto."
+            ) from error
         raise Invalid(
             "telemetry.otlp_endpoint is set and OpenTelemetry isn't installed: "
             "pip install 'troth[otel]', or take the setting out."

@@ -16,6 +16,7 @@ from tests.fakes.stores import (
     make_token,
     make_url,
     read,
+    seal_all,
     transact,
 )
 from troth.core.clock import VirtualClock
@@ -46,7 +47,7 @@ def _journal_length(store):
 
 
 async def _seal(store):
-    return await Sealer(store, clock=store.clock, holder="test").seal_once()
+    return await seal_all(Sealer(store, clock=store.clock, holder="test"))
 
 
 def test_what_a_transaction_returned_is_there_for_reads(store):
@@ -299,8 +300,8 @@ def test_sealed_positions_are_dense_and_in_order_whoever_writes_and_seals(store,
     async def seal(which, holder, done):
         sealer = Sealer(which, clock=clock, holder=holder)
         while not done.is_set():
-            await sealer.seal_once()
-        await sealer.seal_once()
+            await seal_all(sealer)
+        await seal_all(sealer)
 
     async def main():
         done = asyncio.Event()
@@ -337,12 +338,12 @@ def test_only_the_holder_of_the_lease_seals(store, clock):
     second = Sealer(store, clock=clock, holder="second")
 
     async def main():
-        await first.seal_once()
+        await seal_all(first)
         await store.transact(lambda tx: tx.journal.append(make_event()))
-        assert await second.seal_once() == 0
+        assert await seal_all(second) == 0
         clock.advance(LEASE_TTL)
-        assert await second.seal_once() == 1
-        assert await first.seal_once() == 0
+        assert await seal_all(second) == 1
+        assert await seal_all(first) == 0
 
     asyncio.run(main())
 

@@ -22,6 +22,7 @@ from tests.fakes.stores import (
     make_named,
     make_url,
     read,
+    seal_all,
     transact,
 )
 from troth.core.clock import SystemClock, VirtualClock
@@ -180,7 +181,7 @@ def test_the_sealer_s_death_is_noticed_at_once_and_another_seals(open_node, url)
         store = open_store(sys.argv[1], clock=SystemClock())
         time.sleep(0.3)
         sealer = Sealer(store, clock=store.clock, holder=store.holder)
-        asyncio.run(sealer.seal_once())
+        asyncio.run(sealer.seal_batch())
         print("ready", flush=True)
         time.sleep(60)
     """)
@@ -189,12 +190,12 @@ def test_the_sealer_s_death_is_noticed_at_once_and_another_seals(open_node, url)
     store = open_node()
     transact(store, lambda tx: tx.journal.append(make_event()))
     sealer = Sealer(store, clock=store.clock, holder=store.holder)
-    assert asyncio.run(sealer.seal_once()) == 0  # the other one lives and holds the lease
+    assert asyncio.run(seal_all(sealer)) == 0  # the other one lives and holds the lease
     other.kill()
     other.wait(30)
     other.stdout.close()
     begun = time.monotonic()
-    while not asyncio.run(sealer.seal_once()):
+    while not asyncio.run(seal_all(sealer)):
         assert time.monotonic() - begun < 5  # the lease itself would last for ten seconds
     assert read(store, lambda tx: tx.leases.find_holder(LEASE)) == store.holder
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,20 @@ def troth(settings: str) -> Iterator[Server]:
 @pytest.fixture
 def lone_troth() -> Iterator[Server]:
     """A server of one test's own, not started yet."""
+    with open_server() as server:
+        yield server
+
+
+@pytest.fixture
+def new_machine() -> Iterator[Server]:
+    """A second one: the machine that was set up anew."""
+    with open_server() as server:
+        yield server
+
+
+@contextmanager
+def open_server() -> Iterator[Server]:
+    """A server that isn't started yet, in a folder of its own; stopped at the end."""
     with open_folder() as folder:
         server = Server(folder)
         try:

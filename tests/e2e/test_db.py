@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.processes import Server, open_folder, run_troth, wait_for
+from tests.e2e.processes import Server, run_troth, wait_for
 from tests.fakes.postgres import start_cluster
 from troth.wire.api.identities import ListIdentities
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-def rebuilt() -> Iterator[Server]:
-    """A machine that was set up anew."""
-    with open_folder() as folder:
-        server = Server(folder)
-        try:
-            yield server
-        finally:
-            server.stop()
 
 
 def run_db(*words: str | Path, **environ: str) -> dict[str, Any]:
@@ -40,7 +28,7 @@ def list_names(server: Server) -> set[str]:
         return {item.name for item in client.call("identity.ls", ListIdentities()).items}
 
 
-def test_a_lost_machine_comes_back_from_its_backup(lone_troth, rebuilt):
+def test_a_lost_machine_comes_back_from_its_backup(lone_troth, new_machine):
     lone_troth.environ["TROTH_KEYSTORE_KEY_ENCRYPTION_KEY"] = f"file:{lone_troth.folder}/kek"
     lone_troth.start()
     lone_troth.register("api", "unix:uid:1001")
@@ -52,15 +40,17 @@ def test_a_lost_machine_comes_back_from_its_backup(lone_troth, rebuilt):
     lone_troth.register("later", "unix:uid:1002")
     lone_troth.stop()
 
-    shutil.copy(lone_troth.folder / "kek", rebuilt.folder / "kek")
-    rebuilt.environ["TROTH_KEYSTORE_KEY_ENCRYPTION_KEY"] = f"file:{rebuilt.folder}/kek"
-    run_db("restore", out, "--data", rebuilt.data, **rebuilt.environ)
-    rebuilt.start()
-    assert list_names(rebuilt) == {"api"}
-    rebuilt.wait_for_journal("store.restored")
-    assert rebuilt.read_journal()[: told["journal_head"]] == story
-    assert (rebuilt.data / "ca.pem").read_bytes() == (lone_troth.data / "ca.pem").read_bytes()
-    joined = wait_for(lambda: rebuilt.read_journal("node.attested")[1:], "its agent joins as local")
+    shutil.copy(lone_troth.folder / "kek", new_machine.folder / "kek")
+    new_machine.environ["TROTH_KEYSTORE_KEY_ENCRYPTION_KEY"] = f"file:{new_machine.folder}/kek"
+    run_db("restore", out, "--data", new_machine.data, **new_machine.environ)
+    new_machine.start()
+    assert list_names(new_machine) == {"api"}
+    new_machine.wait_for_journal("store.restored")
+    assert new_machine.read_journal()[: told["journal_head"]] == story
+    assert (new_machine.data / "ca.pem").read_bytes() == (lone_troth.data / "ca.pem").read_bytes()
+    joined = wait_for(
+        lambda: new_machine.read_journal("node.attested")[1:], "its agent joins as local"
+    )
     assert joined[0].subject == "spiffe://troth.local/troth/node/local"
 
 

@@ -6,12 +6,11 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import TROTH, Server, make_environ, open_folder, wait_for
+from tests.e2e.processes import TROTH, Server, make_environ, wait_for
 from tests.fakes.postgres import start_cluster
 
 pytestmark = [
@@ -96,16 +95,6 @@ class Operator:
             return None
 
         return wait_for(attempt, command, AGAIN_SECONDS)[0]
-
-
-@pytest.fixture
-def new_machine() -> Iterator[Server]:
-    with open_folder() as folder:
-        server = Server(folder)
-        try:
-            yield server
-        finally:
-            server.stop()
 
 
 def test_every_command_of_the_guide_works_in_its_order(lone_troth, new_machine):

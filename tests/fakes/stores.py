@@ -31,6 +31,7 @@ from troth.store.records import (
     NodeState,
     format_serial,
 )
+from troth.store.sealer import Sealer
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123_456, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -216,3 +217,13 @@ def make_crl(number: int = 1, **changes: Any) -> CrlRecord:
         next_update=NOW + DAY,
     )
     return replace(record, **changes)
+
+
+async def seal_all(sealer: Sealer) -> int:
+    """Seal all that is committed; how many events got a position, 0 if it is another one's turn."""
+    total = 0
+    while (sealed := await sealer.seal_batch()) is not None:
+        total += sealed.head - sealed.before
+        if not sealed.more:
+            break
+    return total

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from tests.fakes.postgres import Cluster, start_cluster
+from tests.fakes.stores import seal_all
 from tests.soak.records import PostgresRecords, Records, SqliteRecords
 from troth.core.clock import SystemClock, VirtualClock
 from troth.operations.leaf import STRANDED_AFTER, ReconcileIssuance
@@ -138,7 +139,7 @@ def reconcile(url: str) -> None:
         try:
             later = SystemClock().now() + STRANDED_AFTER + timedelta(seconds=1)
             await ReconcileIssuance(store, VirtualClock(later))()
-            await Sealer(store, clock=SystemClock(), holder=store.holder).seal_once()
+            await seal_all(Sealer(store, clock=SystemClock(), holder=store.holder))
         finally:
             store.close()
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -26,20 +25,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from troth.core.errors import Internal, Invalid, Refused
+from troth.core.x509 import UNREADABLE
 from troth.issuance.der import read_signer
 
 FILE_NAME = "node.json"
 MAX_FILE_SIZE = 1 << 20
 MAX_ROOTS = 64
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What cryptography raises for certificates and lists that it can't read."""
 
 
 @dataclass(frozen=True, slots=True)

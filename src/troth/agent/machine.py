@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from troth.agent.credential import MAX_FILE_SIZE, UNREADABLE
+from troth.agent.credential import MAX_FILE_SIZE
 from troth.core.errors import Invalid
+from troth.core.x509 import UNREADABLE
 from troth.identity.x509pop import (
     MAX_CHAIN,
     NODE,

@@ -17,10 +17,11 @@ import msgspec
 import structlog
 from cryptography import x509
 
-from troth.agent.credential import UNREADABLE, check_roots
+from troth.agent.credential import check_roots
 from troth.agent.view import Bundle
 from troth.core.errors import Internal, Invalid
 from troth.core.ids import SpiffeId, TrustDomain
+from troth.core.x509 import UNREADABLE
 from troth.identity.identity import State
 from troth.identity.pattern import Pattern
 from troth.identity.selectors import Match, Selector, match_selectors

@@ -8,23 +8,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from troth.cli.words import describe_duration, describe_moment
 from troth.core.errors import Invalid, TooLarge
+from troth.core.x509 import UNREADABLE
 from troth.issuance.der import split_der
 
 MAX_FILE = 1 << 20
 _NAMES = {NameOID.SERIAL_NUMBER: "serialNumber"}
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 _PEM_MARK = b"-----BEGIN "
 _PEM_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 
@@ -107,7 +101,7 @@ def next_rotation(not_before: datetime, not_after: datetime) -> datetime:
 def _describe(one: x509.Certificate, signer: x509.Certificate | None) -> CertificateWords:
     try:
         return _put_in_words(one, signer)
-    except _UNREADABLE as error:  # the library parses most parts only when they are asked for
+    except UNREADABLE as error:  # the library parses most parts only when they are asked for
         raise Invalid(f"A part of the certificate can't be read: {error}.") from error
 
 
@@ -138,7 +132,7 @@ def _put_in_words(one: x509.Certificate, signer: x509.Certificate | None) -> Cer
 def _is_issued_by(one: x509.Certificate, signer: x509.Certificate) -> bool:
     try:
         one.verify_directly_issued_by(signer)
-    except (*_UNREADABLE, InvalidSignature):
+    except (*UNREADABLE, InvalidSignature):
         return False
     return True
 

@@ -18,23 +18,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from troth.core.errors import Denied, Internal, Invalid, TrothError, Unavailable, error_of
+from troth.core.x509 import UNREADABLE
 
 MAX_ANSWER = 1 << 20
 SECONDS = 30.0
 _HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}", re.ASCII)
 _SERVER_ID = re.compile(r"spiffe://[a-z0-9._-]+/troth/server", re.ASCII)
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 class Unreachable(Unavailable):
@@ -133,7 +126,7 @@ def _check_server(url: str, certificate: bytes | None) -> None:
         leaf = x509.load_der_x509_certificate(certificate or b"")
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (*_UNREADABLE, x509.ExtensionNotFound):
+    except (*UNREADABLE, x509.ExtensionNotFound):
         uris = []
     if len(uris) != 1 or not _SERVER_ID.fullmatch(uris[0]):
         raise Unreachable(f"{url} is not a troth server: its certificate names {uris or 'nobody'}.")
@@ -185,7 +178,7 @@ def read_credential(answer: bytes, public_key: bytes) -> Credential:
         certified = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         sound = certified == public_key and spiffe_id == credential.spiffe_id
         late = credential.renew_after > credential.not_after
-    except (*_UNREADABLE, KeyError, IndexError, RecursionError, x509.ExtensionNotFound) as error:
+    except (*UNREADABLE, KeyError, IndexError, RecursionError, x509.ExtensionNotFound) as error:
         raise Internal(f"{problem}: it can't be read.") from error
     if not sound or late:
         raise Internal(f"{problem}: it is for another key or name.")
@@ -197,7 +190,7 @@ def read_credential(answer: bytes, public_key: bytes) -> Credential:
 def _is_issued_by(leaf: x509.Certificate, root: x509.Certificate) -> bool:
     try:
         leaf.verify_directly_issued_by(root)
-    except (*_UNREADABLE, InvalidSignature):
+    except (*UNREADABLE, InvalidSignature):
         return False
     return True
 
@@ -229,7 +222,7 @@ def read_bundle(url: str, answer: bytes) -> tuple[bytes, ...]:
         )
         for der in roots:
             x509.load_der_x509_certificate(der)
-    except (*_UNREADABLE, BadBase64, KeyError, IndexError, RecursionError) as error:
+    except (*UNREADABLE, BadBase64, KeyError, IndexError, RecursionError) as error:
         raise Internal(f"{url}/bundle can't be read.") from error
     if not roots:
         raise Internal(f"{url}/bundle has no X.509 authority.")

@@ -45,11 +45,6 @@ class Sighting:
     grace: timedelta
     created_at: datetime
 
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing is left to look at."""
-        return self.phase in (Phase.RETIRED, Phase.ENDED)
-
 
 class Step(StrEnum):
     """What a look leads to."""

@@ -35,6 +35,7 @@ from cryptography.x509.verification import (
 
 from troth.core.errors import Denied, Invalid
 from troth.core.ids import SpiffeId, TrustDomain
+from troth.core.x509 import UNREADABLE
 
 MAX_CHAIN = 5
 """Certificates, leaf included."""
@@ -60,14 +61,6 @@ _RESERVED = ("local",)
 
 _LABEL = b"troth x509pop proof 1"
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
 _PSS = padding.PSS(padding.MGF1(hashes.SHA256()), hashes.SHA256.digest_size)
 
 PossessionKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
@@ -123,7 +116,7 @@ def load_authorities(pem: bytes) -> tuple[x509.Certificate, ...]:
     """The anchors in a PEM bundle; raises `Invalid` that says what is wrong with it."""
     try:
         found = x509.load_pem_x509_certificates(pem)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise Invalid("it holds no PEM certificates that can be read.") from error
     if len(found) > MAX_AUTHORITIES:
         raise Invalid(f"it holds more than {MAX_AUTHORITIES} certificates.")
@@ -134,7 +127,7 @@ def load_authorities(pem: bytes) -> tuple[x509.Certificate, ...]:
             is_authority = constraints.value.ca
         except x509.ExtensionNotFound:
             is_authority = False
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise Invalid(f"the extensions of {subject!r} can't be read.") from error
         if not is_authority:
             raise Invalid(f"{subject!r} is no authority: its basicConstraints don't say CA:TRUE.")
@@ -153,7 +146,7 @@ def find_trust_domain(roots: Iterable[bytes]) -> TrustDomain:
             names = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             uris = names.get_values_for_type(x509.UniformResourceIdentifier)
             named |= {SpiffeId.parse(uri).trust_domain for uri in uris}
-        except (*_UNREADABLE, x509.ExtensionNotFound):
+        except (*UNREADABLE, x509.ExtensionNotFound):
             continue
     if len(named) != 1:
         raise Invalid(
@@ -247,7 +240,7 @@ def _load_chain(chain: Sequence[bytes]) -> list[x509.Certificate]:
         )
     try:
         return [x509.load_der_x509_certificate(der) for der in chain]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise Denied("A certificate of the proof can't be read; send X.509 in DER.") from error
 
 
@@ -286,7 +279,7 @@ def _verify_path(
         raise Denied(
             f"The certificate doesn't lead to an authority that is configured here: {reason[:200]}."
         ) from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise Denied("A certificate of the proof can't be read; send X.509 in DER.") from error
 
 
@@ -314,7 +307,7 @@ def _demand_digital_signature(
 def _verify_signature(leaf: x509.Certificate, signature: bytes, message: bytes) -> None:
     try:
         key = leaf.public_key()
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise Denied("The certificate's key can't be read.") from error
     if len(signature) > MAX_SIGNATURE:
         raise Denied(f"The proof's signature is longer than {MAX_SIGNATURE} bytes.")

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from troth.core.errors import Invalid, TooLarge
+from troth.core.x509 import UNREADABLE
 from troth.issuance.der import read_element, read_elements
 
 MAX_CSR_SIZE = 16 * 1024
@@ -95,13 +96,7 @@ def _refuse_extensions(request: x509.CertificateSigningRequest) -> None:
     try:
         requests = [a for a in request.attributes if a.oid.dotted_string in _EXTENSION_REQUESTS]
         extensions = list(request.extensions)
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-    ) as error:
+    except UNREADABLE as error:
         raise Invalid("The CSR's extension request can't be parsed; leave it out.") from error
     # The library reads the first one only; what a second one asks for would go unseen.
     if len(requests) > 1:

@@ -10,22 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from troth.core.errors import Invalid, Unauthenticated
 from troth.core.ids import SpiffeId, TrustDomain
+from troth.core.x509 import UNREADABLE
 from troth.issuance.der import read_signer
-
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What cryptography raises for a certificate that OpenSSL has let pass."""
-
 
 SERIAL_DIGITS = 40
 """Hexadecimal digits of a stored serial number: 20 octets (RFC 5280, section 4.1.2.2)."""
@@ -58,7 +47,7 @@ def read_presented(der: bytes, trust_domain: TrustDomain, now: datetime) -> Pres
         signer = read_signer(certificate)
     except x509.ExtensionNotFound as error:
         raise Unauthenticated("The certificate shown carries no SPIFFE ID.") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise Unauthenticated("The certificate shown can't be read; show an X.509-SVID.") from error
     if not signer:
         # Whoever holds a stolen authority leaves out what its revocation is looked up by.

@@ -88,10 +88,6 @@ class JournalGateway:
         """The highest row id of committed events that aren't sealed yet; 0 if there are none."""
         return self._session.execute(_LAST_WAITING).scalar() or 0
 
-    def is_any_waiting(self) -> bool:
-        """Whether there is a committed event that isn't sealed yet."""
-        return bool(self.list_waiting(1))
-
     def after(
         self, position: int, limit: int, *, without: Collection[str] = ()
     ) -> list[SealedEvent]:

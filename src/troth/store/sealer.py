@@ -49,18 +49,6 @@ class Sealer:
         """Whether this node held the lease when it last looked: a guess, that spares a look."""
         return self._leads
 
-    async def seal_once(self) -> int:
-        """Seal all that is committed; how many events got a position.
-
-        0 if there was nothing, or if another node holds the lease: that one is told.
-        """
-        total = 0
-        while (sealed := await self.seal_batch()) is not None:
-            total += sealed.head - sealed.before
-            if not sealed.more:
-                break
-        return total
-
     async def seal_batch(self) -> Sealed | None:
         """Seal what is committed, at most `BATCH` events; None if that is another node's turn.
 

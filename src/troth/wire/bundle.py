@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from troth.core.errors import Invalid, TooLarge
+from troth.core.x509 import UNREADABLE
 from troth.wire.jwt import parse_key, render_jwk, render_key
 
 MAX_BUNDLE_SIZE = 1 << 20
@@ -138,14 +138,7 @@ def _read_public_key(der: bytes) -> bytes:
         key = certificate.public_key()
     except x509.ExtensionNotFound:
         raise Invalid("An X.509 authority's certificate has no basicConstraints.") from None
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.DuplicateExtension,
-        x509.InvalidVersion,
-        x509.UnsupportedGeneralNameType,
-    ) as error:
+    except UNREADABLE as error:
         raise Invalid("An X.509 authority's certificate can't be parsed.") from error
     if not constraints.ca:
         raise Invalid("An X.509 authority's certificate is a leaf, not a CA.")

@@ -114,6 +114,8 @@ def call_server(
         connection.close()
     if len(answer) > MAX_ANSWER:
         raise Internal(f"{url} answered with more than {MAX_ANSWER >> 20} MiB.")
+    if response.length:  # a read of so many bytes at most doesn't complain of fewer
+        raise Unreachable(f"{url} broke off in the middle of its answer.")
     return response.status, answer
 
 

@@ -61,8 +61,11 @@ def issue(path: str, public_key: bytes, dns: tuple[str, ...] = ()) -> bytes:
 
 
 @contextmanager
-def serve(tmp_path: Path, answer: bytes, path: str = "/troth/server") -> Iterator[str]:
-    """A server with a certificate for `path` and localhost, that answers everything alike."""
+def serve(
+    tmp_path: Path, answer: bytes, path: str = "/troth/server", missing: int = 0
+) -> Iterator[str]:
+    """A server with a certificate for `path` and localhost, that answers everything alike, and is
+    gone before the last `missing` bytes that it announced."""
     key = generate_key()
     leaf = issue(path, parse_csr(make_csr(key)[0]), ("localhost",))
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -71,7 +74,7 @@ def serve(tmp_path: Path, answer: bytes, path: str = "/troth/server") -> Iterato
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
+            self.send_header("Content-Length", str(len(answer) + missing))
             self.end_headers()
             self.wfile.write(answer)
 
@@ -139,6 +142,13 @@ def test_a_root_by_its_fingerprint(tmp_path: Path) -> None:
 def test_a_bundle_that_is_none(tmp_path: Path, answer: bytes) -> None:
     with serve(tmp_path, answer) as url, pytest.raises(Internal):
         fetch_roots(url, make_context(render_pem([ROOT])))
+
+
+@pytest.mark.parametrize("answer", [b"", b'{"identity": "sensor-1"'])
+def test_an_answer_that_breaks_off_is_none(tmp_path: Path, answer: bytes) -> None:
+    """A server that is killed in the middle of its answer: the device asks again."""
+    with serve(tmp_path, answer, missing=100) as url, pytest.raises(Unreachable, match="broke off"):
+        call_server(url, make_context(render_pem([ROOT])), "GET", "/bundle")
 
 
 def test_an_endless_answer_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

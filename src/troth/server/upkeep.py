@@ -13,7 +13,7 @@ from typing import BinaryIO
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, Invalid, Refused
-from troth.drivers.keystores.file import Folder, open_folder
+from troth.drivers.keystores.file import Folder, open_folder, sync_directory
 from troth.drivers.keystores.sealed import SEAL, Shelf, list_names, may_hold
 from troth.operations.restoration import settle_restored
 from troth.server.config import Config
@@ -175,8 +175,4 @@ def _write_new(path: Path, pieces: Iterable[bytes], entropy: Entropy) -> None:
             raise Conflict(f"{path} exists already. Name another file, or a directory.") from None
     finally:
         draft.unlink()
-    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_directory(path.parent)

@@ -71,7 +71,7 @@ class Folder:
         path = self._directory / name
         try:
             path.unlink()
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -96,7 +96,7 @@ class Folder:
             os.link(draft, path)
         finally:
             draft.unlink()
-        _sync_directory(self._directory)
+        sync_directory(self._directory)
 
 
 def _prepare_directory(directory: Path) -> None:
@@ -124,7 +124,8 @@ def _read_file(path: Path) -> bytes:
         return file.read(MAX_SIZE + 1)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Have the names in `directory` on the disk when this returns."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from troth.core.entropy import Entropy
 from troth.core.errors import Invalid, Unavailable
+from troth.drivers.keystores.file import sync_directory
 
 KEY_SIZE = 32
 COMMAND_TIMEOUT_S = 10.0
@@ -117,11 +118,7 @@ def _create_file(path: Path, entropy: Entropy) -> None:
                 os.link(draft, path)
         finally:
             draft.unlink()
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise Unavailable(
             f"Can't make the key-encryption key {path}: {error.strerror or 'unknown reason'}."

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.core.ids import NodeId, RequestId, TrustDomain
+from troth.core.manifest.problem import Limits
 from troth.drivers.keystores.memory import MemoryKeystore
-from troth.identity.problem import Limits
 from troth.identity.x509pop import Vouchers
 from troth.issuance.drafter import Drafter
 from troth.issuance.profiles import CRL_LIFETIME, CRL_PERIOD

@@ -32,11 +32,11 @@ from troth.agent.workloads import Workloads
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Denied, Refused, TrothError
 from troth.core.ids import SpiffeId
+from troth.core.jose.jwk import derive_key_id
 from troth.identity.selectors import Selector
 from troth.issuance.crl import RevokedCertificate
 from troth.issuance.csr import parse_csr
 from troth.issuance.der import identify_key
-from troth.issuance.jwtsvid import derive_key_id
 from troth.wire.api.certificates import (
     CertificateRequest,
     Failure,

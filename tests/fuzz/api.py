@@ -18,8 +18,8 @@ from msgspec import inspect
 from tests.fuzz.harness import answer, check_refusal, fuzz
 from tests.fuzz.mutations import json_documents, mutated, mutated_json, mutated_text
 from troth.core.errors import TrothError
-from troth.identity.manifest import parse_manifests
-from troth.identity.problem import Limits, PlainDocument
+from troth.core.manifest.problem import Limits, PlainDocument
+from troth.manifests.reading import parse_manifests
 from troth.operations.identity import _manifest_of
 from troth.server.http.bodies import MAX_DEPTH, check_depth, decode_segments, parse_query
 from troth.server.http.problems import render_problem

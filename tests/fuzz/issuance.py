@@ -28,6 +28,8 @@ from tests.fuzz.mutations import (
 from troth.agent.credential import check_roots, read_leaf
 from troth.cli.chain import describe_chain, load_chain
 from troth.core.ids import SpiffeId
+from troth.core.jose.jwk import derive_key_id, parse_key, render_jwk, render_key
+from troth.core.jose.jws import parse_token
 from troth.identity.x509pop import (
     NODE,
     Possession,
@@ -37,10 +39,9 @@ from troth.identity.x509pop import (
 )
 from troth.issuance.csr import parse_csr
 from troth.issuance.der import assemble_signed, split_der
-from troth.issuance.jwtsvid import LEEWAY, derive_key_id, finish_jwt, validate_jwt_svid
+from troth.issuance.jwtsvid import LEEWAY, finish_jwt, validate_jwt_svid
 from troth.issuance.presented import read_presented
 from troth.wire.bundle import list_jwks, parse_bundle, render_bundle
-from troth.wire.jwt import parse_key, parse_unverified, render_jwk, render_key
 from troth.wire.pem import render_pem_certificates
 from troth.wire.workload import WorkloadMessages
 from troth.wire.x509pop import parse_evidence
@@ -191,7 +192,7 @@ _TOKENS = (
 @fuzz(_TOKENS, examples=200)
 def fuzz_jwt_svid(token: str) -> None:
     """Signed by our own authority, so that claims are reached; only sound ones pass."""
-    answer(parse_unverified, token)
+    answer(parse_token, token)
     jwks = {"example.org": [JWK]}
     claims = answer(validate_jwt_svid, token, "ledger", jwks, NOW)
     if claims is None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import JSON, mutated, mutated_json
 from troth.core.ids import SpiffeId, TrustDomain
-from troth.identity.manifest import parse_manifests
-from troth.identity.problem import Limits, PlainDocument
+from troth.core.manifest.problem import Limits, PlainDocument
+from troth.manifests.reading import parse_manifests
 from troth.wire.yaml import load_documents
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,10 +10,10 @@ from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import mutated_text
 from troth.cli.words import parse_duration, parse_moment
 from troth.core.ids import MAX_SPIFFE_ID_LENGTH, SpiffeId, TokenId, TrustDomain
+from troth.core.manifest.reader import read_duration, render_duration
 from troth.core.tracing import parse_traceparent, render_traceparent
 from troth.identity.naming import VARIABLES, Naming
 from troth.identity.pattern import Pattern
-from troth.identity.readers import read_duration, render_duration
 from troth.identity.selectors import Selector
 from troth.operations.token import parse_token, render_token
 from troth.wire.api.faults import explain_fault

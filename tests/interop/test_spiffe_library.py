@@ -8,7 +8,7 @@ from spiffe import JwtBundle, JwtSvid, TrustDomain, X509Bundle, X509Svid
 
 from tests.fakes.issuer import FakeIssuer, make_private_key
 from troth.core.clock import SystemClock
-from troth.issuance.jwtsvid import derive_key_id
+from troth.core.jose.jwk import derive_key_id
 from troth.wire.bundle import render_jwks, render_jwt_bundle
 from troth.wire.pem import render_pem_certificates
 

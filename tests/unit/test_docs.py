@@ -25,12 +25,13 @@ from troth.cli.demonstration.story import ACTS
 from troth.cli.main import app
 from troth.cli.targets import TargetFile
 from troth.core.errors import KINDS
-from troth.identity.fields import METADATA, SPEC, TTL
+from troth.core.manifest.field import METADATA
+from troth.core.manifest.problem import Limits
+from troth.identity.fields import SPEC, TTL
 from troth.identity.lifecycle import PAST
-from troth.identity.manifest import parse_manifests
-from troth.identity.problem import Limits
 from troth.identity.selectors import KNOWN
 from troth.identity.template_fields import TEMPLATE_SPEC, TEMPLATE_TTL
+from troth.manifests.reading import parse_manifests
 from troth.policy.permissions import ROLES
 from troth.server.config import load_config
 from troth.server.http.problems import STATUS as HTTP

@@ -17,9 +17,9 @@ from troth.agent.view import JwtSvid
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, Denied, Internal, NotFound, Refused, TrothError
+from troth.core.jose.jws import parse_token
 from troth.wire.api.certificates import InstanceClaim
 from troth.wire.api.jwt_svids import IssuedJwtSvid, JwtSvidRequest
-from troth.wire.jwt import parse_unverified
 
 log = structlog.get_logger(__name__)
 
@@ -103,5 +103,5 @@ class Tokens:
             expires_at=issued.expires_at,
             registration=registration,
             locked=snapshot.locked,
-            signer=str(parse_unverified(issued.token).header.get("kid", "")),
+            signer=str(parse_token(issued.token).header.get("kid", "")),
         )

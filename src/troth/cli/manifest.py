@@ -17,9 +17,9 @@ from troth.cli.command import command, make_app
 from troth.cli.terminal import WANTING, Terminal, is_interactive, make_text
 from troth.cli.words import count_noun
 from troth.core.errors import Invalid, TrothError
-from troth.identity.manifest import ManifestSet, parse_manifests
-from troth.identity.problem import Limits, Problem, Severity
-from troth.identity.schema import manifest_schema
+from troth.core.manifest.problem import Limits, Problem, Severity
+from troth.manifests.reading import ManifestSet, parse_manifests
+from troth.manifests.schema import manifest_schema
 from troth.wire.api import manifests
 from troth.wire.yaml import MAX_BYTES, Document, load_documents
 

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from troth.core.manifest.reader import render_duration
 from troth.identity.identity import Identity, State
-from troth.identity.readers import ANY_NODE, render_duration
+from troth.identity.readers import ANY_NODE
 from troth.identity.selectors import Selector
 
 MAX_SHOWN = 120

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from troth.core.errors import Invalid
-from troth.identity.problem import show_value, suggest_word
-from troth.identity.readers import MAX_NAME, NAME_PATTERN
+from troth.core.manifest.problem import show_value, suggest_word
+from troth.core.manifest.reader import MAX_NAME, NAME_PATTERN
 
 VARIABLES = {
     "node": "",

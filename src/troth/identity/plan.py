@@ -12,9 +12,9 @@ from enum import StrEnum
 
 from troth.core.errors import Invalid, Refused
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain
+from troth.core.manifest.problem import show_value
 from troth.identity.difference import describe_access, describe_fields, render_time
 from troth.identity.identity import Identity, IdentitySpec, State
-from troth.identity.problem import show_value
 
 LEFT_ALONE = "left alone: it is in no manifest (use --prune to retire it)"
 EXPIRED = "it has expired and obtains nothing; give it a later 'expires' to renew it"

@@ -7,17 +7,18 @@ say (DNS names, a path of its own for each) isn't there, so that nothing more ca
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from troth.core.errors import Invalid
 from troth.core.ids import check_path
+from troth.core.manifest import reader
+from troth.core.manifest.field import Field, list_schema, read_members, text_schema
+from troth.core.manifest.problem import Limits, Node, show_value, suggest_word
 from troth.identity import readers
-from troth.identity.fields import SPEC, TTL, Field, read_members
+from troth.identity.fields import SPEC, TTL
 from troth.identity.naming import MAX_NAMING, MAX_PREFIX, PREFIX_PATTERN, Naming
 from troth.identity.pattern import KEYS, Pattern
-from troth.identity.problem import Limits, Node, show_value, suggest_word
 from troth.identity.selectors import MAX_SELECTORS, MAX_VALUE_LENGTH
 
 SHORTEST_SPAN = timedelta(hours=1)
@@ -32,7 +33,7 @@ _NAMING_PATTERN = r"[a-z0-9{}/-]+"
 
 
 def _read_match(node: Node) -> tuple[Pattern, ...]:
-    items: tuple[Pattern, ...] = readers.read_items(node, MAX_SELECTORS, _read_pattern)
+    items: tuple[Pattern, ...] = reader.read_items(node, MAX_SELECTORS, _read_pattern)
     if not node.value:
         raise Invalid("must hold at least one pattern, such as 'unix:uid:1000-1999'.")
     seen: dict[str, Pattern] = {}
@@ -62,11 +63,11 @@ def _read_prefix(node: Node) -> str:
 
 
 def _read_naming(node: Node) -> Naming:
-    return Naming.parse(readers.read_text(node, MAX_NAMING))
+    return Naming.parse(reader.read_text(node, MAX_NAMING))
 
 
 def _read_span(node: Node) -> timedelta:
-    span = readers.read_duration(node.value)
+    span = reader.read_duration(node.value)
     if not SHORTEST_SPAN <= span <= LONGEST_SPAN:
         raise Invalid(f"must be from {SHORTEST_SPAN.seconds // 3600}h to {LONGEST_SPAN.days}d.")
     return span
@@ -74,7 +75,7 @@ def _read_span(node: Node) -> timedelta:
 
 def _read_lifetime(node: Node) -> timedelta:
     value = node.value
-    if not isinstance(value, str) or not re.fullmatch(readers.DAYS_PATTERN, value, re.ASCII):
+    if not isinstance(value, str) or not re.fullmatch(reader.DAYS_PATTERN, value, re.ASCII):
         raise Invalid(f"{show_value(value)} must be days from the registration, such as '90d'.")
     lifetime, ceiling = timedelta(days=int(value[:-1])), node.limits.lifetime_ceiling
     if lifetime > ceiling:
@@ -100,21 +101,10 @@ def _from_identity(name: str) -> Field:
     return next(field for field in SPEC if field.name == name)
 
 
-def _text(longest: int, pattern: str) -> Callable[[Limits], dict[str, Any]]:
-    shape = {"type": "string", "minLength": 1, "maxLength": longest, "pattern": f"^({pattern})$"}
-    return lambda _: dict(shape)
-
-
 def _match_schema(_: Limits) -> dict[str, Any]:
     longest = MAX_VALUE_LENGTH + max(map(len, KEYS)) + 1
     item = {"type": "string", "maxLength": longest, "pattern": f"^({'|'.join(KEYS)}):"}
-    return {
-        "type": "array",
-        "items": item,
-        "minItems": 1,
-        "maxItems": MAX_SELECTORS,
-        "uniqueItems": True,
-    }
+    return list_schema(MAX_SELECTORS, item, least=1)
 
 
 _X509_TTL, _JWT_TTL = TTL
@@ -145,14 +135,14 @@ TEMPLATE_SPEC = (
         "prefix",
         "the path below which its identities stand, and nobody else's; the name if not given.",
         _read_prefix,
-        _text(MAX_PREFIX, PREFIX_PATTERN),
+        text_schema(MAX_PREFIX, PREFIX_PATTERN),
     ),
     Field(
         "naming",
         "naming",
         "how each is named below the prefix, such as {node}/{uid}.",
         _read_naming,
-        _text(MAX_NAMING, _NAMING_PATTERN),
+        text_schema(MAX_NAMING, _NAMING_PATTERN),
     ),
     _from_identity("kind"),
     _from_identity("owner"),
@@ -172,7 +162,7 @@ TEMPLATE_SPEC = (
         "unattended_after",
         "how long its workload may be away before an identity expires, such as 7d.",
         _read_span,
-        _text(24, readers.DURATION_PATTERN),
+        text_schema(24, reader.DURATION_PATTERN),
         default=lambda _: SPAN_DEFAULT,
     ),
     Field(
@@ -180,7 +170,7 @@ TEMPLATE_SPEC = (
         "retire_after",
         "how long an expired identity waits for its workload before it is retired, such as 7d.",
         _read_span,
-        _text(24, readers.DURATION_PATTERN),
+        text_schema(24, reader.DURATION_PATTERN),
         default=lambda _: SPAN_DEFAULT,
     ),
     Field(
@@ -188,7 +178,7 @@ TEMPLATE_SPEC = (
         "lifetime",
         "when an identity ends even if its workload is there: days from its registration.",
         _read_lifetime,
-        _text(40, readers.DAYS_PATTERN),
+        text_schema(40, reader.DAYS_PATTERN),
         default=lambda limits: limits.lifetime_default,
     ),
     Field(

@@ -7,11 +7,13 @@ from typing import Any
 
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId
+from troth.core.manifest.kind import ManifestKind
+from troth.core.manifest.problem import Node
 from troth.identity.naming import VARIABLES, Naming, check_length, covers, list_claimants
 from troth.identity.pattern import ANCHORS, Pattern
-from troth.identity.problem import Node
 from troth.identity.readers import ANY_NODE
 from troth.identity.template import Template, rank_match
+from troth.identity.template_fields import TEMPLATE_SPEC
 
 MOST_COMPARED = 200
 """Templates of one rank that are compared with each other."""
@@ -131,3 +133,6 @@ def find_claimant(templates: Iterable[Template], name: str, path: str) -> Templa
     """The template to whose prefix an identity of that name and path would belong."""
     claimants = list_claimants(name, path)
     return next((one for one in templates if one.prefix in claimants), None)
+
+
+TEMPLATE = ManifestKind("Template", TEMPLATE_SPEC, make_template)

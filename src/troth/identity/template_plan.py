@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from troth.core.manifest.reader import render_duration
 from troth.identity.plan import LEFT_ALONE, Action
-from troth.identity.readers import ANY_NODE, render_duration
+from troth.identity.readers import ANY_NODE
 from troth.identity.template import Template
 from troth.identity.template_manifest import find_prefix_conflicts, may_rival
 

@@ -7,9 +7,6 @@ standard lists.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,41 +15,31 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from joserfc import jws
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, RSAKey
 
-from troth.core.errors import Internal, Invalid, TooLarge
+from troth.core.errors import Internal, Invalid
 from troth.core.ids import SpiffeId
+from troth.core.jose.jwk import derive_key_id, encode_base64url, load_jwk
+from troth.core.jose.jws import Token, parse_token, verify_token
 from troth.issuance.authorities import Authority, Use, require_signing
-from troth.issuance.der import P256_PREFIX, is_p256, verify_signature
+from troth.issuance.der import verify_signature
 from troth.issuance.profiles import JWT_TTL_CEILING, check_ttl, trim_seconds
 
 MAX_AUDIENCES = 16
 MAX_AUDIENCE_LENGTH = 2048
 MAX_AUDIENCES_LENGTH = 4096
 """All together, so that a token stays far below what verifiers accept."""
-MAX_TOKEN_SIZE = 16 * 1024
-"""Characters of the compact serialisation."""
-
 LEEWAY = timedelta(seconds=10)
 """How far a verifier's clock may differ from the issuer's ("a small amount", appendix A)."""
 
-_CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
-_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-ALGORITHMS = (*_CURVES, *_RSA)
+ALGORITHMS = tuple(f"{family}{bits}" for family in ("ES", "RS", "PS") for bits in (256, 384, 512))
 """The `alg` values of section 2.1; "none" and the HMAC ones are not among them."""
 
 _MAX_TIME = 1 << 53
 """Seconds; JSON may hold integers that no float can, and a float is what the clock gives."""
 
-_MIN_RSA_BITS = 2048
-_MAX_RSA_BITS = 8192
 _HEADERS = frozenset({"alg", "kid", "typ"})
 _KEY_USES = ("jwt-svid", "sig")
 """`use` in a SPIFFE bundle and in an OpenID key set; a key for certificates never serves."""
-
-_PUBLIC_PARAMETERS = {"EC": ("kty", "crv", "x", "y"), "RSA": ("kty", "n", "e")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +141,6 @@ def check_jwt(
     verify_signature(issuer_public_key, der_signature, signing_input)
 
 
-def derive_key_id(public_key: bytes) -> str:
-    """The `kid` of a P-256 SubjectPublicKeyInfo: its JWK thumbprint, SHA-256 (RFC 7638)."""
-    if not is_p256(public_key):
-        raise ValueError("not a P-256 SubjectPublicKeyInfo")
-    point = public_key[len(P256_PREFIX) + 1 :]
-    x, y = _encode(point[:32]).decode(), _encode(point[32:]).decode()
-    return thumbprint_jwk({"crv": "P-256", "kty": "EC", "x": x, "y": y})
-
-
-def thumbprint_jwk(jwk: Mapping[str, str]) -> str:
-    """The RFC 7638 thumbprint of an EC or RSA key in base64url: SHA-256 of its required members."""
-    members = sorted(_PUBLIC_PARAMETERS[jwk["kty"]])
-    return _encode(hashlib.sha256(_dump({name: jwk[name] for name in members})).digest()).decode()
-
-
 def validate_jwt_svid(
     token: str,
     audience: str,
@@ -183,12 +155,13 @@ def validate_jwt_svid(
     """
     if not audience:
         raise Invalid("Name the audience that the token must be meant for.")
-    header, claims = _parse_token(token)
+    parsed = _parse_token(token)
+    claims = dict(parsed.claims)
     subject = _read_subject(claims)
     keys = jwks.get(subject.trust_domain.name)
     if keys is None:
         raise Invalid(f"No bundle of the trust domain {subject.trust_domain.name!r} is known here.")
-    _verify(token, header, keys)
+    _verify(parsed, keys)
     _check_times(claims, now)
     if audience not in _read_audiences(claims):
         raise Invalid("The token is meant for another audience; ask for one with yours in it.")
@@ -212,14 +185,9 @@ def check_audiences(audiences: Sequence[str]) -> tuple[str, ...]:
     return chosen
 
 
-def _parse_token(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    if len(token) > MAX_TOKEN_SIZE:
-        raise TooLarge(f"The token is longer than {MAX_TOKEN_SIZE // 1024} KiB.")
-    parts = token.split(".")
-    if len(parts) != 3 or not all(parts):
-        raise Invalid("The token is not a signed JWT in compact form: three parts, two dots.")
-    header, claims = (_load(_decode(part)) for part in parts[:2])
-    _decode(parts[2])
+def _parse_token(text: str) -> Token:
+    token = parse_token(text)
+    header = token.header
     if not header.keys() <= _HEADERS:
         raise Invalid("The token's header may have alg, kid and typ only (JWT-SVID, 2).")
     if header.get("alg") not in ALGORITHMS:
@@ -229,7 +197,7 @@ def _parse_token(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     kid = header.get("kid")
     if not isinstance(kid, str) or not kid:
         raise Invalid("The token's header has no kid to choose the key by.")
-    return header, claims
+    return token
 
 
 def _read_subject(claims: Mapping[str, Any]) -> SpiffeId:
@@ -277,67 +245,17 @@ def _read_time(claims: Mapping[str, Any], name: str) -> float | None:
     return value
 
 
-def _verify(token: str, header: Mapping[str, Any], keys: Sequence[Mapping[str, Any]]) -> None:
-    algorithm = header["alg"]
+def _verify(token: Token, keys: Sequence[Mapping[str, Any]]) -> None:
+    algorithm = token.header["alg"]
     usable = [key for key in keys if key.get("use", "jwt-svid") in _KEY_USES]
-    chosen = [key for key in usable if key.get("kid") == header["kid"]]
+    chosen = [key for key in usable if key.get("kid") == token.header["kid"]]
     if not chosen:
         raise Invalid("The trust domain's bundle has no key with the token's kid.")
     if len(chosen) > 1:
         raise Invalid("The trust domain's bundle has several keys with the token's kid.")
-    key = _import_key(chosen[0], algorithm)
-    try:
-        jws.deserialize_compact(token, key, algorithms=[algorithm])
-    # joserfc raises ValueError for some malformed input, JoseError for a bad signature.
-    except (JoseError, ValueError) as error:
-        raise Invalid("The token's signature is wrong.") from error
-
-
-def _import_key(jwk: Mapping[str, Any], algorithm: str) -> ECKey | RSAKey:
-    """The public key that fits `algorithm`, from the members of the key alone."""
-    curve = _CURVES.get(algorithm)
-    kind = "RSA" if curve is None else "EC"
-    if jwk.get("kty") != kind or (curve is not None and jwk.get("crv") != curve):
-        raise Invalid("The key with the token's kid is not of the kind that its alg needs.")
-    if jwk.get("alg", algorithm) != algorithm:
+    if chosen[0].get("alg", algorithm) != algorithm:
         raise Invalid("The key with the token's kid is for another alg.")
-    parameters: dict[str, str | list[str]] = {}
-    for name in _PUBLIC_PARAMETERS[kind]:
-        value = jwk.get(name)
-        if not isinstance(value, str):
-            raise Invalid("The key with the token's kid is incomplete.")
-        parameters[name] = value
-    try:
-        if kind == "EC":
-            return ECKey.import_key(parameters)
-        size = int.from_bytes(_decode(str(parameters["n"])), "big").bit_length()
-        if not _MIN_RSA_BITS <= size <= _MAX_RSA_BITS:
-            raise Invalid(f"An RSA key must have {_MIN_RSA_BITS} to {_MAX_RSA_BITS} bits.")
-        return RSAKey.import_key(parameters)
-    except (JoseError, ValueError) as error:
-        raise Invalid("The key with the token's kid can't be read.") from error
-
-
-def _load(raw: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise Invalid("The token's header and claims must be JSON, each name once.") from error
-    if not isinstance(value, dict):
-        raise Invalid("The token's header and claims must be JSON objects.")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """RFC 7519, section 4: names within the claims must be unique."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return made
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+    verify_token(token, load_jwk(chosen[0]), [algorithm])
 
 
 def _dump(value: object) -> bytes:
@@ -345,16 +263,4 @@ def _dump(value: object) -> bytes:
 
 
 def _encode(raw: bytes) -> bytes:
-    return urlsafe_b64encode(raw).rstrip(b"=")
-
-
-def _decode(text: str) -> bytes:
-    """Base64url without padding, in its one canonical form (RFC 7515, section 2)."""
-    try:
-        encoded = text.encode("ascii")
-        raw = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
-    except ValueError as error:
-        raise Invalid("The token's parts must be base64url without padding.") from error
-    if _encode(raw) != encoded:
-        raise Invalid("The token's parts must be base64url without padding.")
-    return raw
+    return encode_base64url(raw).encode("ascii")

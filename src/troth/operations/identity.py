@@ -11,11 +11,11 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Invalid
 from troth.core.ids import IdentityId, TrustDomain, new_id
+from troth.core.manifest.problem import Limits, PlainDocument
 from troth.identity.identity import Identity, Kind, State
 from troth.identity.lifecycle import PAST, move_identity
-from troth.identity.manifest import parse_manifests
 from troth.identity.plan import new_identity
-from troth.identity.problem import Limits, PlainDocument
+from troth.manifests.reading import parse_manifests
 from troth.operations.call import Call
 from troth.operations.recording import BACKGROUND, record_identity, record_revocations
 from troth.operations.template import check_unclaimed

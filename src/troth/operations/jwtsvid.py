@@ -14,6 +14,7 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Denied, Internal, TrothError, Unavailable
 from troth.core.events import Event
 from troth.core.ids import IdentityId, NodeId, new_ordered_id
+from troth.core.jose.jwk import derive_key_id
 from troth.drivers.keystores import Keystore
 from troth.identity.identity import Identity
 from troth.issuance.authorities import Authority, Use
@@ -21,7 +22,6 @@ from troth.issuance.der import load_verifier
 from troth.issuance.jwtsvid import (
     JwtPlan,
     check_jwt,
-    derive_key_id,
     finish_jwt,
     plan_jwt_svid,
     render_header,

@@ -11,11 +11,11 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Invalid, Refused
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain, new_id
+from troth.core.manifest.problem import Limits, PlainDocument
 from troth.identity.identity import Identity, State
-from troth.identity.manifest import ManifestSet, parse_manifests
 from troth.identity.plan import Action, Change, Plan, apply_spec, new_identity, plan_changes
-from troth.identity.problem import Limits, PlainDocument
 from troth.identity.template_plan import TemplateChange, TemplatePlan
+from troth.manifests.reading import ManifestSet, parse_manifests
 from troth.operations.call import Call
 from troth.operations.identity import move_in
 from troth.operations.recording import describe_identity, record_identity, record_revocations

@@ -10,8 +10,8 @@ import msgspec
 from troth.core.clock import Clock
 from troth.core.errors import NotFound, TrothError, Unavailable
 from troth.core.ids import AuthorityId
+from troth.core.jose.jwk import derive_key_id
 from troth.issuance.authorities import Use
-from troth.issuance.jwtsvid import derive_key_id
 from troth.live.snapshot import Snapshot
 from troth.store.engine import Store
 from troth.store.transaction import Transaction

@@ -7,10 +7,10 @@ from typing import Any
 
 from troth.core.events import Event
 from troth.core.ids import RequestId
+from troth.core.jose.jwk import derive_key_id
 from troth.identity.identity import Identity
 from troth.issuance.authorities import Authority, Use
 from troth.issuance.der import identify_key
-from troth.issuance.jwtsvid import derive_key_id
 from troth.operations.call import SELF, Call
 from troth.store.transaction import Transaction
 

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.ids import TrustDomain
+from troth.core.manifest.problem import Limits
 from troth.drivers.keystores import Keystore
 from troth.identity.lifecycle import TRANSITIONS
-from troth.identity.problem import Limits
 from troth.identity.x509pop import Vouchers
 from troth.live.snapshot import Snapshot
 from troth.operations.attestation import AttestNode, Entrance, ReadmitNode

@@ -16,9 +16,9 @@ import structlog
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Refused
+from troth.core.manifest.problem import Limits
 from troth.core.tracing import NO_TRACER, Tracer
 from troth.drivers.keystores.observed import ObservedKeystore
-from troth.identity.problem import Limits
 from troth.issuance.drafter import Drafter
 from troth.live.snapshot import INDIFFERENT, Snapshot
 from troth.operations.attendance import AttendIdentities

@@ -18,8 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from troth.core.errors import Invalid, TooLarge
+from troth.core.jose.jwk import parse_key, render_jwk, render_key
 from troth.core.x509 import UNREADABLE
-from troth.wire.jwt import parse_key, render_jwk, render_key
 
 MAX_BUNDLE_SIZE = 1 << 20
 """Bytes of a bundle document."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.fakes.templates import make_template
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain
+from troth.core.manifest.reader import MAX_NAME, NAME_PATTERN
 from troth.identity.naming import (
     MAX_SLUG,
     VARIABLES,
@@ -20,7 +21,6 @@ from troth.identity.naming import (
     name_path,
     slug_value,
 )
-from troth.identity.readers import MAX_NAME, NAME_PATTERN
 from troth.identity.selectors import Selector
 from troth.identity.template import bind_workload
 

@@ -11,15 +11,16 @@ import pytest
 
 from tests.fakes.identities import DOMAIN, NOW, make_identity
 from tests.fakes.templates import describe_template, make_template
+from troth.core.manifest.problem import Limits, PlainDocument
 from troth.identity.identity import Kind
-from troth.identity.manifest import parse_manifests
 from troth.identity.plan import Action
-from troth.identity.problem import Limits, PlainDocument
-from troth.identity.schema import template_schema
 from troth.identity.selectors import Selector
 from troth.identity.template import Catalogue, rank_match, refresh_identity, still_covers
 from troth.identity.template_fields import TEMPLATE_SPEC
+from troth.identity.template_manifest import TEMPLATE
 from troth.identity.template_plan import GONE, StoredTemplate, plan_templates
+from troth.manifests.reading import parse_manifests
+from troth.manifests.schema import render_kind
 
 
 def parse(*manifests, **limits):
@@ -162,7 +163,7 @@ def test_rivals_are_told():
 
 
 def test_the_schema_has_the_fields_and_no_others():
-    schema = template_schema()
+    schema = render_kind(TEMPLATE)
     assert json.loads(json.dumps(schema)) == schema
     shapes = schema["properties"]["spec"]["properties"]
     assert set(shapes) == {field.name for field in TEMPLATE_SPEC}

@@ -15,19 +15,17 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
-from joserfc.jwk import ECKey
 
-from tests.fakes.issuer import NOW, FakeIssuer, encode_spki, make_private_key
+from tests.fakes.issuer import NOW, FakeIssuer
 from troth.core.errors import Internal, Invalid, Refused
 from troth.core.ids import SpiffeId
+from troth.core.jose.jwk import derive_key_id
 from troth.issuance.authorities import AuthorityState
 from troth.issuance.jwtsvid import (
     check_jwt,
-    derive_key_id,
     finish_jwt,
     plan_jwt_svid,
     render_signing_input,
-    thumbprint_jwk,
 )
 
 ISSUER = FakeIssuer()
@@ -160,28 +158,3 @@ def test_the_check_refuses_what_differs_from_the_record() -> None:
     crossed = finish_jwt(second, signature)
     with pytest.raises(Internal, match="doesn't verify"):
         check_jwt(crossed, second, signature, ISSUER.jwt.public_key)
-
-
-def test_the_thumbprint_of_rfc_7638_section_3_1() -> None:
-    n = (
-        "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tS"
-        "oc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65"
-        "YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyr"
-        "dkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzK"
-        "nqDKgw"
-    )
-    jwk = {"kty": "RSA", "n": n, "e": "AQAB", "alg": "RS256", "kid": "2011-04-29"}
-    assert thumbprint_jwk(jwk) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
-
-
-def test_a_key_id_is_the_thumbprint_that_another_library_computes() -> None:
-    for number in range(1, 20):
-        public_key = encode_spki(make_private_key(number))
-        key = load_der_public_key(public_key)
-        assert isinstance(key, ec.EllipticCurvePublicKey)
-        assert derive_key_id(public_key) == ECKey.import_key(key).thumbprint()
-
-
-def test_a_key_id_needs_a_p256_key() -> None:
-    with pytest.raises(ValueError, match="P-256"):
-        derive_key_id(b"garbage")

@@ -11,9 +11,10 @@ from cryptography import x509
 from tests.fakes.house import FakeHouse, call_of, in_house
 from troth.core.errors import Denied, Unauthenticated, Unavailable
 from troth.core.ids import IdentityId
+from troth.core.jose.jwk import derive_key_id
 from troth.issuance.authorities import Use
 from troth.issuance.crl import list_serials
-from troth.issuance.jwtsvid import derive_key_id, validate_jwt_svid
+from troth.issuance.jwtsvid import validate_jwt_svid
 from troth.operations.call import ANONYMOUS
 from troth.operations.leaf import ReconcileIssuance
 from troth.store.records import IssuanceState

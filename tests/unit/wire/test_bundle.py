@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests.fakes.issuer import FakeIssuer, encode_spki
 from troth.core.errors import Invalid, TooLarge, TrothError
-from troth.issuance.jwtsvid import derive_key_id, validate_jwt_svid
+from troth.core.jose.jwk import derive_key_id
+from troth.issuance.jwtsvid import validate_jwt_svid
 from troth.wire.bundle import (
     MAX_BUNDLE_SIZE,
     list_jwks,

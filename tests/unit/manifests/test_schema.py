@@ -6,12 +6,14 @@ import re
 import pytest
 
 from tests.fakes.identities import NOW
-from troth.identity.fields import METADATA, SPEC, TTL
-from troth.identity.manifest import parse_manifests
-from troth.identity.problem import Limits, PlainDocument
-from troth.identity.schema import identity_schema
+from troth.core.manifest.field import METADATA
+from troth.core.manifest.problem import Limits, PlainDocument
+from troth.identity.fields import SPEC, TTL
+from troth.identity.identity_manifest import IDENTITY
+from troth.manifests.reading import parse_manifests
+from troth.manifests.schema import render_kind
 
-SCHEMA = identity_schema()
+SCHEMA = render_kind(IDENTITY)
 SPEC_SHAPES = SCHEMA["properties"]["spec"]["properties"]
 
 

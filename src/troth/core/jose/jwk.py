@@ -1,29 +1,28 @@
-"""JSON Web Keys as our documents carry them, and a look into a token that isn't trusted yet.
+"""JSON Web Keys (public ones alone), and the base64url that all of JOSE is written in.
 
-Sources: RFC 7517 (JWK), RFC 7518 sections 6.2 and 6.3 (EC and RSA members), RFC 7515 section 7.1
-(compact form). Verifying a token is `troth.issuance.jwtsvid.validate_jwt_svid`.
+Sources: RFC 7517 (JWK), RFC 7518 sections 6.2 and 6.3 (EC and RSA members), RFC 8037 section 2
+(Ed25519), RFC 7638 (thumbprints).
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_der_public_key,
 )
 
-from troth.core.errors import Invalid, TooLarge
+from troth.core.errors import Invalid
 
-MAX_TOKEN_SIZE = 16 * 1024
-"""Characters of the compact serialisation."""
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
 _CURVES: dict[str, tuple[ec.EllipticCurve, int]] = {
     "P-256": (ec.SECP256R1(), 32),
@@ -33,25 +32,31 @@ _CURVES: dict[str, tuple[ec.EllipticCurve, int]] = {
 """Curve name → curve and the bytes of a coordinate (RFC 7518, sections 6.2.1.1 and 6.2.1.2)."""
 
 _CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+_REQUIRED = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "RSA": ("e", "kty", "n")}
+"""The members of a thumbprint in their order (RFC 7638, section 3.2; RFC 8037, section 2)."""
+_SECRET = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+"""Members that only a private or a symmetric key has (RFC 7518, sections 6.2.2, 6.3.2, 6.4)."""
 _MIN_RSA_BITS = 2048
 _MAX_RSA_BITS = 8192
 
 
-@dataclass(frozen=True, slots=True)
-class UnverifiedToken:
-    """What a token claims of itself. Nothing in it may be believed."""
-
-    header: Mapping[str, Any]
-    claims: Mapping[str, Any]
-
-
-def render_key(public_key: bytes) -> dict[str, str]:
-    """The key members (`kty`, `crv` …) of a DER SubjectPublicKeyInfo, EC or RSA."""
+def load_key(public_key: bytes) -> PublicKey:
+    """The key of a DER SubjectPublicKeyInfo; `Invalid` for kinds that we don't use."""
     try:
         key = load_der_public_key(public_key)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise Invalid("The public key can't be read.") from error
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVE_NAMES:
+        return key
+    if isinstance(key, rsa.RSAPublicKey | ed25519.Ed25519PublicKey):
+        return key
+    raise Invalid("The public key is neither EC (P-256, P-384, P-521) nor Ed25519 nor RSA.")
+
+
+def render_key(public_key: bytes | PublicKey) -> dict[str, str]:
+    """The key members (`kty`, `crv` …) of a DER SubjectPublicKeyInfo, or of the key itself."""
+    key = load_key(public_key) if isinstance(public_key, bytes) else public_key
+    if isinstance(key, ec.EllipticCurvePublicKey):
         name = _CURVE_NAMES[key.curve.name]
         size = _CURVES[name][1]
         point = key.public_numbers()
@@ -61,14 +66,14 @@ def render_key(public_key: bytes) -> dict[str, str]:
             "x": encode_base64url(point.x.to_bytes(size, "big")),
             "y": encode_base64url(point.y.to_bytes(size, "big")),
         }
-    if isinstance(key, rsa.RSAPublicKey):
-        numbers = key.public_numbers()
-        return {
-            "kty": "RSA",
-            "n": encode_base64url(_minimal(numbers.n)),
-            "e": encode_base64url(_minimal(numbers.e)),
-        }
-    raise Invalid("The public key is neither EC (P-256, P-384, P-521) nor RSA.")
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return {"kty": "OKP", "crv": "Ed25519", "x": encode_base64url(key.public_bytes_raw())}
+    numbers = key.public_numbers()
+    return {
+        "kty": "RSA",
+        "n": encode_base64url(_minimal(numbers.n)),
+        "e": encode_base64url(_minimal(numbers.e)),
+    }
 
 
 def render_jwk(kid: str, public_key: bytes, use: str, alg: str | None = None) -> dict[str, str]:
@@ -77,30 +82,37 @@ def render_jwk(kid: str, public_key: bytes, use: str, alg: str | None = None) ->
     return jwk if alg is None else jwk | {"alg": alg}
 
 
-def parse_key(jwk: Mapping[str, Any]) -> bytes:
-    """The DER SubjectPublicKeyInfo of a JWK's key members; raises `Invalid` with the reason."""
+def load_jwk(jwk: Mapping[str, Any]) -> PublicKey:
+    """The key of a JWK's key members; raises `Invalid` with the reason."""
+    if _SECRET & jwk.keys():
+        raise Invalid("The key is a private or symmetric one; give its public half alone.")
     kind = jwk.get("kty")
     try:
         if kind == "EC":
-            key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey = _parse_ec(jwk)
-        elif kind == "RSA":
-            key = _parse_rsa(jwk)
-        else:
-            raise Invalid("The key's kty must be EC or RSA.")
+            return _load_ec(jwk)
+        if kind == "RSA":
+            return _load_rsa(jwk)
+        if kind == "OKP":
+            return _load_okp(jwk)
     except ValueError as error:
         raise Invalid(f"The {kind} key's numbers make no key.") from error
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    raise Invalid("The key's kty must be EC, OKP or RSA.")
 
 
-def parse_unverified(token: str) -> UnverifiedToken:
-    """Header and claims of a compact JWT, for showing only; raises `Invalid` or `TooLarge`."""
-    if len(token) > MAX_TOKEN_SIZE:
-        raise TooLarge(f"The token is longer than {MAX_TOKEN_SIZE // 1024} KiB.")
-    parts = token.split(".")
-    if len(parts) != 3:
-        raise Invalid("The token is not a signed JWT in compact form: three parts, two dots.")
-    header, claims = (_parse_object(decode_base64url(part)) for part in parts[:2])
-    return UnverifiedToken(header, claims)
+def parse_key(jwk: Mapping[str, Any]) -> bytes:
+    """As `load_jwk`, but its DER SubjectPublicKeyInfo."""
+    return load_jwk(jwk).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def thumbprint_jwk(jwk: Mapping[str, Any]) -> str:
+    """The RFC 7638 thumbprint of a key in base64url: SHA-256 of its required members."""
+    members = {name: jwk[name] for name in _REQUIRED[jwk["kty"]]}
+    return encode_base64url(hashlib.sha256(msgspec.json.encode(members)).digest())
+
+
+def derive_key_id(public_key: bytes) -> str:
+    """The `kid` of a DER SubjectPublicKeyInfo: its thumbprint."""
+    return thumbprint_jwk(render_key(public_key))
 
 
 def encode_base64url(raw: bytes) -> str:
@@ -111,15 +123,16 @@ def encode_base64url(raw: bytes) -> str:
 def decode_base64url(text: str) -> bytes:
     """The bytes of base64url without padding, in its one canonical form; else `Invalid`."""
     try:
-        raw = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+        encoded = text.encode("ascii")
+        raw = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
     except ValueError as error:
         raise Invalid("A value must be base64url without padding.") from error
-    if encode_base64url(raw) != text:
+    if urlsafe_b64encode(raw).rstrip(b"=") != encoded:
         raise Invalid("A value must be base64url without padding.")
     return raw
 
 
-def _parse_ec(jwk: Mapping[str, Any]) -> ec.EllipticCurvePublicKey:
+def _load_ec(jwk: Mapping[str, Any]) -> ec.EllipticCurvePublicKey:
     known = _CURVES.get(str(jwk.get("crv")))
     if known is None:
         raise Invalid("An EC key's crv must be P-256, P-384 or P-521.")
@@ -133,7 +146,13 @@ def _parse_ec(jwk: Mapping[str, Any]) -> ec.EllipticCurvePublicKey:
     return numbers.public_key()
 
 
-def _parse_rsa(jwk: Mapping[str, Any]) -> rsa.RSAPublicKey:
+def _load_okp(jwk: Mapping[str, Any]) -> ed25519.Ed25519PublicKey:
+    if jwk.get("crv") != "Ed25519":
+        raise Invalid("An OKP key's crv must be Ed25519.")
+    return ed25519.Ed25519PublicKey.from_public_bytes(decode_base64url(_require_text(jwk, "x")))
+
+
+def _load_rsa(jwk: Mapping[str, Any]) -> rsa.RSAPublicKey:
     n, e = (
         int.from_bytes(decode_base64url(_require_text(jwk, name)), "big") for name in ("n", "e")
     )
@@ -148,16 +167,6 @@ def _require_text(jwk: Mapping[str, Any], name: str) -> str:
     value = jwk.get(name)
     if not isinstance(value, str) or not value:
         raise Invalid(f"The key's {name} is missing or not text.")
-    return value
-
-
-def _parse_object(raw: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(raw.decode())
-    except (ValueError, RecursionError) as error:
-        raise Invalid("The token's header and claims must be JSON.") from error
-    if not isinstance(value, dict):
-        raise Invalid("The token's header and claims must be JSON objects.")
     return value
 
 

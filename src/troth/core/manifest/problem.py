@@ -112,6 +112,16 @@ class Node:
         """The member or item at `key`, which must exist."""
         return replace(self, value=self.value[key], path=(*self.path, key))
 
+    def section(self, name: str) -> Node:
+        """The member at `name`, or an empty mapping in its place, so that defaults apply."""
+        if self.value.get(name) is not None:
+            return self.child(name)
+        return replace(self, value={}, path=(*self.path, name))
+
+    def failed_since(self, count: int) -> bool:
+        """Whether an error was noted after the first `count` problems."""
+        return any(one.severity is Severity.ERROR for one in self.problems[count:])
+
     def error(self, message: str) -> None:
         """Note something that stops the manifests from being applied."""
         self.problems.append(self._problem(message, Severity.ERROR))

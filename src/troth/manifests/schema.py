@@ -8,27 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from troth.identity.fields import METADATA, SPEC, Field
-from troth.identity.manifest import API_VERSION, KIND, TEMPLATE
-from troth.identity.problem import Limits
-from troth.identity.template_fields import TEMPLATE_SPEC
+from troth.core.manifest.field import METADATA, Field
+from troth.core.manifest.kind import API_VERSION, ManifestKind
+from troth.core.manifest.problem import Limits
+from troth.manifests.reading import KINDS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def identity_schema(limits: Limits | None = None) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of one manifest of kind Identity."""
-    return _render_kind(KIND, SPEC, limits)
-
-
-def template_schema(limits: Limits | None = None) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of one manifest of kind Template."""
-    return _render_kind(TEMPLATE, TEMPLATE_SPEC, limits)
-
-
 def manifest_schema(limits: Limits | None = None) -> dict[str, Any]:
     """The JSON Schema of one manifest of any kind."""
-    kinds = (identity_schema(limits), template_schema(limits))
+    kinds = [render_kind(kind, limits) for kind in KINDS]
     return {
         "$schema": DIALECT,
         "$id": "urn:troth:schema:v1:manifest",
@@ -37,20 +27,21 @@ def manifest_schema(limits: Limits | None = None) -> dict[str, Any]:
     }
 
 
-def _render_kind(kind: str, spec: tuple[Field, ...], limits: Limits | None) -> dict[str, Any]:
+def render_kind(kind: ManifestKind, limits: Limits | None = None) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of one manifest of that kind."""
     ceilings = limits if limits is not None else Limits()
     return {
         "$schema": DIALECT,
-        "$id": f"urn:troth:schema:v1:{kind.lower()}",
-        "title": f"troth manifest: {kind}",
+        "$id": f"urn:troth:schema:v1:{kind.name.lower()}",
+        "title": f"troth manifest: {kind.name}",
         "type": "object",
         "additionalProperties": False,
         "required": ["apiVersion", "kind", "metadata", "spec"],
         "properties": {
             "apiVersion": {"const": API_VERSION},
-            "kind": {"const": kind},
+            "kind": {"const": kind.name},
             "metadata": _render_members(METADATA, ceilings),
-            "spec": _render_members(spec, ceilings),
+            "spec": _render_members(kind.spec, ceilings),
         },
     }
 

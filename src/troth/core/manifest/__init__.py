@@ -1,0 +1,1 @@
+"""The language of manifests: fields, values and problems, whatever the kind."""

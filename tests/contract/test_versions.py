@@ -132,7 +132,7 @@ async def _serve(url: str, folder: Path) -> None:
         nodes = (await house.call("node.ls", ListNodes())).items
         assert {node.name for node in nodes} == {"local", "edge"}
         states = [a.state for a in (await house.call("authority.ls", ListAuthorities())).items]
-        assert sorted(states) == ["active", "active", "prepared", "prepared"]
+        assert sorted(states) == ["active", "active", "active", "prepared", "prepared"]
         (copy,) = (await house.call("instance.ls", ListInstances(name="api"))).items
         assert copy.locked
         story = (await house.call("journal.ls", ListJournal(limit=1000))).items

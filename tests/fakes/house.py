@@ -164,10 +164,13 @@ async def open_house(
             leaves=LeafIssuer(
                 store, clock, entropy, keystore, drafter, "https://localhost:8443/crl"
             ),
-            publication=StoredPublication(store, snapshot, clock, "https://localhost:8443"),
+            publication=StoredPublication(
+                store, snapshot, clock, "https://localhost:8443", "https://localhost:8444"
+            ),
             trust_domain=DOMAIN,
             limits=Limits(trust_domain=DOMAIN),
             issuer_url="https://localhost:8443/svid",
+            origin="https://localhost:8443",
             lease=LEASE,
             started_at=clock.now(),
             vouchers=vouchers or Vouchers(),

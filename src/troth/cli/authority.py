@@ -1,4 +1,4 @@
-"""`troth authority`: the keys that sign SVIDs, and their rotation by hand."""
+"""`troth authority`: the keys that sign SVIDs and tokens, and their rotation by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from troth.cli.terminal import Terminal, make_request, make_table
 from troth.cli.words import describe_time
 from troth.wire.api import authorities
 
-app = make_app("The keys that sign SVIDs, and their rotation by hand.")
+app = make_app("The keys that sign SVIDs and tokens, and their rotation by hand.")
 
 IdArgument = Annotated[
     str, typer.Argument(help="The authority's id, from `troth authority ls`.", metavar="ID")
@@ -40,7 +40,7 @@ def ls(terminal: Terminal) -> None:
 @command(app, "prepare", example="troth authority prepare x509-svid --reason 'yearly drill'")
 def prepare(
     terminal: Terminal,
-    use: Annotated[str, typer.Argument(help="x509-svid or jwt-svid.", metavar="USE")],
+    use: Annotated[str, typer.Argument(help="x509-svid, jwt-svid or access-token.", metavar="USE")],
     reason: ReasonOption = "",
 ) -> None:
     """Make the next authority and publish it; it doesn't sign yet."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 
 from troth.core.manifest.reader import render_duration
 from troth.identity.identity import Identity, State
@@ -43,6 +44,10 @@ def _list_differences(before: Identity, after: Identity) -> Iterator[str]:
     yield from _compare_sets("selectors", before.selectors, after.selectors)
     yield from _compare_sets("nodes", before.nodes, after.nodes)
     yield from _compare_sets("dnsNames", before.dns_names, after.dns_names)
+    yield from _compare_sets("roles", before.roles, after.roles)
+    yield from _compare_sets("delegates", before.delegates, after.delegates)
+    yield from _compare_sets("client.keys", _name_keys(before), _name_keys(after))
+    yield from _compare_sets("client.certificates", _digest(before), _digest(after))
     for name, attribute in (("ttl.x509", "x509_ttl"), ("ttl.jwt", "jwt_ttl")):
         old_ttl, new_ttl = getattr(before, attribute), getattr(after, attribute)
         if old_ttl != new_ttl:
@@ -57,6 +62,16 @@ def _compare_sets(name: str, old: Collection[object], new: Collection[object]) -
     marks = [f"+ {_cut(item)}" for item in added] + [f"− {_cut(item)}" for item in removed]
     if marks:
         yield f"{name}: {' '.join(marks)}"
+
+
+def _name_keys(identity: Identity) -> list[str]:
+    """Each key by what tells it from any other, whatever its `kid`."""
+    digests = ((key.kid, sha256(key.public_key).hexdigest()[:16]) for key in identity.client.keys)
+    return [f"{kid} ({digest})" for kid, digest in digests]
+
+
+def _digest(identity: Identity) -> list[str]:
+    return [f"sha256:{sha256(der).hexdigest()}" for der in identity.client.certificates]
 
 
 def _flatten(labels: Mapping[str, str]) -> list[str]:

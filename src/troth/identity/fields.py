@@ -9,6 +9,7 @@ from troth.core.manifest import reader
 from troth.core.manifest.field import Field, list_schema, read_members, text_schema
 from troth.core.manifest.problem import Limits
 from troth.identity import readers
+from troth.identity.client_fields import TOKEN_SPEC
 from troth.identity.identity import Kind
 from troth.identity.selectors import KNOWN, MAX_SELECTORS, MAX_VALUE_LENGTH
 
@@ -149,4 +150,5 @@ SPEC = (
         text_schema(reader.MAX_TEXT),
         default=lambda _: "",
     ),
+    *TOKEN_SPEC,
 )

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from troth.core.ids import IdentityId, InstanceId, NodeId, SpiffeId
+from troth.identity.client import NO_CLIENT, Client
 from troth.identity.selectors import Selector
 
 
@@ -56,6 +57,9 @@ class IdentitySpec:
     expires_at: datetime | None
     hint: str = ""
     lifetime: timedelta | None = None
+    roles: tuple[str, ...] = ()
+    delegates: tuple[str, ...] = ()
+    client: Client = NO_CLIENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ class Identity:
 
     `template` names the template that made it at first sight, and is empty for all others.
     `revision` counts changes of any field and starts at 1. `state_before` is set in quarantine:
-    what a release returns to.
+    what a release returns to. `roles` say what it may do, `delegates` name the identities that may
+    act on its behalf.
     """
 
     id: IdentityId
@@ -90,6 +95,9 @@ class Identity:
     updated_at: datetime
     state_before: State | None = None
     template: str = ""
+    roles: tuple[str, ...] = ()
+    delegates: tuple[str, ...] = ()
+    client: Client = NO_CLIENT
 
 
 @dataclass(frozen=True, slots=True)

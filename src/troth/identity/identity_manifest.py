@@ -8,6 +8,7 @@ from typing import Any
 from troth.core.errors import Invalid
 from troth.core.manifest.kind import ManifestKind
 from troth.core.manifest.problem import Node
+from troth.identity.client import Client
 from troth.identity.fields import SPEC
 from troth.identity.identity import IdentitySpec, Kind
 from troth.identity.readers import read_path
@@ -22,6 +23,7 @@ def make_spec(node: Node, values: dict[str, Any]) -> IdentitySpec | None:
     expires = values.pop("expires")
     values["expires_at"] = expires if isinstance(expires, datetime) else None
     values["lifetime"] = expires if isinstance(expires, timedelta) else None
+    values["client"] = Client(values.pop("client_keys"), values.pop("client_certificates"))
     if node.failed_since(before):
         return None
     spec = IdentitySpec(**values)

@@ -184,6 +184,9 @@ def _merge_spec(identity: Identity, spec: IdentitySpec) -> Identity:
         x509_ttl=spec.x509_ttl,
         jwt_ttl=spec.jwt_ttl,
         hint=spec.hint,
+        roles=spec.roles,
+        delegates=spec.delegates,
+        client=spec.client,
         expires_at=_find_expiry(spec, identity.created_at, identity.expires_at),
     )
 
@@ -221,6 +224,9 @@ def new_identity(
         x509_ttl=spec.x509_ttl,
         jwt_ttl=spec.jwt_ttl,
         hint=spec.hint,
+        roles=spec.roles,
+        delegates=spec.delegates,
+        client=spec.client,
         expires_at=_find_expiry(spec, now, now + default_lifetime),
         state=state,
         state_reason="",

@@ -16,6 +16,7 @@ class Use(StrEnum):
 
     X509 = "x509-svid"
     JWT = "jwt-svid"
+    TOKEN = "access-token"  # noqa: S105 - a name
 
 
 class AuthorityState(StrEnum):
@@ -42,8 +43,9 @@ bundle document, so that verifiers that fetch it now and then have it too."""
 class Authority:
     """One signing key's public record.
 
-    `certificate` is the DER of the CA certificate for X.509, empty for JWT; `public_key` is DER
-    SubjectPublicKeyInfo; `key_ref` names the key in its keystore.
+    `certificate` is the DER of the CA certificate for X.509, empty for tokens; `public_key` is DER
+    SubjectPublicKeyInfo; `key_ref` names the key in its keystore; since `retired_at` it signs no
+    more.
     """
 
     id: AuthorityId
@@ -55,6 +57,7 @@ class Authority:
     not_before: datetime
     not_after: datetime
     created_at: datetime
+    retired_at: datetime | None = None
 
     @property
     def published(self) -> bool:

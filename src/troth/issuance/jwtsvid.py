@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from troth.core.errors import Internal, Invalid
 from troth.core.ids import SpiffeId
+from troth.core.jose.claims import check_times, list_audiences
 from troth.core.jose.jwk import derive_key_id, encode_base64url, load_jwk
 from troth.core.jose.jws import Token, parse_token, verify_token
 from troth.issuance.authorities import Authority, Use, require_signing
@@ -33,9 +34,6 @@ LEEWAY = timedelta(seconds=10)
 
 ALGORITHMS = tuple(f"{family}{bits}" for family in ("ES", "RS", "PS") for bits in (256, 384, 512))
 """The `alg` values of section 2.1; "none" and the HMAC ones are not among them."""
-
-_MAX_TIME = 1 << 53
-"""Seconds; JSON may hold integers that no float can, and a float is what the clock gives."""
 
 _HEADERS = frozenset({"alg", "kid", "typ"})
 _KEY_USES = ("jwt-svid", "sig")
@@ -162,8 +160,8 @@ def validate_jwt_svid(
     if keys is None:
         raise Invalid(f"No bundle of the trust domain {subject.trust_domain.name!r} is known here.")
     _verify(parsed, keys)
-    _check_times(claims, now)
-    if audience not in _read_audiences(claims):
+    check_times(claims, now, LEEWAY)
+    if audience not in list_audiences(claims):
         raise Invalid("The token is meant for another audience; ask for one with yours in it.")
     return claims
 
@@ -208,41 +206,6 @@ def _read_subject(claims: Mapping[str, Any]) -> SpiffeId:
     if not parsed.path:
         raise Invalid("The token's sub names a trust domain and no workload.")
     return parsed
-
-
-def _read_audiences(claims: Mapping[str, Any]) -> list[str]:
-    found = claims.get("aud")
-    listed = [found] if isinstance(found, str) else found
-    if not isinstance(listed, list) or not listed:
-        raise Invalid("The token has no aud (JWT-SVID, 3.2).")
-    if not all(isinstance(audience, str) for audience in listed):
-        raise Invalid("The token's aud must be a string or a list of strings.")
-    return listed
-
-
-def _check_times(claims: Mapping[str, Any], now: datetime) -> None:
-    moment, leeway = now.timestamp(), LEEWAY.total_seconds()
-    expires = _read_time(claims, "exp")
-    if expires is None:
-        raise Invalid("The token has no exp (JWT-SVID, 3.3).")
-    if moment >= expires + leeway:
-        raise Invalid("The token has expired; fetch a fresh one.")
-    for name in ("nbf", "iat"):
-        start = _read_time(claims, name)
-        if start is not None and moment < start - leeway:
-            raise Invalid(f"The token's {name} lies in the future; compare the clocks.")
-
-
-def _read_time(claims: Mapping[str, Any], name: str) -> float | None:
-    """A NumericDate (RFC 7519, section 2)."""
-    value = claims.get(name)
-    if value is None and name not in claims:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Invalid(f"The token's {name} must be a number of seconds.")
-    if not abs(value) <= _MAX_TIME:  # NaN and infinity among them
-        raise Invalid(f"The token's {name} must be a number of seconds.")
-    return value
 
 
 def _verify(token: Token, keys: Sequence[Mapping[str, Any]]) -> None:

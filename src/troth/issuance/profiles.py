@@ -18,6 +18,9 @@ JWT_TTL_CEILING = timedelta(hours=1)
 JWT_TTL_DEFAULT = timedelta(minutes=5)
 """What SPIRE issues by default too (``default_jwt_svid_ttl``)."""
 
+ACCESS_TTL_CEILING = timedelta(hours=1)
+"""No access token outlives this, whatever a resource allows."""
+
 BACKDATE = timedelta(seconds=10)
 """How far NotBefore lies in the past, for verifiers whose clock is slow."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from troth.core.ids import IdentityId
-from troth.identity.identity import Identity
+from troth.identity.identity import Identity, State
 
 CAPACITY = 10_000
 
@@ -20,6 +20,7 @@ class Facts:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._known: OrderedDict[IdentityId, Identity] = OrderedDict()
+        self._named: dict[str, IdentityId] = {}
         self._changed: OrderedDict[IdentityId, int] = OrderedDict()
         self._floor = 0
 
@@ -30,18 +31,28 @@ class Facts:
             self._known.move_to_end(identity_id)
         return found
 
+    def find_named(self, spiffe_id: str) -> Identity | None:
+        """As `find`, by the SPIFFE ID of a living one."""
+        found = self._named.get(spiffe_id)
+        return None if found is None else self.find(found)
+
     def remember(self, identity: Identity, epoch: int) -> None:
         """Keep what was read at `epoch` or later, unless it may have changed since."""
         if epoch < self._floor or epoch < self._changed.get(identity.id, 0):
             return
         self._known[identity.id] = identity
         self._known.move_to_end(identity.id)
+        if identity.state is not State.RETIRED:
+            self._named[str(identity.spiffe_id)] = identity.id
         if len(self._known) > self._capacity:
-            self._known.popitem(last=False)
+            _, oldest = self._known.popitem(last=False)
+            self._forget_name(oldest)
 
     def drop(self, identity_id: IdentityId, position: int) -> None:
         """The journal says at `position` that the identity changed."""
-        self._known.pop(identity_id, None)
+        known = self._known.pop(identity_id, None)
+        if known is not None:
+            self._forget_name(known)
         self._changed[identity_id] = position
         self._changed.move_to_end(identity_id)
         if len(self._changed) > self._capacity:
@@ -50,5 +61,11 @@ class Facts:
     def clear(self, epoch: int) -> None:
         """Forget everything; nothing read before `epoch` will be kept."""
         self._known.clear()
+        self._named.clear()
         self._changed.clear()
         self._floor = epoch
+
+    def _forget_name(self, identity: Identity) -> None:
+        name = str(identity.spiffe_id)
+        if self._named.get(name) == identity.id:
+            del self._named[name]

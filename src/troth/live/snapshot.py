@@ -18,16 +18,24 @@ from troth.core.errors import Unavailable
 from troth.core.events import SealedEvent
 from troth.core.ids import IdentityId
 from troth.identity.identity import State
+from troth.live.bundle import Bundle
 from troth.live.facts import Facts
 from troth.live.recent import CUT_OFF as CUT_OFF
 from troth.live.recent import About, Change, RecentChanges, mark_event, read_change
 
 INDIFFERENT = frozenset(
-    {"certificate.intended", "certificate.issued", "jwtsvid.intended", "jwtsvid.issued"}
+    {
+        "certificate.intended",
+        "certificate.issued",
+        "jwtsvid.intended",
+        "jwtsvid.issued",
+        "token.issued",
+    }
 )
 """Types of events that change nothing here, and are most of all events: whoever feeds a snapshot
 may leave them out."""
 
+_DECLARED_NOUNS = ("role.", "resource.", "authority.")
 _SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.", "template.")
 
 
@@ -71,6 +79,9 @@ class Snapshot:
         self._distrusted: dict[str, datetime] = {}
         self._ended: dict[str, datetime] = {}
         self._changed = asyncio.Condition()
+        self._declared = 0
+        self.bundle: Bundle | None = None
+        """What is declared; None if it must be read from the store."""
         self.facts = Facts()
         self.recent = RecentChanges()
         self.epoch = 0
@@ -92,6 +103,7 @@ class Snapshot:
         self._distrusted = dict(seed.distrusted)
         self._ended = dict(seed.ended)
         self.facts.clear(seed.epoch)
+        self.bundle, self._declared = None, seed.epoch
         self.recent.clear(seed.epoch)
         self.epoch = self.nodes_epoch = self.refusals_epoch = seed.epoch
         self._last = None
@@ -104,6 +116,11 @@ class Snapshot:
             raise Unavailable(
                 "The database was set back, so this stream ends; come back for a complete value."
             )
+
+    def keep_bundle(self, bundle: Bundle) -> None:
+        """Keep what was read at its epoch or later, unless it may have changed since."""
+        if bundle.epoch >= self._declared:
+            self.bundle = bundle
 
     def hear(self, asked: float | None = None) -> None:
         """Note that the source is alive, whether or not there was news.
@@ -122,6 +139,8 @@ class Snapshot:
             kind, body = sealed.event.type, sealed.event.body
             if kind.startswith("identity."):
                 self.facts.drop(IdentityId(str(body["id"])), sealed.position)
+            elif kind.startswith(_DECLARED_NOUNS):
+                self.bundle, self._declared = None, sealed.position
             change = read_change(sealed)
             # Who is new is told always: a reader may know a retired one of that name for longer.
             if change is not None and (self._take(change) or kind == "identity.registered"):

@@ -15,8 +15,10 @@ from troth.core.manifest.problem import Limits, PlainDocument
 from troth.identity.identity import Identity, State
 from troth.identity.plan import Action, Change, Plan, apply_spec, new_identity, plan_changes
 from troth.identity.template_plan import TemplateChange, TemplatePlan
+from troth.manifests.declared import DeclaredChange
 from troth.manifests.reading import ManifestSet, parse_manifests
 from troth.operations.call import Call
+from troth.operations.declaration import Changes, apply_declarations, plan_declarations
 from troth.operations.identity import move_in
 from troth.operations.recording import describe_identity, record_identity, record_revocations
 from troth.operations.template import apply_in, plan_in
@@ -59,9 +61,10 @@ class SubmitManifests:
             plans = await self.store.transact(lambda tx: self._carry_out(tx, call, parsed))
         else:
             plans = await self.store.read(lambda tx: self._plan(tx, call, parsed))
-        plan, templates = plans
+        plan, templates, declared = plans
         return wire.ManifestPlan(
             changes=[
+                *(_view_change(change.kind, change) for change in declared),
                 *(_view_change("Template", change) for change in templates.changes),
                 *(_view_change("Identity", change) for change in plan.changes),
             ],
@@ -79,7 +82,7 @@ class SubmitManifests:
 
     def _plan(
         self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet
-    ) -> tuple[Plan, TemplatePlan]:
+    ) -> tuple[Plan, TemplatePlan, Changes]:
         names = {spec.name for spec in parsed.specs}
         living = tx.identities.list_named(names)
         # What no manifest names is retired, all of it; or mentioned, as far as anybody reads.
@@ -99,18 +102,21 @@ class SubmitManifests:
             raise Refused("Nothing was changed. " + "; ".join(plan.refusals[:SHOWN_PROBLEMS]))
         added = [c.spec for c in plan.changes if c.action is Action.ADD and c.spec is not None]
         templates = plan_in(tx, parsed.templates, added, self.trust_domain, prune=call.body.prune)
-        return plan, templates
+        declared = plan_declarations(tx, parsed, prune=call.body.prune)
+        return plan, templates, declared
 
     def _carry_out(
         self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet
-    ) -> tuple[Plan, TemplatePlan]:
-        plan, templates = self._plan(tx, call, parsed)
+    ) -> tuple[Plan, TemplatePlan, Changes]:
+        plan, templates, declared = self._plan(tx, call, parsed)
         added = [change for change in plan.changes if change.action is Action.ADD]
         for change in plan.changes:  # removals first: they free names and paths
             self._carry_out_one(tx, call, change)
         self._add_all(tx, call, added)
-        apply_in(tx, call, templates.changes, self.clock.now())
-        return plan, templates
+        now = self.clock.now()
+        apply_in(tx, call, templates.changes, now)
+        apply_declarations(tx, call, declared, now)
+        return plan, templates, declared
 
     def _add_all(self, tx: Transaction, call: Call[Any], added: Sequence[Change]) -> None:
         now = self.clock.now()
@@ -149,7 +155,9 @@ class SubmitManifests:
             move_in(tx, call, change.identity, "retire", reason, now=now)
 
 
-def _view_change(kind: str, change: Change | TemplateChange) -> wire.ManifestChange:
+def _view_change(
+    kind: str, change: Change | TemplateChange | DeclaredChange[Any]
+) -> wire.ManifestChange:
     return wire.ManifestChange(
         action=change.action.value, kind=kind, name=change.name, words=list(change.words)
     )

@@ -10,12 +10,15 @@ import msgspec
 from troth.core.clock import Clock
 from troth.core.errors import NotFound, TrothError, Unavailable
 from troth.core.ids import AuthorityId
-from troth.core.jose.jwk import derive_key_id
+from troth.core.jose.jwk import derive_key_id, render_jwk
 from troth.issuance.authorities import Use
 from troth.live.snapshot import Snapshot
+from troth.operations.client import CLIENT_METHODS
+from troth.operations.declaration import read_bundle
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.wire.bundle import render_bundle, render_jwks
+from troth.wire.oauth.metadata import render_metadata
 
 REFRESH_HINT_SECONDS = 300
 
@@ -40,6 +43,14 @@ class Publication(Protocol):
         """The OpenID discovery document (JSON) of the JWT-SVID issuer."""
         ...
 
+    async def show_metadata(self) -> bytes:
+        """The authorization server's metadata (JSON, RFC 8414)."""
+        ...
+
+    async def show_token_keys(self) -> bytes:
+        """The JWK set (JSON) that verifies access tokens."""
+        ...
+
     async def show_crl(self, authority_id: str) -> bytes:
         """The newest CRL (DER) of an X.509 authority; `NotFound` for an unknown one."""
         ...
@@ -57,6 +68,7 @@ class StoredPublication:
     snapshot: Snapshot
     clock: Clock
     origin: str
+    mutual_origin: str
 
     @property
     def issuer_url(self) -> str:
@@ -95,6 +107,22 @@ class StoredPublication:
                 "id_token_signing_alg_values_supported": ["ES256"],
             }
         )
+
+    async def show_metadata(self) -> bytes:
+        """What clients need to know; the scopes are the actions of all resources."""
+        bundle = await read_bundle(self.store, self.snapshot)
+        scopes = {action for one in bundle.resources.values() for action in one.actions}
+        return msgspec.json.encode(
+            render_metadata(self.origin, self.mutual_origin, CLIENT_METHODS, scopes)
+        )
+
+    async def show_token_keys(self) -> bytes:
+        """The keys of access tokens, and no others; one is there before it signs."""
+        keys = await self.store.read(
+            lambda tx: [a.public_key for a in tx.authorities.list(Use.TOKEN) if a.published]
+        )
+        jwks = [render_jwk(derive_key_id(key), key, "sig", "ES256") for key in keys]
+        return msgspec.json.encode({"keys": jwks})
 
     async def show_crl(self, authority_id: str) -> bytes:
         """The newest published list."""

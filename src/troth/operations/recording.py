@@ -85,10 +85,10 @@ def record_authority(
 
 
 def name_key(authority: Authority) -> str:
-    """How what it signed names its key: hexadecimal key identifier (X.509) or ``kid`` (JWT)."""
-    if authority.use is Use.JWT:
-        return derive_key_id(authority.public_key)
-    return identify_key(authority.public_key).hex()
+    """How what it signed names its key: hexadecimal key identifier (X.509) or ``kid`` (tokens)."""
+    if authority.use is Use.X509:
+        return identify_key(authority.public_key).hex()
+    return derive_key_id(authority.public_key)
 
 
 def record_revocations(

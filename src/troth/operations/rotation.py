@@ -23,7 +23,14 @@ from troth.issuance.authorities import (
 )
 from troth.operations.call import Call
 from troth.operations.recording import name_key, record_authority
-from troth.operations.succession import AuthorityMaker, activate, add_prepared, hold_lease
+from troth.operations.succession import (
+    AuthorityMaker,
+    activate,
+    add_prepared,
+    has_living,
+    hold_lease,
+    last_token_end,
+)
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.wire.api import authorities as wire
@@ -168,14 +175,18 @@ class RevokeAuthority:
 
 
 def _count_holders(tx: Transaction, authority: Authority, now: datetime) -> int:
-    """Who lives on what it signed alone. A token has no replacement: each counts until its end."""
+    """Who lives on what it signed alone. A token has no replacement: each counts until its end.
+
+    Access tokens have no rows: whoever holds one counts as one holder.
+    """
+    if authority.use is Use.TOKEN:
+        return int(authority.retired_at is not None and has_living(tx, authority, now))
     if authority.use is Use.JWT:
         return tx.jwt_svids.count_living(authority.id, now)
     return tx.certificates.count_unreplaced(authority.id, now)
 
 
 def _describe(tx: Transaction, authority: Authority, now: datetime) -> wire.SigningAuthority:
-    signed = tx.certificates if authority.use is Use.X509 else tx.jwt_svids
     past = authority.state is not AuthorityState.ACTIVE
     return wire.SigningAuthority(
         id=authority.id,
@@ -186,6 +197,14 @@ def _describe(tx: Transaction, authority: Authority, now: datetime) -> wire.Sign
         not_before=authority.not_before,
         not_after=authority.not_after,
         ready_at=authority.ready_at if authority.state is AuthorityState.PREPARED else None,
-        needed_until=signed.last_end(authority.id, now) if past else None,
+        needed_until=_last_end(tx, authority, now) if past else None,
         holders=_count_holders(tx, authority, now) if past else None,
     )
+
+
+def _last_end(tx: Transaction, authority: Authority, now: datetime) -> datetime | None:
+    if authority.use is Use.TOKEN:
+        end = last_token_end(authority)
+        return end if end is not None and end > now else None
+    signed = tx.certificates if authority.use is Use.X509 else tx.jwt_svids
+    return signed.last_end(authority.id, now)

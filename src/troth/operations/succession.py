@@ -24,7 +24,13 @@ from troth.issuance.authorities import Authority, AuthorityState, Use
 from troth.issuance.ca import draft_ca_certificate
 from troth.issuance.der import check_signed
 from troth.issuance.drafter import Drafter
-from troth.issuance.profiles import BACKDATE, CA_LIFETIME, derive_serial, trim_seconds
+from troth.issuance.profiles import (
+    ACCESS_TTL_CEILING,
+    BACKDATE,
+    CA_LIFETIME,
+    derive_serial,
+    trim_seconds,
+)
 from troth.issuance.x509svid import assemble_certificate
 from troth.operations.call import Call
 from troth.operations.recording import record_authority
@@ -86,7 +92,7 @@ class AuthorityMaker:
         await self.store.transact(lambda tx: record_authority(tx, call, "intended", planned, now))
         public_key = await asyncio.to_thread(self.keystore.create_key, key_ref)
         made = replace(planned, public_key=public_key)
-        if use is Use.JWT:
+        if use is not Use.X509:
             return made
         tbs, serial = self._draft(made)
         await self.store.transact(lambda tx: self._intend(tx, made, tbs, serial))
@@ -171,7 +177,7 @@ def activate(
 def _retire_active(tx: Transaction, call: Call[Any], use: Use, now: datetime) -> None:
     active = tx.authorities.find_active(use)
     if active is not None:
-        tx.authorities.save(replace(active, state=AuthorityState.RETIRED))
+        tx.authorities.save(replace(active, state=AuthorityState.RETIRED, retired_at=now))
         record_authority(tx, call, "retired", active, now)
 
 
@@ -190,8 +196,16 @@ def end_dead(tx: Transaction, call: Call[Any], use: Use, now: datetime) -> None:
 def has_living(tx: Transaction, authority: Authority, now: datetime) -> bool:
     """Whether anything that it signed lives. Nothing is added once it no longer is active: each
     intent is recorded in a transaction that looks (`may_record`)."""
+    if authority.use is Use.TOKEN:
+        end = last_token_end(authority)  # access tokens have no rows
+        return end is None or now < end
     signed = tx.certificates if authority.use is Use.X509 else tx.jwt_svids
     return signed.has_living(authority.id, now)
+
+
+def last_token_end(authority: Authority) -> datetime | None:
+    """When the last access token that it signed is dead; None while it signs."""
+    return authority.retired_at + ACCESS_TTL_CEILING if authority.retired_at else None
 
 
 def may_record(tx: Transaction, authority_id: AuthorityId) -> bool:

@@ -18,9 +18,11 @@ from troth.drivers.keystores import Keystore
 from troth.identity.lifecycle import TRANSITIONS
 from troth.identity.x509pop import Vouchers
 from troth.live.snapshot import Snapshot
+from troth.operations.accesstoken import RequestToken, TokenMaker
 from troth.operations.attestation import AttestNode, Entrance, ReadmitNode
 from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
+from troth.operations.client import Authenticator
 from troth.operations.device import EnrollDevice, RenewDevice
 from troth.operations.enrolment import InviteDevices
 from troth.operations.gathering import LeafGatherer
@@ -54,7 +56,9 @@ from troth.operations.succession import AuthorityMaker
 from troth.operations.template import ListTemplates
 from troth.operations.throttle import RENEWALS, Throttle
 from troth.operations.token import CreateJoinToken
+from troth.operations.tokens import TokenGatherer
 from troth.store.engine import Store
+from troth.wire.oauth.routes import OAUTH_ROUTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class Parts:
     trust_domain: TrustDomain
     limits: Limits
     issuer_url: str
+    origin: str
     lease: timedelta
     started_at: datetime
     vouchers: Vouchers
@@ -106,6 +111,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "jwtsvid.issue": IssueJwtSvids(
             p.store, p.clock, p.entropy, p.snapshot, p.keystore, p.issuer_url
         ),
+        "token.request": RequestToken(p.store, p.snapshot, _authenticate(p), _make_tokens(p)),
         "token.join": CreateJoinToken(p.store, p.clock, p.entropy),
         "node.attest": AttestNode(
             p.store,
@@ -138,6 +144,16 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "journal.ls": ListJournal(p.store),
         "status.show": ShowStatus(p.store, p.snapshot, p.publication, p.clock, _describe(p)),
     }
+
+
+def _authenticate(p: Parts) -> Authenticator:
+    audiences = frozenset({p.origin, f"{p.origin}{OAUTH_ROUTES['token.request']}"})
+    return Authenticator(p.store, p.snapshot, p.clock, p.trust_domain, audiences)
+
+
+def _make_tokens(p: Parts) -> TokenMaker:
+    gatherer = TokenGatherer(p.store, p.keystore)
+    return TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, p.origin)
 
 
 def _describe(p: Parts) -> About:

@@ -99,6 +99,12 @@ def find_names(config: Config) -> tuple[str, ...]:
     return list_names((config.public.host, config.mutual.host, origin))
 
 
+def find_mutual_origin(config: Config) -> str:
+    """The URL under which the mutual-TLS listener is reached: the origin's host, its own port."""
+    host = urlsplit(config.origin).hostname or config.mutual.host
+    return f"https://{f'[{host}]' if ':' in host else host}:{config.mutual.port}"
+
+
 def limit_manifests(config: Config) -> Limits:
     """What a manifest may ask for here."""
     ttl = config.ttl
@@ -150,7 +156,9 @@ async def build_house(
     snapshot = Snapshot(clock, lease)
     snapshot.load(await read_seed(store, clock.now()))
     leaves = LeafIssuer(store, clock, entropy, keystore, drafter, config.crl.url)
-    publication = StoredPublication(store, snapshot, clock, config.origin)
+    publication = StoredPublication(
+        store, snapshot, clock, config.origin, find_mutual_origin(config)
+    )
     parts = Parts(
         store=store,
         snapshot=snapshot,
@@ -162,6 +170,7 @@ async def build_house(
         trust_domain=config.trust_domain,
         limits=limit_manifests(config),
         issuer_url=publication.issuer_url,
+        origin=publication.origin,
         lease=lease,
         started_at=clock.now(),
         vouchers=config.vouchers,

@@ -91,6 +91,7 @@ def _write(authority: Authority) -> dict[str, Any]:
         "not_before": authority.not_before,
         "not_after": authority.not_after,
         "created_at": authority.created_at,
+        "retired_at": authority.retired_at,
     }
 
 
@@ -105,4 +106,5 @@ def _read(row: Row[Any]) -> Authority:
         not_before=row.not_before,
         not_after=row.not_after,
         created_at=row.created_at,
+        retired_at=row.retired_at,
     )

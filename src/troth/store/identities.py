@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,6 +28,7 @@ from sqlalchemy import (
 from troth.core.errors import Conflict, NotFound
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain
 from troth.identity.attendance import Phase
+from troth.identity.client import NO_CLIENT, Client, ClientKey
 from troth.identity.identity import Identity, Kind, State
 from troth.identity.selectors import CERTIFIED, Selector
 from troth.store.bulk import RowInsert
@@ -388,7 +390,7 @@ def _store(identity: Identity) -> Iterator[Any]:
     for column in identities.columns:
         value = row[column.name]
         if isinstance(column.type, Document):
-            yield store_document(value)
+            yield None if value is None else store_document(value)
         elif isinstance(column.type, Moment):
             yield store_moment(value)
         else:
@@ -420,6 +422,9 @@ def _write(identity: Identity) -> dict[str, Any]:
         "created_at": identity.created_at,
         "updated_at": identity.updated_at,
         "template": identity.template or None,
+        "roles": identity.roles or None,
+        "delegates": identity.delegates or None,
+        "client": _write_client(identity.client),
     }
 
 
@@ -448,7 +453,26 @@ def _read(row: Row[Any]) -> Identity:
         created_at=row.created_at,
         updated_at=row.updated_at,
         template=row.template or "",
+        roles=tuple(row.roles or ()),
+        delegates=tuple(row.delegates or ()),
+        client=_read_client(row.client),
     )
+
+
+def _write_client(client: Client) -> dict[str, Any] | None:
+    if client == NO_CLIENT:
+        return None
+    return {
+        "keys": [[key.kid, b64encode(key.public_key).decode()] for key in client.keys],
+        "certificates": [b64encode(der).decode() for der in client.certificates],
+    }
+
+
+def _read_client(value: Any) -> Client:
+    if value is None:
+        return NO_CLIENT
+    keys = tuple(ClientKey(kid, b64decode(key)) for kid, key in value["keys"])
+    return Client(keys, tuple(map(b64decode, value["certificates"])))
 
 
 def _read_selectors(texts: Iterable[str]) -> tuple[Selector, ...]:

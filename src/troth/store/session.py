@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Executable, text
+from sqlalchemy import Connection, CursorResult, Executable, Table, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from troth.core.errors import Conflict, Internal
@@ -61,6 +62,11 @@ class Session:
             self.execute(statement, values)
         except IntegrityError as error:
             raise describe_violation(error, taken) from error
+
+    def on_conflict_skip(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
+        """An INSERT of `rows` that passes over those whose key is taken."""
+        made: Any = postgresql.insert(table) if self._is_shared() else sqlite.insert(table)
+        return made.values(list(rows)).on_conflict_do_nothing()
 
     def insert_rows(
         self, statement: RowInsert, rows: Sequence[tuple[Any, ...]], taken: Mapping[str, str]

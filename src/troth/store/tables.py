@@ -58,6 +58,9 @@ identities = Table(
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Column("template", Text),
+    Column("roles", Document),
+    Column("delegates", Document),
+    Column("client", Document),
 )
 is_living = identities.c.state != literal_column("'retired'")
 # Among the living a name and a SPIFFE ID mean one identity; the retired keep theirs for the record.
@@ -114,6 +117,17 @@ templates = Table(
     Column("revision", Integer, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Index("uq_templates_prefix", "prefix", unique=True),
+)
+
+# What manifests of other kinds say (Role, Resource …), as their domains write it.
+declarations = Table(
+    "declarations",
+    metadata,
+    Column("kind", String(32), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("spec", Document, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("updated_at", Moment, nullable=False),
 )
 
 # One row for each identity that a template made: whether somebody still uses it.
@@ -243,6 +257,7 @@ authorities = Table(
     Column("not_before", Moment, nullable=False),
     Column("not_after", Moment, nullable=False),
     Column("created_at", Moment, nullable=False),
+    Column("retired_at", Moment),
     Index("uq_authorities_key_ref", "key_ref", unique=True),
 )
 is_signing = authorities.c.state == literal_column("'active'")

@@ -8,6 +8,7 @@ from troth.store.authorities import AuthorityGateway
 from troth.store.certificates import CertificateGateway
 from troth.store.crls import CrlGateway
 from troth.store.cursors import CursorGateway
+from troth.store.declarations import DeclarationGateway
 from troth.store.enrolment_codes import EnrolmentCodeGateway
 from troth.store.identities import IdentityGateway
 from troth.store.instances import InstanceGateway
@@ -48,6 +49,11 @@ class Transaction:
     def templates(self) -> TemplateGateway:
         """Who gets an identity at first sight."""
         return TemplateGateway(self._session)
+
+    @cached_property
+    def declarations(self) -> DeclarationGateway:
+        """Roles, resources and the like."""
+        return DeclarationGateway(self._session)
 
     @cached_property
     def sightings(self) -> SightingGateway:

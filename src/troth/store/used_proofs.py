@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy import delete, insert, select
@@ -12,6 +13,7 @@ from troth.store.tables import used_proofs
 
 _t = used_proofs.c
 _ADD = insert(used_proofs)
+_CHUNK = 200  # engines bound how many parameters a statement may have
 
 
 class UsedProofGateway:
@@ -33,6 +35,18 @@ class UsedProofGateway:
             )
         except Conflict as error:
             raise Refused(error.detail) from error
+
+    def take_all(self, proofs: Mapping[str, datetime]) -> set[str]:
+        """As `take` for many by digest, without an error: those that were used before."""
+        if not proofs:
+            return set()
+        rows = [{"digest": digest, "expires_at": end} for digest, end in proofs.items()]
+        fresh: set[str] = set()
+        for start in range(0, len(rows), _CHUNK):
+            statement = self._session.on_conflict_skip(used_proofs, rows[start : start + _CHUNK])
+            found = self._session.execute(statement.returning(_t.digest))
+            fresh.update(found.scalars())
+        return proofs.keys() - fresh
 
     def is_used(self, digest: str) -> bool:
         """Whether it was taken, for refusing early; only `take` decides."""

@@ -33,6 +33,11 @@ KEYS = {
 }
 
 
+def import_theirs(jwk: dict[str, Any]) -> Any:
+    kinds: dict[str, Any] = {"EC": ECKey, "OKP": OKPKey, "RSA": RSAKey}
+    return kinds[jwk["kty"]].import_key(jwk)
+
+
 @pytest.mark.parametrize("kind", KEYS)
 def test_a_key_reads_back_as_itself(kind: str) -> None:
     public_key = encode_spki(KEYS[kind])
@@ -42,7 +47,7 @@ def test_a_key_reads_back_as_itself(kind: str) -> None:
 @pytest.mark.parametrize("kind", KEYS)
 def test_another_library_reads_the_same_key(kind: str) -> None:
     jwk: dict[str, Any] = dict(render_key(encode_spki(KEYS[kind])))
-    theirs = {"EC": ECKey, "OKP": OKPKey, "RSA": RSAKey}[jwk["kty"]].import_key(jwk)
+    theirs = import_theirs(jwk)
     assert load_der_public_key(encode_spki(KEYS[kind])) == theirs.public_key
 
 
@@ -148,7 +153,7 @@ def test_the_thumbprint_of_rfc_7638_section_3_1() -> None:
 def test_a_key_id_is_the_thumbprint_that_another_library_computes(kind: str) -> None:
     public_key = encode_spki(KEYS[kind])
     jwk: dict[str, Any] = dict(render_key(public_key))
-    theirs = {"EC": ECKey, "OKP": OKPKey, "RSA": RSAKey}[jwk["kty"]].import_key(jwk)
+    theirs = import_theirs(jwk)
     assert derive_key_id(public_key) == theirs.thumbprint()
 
 

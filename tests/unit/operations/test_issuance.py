@@ -293,8 +293,8 @@ async def test_jwt_svid_verifies_and_is_not_stored(house: FakeHouse) -> None:
 @in_house
 async def test_x509_and_jwt_keys_are_never_the_same(house: FakeHouse) -> None:
     found = await house.parts.store.read(lambda tx: tx.authorities.list())
-    assert sorted(a.use.value for a in found) == ["jwt-svid", "x509-svid"]
-    assert len({a.public_key for a in found}) == 2
+    assert sorted(a.use.value for a in found) == ["access-token", "jwt-svid", "x509-svid"]
+    assert len({a.public_key for a in found}) == 3
 
 
 def _name(name: str) -> Any:

@@ -23,10 +23,11 @@ from troth.core.errors import NotFound, Unauthenticated
 from troth.core.tracing import TRACEPARENT, Kind, TraceContext, parse_traceparent
 from troth.operations.dispatch import Dispatcher
 from troth.operations.publication import Publication
-from troth.server.http import health, openapi, pki, spiffe
+from troth.server.http import discovery, health, openapi, pki, spiffe
 from troth.server.http.api import Api, Authenticate
 from troth.server.http.documents import JSON, answer_document, serve_document
 from troth.server.http.exchange import attach_request_id, attach_span, connection_of
+from troth.server.http.oauth import OAuthEndpoints, is_oauth
 from troth.server.http.problems import Rejected, answer_exception, explain_error
 from troth.server.metrics import Metrics
 from troth.server.settings import Limits
@@ -59,6 +60,7 @@ def build_app(
     handlers: list[HTTPRouteHandler] = [
         *Api(dispatcher, authenticate, limits).make_handlers(),
         *spiffe.make_handlers(publication),
+        *discovery.make_handlers(publication),
         *pki.make_handlers(publication),
         *health.make_handlers(publication, board),
         _serve_openapi(),
@@ -72,7 +74,7 @@ def build_app(
         request_max_body_size=None,  # each route has its own bound
         exception_handlers={Exception: answer_exception},
     )
-    return Edge(inner, dispatcher)
+    return Edge(inner, dispatcher, OAuthEndpoints(dispatcher, limits))
 
 
 def _list_options(handlers: list[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
@@ -106,6 +108,7 @@ class Edge:
 
     inner: Any
     dispatcher: Dispatcher
+    oauth: OAuthEndpoints
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
@@ -138,7 +141,8 @@ class Edge:
             try:
                 self._check_certificate(scope)
                 _normalise(scope)
-                await self.inner(scope, receive, answer.send)
+                app = self.oauth if is_oauth(scope["path"]) else self.inner
+                await app(scope, receive, answer.send)
             except Exception as error:  # noqa: BLE001 - the last place to turn one into an answer
                 await self._answer_error(scope, error, request_id, answer)
 

@@ -212,6 +212,12 @@ class Documents:
     async def show_discovery(self) -> bytes:
         return b'{"issuer":"https://localhost/svid"}'
 
+    async def show_metadata(self) -> bytes:
+        return b'{"issuer":"https://localhost:8443"}'
+
+    async def show_token_keys(self) -> bytes:
+        return b'{"keys":[]}'
+
     async def show_crl(self, authority_id: str) -> bytes:
         if authority_id != "aut_1":
             raise NotFound("There is no such list.")

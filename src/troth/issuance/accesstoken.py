@@ -1,0 +1,183 @@
+"""Access tokens as JWTs: plan → render → sign (elsewhere) → finish → check, and validation.
+
+Sources: RFC 9068 (sections in brackets), RFC 7519, RFC 8693 section 4 (`act`, `may_act`), RFC 7800
+(`cnf`), RFC 8705 section 3.1 (`x5t#S256`), RFC 9449 section 6 (`jkt`), RFC 9396 section 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from troth.core.errors import Invalid
+from troth.core.ids import SpiffeId
+from troth.core.jose.claims import check_times, list_audiences
+from troth.core.jose.jwk import PublicKey, encode_base64url
+from troth.core.jose.jws import parse_token, verify_token
+from troth.issuance.authorities import Authority, Use, require_signing
+from troth.issuance.profiles import ACCESS_TTL_CEILING, check_ttl, trim_seconds
+
+TYP = "at+jwt"
+"""What tells an access token from every other JWT [2.1]."""
+
+LEEWAY = timedelta(seconds=30)
+"""How far a verifier's clock may differ from the issuer's."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """Everything a token will say.
+
+    `subject` is whom it speaks for, `client_id` who asked for it, `actor` the chain of those who
+    act (RFC 8693, section 4.1), outermost first; `confirmation` binds it to a key; `extra` are
+    claims besides those of RFC 9068.
+    """
+
+    issuer_url: str
+    subject: SpiffeId
+    client_id: str
+    audiences: tuple[str, ...]
+    scopes: tuple[str, ...]
+    jti: str
+    kid: str
+    issued_at: datetime
+    expires_at: datetime
+    actors: tuple[str, ...] = ()
+    confirmation: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def plan_access_token(
+    *,
+    issuer: Authority,
+    kid: str,
+    issuer_url: str,
+    subject: SpiffeId,
+    client_id: str,
+    audiences: Sequence[str],
+    scopes: Collection[str],
+    ttl: timedelta,
+    ends: Collection[datetime],
+    jti: str,
+    now: datetime,
+    actors: tuple[str, ...] = (),
+    confirmation: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> AccessToken:
+    """Decide what to state; raises `Invalid` or `Refused` with the reason.
+
+    It lives for `ttl`, and no longer than its authority or any of `ends`: the client's
+    registration, the certificate that it is bound to, the token that it was exchanged for.
+    """
+    require_signing(issuer, Use.TOKEN, now)
+    issued_at = trim_seconds(now)
+    end = issued_at + check_ttl(ttl, ACCESS_TTL_CEILING)
+    return AccessToken(
+        issuer_url=issuer_url,
+        subject=subject,
+        client_id=client_id,
+        audiences=tuple(audiences),
+        scopes=tuple(sorted(scopes)),
+        jti=jti,
+        kid=kid,
+        issued_at=issued_at,
+        expires_at=min(end, trim_seconds(issuer.not_after), *map(trim_seconds, ends)),
+        actors=actors,
+        confirmation=confirmation or {},
+        extra=extra or {},
+    )
+
+
+def render_header(kid: str, algorithm: str = "ES256") -> bytes:
+    """The header of all access tokens signed with one key, in base64url."""
+    return _encode({"alg": algorithm, "kid": kid, "typ": TYP})
+
+
+def render_claims(token: AccessToken) -> dict[str, Any]:
+    """The claims of a token [2.2]."""
+    audiences = token.audiences
+    claims: dict[str, Any] = {
+        "iss": token.issuer_url,
+        "sub": str(token.subject),
+        "aud": audiences[0] if len(audiences) == 1 else audiences,
+        "client_id": token.client_id,
+        "exp": int(token.expires_at.timestamp()),
+        "iat": int(token.issued_at.timestamp()),
+        "jti": token.jti,
+        "scope": " ".join(token.scopes),
+    }
+    if token.actors:
+        claims["act"] = nest_actors(token.actors)
+    if token.confirmation:
+        claims["cnf"] = dict(token.confirmation)
+    return {**claims, **token.extra}
+
+
+def render_signing_input(token: AccessToken, header: bytes) -> bytes:
+    """The bytes to sign; `header` is what `render_header` gives for the token's key."""
+    return b".".join((header, _encode(render_claims(token))))
+
+
+def nest_actors(actors: Sequence[str]) -> dict[str, Any]:
+    """The `act` claim of a chain of actors, the current one outermost (RFC 8693, section 4.1)."""
+    act: dict[str, Any] = {}
+    for actor in reversed(actors):
+        act = {"sub": actor, "act": act} if act else {"sub": actor}
+    return act
+
+
+def list_actors(claims: Mapping[str, Any]) -> tuple[str, ...]:
+    """The chain of actors of a token, the current one first; `Invalid` if it is malformed."""
+    actors: list[str] = []
+    act = claims.get("act")
+    while act is not None:
+        subject = act.get("sub") if isinstance(act, Mapping) else None
+        if not isinstance(subject, str):
+            raise Invalid("The token's act must be an object with a sub (RFC 8693, 4.1).")
+        actors.append(subject)
+        act = act.get("act")
+    return tuple(actors)
+
+
+def validate_access_token(
+    text: str,
+    *,
+    issuer_url: str,
+    audiences: Collection[str],
+    keys: Mapping[str, tuple[PublicKey, str]],
+    now: datetime,
+) -> Mapping[str, Any]:
+    """The claims of a sound token of `issuer_url` for one of `audiences`; else `Invalid` [4].
+
+    `keys` are the issuer's, each with its algorithm, by `kid`. Whether the token was revoked, and
+    whether its bearer holds the key that it is bound to, is for the caller to see.
+    """
+    token = parse_token(text)
+    header, claims = token.header, token.claims
+    if str(header.get("typ", "")).lower().removeprefix("application/") != TYP:
+        raise Invalid("The token is no access token: its typ must be at+jwt (RFC 9068, 4).")
+    for name in ("jwk", "jku", "x5u", "x5c"):
+        if name in header:
+            raise Invalid(f"The token's header must not bring a key of its own ({name}).")
+    known = keys.get(str(header.get("kid")))
+    if known is None:
+        raise Invalid("The issuer has no key with the token's kid.")
+    key, algorithm = known
+    verify_token(token, key, (algorithm,))
+    if claims.get("iss") != issuer_url:
+        raise Invalid("The token is of another issuer.")
+    check_times(claims, now, LEEWAY)
+    if not set(list_audiences(claims)).intersection(audiences):
+        raise Invalid("The token is meant for another resource.")
+    for name in ("sub", "client_id", "jti"):
+        if not isinstance(claims.get(name), str):
+            raise Invalid(f"The token has no {name} (RFC 9068, 2.2).")
+    return claims
+
+
+def _encode(value: object) -> bytes:
+    return encode_base64url(msgspec.json.encode(value)).encode("ascii")

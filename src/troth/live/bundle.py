@@ -1,0 +1,65 @@
+"""The bundle: what manifests declare about roles and resources, and the keys that sign; all of it,
+ready to be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from troth.issuance.authorities import Authority
+from troth.policy.resource import Resource, index_identifiers
+from troth.policy.role import Role, expand_roles, list_actions
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Declarations as of an epoch. Immutable; made anew when one changes.
+
+    `resources` are found by name, `by_identifier` by any of their URIs.
+    """
+
+    epoch: int
+    roles: Mapping[str, Role]
+    resources: Mapping[str, Resource]
+    by_identifier: Mapping[str, Resource]
+    authorities: tuple[Authority, ...]
+    _actions: dict[tuple[tuple[str, ...], str], frozenset[str]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def find_actions(self, roles: tuple[str, ...], resource: Resource) -> frozenset[str]:
+        """What the holder of `roles` may do with `resource`."""
+        key = (roles, resource.name)
+        known = self._actions.get(key)
+        if known is None:
+            held = expand_roles(roles, self.roles)
+            known = list_actions(held, resource.name, resource.actions)
+            if len(self._actions) < _MOST_REMEMBERED:
+                self._actions[key] = known
+        return known
+
+    def list_reached(self, roles: tuple[str, ...]) -> list[Resource]:
+        """The resources with which the holder of `roles` may do something."""
+        names = {p.resource for role in expand_roles(roles, self.roles) for p in role.permissions}
+        found = (self.resources.get(name) for name in sorted(names))
+        return [one for one in found if one is not None and self.find_actions(roles, one)]
+
+
+_MOST_REMEMBERED = 100_000
+
+
+def make_bundle(
+    epoch: int,
+    roles: Iterable[Role],
+    resources: Iterable[Resource],
+    authorities: Iterable[Authority],
+) -> Bundle:
+    """The bundle of these declarations."""
+    named = {resource.name: resource for resource in resources}
+    return Bundle(
+        epoch=epoch,
+        roles={role.name: role for role in roles},
+        resources=named,
+        by_identifier=index_identifiers(named.values()),
+        authorities=tuple(authorities),
+    )

@@ -1,0 +1,170 @@
+"""Access tokens: ``token.request``, for a client that proves who it is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import Refused, Unavailable
+from troth.core.events import Event
+from troth.core.ids import new_ordered_id
+from troth.core.jose.jwk import derive_key_id
+from troth.issuance.accesstoken import AccessToken, plan_access_token
+from troth.issuance.authorities import Authority, AuthorityState, Use
+from troth.live.bundle import Bundle
+from troth.live.snapshot import Snapshot
+from troth.operations.call import Call, Caller
+from troth.operations.client import Authenticator, Proven
+from troth.operations.declaration import read_bundle
+from troth.operations.recording import make_event
+from troth.operations.tokens import TokenGatherer
+from troth.policy.resource import Resource
+from troth.store.engine import Store
+from troth.wire.oauth.answers import TokenAnswer
+from troth.wire.oauth.errors import (
+    InvalidClient,
+    InvalidScope,
+    InvalidTarget,
+    UnsupportedGrantType,
+)
+from troth.wire.oauth.form import Form
+from troth.wire.oauth.metadata import CLIENT_CREDENTIALS, GRANT_TYPES
+from troth.wire.oauth.request import OAuthRequest
+
+NO_TARGET = (
+    "The resource is unknown, or nothing is permitted to this client there. Name one by its "
+    "identifier in the parameter resource (RFC 8707)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMaker:
+    """Makes tokens for who was found to deserve them."""
+
+    snapshot: Snapshot
+    clock: Clock
+    entropy: Entropy
+    gatherer: TokenGatherer
+    issuer_url: str
+
+    async def make(
+        self,
+        call: Call[OAuthRequest],
+        bundle: Bundle,
+        client: Proven,
+        resource: Resource,
+        scopes: Collection[str],
+    ) -> TokenAnswer:
+        """A token of `scopes` at `resource` for `client`, recorded before it is answered."""
+        now = self.clock.now()
+        authority = find_signer(bundle, now)
+        token = plan_access_token(
+            issuer=authority,
+            kid=derive_key_id(authority.public_key),
+            issuer_url=self.issuer_url,
+            subject=client.identity.spiffe_id,
+            client_id=client.client_id,
+            audiences=(resource.audience,),
+            scopes=scopes,
+            ttl=resource.token.ttl,
+            ends=(client.identity.expires_at,),
+            jti=new_ordered_id("tok", now, self.entropy),
+            now=now,
+        )
+        event = self._describe(call, client, token, resource)
+        try:
+            text = await self.gatherer.issue(authority, token, event, client.proofs)
+        except Refused as error:
+            raise InvalidClient(f"The client_assertion can't be taken. {error.detail}") from error
+        return TokenAnswer(
+            access_token=text,
+            token_type="Bearer",  # noqa: S106 - a name (RFC 6750)
+            expires_in=int((token.expires_at - now).total_seconds()),
+            scope=" ".join(token.scopes),
+        )
+
+    def _describe(
+        self, call: Call[OAuthRequest], client: Proven, token: AccessToken, resource: Resource
+    ) -> Event:
+        by_client = Call(
+            Caller(client.client_id, frozenset(), source=call.caller.source), call.request_id, None
+        )
+        return make_event(
+            by_client,
+            "token.issued",
+            str(token.subject),
+            token.issued_at,
+            jti=token.jti,
+            kid=token.kid,
+            client=client.client_id,
+            method=client.method,
+            resource=resource.name,
+            audiences=token.audiences,
+            scope=token.scopes,
+            expires_at=token.expires_at.isoformat(),
+        )
+
+
+def find_signer(bundle: Bundle, now: datetime) -> Authority:
+    """The authority that signs access tokens now."""
+    for authority in bundle.authorities:
+        if authority.use is Use.TOKEN and authority.state is AuthorityState.ACTIVE:
+            return authority
+    raise Unavailable("No authority signs access tokens yet. Try again in a moment.")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestToken:
+    """``token.request``: an access token for the client itself (RFC 6749, section 4.4)."""
+
+    store: Store
+    snapshot: Snapshot
+    authenticator: Authenticator
+    maker: TokenMaker
+
+    async def __call__(self, call: Call[OAuthRequest]) -> TokenAnswer:
+        """The token; raises the refusals of RFC 6749, section 5.2, and RFC 8707, section 2."""
+        form = call.body.form
+        grant = form.require("grant_type")
+        if grant not in GRANT_TYPES:
+            raise UnsupportedGrantType(f"The grant_type may be {', '.join(GRANT_TYPES)}.")
+        client = await self.authenticator.authenticate(call.body)
+        bundle = await read_bundle(self.store, self.snapshot)
+        assert grant == CLIENT_CREDENTIALS
+        resource = choose_resource(bundle, client, form)
+        permitted = bundle.find_actions(client.identity.roles, resource)
+        scopes = choose_scopes(form.find("scope"), permitted)
+        return await self.maker.make(call, bundle, client, resource, scopes)
+
+
+def choose_resource(bundle: Bundle, client: Proven, form: Form) -> Resource:
+    """The resource that a request names, or the only one where the client may do something."""
+    named = (*form.list("resource"), *form.list("audience"))
+    if len(set(named)) > 1:
+        raise InvalidTarget("A token is for one resource: ask for one each (RFC 8707).")
+    roles = client.identity.roles
+    if named:
+        found = bundle.by_identifier.get(named[0])
+        if found is not None and bundle.find_actions(roles, found):
+            return found
+        raise InvalidTarget(NO_TARGET)
+    reached = bundle.list_reached(roles)
+    if len(reached) != 1:
+        raise InvalidTarget(NO_TARGET)
+    return reached[0]
+
+
+def choose_scopes(asked: str | None, permitted: frozenset[str]) -> frozenset[str]:
+    """What of the scope asked for is permitted: all that is where none is named; never more.
+
+    RFC 6749, section 3.3: what isn't permitted is left out, and the answer says what is there.
+    """
+    if asked is None:
+        return permitted
+    granted = permitted.intersection(asked.split(" "))
+    if not granted:
+        raise InvalidScope("Nothing of this scope is permitted to this client there.")
+    return granted

@@ -1,0 +1,215 @@
+"""OAuth clients: who asks for a token, and how that is proved.
+
+Every client is a registered identity, and its `client_id` is its SPIFFE ID. What a proof may be
+used for once only is not used up here, but named, so that it goes into the transaction that records
+what it was used for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from troth.core.clock import Clock
+from troth.core.errors import Invalid, TrothError
+from troth.core.ids import SpiffeId, TrustDomain
+from troth.core.jose.claims import check_times, list_audiences
+from troth.core.jose.jwk import PublicKey, load_key
+from troth.core.jose.jws import Token, fits_algorithm, parse_token, verify_token
+from troth.identity.client import ClientKey
+from troth.identity.identity import Identity
+from troth.identity.lifecycle import may_hold_credentials
+from troth.live.snapshot import Snapshot
+from troth.store.engine import Store
+from troth.wire.oauth.errors import InvalidClient
+from troth.wire.oauth.metadata import ASSERTION_ALGORITHMS
+from troth.wire.oauth.request import OAuthRequest
+
+JWT_BEARER_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+LEEWAY = timedelta(seconds=30)
+LONGEST_LIFE = timedelta(hours=1)
+"""Of an assertion: until its end its `jti` is remembered."""
+MAX_JTI = 256
+CLIENT_METHODS = ("private_key_jwt",)
+"""How a client may prove who it is (RFC 7591, section 2)."""
+KEYS_KNOWN = 10_000
+
+UNKNOWN = (
+    "The client is unknown here, its proof doesn't fit what is registered, or it may hold no "
+    "tokens now."
+)
+"""One sentence for all that depends on what is registered: an outsider learns nothing from it."""
+
+_NOBODY = ec.derive_private_key(1, ec.SECP256R1()).public_key()
+"""Whose signature is checked where no key is known: so that the answer takes as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A client that proved who it is.
+
+    `method` is how (RFC 7591, section 2); `proofs` are digests of what may be used once, with the
+    time after which it is refused for its age.
+    """
+
+    identity: Identity
+    method: str
+    proofs: Mapping[str, datetime] = field(default_factory=dict)
+
+    @property
+    def client_id(self) -> str:
+        """Its SPIFFE ID."""
+        return str(self.identity.spiffe_id)
+
+
+class Authenticator:
+    """Finds out which client sends a request. Belongs to one event loop.
+
+    `audiences` are the names under which this server may be meant by an assertion.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        snapshot: Snapshot,
+        clock: Clock,
+        trust_domain: TrustDomain,
+        audiences: frozenset[str],
+    ) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        self._clock = clock
+        self._trust_domain = trust_domain
+        self._audiences = audiences
+        self._keys: dict[bytes, PublicKey] = {}
+
+    async def authenticate(self, request: OAuthRequest) -> Proven:
+        """The client; raises `InvalidClient` (RFC 6749, section 5.2)."""
+        self._snapshot.check_fresh()
+        form = request.form
+        kind = form.find("client_assertion_type")
+        if kind == JWT_BEARER_ASSERTION:
+            return await self._by_private_key(request)
+        if kind is not None:
+            raise InvalidClient(
+                f"The client_assertion_type is unknown; it may be {JWT_BEARER_ASSERTION}."
+            )
+        raise InvalidClient(
+            "Prove who you are: send a client_assertion (private_key_jwt, RFC 7523)."
+        )
+
+    async def _by_private_key(self, request: OAuthRequest) -> Proven:
+        form = request.form
+        token = _read_assertion(form.require("client_assertion"))
+        client_id = _check_names(token, form.find("client_id"))
+        now = self._clock.now()
+        end = self._check_terms(token, now)
+        identity = await self._find_identity(client_id)
+        kid = token.header.get("kid")
+        key = identity.client.find_key(kid if isinstance(kid, str) else None) if identity else None
+        self._verify(token, key)
+        if identity is None or not self._may_hold(identity, now):
+            raise InvalidClient(UNKNOWN)
+        proof = digest_proof("assertion", client_id, str(token.claims["jti"]))
+        return Proven(identity, "private_key_jwt", {proof: end + LEEWAY})
+
+    def _check_terms(self, token: Token, now: datetime) -> datetime:
+        """When the assertion ends, if it is meant for this server and sound but for its signature
+        (RFC 7523, section 3)."""
+        claims = token.claims
+        try:
+            check_times(claims, now, LEEWAY)
+            meant = list_audiences(claims)
+        except Invalid as error:
+            raise _blame(error) from error
+        if not self._audiences.issuperset(meant):
+            raise InvalidClient(
+                "The client_assertion must be meant for this server alone: aud is its issuer, or "
+                "its token endpoint."
+            )
+        if claims["exp"] - now.timestamp() > (LONGEST_LIFE + LEEWAY).total_seconds():
+            raise InvalidClient("The client_assertion lives too long: let it end within the hour.")
+        jti = claims.get("jti")
+        if not isinstance(jti, str) or not 1 <= len(jti) <= MAX_JTI:
+            raise InvalidClient(
+                f"The client_assertion needs a jti of 1 to {MAX_JTI} characters, a new one each."
+            )
+        return datetime.fromtimestamp(claims["exp"], UTC)
+
+    async def _find_identity(self, client_id: str) -> Identity | None:
+        """The living identity of that SPIFFE ID, live where it is known."""
+        facts, epoch = self._snapshot.facts, self._snapshot.epoch
+        known = facts.find_named(client_id)
+        if known is not None:
+            return known
+        try:
+            spiffe_id = SpiffeId.parse(client_id)
+        except TrothError:
+            return None
+        if spiffe_id.trust_domain != self._trust_domain:
+            return None
+        found = await self._store.read(lambda tx: tx.identities.list_living_at([spiffe_id]))
+        for identity in found:
+            facts.remember(identity, epoch)
+        return found[0] if found else None
+
+    def _may_hold(self, identity: Identity, now: datetime) -> bool:
+        cut_off = self._snapshot.find_cut_off(str(identity.spiffe_id))
+        return cut_off is None and may_hold_credentials(identity, now)
+
+    def _verify(self, token: Token, key: ClientKey | None) -> None:
+        """Raise `InvalidClient` unless `key` signed the assertion."""
+        known = _NOBODY if key is None else self._load(key.public_key)
+        algorithm = str(token.header["alg"])
+        fits = fits_algorithm(algorithm, known)
+        try:
+            if fits:
+                verify_token(token, known, (algorithm,))
+            if key is not None and fits:
+                return
+        except Invalid:
+            pass
+        raise InvalidClient(UNKNOWN)
+
+    def _load(self, public_key: bytes) -> PublicKey:
+        found = self._keys.get(public_key)
+        if found is None:
+            if len(self._keys) >= KEYS_KNOWN:
+                self._keys.clear()
+            found = self._keys[public_key] = load_key(public_key)
+        return found
+
+
+def digest_proof(kind: str, issuer: str, jti: str) -> str:
+    """What stands for a proof that may be used once: `jti` is unique with its issuer alone."""
+    return hashlib.sha256(f"{kind}\0{issuer}\0{jti}".encode()).hexdigest()
+
+
+def _read_assertion(text: str) -> Token:
+    try:
+        token = parse_token(text)
+    except TrothError as error:
+        raise _blame(error) from error
+    if token.header.get("alg") not in ASSERTION_ALGORITHMS:
+        known = ", ".join(ASSERTION_ALGORITHMS)
+        raise InvalidClient(f"The client_assertion's alg must be one of {known}.")
+    return token
+
+
+def _blame(error: TrothError) -> InvalidClient:
+    return InvalidClient(error.detail.replace("The token", "The client_assertion"))
+
+
+def _check_names(token: Token, client_id: str | None) -> str:
+    """The client that an assertion speaks of: `iss` and `sub` alike (RFC 7523, section 3)."""
+    subject: Any = token.claims.get("sub")
+    if not isinstance(subject, str) or token.claims.get("iss") != subject:
+        raise InvalidClient("The client_assertion's iss and sub must both be the client_id.")
+    if client_id is not None and client_id != subject:
+        raise InvalidClient("The client_id is not the one that the client_assertion speaks of.")
+    return subject

@@ -1,0 +1,122 @@
+"""Declarations (roles, resources): planned and applied with the other manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from troth.core.errors import Refused
+from troth.identity.plan import Action
+from troth.live.bundle import Bundle, make_bundle
+from troth.live.snapshot import Snapshot
+from troth.manifests.declared import DeclaredChange, plan_declared
+from troth.manifests.reading import ManifestSet
+from troth.operations.call import Call
+from troth.operations.recording import record_event
+from troth.policy.resource import Resource
+from troth.policy.role import Role, find_cycle
+from troth.store.declarations import (
+    TYPES,
+    Declaration,
+    Declared,
+    describe_declared,
+    name_kind,
+)
+from troth.store.engine import Store
+from troth.store.transaction import Transaction
+
+MOST = 10_000
+"""Declarations of one kind: all of them are held in memory."""
+
+Changes = list[DeclaredChange[Declared]]
+
+
+def plan_declarations(tx: Transaction, parsed: ManifestSet, *, prune: bool) -> Changes:
+    """The steps for roles and resources; `Refused` if they can't be taken together."""
+    wanted: tuple[Declared, ...] = (*parsed.roles, *parsed.resources)
+    current = [stored.value for stored in tx.declarations.list()]
+    changes: Changes = []
+    for kind in TYPES:
+        changes += _plan_kind(kind, wanted, current, prune=prune)
+    _check_whole(changes)
+    return changes
+
+
+def _plan_kind(
+    kind: str, wanted: Sequence[Declared], current: Sequence[Declared], *, prune: bool
+) -> Changes:
+    mine = [one for one in wanted if name_kind(one) == kind]
+    there = [one for one in current if name_kind(one) == kind]
+    plain = {f"wanted/{one.name}": describe_declared(one) for one in mine}
+    plain |= {f"stored/{one.name}": describe_declared(one) for one in there}
+    return plan_declared(kind, mine, there, plain, prune=prune)
+
+
+def _check_whole(changes: Changes) -> None:
+    """What manifests want and what is there besides must fit together."""
+    remaining = [
+        value
+        for change in changes
+        if change.action is not Action.REMOVE
+        and (value := change.wanted or change.stored) is not None
+    ]
+    refusals = []
+    roles = {one.name: one for one in remaining if isinstance(one, Role)}
+    if ring := find_cycle(roles):
+        refusals.append(f"Roles include each other: {' → '.join(ring)}.")
+    owners: dict[str, str] = {}
+    for one in remaining:
+        if isinstance(one, Resource):
+            for uri in one.identifiers:
+                if (owner := owners.setdefault(uri, one.name)) != one.name:
+                    refusals.append(f"{uri} of resource '{one.name}' belongs to '{owner}'.")
+    for kind in TYPES:
+        if sum(name_kind(one) == kind for one in remaining) > MOST:
+            refusals.append(f"There would be more than {MOST:,} manifests of kind {kind}.")
+    if refusals:
+        raise Refused("Nothing was changed. " + "; ".join(refusals[:20]))
+
+
+def apply_declarations(tx: Transaction, call: Call[Any], changes: Changes, now: datetime) -> None:
+    """Take the steps of a plan inside a transaction."""
+    stored = {(one.kind, one.value.name): one for one in tx.declarations.list()}
+    for change in changes:
+        kind, name, words = change.kind, change.name, list(change.words)
+        verb = _take_step(tx, change, stored.get((kind, name)), now)
+        if verb:
+            record_event(tx, call, f"{kind.lower()}.{verb}", name, now, name=name, words=words)
+
+
+def _take_step(
+    tx: Transaction, change: DeclaredChange[Declared], stored: Declaration | None, now: datetime
+) -> str:
+    if change.action is Action.ADD and change.wanted is not None:
+        tx.declarations.add(change.wanted, now)
+        return "added"
+    if change.action is Action.CHANGE and change.wanted is not None and stored is not None:
+        tx.declarations.save(stored, change.wanted, now)
+        return "changed"
+    if change.action is Action.REMOVE:
+        tx.declarations.remove(change.kind, change.name)
+        return "removed"
+    return ""
+
+
+async def read_bundle(store: Store, snapshot: Snapshot) -> Bundle:
+    """What is declared now, live where it is known."""
+    if snapshot.bundle is not None:
+        return snapshot.bundle
+    epoch = snapshot.epoch
+    declared, authorities = await store.read(
+        lambda tx: (tx.declarations.list(), tx.authorities.list())
+    )
+    found = [one.value for one in declared]
+    bundle = make_bundle(
+        epoch,
+        (one for one in found if isinstance(one, Role)),
+        (one for one in found if isinstance(one, Resource)),
+        (authority for authority in authorities if authority.published),
+    )
+    snapshot.keep_bundle(bundle)
+    return bundle

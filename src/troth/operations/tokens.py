@@ -1,0 +1,146 @@
+"""Access tokens, recorded and signed together where they are asked for together.
+
+A token has no row: what was issued is an event of the journal, committed before the token is given
+out, with the proofs that were used up for it in the same transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from troth.core.errors import Refused, TrothError, Unavailable
+from troth.core.events import Event
+from troth.drivers.keystores import Keystore
+from troth.issuance.accesstoken import AccessToken, render_header, render_signing_input
+from troth.issuance.authorities import Authority
+from troth.issuance.der import load_verifier
+from troth.issuance.jwtsvid import check_jwt, finish_jwt
+from troth.operations.succession import may_record
+from troth.store.engine import Store
+from troth.store.transaction import Transaction
+
+MOST_TOGETHER = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    authority: Authority
+    signing_input: bytes
+    event: Event
+    proofs: Mapping[str, datetime]
+    answer: asyncio.Future[str]
+    context: Context = field(default_factory=copy_context)
+
+
+class TokenGatherer:
+    """Records and signs tokens in common batches. Belongs to one event loop."""
+
+    def __init__(self, store: Store, keystore: Keystore) -> None:
+        self._store = store
+        self._keystore = keystore
+        self._waiting: deque[_Wanted] = deque()
+        self._work: asyncio.Task[None] | None = None
+        self._headers: dict[str, bytes] = {}
+
+    async def issue(
+        self, authority: Authority, token: AccessToken, event: Event, proofs: Mapping[str, datetime]
+    ) -> str:
+        """The signed token, once `event` is durable and `proofs` are used up.
+
+        `Refused` if one of them was used before, `Unavailable` if it can't be signed now.
+        """
+        header = self._headers.get(token.kid)
+        if header is None:
+            header = self._headers[token.kid] = render_header(token.kid)
+        signing_input = render_signing_input(token, header)
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Wanted(authority, signing_input, event, proofs, answer))
+        if self._work is None:
+            self._work = asyncio.create_task(self._work_off(), name="tokens gathered")
+        return await answer
+
+    async def _work_off(self) -> None:
+        try:
+            while self._waiting:
+                count = min(len(self._waiting), MOST_TOGETHER)
+                batch = [self._waiting.popleft() for _ in range(count)]
+                # In the first one's context: that is the trace and the request that it shows in.
+                await asyncio.create_task(self._issue(batch), context=batch[0].context)
+        finally:
+            self._work = None
+
+    async def _issue(self, batch: Sequence[_Wanted]) -> None:
+        try:
+            refused = await self._store.transact(lambda tx: _record(tx, batch))
+            kept = [one for number, one in enumerate(batch) if number not in refused]
+            tokens = await asyncio.to_thread(self._sign, kept) if kept else []
+        except BaseException as error:
+            for one in batch:
+                _fail(one.answer, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for number, refusal in refused.items():
+            _fail(batch[number].answer, refusal)
+        for one, text in zip(kept, tokens, strict=True):
+            if not one.answer.done():  # whoever asked may have gone
+                one.answer.set_result(text)
+
+    def _sign(self, batch: Sequence[_Wanted]) -> list[str]:
+        tokens: dict[int, str] = {}
+        by_key: dict[str, list[int]] = {}
+        for number, one in enumerate(batch):
+            by_key.setdefault(one.authority.key_ref, []).append(number)
+        for key_ref, numbers in by_key.items():
+            inputs = [batch[number].signing_input for number in numbers]
+            verifier = load_verifier(batch[numbers[0]].authority.public_key)
+            signatures = self._keystore.sign_all(key_ref, inputs)
+            for number, content, signature in zip(numbers, inputs, signatures, strict=True):
+                text = finish_jwt(content, signature)
+                check_jwt(text, content, signature, verifier)
+                tokens[number] = text
+        return [tokens[number] for number in range(len(batch))]
+
+
+def _record(tx: Transaction, batch: Sequence[_Wanted]) -> dict[int, TrothError]:
+    """Use up the proofs and append the events of all whose proofs were fresh; the others."""
+    refused: dict[int, TrothError] = {}
+    allowed = {ref: may_record(tx, ref) for ref in {one.authority.id for one in batch}}
+    proofs: dict[str, datetime] = {}
+    for number, one in enumerate(batch):
+        if not allowed[one.authority.id]:
+            refused[number] = Unavailable("The signing authority was replaced just now; ask again.")
+        elif proofs.keys() & one.proofs.keys():
+            refused[number] = _replayed()
+        else:
+            proofs.update(one.proofs)
+    used = tx.used_proofs.take_all(proofs)
+    events = []
+    for number, one in enumerate(batch):
+        if number in refused:
+            continue
+        if used & one.proofs.keys():
+            refused[number] = _replayed()
+        else:
+            events.append(one.event)
+    tx.journal.append_all(events)
+    return refused
+
+
+def _replayed() -> Refused:
+    return Refused("It was used before; make a new one, with a jti of its own, for each request.")
+
+
+def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
+    if answer.done():
+        return
+    if isinstance(error, Exception):
+        answer.set_exception(error)
+    else:
+        answer.cancel()

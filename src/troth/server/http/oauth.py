@@ -1,0 +1,171 @@
+"""The OAuth endpoints: forms in, JSON out, refusals as RFC 6749, section 5.2 has them.
+
+They are called for every token, so they are plain ASGI beside the framework.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import structlog
+
+from troth.core.errors import Invalid, Passing, TooLarge, TrothError
+from troth.core.ids import RequestId
+from troth.operations.dispatch import Dispatcher
+from troth.server.http.callers import accept_anybody
+from troth.server.http.exchange import connection_of, request_id_of, span_of
+from troth.server.settings import Limits
+from troth.wire.oauth.answers import Refusal, plain_text
+from troth.wire.oauth.errors import name_error
+from troth.wire.oauth.form import MEDIA_TYPE, parse_form
+from troth.wire.oauth.request import OAuthRequest
+from troth.wire.oauth.routes import OAUTH_ROUTES
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY = 64 * 1024
+_PATHS = {path: name for name, path in OAUTH_ROUTES.items()}
+_HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"no-store"),  # RFC 6749, section 5.1
+    (b"pragma", b"no-cache"),
+]
+_CHALLENGE = b'ClientAssertion realm="token endpoint"'
+"""No registered scheme stands for an assertion in the body; a 401 must name one all the same
+(RFC 9110, section 11.6.1)."""
+
+
+def is_oauth(path: str) -> bool:
+    """Whether one of the endpoints is at `path`."""
+    return path in _PATHS
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthEndpoints:
+    """Answers every request to the OAuth endpoints of one listener."""
+
+    dispatcher: Dispatcher
+    limits: Limits
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one exchange."""
+        try:
+            body = await self._answer(scope, receive)
+            await _send(send, 200, body, [])
+        except Exception as error:  # noqa: BLE001 - its answer is the standard's, not the API's
+            status, body, headers = _explain(error, request_id_of(scope))
+            await _send(send, status, body, headers)
+
+    async def _answer(self, scope: Any, receive: Any) -> bytes:
+        path = scope["path"]
+        if scope["method"] != "POST":
+            raise _WrongMethod
+        if scope["query_string"]:
+            raise Invalid("Parameters belong into the body: addresses end up in logs (RFC 6749).")
+        name = _PATHS[path]
+        span = span_of(scope)
+        span.rename(f"POST {path}")
+        span.note(http_route=path)
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        _check_media_type(headers)
+        form = parse_form(await _read_body(receive, self.limits.body_seconds))
+        connection = connection_of(scope)
+        request = OAuthRequest(
+            form,
+            certificate=connection.certificate if connection else None,
+            authorization=_find_header(headers, b"authorization"),
+        )
+        caller = await accept_anybody(scope)
+        request_id = RequestId(request_id_of(scope))
+        return msgspec.json.encode(await self.dispatcher.call(name, caller, request_id, request))
+
+
+class _WrongMethod(Exception):
+    """The endpoints answer POST alone (RFC 6749, section 3.2)."""
+
+
+def _explain(error: Exception, request_id: str) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    headers: list[tuple[bytes, bytes]] = []
+    if isinstance(error, _WrongMethod):
+        refusal = Refusal(
+            error="invalid_request", error_description="This path answers POST alone."
+        )
+        return 405, msgspec.json.encode(refusal), [(b"allow", b"POST")]
+    if not isinstance(error, TrothError) or error.code == "internal":
+        log.error("request.broken", request_id=request_id, exc_info=error)
+        return 500, msgspec.json.encode(Refusal(error="server_error")), headers
+    code = name_error(error)
+    status = {"invalid_client": 401, "temporarily_unavailable": 503, "server_error": 500}.get(
+        code, 400
+    )
+    if error.code in ("too_large", "rate_limited"):
+        status = 413 if error.code == "too_large" else 429
+    if isinstance(error, Passing):
+        headers.append((b"retry-after", str(max(1, int(error.retry_after or 1))).encode()))
+    if status == 401:
+        headers.append((b"www-authenticate", _CHALLENGE))
+    refusal = Refusal(error=code, error_description=plain_text(error.detail))
+    return status, msgspec.json.encode(refusal), headers
+
+
+async def _send(send: Any, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    start = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [*_HEADERS, length, *headers],
+    }
+    await send(start)
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _read_body(receive: Any, seconds: float) -> bytes:
+    """The whole body, at most `MAX_BODY` bytes within `seconds`."""
+    message = await receive() if seconds <= 0 else await asyncio.wait_for(receive(), seconds)
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) > MAX_BODY:
+            raise _too_large()
+        return body
+    return await _read_rest(receive, message, seconds)
+
+
+async def _read_rest(receive: Any, message: Any, seconds: float) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                if message["type"] != "http.request":
+                    raise Invalid("The body ended before it was complete.")
+                body += message.get("body", b"")
+                if len(body) > MAX_BODY:
+                    raise _too_large()
+                if not message.get("more_body", False):
+                    return bytes(body)
+                message = await receive()
+    except TimeoutError as error:
+        raise Invalid("The body took too long to arrive; send it again, faster.") from error
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"The body has more than {MAX_BODY:,} bytes.")
+
+
+def _check_media_type(headers: list[tuple[bytes, bytes]]) -> None:
+    """Raise `Invalid` unless the body is a form as it is (RFC 6749, appendix B)."""
+    given = _find_header(headers, b"content-type") or ""
+    if given.partition(";")[0].strip().lower() != MEDIA_TYPE:
+        raise Invalid(f"The body must be {MEDIA_TYPE}.")
+    if (_find_header(headers, b"content-encoding") or "identity").lower() != "identity":
+        raise Invalid("The body must come without a content encoding.")
+
+
+def _find_header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
+    """The value of a header that may be there once."""
+    found = [value for given, value in headers if given == name]
+    if len(found) > 1:
+        raise Invalid(f"The header {name.decode()} is there twice.")
+    return found[0].decode("latin-1") if found else None

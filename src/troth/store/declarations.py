@@ -1,0 +1,102 @@
+"""The gateway to declarations: what manifests of kinds like Role and Resource say."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import delete, insert, select, update
+
+from troth.core.errors import Conflict
+from troth.policy.resource import Resource
+from troth.policy.role import Role
+from troth.store.session import Session
+from troth.store.tables import declarations
+
+Declared = Role | Resource
+
+TYPES: Mapping[str, type[Declared]] = {"Role": Role, "Resource": Resource}
+"""Kind of manifest → what its domain makes of it."""
+
+_t = declarations.c
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A declaration as it is there; `revision` counts changes and starts at 1."""
+
+    kind: str
+    value: Declared
+    revision: int
+
+
+def name_kind(value: Declared) -> str:
+    """The kind of manifest that `value` is."""
+    return next(kind for kind, made in TYPES.items() if isinstance(value, made))
+
+
+def describe_declared(value: Declared) -> dict[str, Any]:
+    """Its fields as plain values: what is stored, and what is compared."""
+    plain: dict[str, Any] = msgspec.to_builtins(value)
+    return plain
+
+
+class DeclarationGateway:
+    """Declarations by kind and name; there are few enough to read them all."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def list(self) -> builtins.list[Declaration]:
+        """All of them, by kind and name. Kinds of a newer version are passed over."""
+        query = select(declarations).order_by(_t.kind, _t.name)
+        return [
+            Declaration(
+                row.kind, msgspec.convert(row.spec, TYPES[row.kind], strict=False), row.revision
+            )
+            for row in self._session.execute(query)
+            if row.kind in TYPES
+        ]
+
+    def add(self, value: Declared, now: datetime) -> None:
+        """Store a new one, at revision 1; `Conflict` if there is one of that kind and name."""
+        kind = name_kind(value)
+        taken = f"The {kind} '{value.name}' is there already. Look again, then repeat."
+        self._session.insert(
+            insert(declarations),
+            {
+                "kind": kind,
+                "name": value.name,
+                "spec": describe_declared(value),
+                "revision": 1,
+                "updated_at": now,
+            },
+            {"name": taken, "kind": taken},
+        )
+
+    def save(self, stored: Declaration, value: Declared, now: datetime) -> None:
+        """Store `value` in the place of `stored`; `Conflict` if that was changed meanwhile."""
+        changed = self._session.change(
+            update(declarations).where(
+                _t.kind == stored.kind, _t.name == value.name, _t.revision == stored.revision
+            ),
+            {
+                "spec": describe_declared(value),
+                "revision": stored.revision + 1,
+                "updated_at": now,
+            },
+            {},
+        )
+        if not changed:
+            raise Conflict(
+                f"The {stored.kind} '{value.name}' was changed by somebody else meanwhile. Look "
+                "at it again, then repeat."
+            )
+
+    def remove(self, kind: str, name: str) -> None:
+        """Forget a declaration."""
+        self._session.execute(delete(declarations).where(_t.kind == kind, _t.name == name))

@@ -1,0 +1,38 @@
+"""Discovery: what a client needs to know of the authorization server.
+
+Sources: RFC 8414 section 2, OpenID Connect Discovery 1.0 section 3, RFC 8705 section 5
+(`mtls_endpoint_aliases`), RFC 9449 section 5.1, RFC 9068, RFC 9728.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+ASSERTION_ALGORITHMS = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256")
+"""What a client may sign its assertions with; RS256 alone of PKCS #1 v1.5, as RFC 7523 has it."""
+
+CLIENT_CREDENTIALS = "client_credentials"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a name
+GRANT_TYPES = (CLIENT_CREDENTIALS,)
+
+
+def render_metadata(
+    origin: str, mutual_origin: str, methods: Iterable[str], scopes: Iterable[str]
+) -> dict[str, Any]:
+    """The metadata document, for RFC 8414 and for OpenID discovery alike."""
+    methods = list(methods)
+    return {
+        "issuer": origin,
+        "token_endpoint": f"{origin}/oauth/token",
+        "jwks_uri": f"{origin}/oauth/jwks",
+        "grant_types_supported": list(GRANT_TYPES),
+        "response_types_supported": [],  # REQUIRED (RFC 8414, 2), and there is no front channel
+        "token_endpoint_auth_methods_supported": methods,
+        "token_endpoint_auth_signing_alg_values_supported": list(ASSERTION_ALGORITHMS),
+        "scopes_supported": sorted(scopes),
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+        "mtls_endpoint_aliases": {"token_endpoint": f"{mutual_origin}/oauth/token"},
+    }

@@ -170,7 +170,6 @@ async def open_house(
             trust_domain=DOMAIN,
             limits=Limits(trust_domain=DOMAIN),
             issuer_url="https://localhost:8443/svid",
-            origin="https://localhost:8443",
             lease=LEASE,
             started_at=clock.now(),
             vouchers=vouchers or Vouchers(),

@@ -75,7 +75,6 @@ class Parts:
     trust_domain: TrustDomain
     limits: Limits
     issuer_url: str
-    origin: str
     lease: timedelta
     started_at: datetime
     vouchers: Vouchers
@@ -96,9 +95,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "identity.sight": SightWorkload(p.store, p.clock, p.entropy, p.snapshot, p.trust_domain),
         "template.ls": ListTemplates(p.store),
         **moves,
-        "instance.ls": ListInstances(p.store),
-        "instance.lock": MoveInstance(True, p.store, p.clock),
-        "instance.unlock": MoveInstance(False, p.store, p.clock),
+        **_list_instance_operations(p),
         "manifest.plan": SubmitManifests(
             False, p.store, p.clock, p.entropy, p.trust_domain, p.limits
         ),
@@ -111,7 +108,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "jwtsvid.issue": IssueJwtSvids(
             p.store, p.clock, p.entropy, p.snapshot, p.keystore, p.issuer_url
         ),
-        "token.request": RequestToken(p.store, p.snapshot, _authenticate(p), _make_tokens(p)),
+        **_list_token_operations(p),
         "token.join": CreateJoinToken(p.store, p.clock, p.entropy),
         "node.attest": AttestNode(
             p.store,
@@ -146,14 +143,23 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
     }
 
 
-def _authenticate(p: Parts) -> Authenticator:
-    audiences = frozenset({p.origin, f"{p.origin}{OAUTH_ROUTES['token.request']}"})
-    return Authenticator(p.store, p.snapshot, p.clock, p.trust_domain, audiences)
+def _list_instance_operations(p: Parts) -> Mapping[str, Operation]:
+    """Those about running copies."""
+    return {
+        "instance.ls": ListInstances(p.store),
+        "instance.lock": MoveInstance(True, p.store, p.clock),
+        "instance.unlock": MoveInstance(False, p.store, p.clock),
+    }
 
 
-def _make_tokens(p: Parts) -> TokenMaker:
+def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
+    """Those of the OAuth endpoints."""
+    origin = p.publication.origin
+    audiences = frozenset({origin, f"{origin}{OAUTH_ROUTES['token.request']}"})
+    authenticator = Authenticator(p.store, p.snapshot, p.clock, p.trust_domain, audiences)
     gatherer = TokenGatherer(p.store, p.keystore)
-    return TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, p.origin)
+    maker = TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin)
+    return {"token.request": RequestToken(p.store, p.snapshot, authenticator, maker)}
 
 
 def _describe(p: Parts) -> About:

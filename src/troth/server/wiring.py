@@ -156,9 +156,8 @@ async def build_house(
     snapshot = Snapshot(clock, lease)
     snapshot.load(await read_seed(store, clock.now()))
     leaves = LeafIssuer(store, clock, entropy, keystore, drafter, config.crl.url)
-    publication = StoredPublication(
-        store, snapshot, clock, config.origin, find_mutual_origin(config)
-    )
+    mutual = find_mutual_origin(config)
+    publication = StoredPublication(store, snapshot, clock, config.origin, mutual)
     parts = Parts(
         store=store,
         snapshot=snapshot,
@@ -170,7 +169,6 @@ async def build_house(
         trust_domain=config.trust_domain,
         limits=limit_manifests(config),
         issuer_url=publication.issuer_url,
-        origin=publication.origin,
         lease=lease,
         started_at=clock.now(),
         vouchers=config.vouchers,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.house import ADMIN, FakeHouse, in_house
+from tests.fakes.house import ADMIN, FakeHouse, call_of, in_house
 from troth.core.errors import Denied, Unauthenticated, Unavailable
 from troth.core.ids import RequestId
 from troth.live.revocations import Revocations
@@ -220,6 +220,28 @@ async def test_a_lock_an_eviction_and_an_authority_reach_it_too(house: FakeHouse
         assert list((await anext(values)).distrusted) == [old.key_id]
     async with follow(house) as values:
         assert list((await anext(values)).distrusted) == [old.key_id]
+
+
+@in_house
+async def test_a_lock_and_an_eviction_reach_certificates_and_no_token(house: FakeHouse) -> None:
+    """What revocation-reach.md says: a token names neither its instance nor its node."""
+    serial = await register(house)
+    known = Revocations(house.clock)
+    async with follow(house) as values:
+        known.take(await anext(values), house.clock.monotonic())
+        (instance,) = (await house.call("instance.ls", ListInstances(name="payments"))).items
+        await house.call("instance.lock", MoveInstance(id=instance.id, reason="odd"))
+        await house.settle()
+        known.take(await anext(values), house.clock.monotonic())
+        await house.call("node.evict", EvictNode(name="local", reason="gone"))
+        await house.settle()
+        known.take(await anext(values), house.clock.monotonic())
+    assert known.find_objections(PAYMENTS, serial)
+    assert not known.find_objections(PAYMENTS)
+    other = await house.join("edge")
+    stream = house.dispatcher.subscriptions["node.sync"](call_of(SyncNode(), other))
+    assert (await anext(stream)).cut_off == []
+    await stream.aclose()  # type: ignore[attr-defined]
 
 
 @in_house

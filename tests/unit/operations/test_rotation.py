@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from tests.fakes.house import ADMIN, DOMAIN, FakeHouse, call_of, in_house
-from troth.core.errors import Denied, Refused, TrothError, Unauthenticated, Unavailable
+from troth.core.errors import Denied, Invalid, Refused, TrothError, Unauthenticated, Unavailable
 from troth.core.ids import AuthorityId
 from troth.issuance.authorities import KNOWN_AFTER, Authority, AuthorityState, Use
 from troth.issuance.der import read_signer
@@ -223,6 +223,20 @@ async def test_tokens_of_the_old_key_hold_until_they_expire(house: FakeHouse) ->
     await house.prepare()
     assert await list_states(house, Use.JWT) == ["ended", "active"]
     assert {key["kid"] for key in (await read_keys())["example.org"]} == {made.key_id}
+
+
+@in_house
+async def test_a_token_of_a_revoked_authority_verifies_no_more(house: FakeHouse) -> None:
+    identity, node = await house.register(), await house.join()
+    token = await issue_token(house, node, identity)
+    old = await rotate(house, Use.JWT)
+    await revoke(house, old, force=True)
+    keys = render_jwt_bundle(await house.parts.store.read(collect_jwt_keys))
+    known = {"example.org": msgspec.json.decode(keys)["keys"]}
+    with pytest.raises(Invalid):
+        validate_jwt_svid(token, "ledger", known, house.clock.now())
+    fresh = await issue_token(house, node, identity)
+    validate_jwt_svid(fresh, "ledger", known, house.clock.now())
 
 
 @in_house

@@ -228,15 +228,22 @@ async def test_tokens_of_the_old_key_hold_until_they_expire(house: FakeHouse) ->
 @in_house
 async def test_a_token_of_a_revoked_authority_verifies_no_more(house: FakeHouse) -> None:
     identity, node = await house.register(), await house.join()
+    old = (await active(house, Use.JWT)).id
+    made = await prepare(house, Use.JWT)
+    house.clock.advance(KNOWN_AFTER)
     token = await issue_token(house, node, identity)
-    old = await rotate(house, Use.JWT)
+    await activate(house, made.id)
+
+    async def read_keys() -> dict[str, Any]:
+        keys = render_jwt_bundle(await house.parts.store.read(collect_jwt_keys))
+        return {"example.org": msgspec.json.decode(keys)["keys"]}
+
+    validate_jwt_svid(token, "ledger", await read_keys(), house.clock.now())
     await revoke(house, old, force=True)
-    keys = render_jwt_bundle(await house.parts.store.read(collect_jwt_keys))
-    known = {"example.org": msgspec.json.decode(keys)["keys"]}
-    with pytest.raises(Invalid):
-        validate_jwt_svid(token, "ledger", known, house.clock.now())
+    with pytest.raises(Invalid, match="kid"):
+        validate_jwt_svid(token, "ledger", await read_keys(), house.clock.now())
     fresh = await issue_token(house, node, identity)
-    validate_jwt_svid(fresh, "ledger", known, house.clock.now())
+    validate_jwt_svid(fresh, "ledger", await read_keys(), house.clock.now())
 
 
 @in_house

@@ -36,6 +36,7 @@ from troth.operations.call import Call, Caller
 from troth.operations.sight import SightWorkload
 from troth.store.engine import open_store
 from troth.store.records import CertificateKind, format_serial
+from troth.store.templates import ReadTemplates
 from troth.wire.api import templates as wire
 
 
@@ -310,3 +311,29 @@ def test_another_workload_never_gets_a_name_that_is_taken(store):
     with pytest.raises(Refused, match="belongs to another workload"):
         asyncio.run(sight("web-1", "unix:uid:1500"))
     assert read(store, lambda tx: tx.identities.get_named("batch.1500")) == other
+
+
+def test_what_was_read_before_is_not_parsed_again(store):
+    batch, other = make_template(), make_template("other", nodes=("*",))
+    transact(store, lambda tx: [tx.templates.add(one, NOW) for one in (batch, other)])
+    known = ReadTemplates()
+    first = read(store, lambda tx: tx.templates.list(known))
+    assert first == read(store, lambda tx: tx.templates.list())
+    again = read(store, lambda tx: tx.templates.list(known))
+    assert all(a is b for a, b in zip(first, again, strict=True))
+    (held,) = read(store, lambda tx: tx.templates.list_for_node("edge", known))
+    assert held is first[1].template
+
+    wider = replace(batch, limit=5)
+    transact(store, lambda tx: tx.templates.save(first[0], wider, NOW))
+    changed = read(store, lambda tx: tx.templates.list(known))
+    assert changed[0] == StoredTemplate(wider, 2)
+    assert changed[1] is first[1]
+
+
+def test_a_template_of_the_same_name_is_another_one(store):
+    known = ReadTemplates(capacity=1)
+    for made in (make_template(), make_template(limit=7), make_template("other")):
+        transact(store, lambda tx, made=made: tx.templates.add(made, NOW))
+        assert read(store, lambda tx: tx.templates.list(known)) == [StoredTemplate(made, 1)]
+        transact(store, lambda tx, made=made: tx.templates.remove(made.name))

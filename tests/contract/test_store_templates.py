@@ -1,4 +1,4 @@
-"""What every engine promises about templates, sightings, and races for a first sight."""
+"""What every engine promises about templates, sightings, what nodes hold, and first sights."""
 
 from __future__ import annotations
 
@@ -337,3 +337,22 @@ def test_a_template_of_the_same_name_is_another_one(store):
         transact(store, lambda tx, made=made: tx.templates.add(made, NOW))
         assert read(store, lambda tx: tx.templates.list(known)) == [StoredTemplate(made, 1)]
         transact(store, lambda tx, made=made: tx.templates.remove(made.name))
+
+
+def test_the_versions_of_a_node_s_identities_are_those_of_its_rows(store):
+    made = [
+        make_named("web", nodes=("edge",), updated_at=NOW),
+        make_named("api", nodes=("*",), revision=4, updated_at=NOW + SECOND),
+        make_named("old", nodes=("edge",), state=State.RETIRED),
+        make_named("far", nodes=("other",)),
+    ]
+    transact(store, lambda tx: tx.identities.add_all(made))
+    found = read(store, lambda tx: tx.identities.list_versions("edge"))
+    assert list(found) == ["idn_api", "idn_web"]
+    hosted = read(store, lambda tx: tx.identities.for_node("edge"))
+    assert list(found) == [one.id for one in hosted]
+    assert found["idn_api"][0] == 4
+    assert found["idn_api"][1] - found["idn_web"][1] == 1_000_000
+    later = replace(made[0], updated_at=NOW + 2 * SECOND)  # as in a database that was set back
+    transact(store, lambda tx: tx.identities.save(later, later.revision))
+    assert read(store, lambda tx: tx.identities.list_versions("edge")) != found

@@ -23,8 +23,9 @@ class Entries:
     Only what is made of a row is kept, and an identity's version never returns.
     """
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
+    def __init__(self, capacity: int = CAPACITY, few: int = FEW) -> None:
         self._capacity = capacity
+        self._few = few
         self._known: dict[IdentityId, tuple[Version, Entry]] = {}
 
     def collect(self, tx: Transaction, node_name: str) -> list[Entry]:
@@ -39,7 +40,7 @@ class Entries:
         if missing:
             read: Iterable[Identity] = (
                 tx.identities.find_all(missing).values()
-                if len(missing) <= FEW
+                if len(missing) <= self._few
                 else tx.identities.for_node(node_name)
             )
             made = {one.id: make_entry(one) for one in read}

@@ -141,7 +141,7 @@ class SubmitManifests:
             changed = apply_spec(change.identity, change.spec, now)
             tx.identities.save(changed, change.identity.revision)
             words, before = list(change.words), change.identity
-            record_identity(tx, call, "changed", changed, now, before=before, words=words)
+            record_identity(tx, call, "changed", changed, now, before, words=words)
             if loses_access(change.identity, changed):
                 serials = tx.certificates.revoke_for_identity(changed.id, now, "superseded")
                 record_revocations(tx, call, serials, "superseded", now)

@@ -46,12 +46,11 @@ def record_identity(
     verbed: str,
     identity: Identity,
     now: datetime,
-    *,
     before: Identity | None = None,
     **body: Any,
 ) -> None:
     """Append what `describe_identity` makes."""
-    tx.journal.append(describe_identity(call, verbed, identity, now, before=before, **body))
+    tx.journal.append(describe_identity(call, verbed, identity, now, before, **body))
 
 
 def describe_identity(
@@ -59,7 +58,6 @@ def describe_identity(
     verbed: str,
     identity: Identity,
     now: datetime,
-    *,
     before: Identity | None = None,
     **body: Any,
 ) -> Event:

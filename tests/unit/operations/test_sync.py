@@ -139,8 +139,8 @@ async def test_entries_are_bounded_and_complete_all_the_same(house: FakeHouse) -
     for name in ("a", "b", "c"):
         await house.register(name, nodes=["one"])
     await house.register("d", nodes=["two"])
-    for capacity in (0, 1, 3):
-        entries = Entries(capacity)
+    for capacity, few in ((0, 500), (1, 500), (3, 500), (3, 1), (9, 1)):
+        entries = Entries(capacity, few)
         for node, names in (("one", "abc"), ("two", "d"), ("one", "abc")):
             found = await house.parts.store.read(partial(entries.collect, node_name=node))
             assert "".join(entry.name for entry in found) == names

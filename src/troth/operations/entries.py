@@ -1,4 +1,4 @@
-"""What nodes are sent of identities: made once for each version of a row, for all who hold it."""
+"""What nodes are sent of identities and templates: made once for each version of a row, for all who hold it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from troth.core.ids import IdentityId
 from troth.identity.identity import Identity
 from troth.store.identities import Version
+from troth.store.templates import ReadTemplates
 from troth.store.transaction import Transaction
-from troth.wire.api.nodes import Entry
+from troth.wire.api.nodes import Entry, TemplateEntry
 
 CAPACITY = 20_000
 """Entries, of about a kilobyte each."""
@@ -27,6 +28,7 @@ class Entries:
         self._capacity = capacity
         self._few = few
         self._known: dict[IdentityId, tuple[Version, Entry]] = {}
+        self._templates = ReadTemplates()
 
     def collect(self, tx: Transaction, node_name: str) -> list[Entry]:
         """The entries of what `node_name` may host, by name."""
@@ -47,6 +49,13 @@ class Entries:
             found.update(made)
             self._keep({i: (versions[i], made[i]) for i in missing})
         return [found[identity_id] for identity_id in versions]
+
+    def collect_templates(self, tx: Transaction, node_name: str) -> list[TemplateEntry]:
+        """What `node_name` is sent of the templates that hold on it, by name."""
+        return [
+            TemplateEntry(name=one.name, match=[str(pattern) for pattern in one.match])
+            for one in tx.templates.list_for_node(node_name, self._templates)
+        ]
 
     def _keep(self, made: dict[IdentityId, tuple[Version, Entry]]) -> None:
         if len(self._known) + len(made) > self._capacity:

@@ -27,7 +27,6 @@ from troth.operations.recording import name_key, record_event, record_revocation
 from troth.store.engine import Store
 from troth.store.nodes import mark_page
 from troth.store.records import CertificateKind, Node, NodeState
-from troth.store.templates import ReadTemplates
 from troth.store.transaction import Transaction
 from troth.wire.api import nodes as wire
 from troth.wire.bundle import render_jwt_bundle
@@ -269,7 +268,6 @@ class SyncNode:
     trust_domain: TrustDomain
     lease: timedelta
     _entries: Entries = field(default_factory=Entries)
-    _templates: ReadTemplates = field(default_factory=ReadTemplates)
 
     async def __call__(
         self, call: Call[wire.SyncNode]
@@ -321,8 +319,5 @@ class SyncNode:
             jwks=msgspec.json.decode(render_jwt_bundle(collect_jwt_keys(tx))),
             tainted=[name_key(a) for a in known if a.distrusted and a.not_after > now],
             spread=min(tx.nodes.count() // NODES_PER_SECOND, MAX_SPREAD),
-            templates=[
-                wire.TemplateEntry(name=one.name, match=[str(pattern) for pattern in one.match])
-                for one in tx.templates.list_for_node(node.name, self._templates)
-            ],
+            templates=self._entries.collect_templates(tx, node.name),
         )

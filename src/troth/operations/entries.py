@@ -1,4 +1,4 @@
-"""What nodes are sent of identities and templates: made once for each version of a row, for all who hold it."""
+"""What nodes are sent of identities and templates: made once while a row stays, for all of them."""
 
 from __future__ import annotations
 

@@ -34,20 +34,26 @@ class Fleet:
 
     async def collect(self) -> dict[str, wire.NodeSnapshot]:
         """What came since, by node; nothing of those that were not woken."""
-        before = self.store.reads
         await self.house.settle()
-        woken = {name for name in self.streams if await self._is_woken(name, before)}
-        found = {name: await self.waiting[name] for name in woken}
-        for name in woken:
-            self.waiting[name] = asyncio.ensure_future(anext(self.streams[name]))
-        return {n: value for n, value in found.items() if isinstance(value, wire.NodeSnapshot)}
+        found: dict[str, wire.NodeSnapshot] = {}
+        while woken := await self._list_woken():
+            for name in woken:
+                value = await self.waiting[name]
+                if isinstance(value, wire.NodeSnapshot):  # and no heartbeat of a slow machine
+                    found[name] = value
+                self.waiting[name] = asyncio.ensure_future(anext(self.streams[name]))
+        return found
 
-    async def _is_woken(self, name: str, before: int) -> bool:
-        for _ in range(3):
+    async def _list_woken(self) -> list[str]:
+        await self._rest()
+        await self.store.wait_idle()
+        await self._rest()
+        return [name for name, waiting in self.waiting.items() if waiting.done()]
+
+    async def _rest(self) -> None:
+        """Let whoever can go on do so."""
+        for _ in range(20):
             await asyncio.sleep(0)
-        if self.store.reads > before:  # then it takes a thread's time
-            await asyncio.wait(self.waiting.values(), timeout=0.2)
-        return bool(self.waiting[name].done())
 
 
 @asynccontextmanager

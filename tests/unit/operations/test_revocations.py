@@ -291,3 +291,28 @@ async def test_every_stream_ends_when_the_database_was_set_back(house: FakeHouse
         for values in (refusals, sync, tail):
             with pytest.raises(Unavailable, match="set back"):
                 await anext(values)
+
+
+@in_house
+async def test_what_many_are_told_is_put_together_once(house: FakeHouse) -> None:
+    await register(house)
+    await move(house, "quarantine")
+    async with follow(house) as one, follow(house) as two, follow(house) as three:
+        first, second = await anext(one), await anext(two)
+        assert first.revoked
+        for name in ("cut_off", "revoked", "distrusted"):
+            assert getattr(first, name) is getattr(second, name)
+        await house.join("another")  # no news of whom to refuse
+        await house.settle()
+        third = await anext(three)
+        assert third.epoch > first.epoch
+        assert third.revoked is first.revoked
+
+        await move(house, "release")
+        changes = [await anext(values) for values in (one, two, three)]
+        assert [c.since for c in changes] == [first.epoch, second.epoch, third.epoch]
+        assert all(c.restored is changes[0].restored for c in changes)
+    async with follow(house) as values:
+        late = await anext(values)
+        assert late.cut_off == {}
+        assert late.revoked == first.revoked

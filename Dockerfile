@@ -14,12 +14,7 @@ RUN python -m venv tools \
  && tools/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt \
  && python -m venv --without-pip /opt/troth \
  && tools/bin/pip --python /opt/troth/bin/python install \
-      --require-hashes --only-binary :all: -r requirements/runtime.txt \
- # xds-protos carries an older copy of these messages: who is installed last has them.
- && awk '/^opentelemetry-proto==/ {on=1} on {print} on && !/\\$/ {exit}' \
-      requirements/runtime.txt > newest.txt \
- && tools/bin/pip --python /opt/troth/bin/python install --no-deps --force-reinstall \
-      --require-hashes --only-binary :all: -r newest.txt
+      --require-hashes --only-binary :all: -r requirements/runtime.txt
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY src src
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \

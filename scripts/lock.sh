@@ -15,9 +15,9 @@ if [[ -n ${UPGRADE:-} ]]; then options+=(--upgrade); fi
 
 export CUSTOM_COMPILE_COMMAND="make lock"
 echo "locking what runs beside the tests (requirements/dev.txt)" >&2
-"$pip_compile" "${options[@]}" --extra dev --extra demo --extra otel --output-file requirements/dev.txt pyproject.toml
+"$pip_compile" "${options[@]}" --extra dev --extra demo --output-file requirements/dev.txt pyproject.toml
 echo "locking what a server needs (requirements/runtime.txt)" >&2
-"$pip_compile" "${options[@]}" --no-annotate --constraint requirements/dev.txt --extra otel \
+"$pip_compile" "${options[@]}" --no-annotate --constraint requirements/dev.txt \
   --output-file requirements/runtime.txt pyproject.toml
 echo "locking what builds the wheel (requirements/build.txt)" >&2
 "$pip_compile" "${options[@]}" --no-annotate --all-build-deps --only-build-deps \

@@ -25,10 +25,5 @@ echo "installing $packages packages from requirements/dev.txt (about a minute th
   /^Collecting / && ++n % 25 == 0 { print "  fetched " n " of " of; fflush() }
   /^Installing collected/ { print "  unpacking"; fflush() }
 ' >&2
-# xds-protos carries an older copy of OpenTelemetry's messages: who is installed last has them.
-newest=$(mktemp)
-trap 'rm -f "$newest"' EXIT
-awk '/^opentelemetry-proto==/ {on=1} on {print} on && !/\\$/ {exit}' requirements/dev.txt >"$newest"
-"${install[@]}" --quiet --require-hashes --no-deps --force-reinstall -r "$newest" </dev/null
 echo "installing troth itself" >&2
 "${install[@]}" --quiet --no-deps --no-build-isolation -e . </dev/null

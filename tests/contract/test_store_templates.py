@@ -1,4 +1,4 @@
-"""What every engine promises about templates, sightings, and races for a first sight."""
+"""What every engine promises about templates, sightings, what nodes hold, and first sights."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from troth.operations.call import Call, Caller
 from troth.operations.sight import SightWorkload
 from troth.store.engine import open_store
 from troth.store.records import CertificateKind, format_serial
+from troth.store.templates import ReadTemplates
 from troth.wire.api import templates as wire
 
 
@@ -310,3 +311,48 @@ def test_another_workload_never_gets_a_name_that_is_taken(store):
     with pytest.raises(Refused, match="belongs to another workload"):
         asyncio.run(sight("web-1", "unix:uid:1500"))
     assert read(store, lambda tx: tx.identities.get_named("batch.1500")) == other
+
+
+def test_what_was_read_before_is_not_parsed_again(store):
+    batch, other = make_template(), make_template("other", nodes=("*",))
+    transact(store, lambda tx: [tx.templates.add(one, NOW) for one in (batch, other)])
+    known = ReadTemplates()
+    first = read(store, lambda tx: tx.templates.list(known))
+    assert first == read(store, lambda tx: tx.templates.list())
+    again = read(store, lambda tx: tx.templates.list(known))
+    assert all(a is b for a, b in zip(first, again, strict=True))
+    (held,) = read(store, lambda tx: tx.templates.list_for_node("edge", known))
+    assert held is first[1].template
+
+    wider = replace(batch, limit=5)
+    transact(store, lambda tx: tx.templates.save(first[0], wider, NOW))
+    changed = read(store, lambda tx: tx.templates.list(known))
+    assert changed[0] == StoredTemplate(wider, 2)
+    assert changed[1] is first[1]
+
+
+def test_a_template_of_the_same_name_is_another_one(store):
+    known = ReadTemplates(capacity=1)
+    for made in (make_template(), make_template(limit=7), make_template("other")):
+        transact(store, lambda tx, made=made: tx.templates.add(made, NOW))
+        assert read(store, lambda tx: tx.templates.list(known)) == [StoredTemplate(made, 1)]
+        transact(store, lambda tx, made=made: tx.templates.remove(made.name))
+
+
+def test_the_versions_of_a_node_s_identities_are_those_of_its_rows(store):
+    made = [
+        make_named("web", nodes=("edge",), updated_at=NOW),
+        make_named("api", nodes=("*",), revision=4, updated_at=NOW + SECOND),
+        make_named("old", nodes=("edge",), state=State.RETIRED),
+        make_named("far", nodes=("other",)),
+    ]
+    transact(store, lambda tx: tx.identities.add_all(made))
+    found = read(store, lambda tx: tx.identities.list_versions("edge"))
+    assert list(found) == ["idn_api", "idn_web"]
+    hosted = read(store, lambda tx: tx.identities.for_node("edge"))
+    assert list(found) == [one.id for one in hosted]
+    assert found["idn_api"][0] == 4
+    assert found["idn_api"][1] - found["idn_web"][1] == 1_000_000
+    later = replace(made[0], updated_at=NOW + 2 * SECOND)  # as in a database that was set back
+    transact(store, lambda tx: tx.identities.save(later, later.revision))
+    assert read(store, lambda tx: tx.identities.list_versions("edge")) != found

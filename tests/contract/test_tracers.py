@@ -25,7 +25,7 @@ from troth.core.tracing import (
     render_traceparent,
 )
 from troth.drivers.tracers import Telemetry, check_endpoint, load_tracer
-from troth.drivers.tracers.otlp import QUEUE, OtlpTracer, Shipper
+from troth.drivers.tracers.otlp import BATCH, LINKS, QUEUE, OtlpTracer, Shipper
 
 PLACE = TraceContext(0xA1 << 120, 0xB2 << 56, True)
 
@@ -119,6 +119,39 @@ def test_a_caller_s_decision_holds_for_its_trace(collector: Collector, sampled: 
         assert span.links == [f"{PLACE.trace_id:032x}"]
 
 
+def test_half_of_the_traces_are_kept_where_half_is_asked_for(collector: Collector):
+    tracer = open_tracer(collector, ratio=0.5)
+    kept = 0
+    for _ in range(400):
+        with tracer.span("own"), tracer.span("below"):
+            place = tracer.current()
+            assert place is not None
+            kept += place.sampled
+    tracer.close()
+    assert 150 < kept < 250
+    assert len(collector.named("own")) == len(collector.named("below")) == kept
+
+
+def test_a_span_has_no_more_links_than_a_collector_takes(collector: Collector):
+    tracer = open_tracer(collector)
+    with tracer.span("batch", links=[PLACE] * 1000):
+        pass
+    tracer.close()
+    (batch,) = collector.named("batch")
+    assert len(batch.links) == LINKS
+
+
+def test_a_full_batch_goes_at_once_and_as_one_request(collector: Collector):
+    tracer = open_tracer(collector)
+    for _ in range(BATCH):
+        with tracer.span("full"):
+            pass
+    assert collector.arrived.wait(10)
+    assert len(collector.named("full")) == BATCH
+    tracer.close()
+    assert len(collector.headers) == 1, "one request for the batch"
+
+
 def test_what_is_detached_belongs_to_no_span(collector: Collector):
     tracer = open_tracer(collector)
     with tracer.span("request"):
@@ -145,6 +178,27 @@ def test_a_collector_that_is_away_stops_nobody_and_is_told_once(collector: Colle
     assert [entry["reason"] for entry in told] == ["it answered 503"]
 
 
+@pytest.mark.parametrize("status", [200, 429])
+def test_an_answer_s_body_is_never_read(status: int):
+    read: list[int] = []
+
+    class Endless(httpx.SyncByteStream):
+        def __iter__(self):
+            while True:
+                read.append(1)
+                yield b"x" * 65536
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers={"retry-after": "9999"}, stream=Endless())
+
+    shipper = Shipper(Telemetry("http://localhost:4318"), {}, httpx.MockTransport(answer))
+    with capture_logs() as logs:
+        shipper.export([])
+    shipper.close()
+    assert not read
+    assert [entry["reason"] for entry in logs] == ([] if status == 200 else ["it answered 429"])
+
+
 def test_the_log_says_when_the_collector_is_back_and_what_was_lost():
     answers: list[httpx.Response | Exception] = [
         httpx.Response(500),
@@ -158,11 +212,11 @@ def test_the_log_says_when_the_collector_is_back_and_what_was_lost():
             raise found
         return found
 
-    shipper = Shipper(Telemetry("http://localhost:4318"), httpx.MockTransport(answer))
+    shipper = Shipper(Telemetry("http://localhost:4318"), {}, httpx.MockTransport(answer))
     with capture_logs() as logs:
         for _ in range(3):
             shipper.export([])
-    shipper.shutdown()
+    shipper.close()
     events = [entry["event"] for entry in logs]
     assert events == ["telemetry.not_exported", "telemetry.exported_again"]
     assert not answers
@@ -220,7 +274,7 @@ def test_nothing_is_traced_and_nothing_loaded_unless_asked():
         assert tracer.current() is None
     script = (
         "import sys, troth.server.main, troth.agent.main\n"
-        "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+        "sys.exit(bool({'troth.drivers.tracers.otlp', 'troth.wire.otlp'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 

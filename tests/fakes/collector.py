@@ -1,18 +1,65 @@
-"""An OpenTelemetry collector: takes OTLP over HTTP and keeps what it decodes."""
+"""An OpenTelemetry collector: takes OTLP over HTTP in JSON and keeps what it decodes.
+
+What comes is read by the protobuf definition itself, and strictly: a name that it doesn't have, a
+number that doesn't fit or anything that a receiver may take otherwise fails the request.
+"""
 
 from __future__ import annotations
 
+import json
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.message import Message
+
+DEFINITION = Path(__file__).resolve().parents[1] / "vectors" / "otlp" / "trace.json"
+IDS = {"traceId": 32, "spanId": 16, "parentSpanId": 16}
+"""Bytes that OTLP writes in hexadecimal and protobuf in base64, with their digits."""
+LONG = ("startTimeUnixNano", "endTimeUnixNano", "intValue")
+ENUMS = ("kind", "code")
+
+
+@cache
+def _read_definition() -> type[Message]:
+    # A pool of its own: xds-protos registers an older definition under the same names.
+    pool = descriptor_pool.DescriptorPool()
+    text = DEFINITION.read_text(encoding="utf-8")
+    for file in json_format.Parse(text, descriptor_pb2.FileDescriptorSet()).file:
+        pool.Add(file)
+    name = "opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest"
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+
+
+def read_request(body: bytes) -> Any:
+    """The ``ExportTraceServiceRequest`` in `body`; fails where OTLP's JSON differs from it."""
+    return json_format.ParseDict(_translate(json.loads(body)), _read_definition()())
+
+
+def _translate(value: Any) -> Any:
+    """`value` in protobuf's own JSON; holds that it is in OTLP's."""
+    if isinstance(value, list):
+        return [_translate(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    made = {}
+    for name, item in value.items():
+        assert "_" not in name, f"{name} isn't in lowerCamelCase"
+        if name in IDS:
+            assert len(item) == IDS[name], f"{name}: {item}"
+            made[name] = b64encode(bytes.fromhex(item)).decode()
+            continue
+        assert name not in ENUMS or type(item) is int, f"{name} is a number: {item!r}"
+        assert name not in LONG or type(item) is str, f"{name} is a decimal string: {item!r}"
+        made[name] = _translate(item)
+    return made
 
 
 @dataclass(frozen=True)
@@ -34,12 +81,17 @@ class Seen:
 
 @dataclass
 class Collector:
-    """The spans received, with the headers of the requests that brought them."""
+    """The spans received, with the headers of the requests that brought them.
+
+    `problems` are requests that no collector would take; a test that uses one fails with them.
+    """
 
     url: str = ""
     spans: list[Seen] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     status: int = 200
+    problems: list[str] = field(default_factory=list)
+    arrived: threading.Event = field(default_factory=threading.Event)
 
     def named(self, name: str) -> list[Seen]:
         """All spans of that name."""
@@ -57,10 +109,12 @@ class Collector:
 
     def take(self, body: bytes) -> None:
         """Decode one request."""
-        for group in ExportTraceServiceRequest.FromString(body).resource_spans:
+        for group in read_request(body).resource_spans:
             words = {a.key: a.value.string_value for a in group.resource.attributes}
             for scope in group.scope_spans:
+                assert scope.scope.name == "troth"
                 self.spans += [_read(span, words["service.name"]) for span in scope.spans]
+        self.arrived.set()
 
 
 def _read(span: Any, service: str) -> Seen:
@@ -88,16 +142,24 @@ def run_collector() -> Iterator[Collector]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            assert self.path == "/v1/traces"
-            assert self.headers["content-type"] == "application/x-protobuf"
             collector.headers.append({k.lower(): v for k, v in self.headers.items()})
-            if collector.status == 200:
-                collector.take(body)
-            answer = ExportTraceServiceResponse().SerializeToString()
-            self.send_response(collector.status)
-            self.send_header("content-length", str(len(answer)))
+            try:
+                assert self.path == "/v1/traces"
+                assert self.headers["content-type"] == "application/json"
+                if collector.status == 200:
+                    collector.take(body)
+            except (AssertionError, ValueError, json_format.Error) as error:
+                collector.problems.append(repr(error))
+                self._answer(400)
+                return
+            self._answer(collector.status)
+
+        def _answer(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", "2")
             self.end_headers()
-            self.wfile.write(answer)
+            self.wfile.write(b"{}")
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -113,3 +175,4 @@ def run_collector() -> Iterator[Collector]:
         server.shutdown()
         thread.join()
         server.server_close()
+    assert not collector.problems

@@ -219,6 +219,35 @@ def make_crl(number: int = 1, **changes: Any) -> CrlRecord:
     return replace(record, **changes)
 
 
+class CountingStore(Store):
+    """A store of somebody else, that counts what is read of it."""
+
+    def __init__(self, store: Store) -> None:
+        self._counted, self.clock, self.reads = store, store.clock, 0
+        self._under_way = 0
+        self._idle = asyncio.Condition()
+
+    async def read(self, function: Callable[[Transaction], T]) -> T:
+        """As the store does."""
+        self.reads += 1
+        self._under_way += 1
+        try:
+            return await self._counted.read(function)
+        finally:
+            self._under_way -= 1
+            async with self._idle:
+                self._idle.notify_all()
+
+    async def wait_idle(self) -> None:
+        """Until no read is under way."""
+        async with self._idle:
+            await self._idle.wait_for(lambda: not self._under_way)
+
+    async def transact(self, function: Callable[[Transaction], T]) -> T:
+        """As the store does."""
+        return await self._counted.transact(function)
+
+
 async def seal_all(sealer: Sealer) -> int:
     """Seal all that is committed; how many events got a position, 0 if it is another one's turn."""
     total = 0

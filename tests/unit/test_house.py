@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "troth"
@@ -205,6 +206,20 @@ def test_both_lock_files_agree() -> None:
     )
     differing = {name: pin for name, pin in runtime.items() if dev.get(name) != pin}
     assert not differing, "run `make lock`"
+
+
+def test_no_two_packages_that_run_with_troth_own_the_same_file() -> None:
+    # Else who is installed last has it, and pip installs in no order that one could rely on.
+    runtime = _pins((ROOT / "requirements" / "runtime.txt").read_text(encoding="utf-8"))
+    owners: dict[str, set[str]] = {}
+    for dist in distributions():
+        if canonicalize_name(dist.name) in runtime:
+            for file in dist.files or ():
+                if not file.name.endswith(".pyc"):
+                    owners.setdefault(str(file), set()).add(dist.name)
+    assert owners
+    shared = sorted(f"{file}: {names}" for file, names in owners.items() if len(names) > 1)
+    assert not shared, "\n".join(shared)
 
 
 def test_the_pins_fit_the_oldest_python_that_we_promise() -> None:

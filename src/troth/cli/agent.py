@@ -76,7 +76,7 @@ EndpointOption = Annotated[
     typer.Option(
         "--otlp-endpoint",
         envvar="TROTH_TELEMETRY_OTLP_ENDPOINT",
-        help="Send traces to this OpenTelemetry collector; needs the extra 'otel'.",
+        help="Send traces to this OpenTelemetry collector.",
         metavar="URL",
     ),
 ]

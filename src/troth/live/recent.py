@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -62,6 +63,39 @@ def read_change(sealed: SealedEvent) -> Change | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What several changes come to: who is cut off by now and who no longer, which serials and keys
+    must be refused until when (whole seconds of the Unix epoch). Shared, so nobody changes it."""
+
+    cut_off: Mapping[str, str]
+    restored: Sequence[str]
+    revoked: Mapping[str, int]
+    distrusted: Mapping[str, int]
+
+
+def sum_up(changes: Iterable[Change]) -> Difference:
+    """The changes as one: of several about one thing the last counts."""
+    last = {(change.about, change.key): change for change in changes}
+    people = [change for change in last.values() if change.about is About.IDENTITY]
+    ends = {about: _list_ends(last.values(), about) for about in About}
+    return Difference(
+        cut_off={c.key: c.state.value for c in people if c.refused and c.state is not None},
+        restored=[c.key for c in people if not c.refused],
+        revoked=ends[About.CERTIFICATE],
+        distrusted=ends[About.AUTHORITY],
+    )
+
+
+def _list_ends(changes: Iterable[Change], about: About) -> dict[str, int]:
+    return count_seconds((c.key, c.until) for c in changes if c.about is about and c.until)
+
+
+def count_seconds(ends: Iterable[tuple[str, datetime]]) -> dict[str, int]:
+    """Expiry as whole seconds of the Unix epoch, rounded up: never forgotten too early."""
+    return {key: int(end.timestamp()) + 1 for key, end in ends}
+
+
 def mark_event(sealed: SealedEvent) -> str:
     """What tells this event from any other at the same position of another journal.
 
@@ -72,17 +106,23 @@ def mark_event(sealed: SealedEvent) -> str:
     return hashlib.sha256(words.encode()).hexdigest()[:32]
 
 
+NOTHING = Difference({}, [], {}, {})
+"""No change at all."""
+
+
 class RecentChanges:
     """The last changes, in order; complete for whoever knows all up to `floor` or later."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._changes: deque[Change] = deque()
         self._capacity = capacity
+        self._summed: tuple[tuple[int, int], Difference] | None = None
         self.floor = 0
 
     def clear(self, epoch: int) -> None:
         """Forget everything: from here on there is an answer for `epoch` and later."""
         self._changes.clear()
+        self._summed = None
         self.floor = epoch
 
     def note(self, change: Change) -> None:
@@ -101,3 +141,16 @@ class RecentChanges:
                 break
             found.append(change)
         return found[::-1]
+
+    def sum_since(self, epoch: int) -> Difference | None:
+        """What `since` answers as one value, or None as there; the same for all who ask alike.
+
+        A thousand streams that wait for the same change are told by one value.
+        """
+        changes = self.since(epoch)
+        if not changes:
+            return None if changes is None else NOTHING
+        place = (changes[0].position, changes[-1].position)
+        if self._summed is None or self._summed[0] != place:
+            self._summed = (place, sum_up(changes))
+        return self._summed[1]

@@ -7,6 +7,7 @@ values alone, and additions come before removals.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from troth.core.clock import Clock
@@ -120,7 +121,7 @@ class Revocations:
         for spiffe_id in change.restored:
             known.cut_off.pop(spiffe_id, None)
 
-    def _list_ends(self, cut_off: dict[str, str]) -> dict[str, float]:
+    def _list_ends(self, cut_off: Mapping[str, str]) -> dict[str, float]:
         """Until when to remember those of `cut_off` that are retired: no server tells again."""
         end = self._clock.monotonic() + JWT_TTL_CEILING.total_seconds()
         return {name: end for name, state in cut_off.items() if state == State.RETIRED.value}

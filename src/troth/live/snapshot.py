@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,7 +22,14 @@ from troth.identity.identity import State
 from troth.live.bundle import Bundle
 from troth.live.facts import Facts
 from troth.live.recent import CUT_OFF as CUT_OFF
-from troth.live.recent import About, Change, RecentChanges, mark_event, read_change
+from troth.live.recent import (
+    About,
+    Change,
+    RecentChanges,
+    count_seconds,
+    mark_event,
+    read_change,
+)
 
 INDIFFERENT = frozenset(
     {
@@ -36,7 +44,9 @@ INDIFFERENT = frozenset(
 may leave them out."""
 
 _DECLARED_NOUNS = ("role.", "resource.", "authority.")
-_SHARED_NOUNS = ("identity.", "instance.", "authority.", "crl.", "node.", "template.")
+_SHARED_NOUNS = ("instance.", "authority.", "crl.", "node.", "template.")
+NODES = 10_000
+"""Nodes of which it is known when something last changed for them alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +67,12 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """Whom to refuse, complete as of an epoch: as in `Seed`, with retired identities among those
-    that are cut off."""
+    """Whom to refuse, complete: as in `Seed`, with retired identities among those that are cut off,
+    and expiries as whole seconds of the Unix epoch. Shared by all who ask: nobody changes it."""
 
-    epoch: int
-    mark: str
-    cut_off: Mapping[str, State]
-    revoked: Mapping[str, datetime]
-    distrusted: Mapping[str, datetime]
+    cut_off: Mapping[str, str]
+    revoked: Mapping[str, int]
+    distrusted: Mapping[str, int]
 
 
 class Snapshot:
@@ -78,6 +86,8 @@ class Snapshot:
         self._revoked: dict[str, datetime] = {}
         self._distrusted: dict[str, datetime] = {}
         self._ended: dict[str, datetime] = {}
+        self._touched: OrderedDict[str, int] = OrderedDict()
+        self._refused: tuple[datetime | None, Refusals] | None = None
         self._changed = asyncio.Condition()
         self._declared = 0
         self.bundle: Bundle | None = None
@@ -102,6 +112,8 @@ class Snapshot:
         self._revoked = dict(seed.revoked)
         self._distrusted = dict(seed.distrusted)
         self._ended = dict(seed.ended)
+        self._refused = None
+        self._touched.clear()
         self.facts.clear(seed.epoch)
         self.bundle, self._declared = None, seed.epoch
         self.recent.clear(seed.epoch)
@@ -142,16 +154,39 @@ class Snapshot:
             elif kind.startswith(_DECLARED_NOUNS):
                 self.bundle, self._declared = None, sealed.position
             change = read_change(sealed)
+            refusing = change is not None and self._take(change)
             # Who is new is told always: a reader may know a retired one of that name for longer.
-            if change is not None and (self._take(change) or kind == "identity.registered"):
+            if change is not None and (refusing or kind == "identity.registered"):
                 self.recent.note(change)
                 self.refusals_epoch = sealed.position
             # Last: an event that was not understood is met again, and until then nothing is heard.
             self.epoch = sealed.position
             if kind not in INDIFFERENT:
                 self._last = sealed
-            if kind.startswith(_SHARED_NOUNS):
+            if kind.startswith("identity.") and not refusing:
+                self._touch(body.get("nodes"), sealed.position)
+            elif kind.startswith(("identity.", *_SHARED_NOUNS)):
                 self.nodes_epoch = sealed.position
+
+    def _touch(self, nodes: object, position: int) -> None:
+        """Note for whom an identity changed that is cut off neither before nor after.
+
+        Whoever is cut off is told to all nodes; so is what doesn't say where it belongs, as the
+        events of earlier versions don't.
+        """
+        if not isinstance(nodes, list) or "*" in nodes:
+            self.nodes_epoch = position
+            return
+        for name in nodes:
+            self._touched[name] = position
+            self._touched.move_to_end(name)
+        while len(self._touched) > NODES:
+            # Forgotten alone, it counts for everybody: who has read since then loses nothing.
+            self.nodes_epoch = max(self.nodes_epoch, self._touched.popitem(last=False)[1])
+
+    def find_change(self, node: str) -> int:
+        """The position of the last event that can change what `node` is sent."""
+        return max(self.nodes_epoch, self._touched.get(node, 0))
 
     def advance(self, epoch: int) -> None:
         """Note that all up to `epoch` was taken in, or was indifferent."""
@@ -160,6 +195,7 @@ class Snapshot:
     def _take(self, change: Change) -> bool:
         """Note a change; false if it is none for whoever asks whom to refuse."""
         key, until, state = change.key, change.until, change.state
+        self._refused = None
         if change.about is About.CERTIFICATE and until is not None:
             self._revoked[key] = until
         elif change.about is About.AUTHORITY and until is not None:
@@ -184,15 +220,22 @@ class Snapshot:
         return [name for name, end in self._ended.items() if end > now]
 
     def list_refused(self) -> Refusals:
-        """Whom to refuse, all of it."""
-        retired = dict.fromkeys(self._list_ended(), State.RETIRED)
-        return Refusals(
-            epoch=self.last_position,
-            mark=self.mark,
-            cut_off=retired | self._cut_off,
-            revoked=dict(self._revoked),
-            distrusted=dict(self._distrusted),
+        """Whom to refuse, all of it, as of `last_position`.
+
+        Made once and shared, until a change or until the next of the retired needs no refusal more:
+        whoever comes back after an outage comes with a thousand others.
+        """
+        now = self._clock.now()
+        if self._refused is not None and (self._refused[0] is None or now < self._refused[0]):
+            return self._refused[1]
+        retired = dict.fromkeys(self._list_ended(), State.RETIRED.value)
+        refusals = Refusals(
+            cut_off=retired | {name: state.value for name, state in self._cut_off.items()},
+            revoked=count_seconds(self._revoked.items()),
+            distrusted=count_seconds(self._distrusted.items()),
         )
+        self._refused = (min((self._ended[name] for name in retired), default=None), refusals)
+        return refusals
 
     def check_fresh(self) -> None:
         """Raise `Unavailable` once nothing was heard from the source for longer than the lease."""
@@ -235,6 +278,7 @@ class Snapshot:
     def drop_expired(self) -> None:
         """Forget revocations of what has expired by itself."""
         now = self._clock.now()
+        self._refused = None
         self._distrusted = {k: end for k, end in self._distrusted.items() if end > now}
         self._revoked = {s: end for s, end in self._revoked.items() if end > now}
         self._ended = {name: end for name, end in self._ended.items() if end > now}
@@ -245,18 +289,18 @@ class Snapshot:
             self._changed.notify_all()
 
     async def wait_beyond(
-        self, epoch: int, seconds: float, *, nodes: bool = False, refusals: bool = False
+        self, epoch: int, seconds: float, *, node: str | None = None, refusals: bool = False
     ) -> int:
         """The present epoch, once it is past `epoch`, or starts again, or after `seconds`.
 
-        With `nodes`, only events that can change what a node is sent count; with `refusals`, only
-        those that change whom to refuse.
+        With `node`, only events that can change what the node of that name is sent count; with
+        `refusals`, only those that change whom to refuse.
         """
 
         def current() -> int:
             if refusals:
                 return self.refusals_epoch
-            return self.nodes_epoch if nodes else self.epoch
+            return self.epoch if node is None else self.find_change(node)
 
         loads = self.loads
         try:

@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from troth.core.clock import Clock
 from troth.core.errors import Denied, Unauthenticated
 from troth.core.ids import TrustDomain
-from troth.issuance.presented import read_presented
+from troth.issuance.presented import Presented, read_presented
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Caller
 from troth.operations.node import name_node
 from troth.store.engine import Store
 from troth.store.records import CertificateKind, NodeState
+
+_NODES = "/troth/node/"
+
+CAPACITY = 10_000
+"""Certificates of which it is known whose they are; more are read again."""
+
+
+class Recognised:
+    """What the store said of the certificates that were shown last, for as long as it is the same
+    journal. It is what never changes of a certificate: its node, and whether a device holds it."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._known: OrderedDict[str, tuple[int, Caller]] = OrderedDict()
+
+    def find(self, serial: str, loads: int) -> Caller | None:
+        """Whose it is, if that was read since the snapshot was loaded for the `loads`-th time."""
+        found = self._known.get(serial)
+        if found is None or found[0] != loads:
+            return None
+        self._known.move_to_end(serial)
+        return found[1]
+
+    def remember(self, caller: Caller, loads: int) -> None:
+        """Keep what was read after the snapshot was loaded for the `loads`-th time."""
+        self._known[caller.serial] = (loads, caller)
+        self._known.move_to_end(caller.serial)
+        if len(self._known) > self._capacity:
+            self._known.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +56,7 @@ class CallerRegistry:
     trust_domain: TrustDomain
     uid_roles: Mapping[int, str]
     spiffe_roles: Mapping[str, str]
+    _recognised: Recognised = field(default_factory=Recognised)
 
     def by_uid(self, uid: int, source: str) -> Caller:
         """The caller on the admin socket; `Denied` for a uid without a role."""
@@ -43,24 +74,50 @@ class CallerRegistry:
         Revocation, quarantine and the end of validity are looked at on every request, since a
         connection outlives all three.
         """
+        loads = self.snapshot.loads
+        shown = self._judge(der)
+        name = shown.spiffe_id.path.removeprefix(_NODES)
+        if shown.spiffe_id.path.startswith(_NODES):
+            caller = await self._find_node(name, shown, source)
+        else:
+            caller = await self._find_holder(shown, source)
+        self._recognised.remember(caller, loads)
+        return caller
+
+    def confirm_certificate(self, der: bytes, source: str) -> Caller | None:
+        """As `by_certificate` from memory alone; None if whose it is must be read.
+
+        For callers that are asked about again and again, as with each value of a stream. Whatever
+        takes a caller away shows in the snapshot: an eviction, a retirement and a node that joins
+        anew revoke each certificate that lives, in the same transaction.
+        """
+        shown = self._judge(der)
+        known = self._recognised.find(shown.serial, self.snapshot.loads)
+        return None if known is None else replace(known, source=source)
+
+    def _judge(self, der: bytes) -> Presented:
+        """What the certificate says, unless its holder is cut off by now."""
         self.snapshot.check_fresh()
         shown = read_presented(der, self.trust_domain, self.clock.now())
-        spiffe_id, serial = shown.spiffe_id, shown.serial
-        if self.snapshot.is_revoked(serial) or self.snapshot.is_distrusted(shown.signer):
+        if self.snapshot.is_revoked(shown.serial) or self.snapshot.is_distrusted(shown.signer):
             raise Unauthenticated("The client certificate was revoked; get a new one.")
-        name = spiffe_id.path.removeprefix("/troth/node/")
-        if spiffe_id.path.startswith("/troth/node/"):
-            node = await self.store.read(lambda tx: tx.nodes.find_named(name))
-            if node is None or node.state is not NodeState.ACTIVE:
-                raise Denied(f"Node {name} is unknown or was evicted; join anew.")
-            if node.spiffe_id != name_node(self.trust_domain, node.name):
-                raise Denied(f"Node {name} belongs to another trust domain.")
-            return Caller(str(spiffe_id), frozenset({"node"}), node.id, source, serial)
-        state = self.snapshot.find_cut_off(str(spiffe_id))
+        state = self.snapshot.find_cut_off(str(shown.spiffe_id))
         if state is not None:
-            raise Denied(f"{spiffe_id} is {state.value}.")
-        roles = {self.spiffe_roles.get(str(spiffe_id), "workload")}
-        record = await self.store.read(lambda tx: tx.certificates.find(serial))
+            raise Denied(f"{shown.spiffe_id} is {state.value}.")
+        return shown
+
+    async def _find_node(self, name: str, shown: Presented, source: str) -> Caller:
+        node = await self.store.read(lambda tx: tx.nodes.find_named(name))
+        if node is None or node.state is not NodeState.ACTIVE:
+            raise Denied(f"Node {name} is unknown or was evicted; join anew.")
+        if node.spiffe_id != name_node(self.trust_domain, node.name):
+            raise Denied(f"Node {name} belongs to another trust domain.")
+        roles = frozenset({"node"})
+        return Caller(str(shown.spiffe_id), roles, node.id, source, shown.serial)
+
+    async def _find_holder(self, shown: Presented, source: str) -> Caller:
+        roles = {self.spiffe_roles.get(str(shown.spiffe_id), "workload")}
+        record = await self.store.read(lambda tx: tx.certificates.find(shown.serial))
         if record is not None and record.kind is CertificateKind.DEVICE:
             roles.add("device")
-        return Caller(str(spiffe_id), frozenset(roles), None, source, serial)
+        return Caller(str(shown.spiffe_id), frozenset(roles), None, source, shown.serial)

@@ -146,7 +146,8 @@ class SubmitManifests:
         if change.action is Action.CHANGE and change.spec and change.identity:
             changed = apply_spec(change.identity, change.spec, now)
             tx.identities.save(changed, change.identity.revision)
-            record_identity(tx, call, "changed", changed, now, words=list(change.words))
+            words, before = list(change.words), change.identity
+            record_identity(tx, call, "changed", changed, now, before, words=words)
             if loses_access(change.identity, changed):
                 serials = tx.certificates.revoke_for_identity(changed.id, now, "superseded")
                 record_revocations(tx, call, serials, "superseded", now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import takewhile
 from typing import Any
@@ -15,12 +15,12 @@ from troth.core.bucket import Buckets
 from troth.core.clock import Clock
 from troth.core.errors import Denied, Refused
 from troth.core.ids import InstanceId, NodeId, SpiffeId, TrustDomain
-from troth.identity.identity import Identity
 from troth.issuance.authorities import Use
 from troth.issuance.csr import parse_csr
 from troth.live.snapshot import Snapshot
 from troth.operations.admission import admit_node, require_node
 from troth.operations.call import Call
+from troth.operations.entries import Entries
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
 from troth.operations.publication import collect_jwt_keys
 from troth.operations.recording import name_key, record_event, record_revocations
@@ -257,44 +257,49 @@ class ReportWorkloads:
 
 @dataclass(frozen=True, slots=True)
 class SyncNode:
-    """``node.sync``: complete values for one node: at once, then after each change."""
+    """``node.sync``: complete values for one node: at once, then after each change.
+
+    Agents are many and alike: what was made of a row for one of them serves the others.
+    """
 
     store: Store
     snapshot: Snapshot
     clock: Clock
     trust_domain: TrustDomain
     lease: timedelta
+    _entries: Entries = field(default_factory=Entries)
 
     async def __call__(
         self, call: Call[wire.SyncNode]
     ) -> AsyncIterator[wire.NodeSnapshot | wire.Heartbeat]:
-        """Snapshots when something that concerns nodes changed, heartbeats in between."""
+        """Snapshots when something that concerns this node changed, heartbeats in between."""
         node_id = require_node(call.caller)
-        sent = b""
+        name, sent = "", b""
         read_at = -1
         loads = self.snapshot.loads
         while True:
             self.snapshot.check_fresh()
             self.snapshot.check_same(loads)
-            epoch, changed = self.snapshot.epoch, self.snapshot.nodes_epoch
-            if changed == read_at:
+            epoch = self.snapshot.epoch
+            if self.snapshot.find_change(name) <= read_at:
                 yield wire.Heartbeat(epoch=epoch)
             else:
-                read_at = changed
-                value = await self._read(node_id, epoch)
+                read_at = epoch
+                name, value = await self._read(node_id, epoch)
                 body = msgspec.json.encode(msgspec.structs.replace(value, epoch=0))
                 yield wire.Heartbeat(epoch=epoch) if body == sent else value
                 sent = body
-            await self.snapshot.wait_beyond(read_at, HEARTBEAT_SECONDS, nodes=True)
+            await self.snapshot.wait_beyond(read_at, HEARTBEAT_SECONDS, node=name)
 
-    async def _read(self, node_id: NodeId, epoch: int) -> wire.NodeSnapshot:
+    async def _read(self, node_id: NodeId, epoch: int) -> tuple[str, wire.NodeSnapshot]:
         # From memory: it is complete as of `epoch`, and whatever comes later makes another value.
         cut_off = self.snapshot.list_cut_off()
         return await self.store.read(lambda tx: self._collect(tx, node_id, epoch, cut_off))
 
     def _collect(
         self, tx: Transaction, node_id: NodeId, epoch: int, cut_off: list[str]
-    ) -> wire.NodeSnapshot:
+    ) -> tuple[str, wire.NodeSnapshot]:
+        """The node's name and its value."""
         node = tx.nodes.get(node_id)
         if node.state is not NodeState.ACTIVE:
             raise Denied(f"Node {node.name} was evicted; join anew.")
@@ -302,11 +307,11 @@ class SyncNode:
         known = tx.authorities.list()
         roots = [a for a in known if a.use is Use.X509]
         crls = [tx.crls.latest(a.id) for a in roots if a.published]
-        return wire.NodeSnapshot(
+        return node.name, wire.NodeSnapshot(
             epoch=epoch,
             lease=int(self.lease.total_seconds()),
             trust_domain=str(self.trust_domain),
-            entries=[_entry(identity) for identity in tx.identities.for_node(node.name)],
+            entries=self._entries.collect(tx, node.name),
             cut_off=cut_off,
             locked=[instance.id for instance in tx.instances.locked_for_node(node.id)],
             x509_authorities=collect_roots(tx),
@@ -314,25 +319,5 @@ class SyncNode:
             jwks=msgspec.json.decode(render_jwt_bundle(collect_jwt_keys(tx))),
             tainted=[name_key(a) for a in known if a.distrusted and a.not_after > now],
             spread=min(tx.nodes.count() // NODES_PER_SECOND, MAX_SPREAD),
-            templates=[
-                wire.TemplateEntry(name=one.name, match=[str(pattern) for pattern in one.match])
-                for one in tx.templates.list_for_node(node.name)
-            ],
+            templates=self._entries.collect_templates(tx, node.name),
         )
-
-
-def _entry(identity: Identity) -> wire.Entry:
-    return wire.Entry(
-        identity_id=identity.id,
-        name=identity.name,
-        spiffe_id=str(identity.spiffe_id),
-        state=identity.state.value,
-        selectors=[str(s) for s in identity.selectors],
-        dns_names=list(identity.dns_names),
-        x509_ttl=int(identity.x509_ttl.total_seconds()),
-        jwt_ttl=int(identity.jwt_ttl.total_seconds()),
-        hint=identity.hint,
-        revision=identity.revision,
-        expires_at=identity.expires_at,
-        template=identity.template,
-    )

@@ -9,6 +9,7 @@ from troth.core.events import Event
 from troth.core.ids import RequestId
 from troth.core.jose.jwk import derive_key_id
 from troth.identity.identity import Identity
+from troth.identity.readers import MAX_NODES
 from troth.issuance.authorities import Authority, Use
 from troth.issuance.der import identify_key
 from troth.operations.call import SELF, Call
@@ -40,16 +41,34 @@ def record_event(
 
 
 def record_identity(
-    tx: Transaction, call: Call[Any], verbed: str, identity: Identity, now: datetime, **body: Any
+    tx: Transaction,
+    call: Call[Any],
+    verbed: str,
+    identity: Identity,
+    now: datetime,
+    before: Identity | None = None,
+    **body: Any,
 ) -> None:
     """Append what `describe_identity` makes."""
-    tx.journal.append(describe_identity(call, verbed, identity, now, **body))
+    tx.journal.append(describe_identity(call, verbed, identity, now, before, **body))
 
 
 def describe_identity(
-    call: Call[Any], verbed: str, identity: Identity, now: datetime, **body: Any
+    call: Call[Any],
+    verbed: str,
+    identity: Identity,
+    now: datetime,
+    before: Identity | None = None,
+    **body: Any,
 ) -> Event:
-    """``identity.<verbed>`` with the facts that snapshots need."""
+    """``identity.<verbed>`` with the facts that snapshots need.
+
+    `before` is the identity as it was, wherever its nodes may have changed: the event names those
+    that hold it or held it, so that no other agent is woken. If those are too many, all are.
+    """
+    nodes = {*identity.nodes, *(before.nodes if before else ())}
+    if len(nodes) <= MAX_NODES:
+        body["nodes"] = sorted(nodes)
     return make_event(
         call,
         f"identity.{verbed}",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from troth.core.clock import Clock
 from troth.core.events import SealedEvent
 from troth.core.ids import TrustDomain
-from troth.live.recent import About, Change, mark_event, read_change
+from troth.live.recent import NOTHING, Difference, mark_event, read_change, sum_up
 from troth.live.snapshot import INDIFFERENT, Snapshot
 from troth.operations.call import Call
 from troth.store.engine import Store
@@ -28,7 +28,7 @@ class FollowRevocations:
 
     A caller that names where it left off gets the changes since, if this is the journal that it
     knows and it has not missed much. While a stream is open, changes come from memory: a thousand
-    streams cost the store nothing.
+    streams cost the store nothing, and share what is put together for them.
     """
 
     store: Store
@@ -69,57 +69,45 @@ class FollowRevocations:
     def _show_all(self, opened: float) -> wire.RevocationSnapshot:
         known = self.snapshot.list_refused()
         return wire.RevocationSnapshot(
-            epoch=known.epoch,
-            mark=known.mark,
+            epoch=self.snapshot.last_position,
+            mark=self.snapshot.mark,
             as_of=self._tell_age(opened),
             lease=self.lease.total_seconds(),
             trust_domain=str(self.trust_domain),
-            cut_off={name: state.value for name, state in known.cut_off.items()},
-            revoked=_seconds(known.revoked.items()),
-            distrusted=_seconds(known.distrusted.items()),
+            cut_off=known.cut_off,
+            revoked=known.revoked,
+            distrusted=known.distrusted,
         )
 
     def _show_missed(self, opened: float, missed: list[SealedEvent]) -> wire.RevocationChange:
         first, last = missed[0], missed[-1]
-        changes = [found for sealed in missed[1:] if (found := read_change(sealed)) is not None]
+        changes = sum_up(found for sealed in missed[1:] if (found := read_change(sealed)))
         return self._show_changes(opened, first.position, last.position, mark_event(last), changes)
 
     def _show_news(self, opened: float, since: int) -> _Value:
-        changes = self.snapshot.recent.since(since)
+        changes = self.snapshot.recent.sum_since(since)
         if changes is None:
             return self._show_all(opened)  # a reader so slow that what it missed is forgotten
         epoch = max(self.snapshot.last_position, since)
         mark = self.snapshot.mark if epoch == self.snapshot.last_position else ""
-        if not changes:
+        if changes is NOTHING:
             return wire.RevocationHeartbeat(epoch=epoch, mark=mark, as_of=self._tell_age(opened))
         return self._show_changes(opened, since, epoch, mark, changes)
 
     def _show_changes(
-        self, opened: float, since: int, epoch: int, mark: str, changes: Iterable[Change]
+        self, opened: float, since: int, epoch: int, mark: str, changes: Difference
     ) -> wire.RevocationChange:
-        """The changes, of several about one thing the last."""
-        last = {(change.about, change.key): change for change in changes}
-        people = [change for change in last.values() if change.about is About.IDENTITY]
         return wire.RevocationChange(
             since=since,
             epoch=epoch,
             mark=mark,
             as_of=self._tell_age(opened),
             lease=self.lease.total_seconds(),
-            cut_off={c.key: c.state.value for c in people if c.refused and c.state is not None},
-            restored=[c.key for c in people if not c.refused],
-            revoked=_collect(last.values(), About.CERTIFICATE),
-            distrusted=_collect(last.values(), About.AUTHORITY),
+            cut_off=changes.cut_off,
+            restored=changes.restored,
+            revoked=changes.revoked,
+            distrusted=changes.distrusted,
         )
 
     def _tell_age(self, opened: float) -> float:
         return self.clock.monotonic() - opened - self.snapshot.age
-
-
-def _collect(changes: Iterable[Change], about: About) -> dict[str, int]:
-    return _seconds((c.key, c.until) for c in changes if c.about is about and c.until is not None)
-
-
-def _seconds(ends: Iterable[tuple[str, datetime]]) -> dict[str, int]:
-    """Expiry as whole seconds of the Unix epoch, rounded up: never forgotten too early."""
-    return {key: int(end.timestamp()) + 1 for key, end in ends}

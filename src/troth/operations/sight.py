@@ -210,7 +210,7 @@ class _Meeting:
         )
         self.tx.identities.save(wider, identity.revision)
         words = [f"nodes: + {self.node.name}", "met there too"]
-        record_identity(self.tx, self.call, "changed", wider, self.now, words=words)
+        record_identity(self.tx, self.call, "changed", wider, self.now, identity, words=words)
         return wider
 
     def _end(self, identity: Identity, sighting: Sighting) -> None:

@@ -255,7 +255,7 @@ class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="URL of an OpenTelemetry collector (OTLP over HTTP), such as "
-            "http://localhost:4318; spans go to its path for traces. Needs the extra 'otel'.",
+            "http://localhost:4318; spans go to its path for traces, in JSON.",
             extra={"default": "none: nothing is traced"},
         ),
     ] = ""

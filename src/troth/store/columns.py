@@ -45,6 +45,11 @@ def store_document(value: Any) -> str:
     return _encoder.encode(value).decode()
 
 
+def read_document(stored: str) -> Any:
+    """What `store_document` stored."""
+    return _decoder.decode(stored)
+
+
 class Moment(TypeDecorator[datetime]):
     """A point in time as whole microseconds since 1970 (UTC); an aware `datetime` in Python.
 
@@ -75,4 +80,4 @@ class Document(TypeDecorator[Any]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """The value that the text holds."""
-        return None if value is None else _decoder.decode(value)
+        return None if value is None else read_document(value)

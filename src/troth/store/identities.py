@@ -8,9 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     ColumnElement,
     Row,
+    Select,
     and_,
     bindparam,
     case,
@@ -22,6 +24,7 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
+    type_coerce,
     update,
 )
 
@@ -50,6 +53,10 @@ _MARK = " "  # between name and id; neither can contain it
 
 MOST_CERTIFIED = 100
 """Devices that one certificate may find; who finds so many is nobody."""
+
+Version = tuple[int, int]
+"""Revision of an identity and when it came, in microseconds since 1970: of a database that was set
+back, the same revision may come twice."""
 
 _PAGE = 1000
 _CHUNK = 500  # engines bound how many parameters a statement may have
@@ -199,13 +206,13 @@ class IdentityGateway:
 
     def for_node(self, node_name: str) -> list[Identity]:
         """Identities that `node_name` may host: neither proposed nor retired, by name."""
-        hosted = select(identity_nodes.c.identity_id).where(
-            identity_nodes.c.node.in_((node_name, _ANY_NODE))
-        )
-        wanted = _t.state.not_in((State.PROPOSED.value, State.RETIRED.value))
-        return self._all(
-            select(identities).where(and_(_t.id.in_(hosted), wanted)).order_by(_t.name)
-        )
+        return self._all(_narrow(select(identities), node_name))
+
+    def list_versions(self, node_name: str) -> dict[IdentityId, Version]:
+        """At which version each identity of `for_node` is, in the same order."""
+        query = select(_t.id, _t.revision, type_coerce(_t.updated_at, BigInteger).label("at"))
+        rows = self._session.execute(_narrow(query, node_name))
+        return {IdentityId(row.id): (row.revision, row.at) for row in rows}
 
     def find_certified(self, selectors: Iterable[Selector]) -> list[Identity]:
         """Living devices whose most telling selector is one of these, by name; `MOST_CERTIFIED`
@@ -334,6 +341,15 @@ class IdentityGateway:
 
     def _all(self, query: Any) -> list[Identity]:
         return [_read(row) for row in self._session.execute(query)]
+
+
+def _narrow(query: Select[Any], node_name: str) -> Select[Any]:
+    """Of identities, to those that a node may host, by name."""
+    hosted = select(identity_nodes.c.identity_id).where(
+        identity_nodes.c.node.in_((node_name, _ANY_NODE))
+    )
+    wanted = _t.state.not_in((State.PROPOSED.value, State.RETIRED.value))
+    return query.where(and_(_t.id.in_(hosted), wanted)).order_by(_t.name)
 
 
 def _is_hosted_on(node_name: str) -> ColumnElement[bool]:

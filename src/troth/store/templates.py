@@ -6,22 +6,47 @@ import builtins
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Row, bindparam, delete, func, insert, select, type_coerce, update
 
 from troth.core.errors import Conflict
 from troth.identity.identity import Kind
 from troth.identity.naming import Naming
 from troth.identity.pattern import Pattern
-from troth.identity.template import Template
+from troth.identity.template import MAX_TEMPLATES, Template
 from troth.identity.template_plan import StoredTemplate
+from troth.store.columns import Text, read_document
 from troth.store.session import Session
 from troth.store.tables import templates
 
 _t = templates.c
 # Built once: building and hashing a statement costs more than running it.
-_FIND = select(templates).where(_t.name == bindparam("wanted"))
-_ALL = select(templates).order_by(_t.name)
+_ROW = select(_t.name, _t.prefix, type_coerce(_t.spec, Text).label("spec"), _t.revision)
+_FIND = _ROW.where(_t.name == bindparam("wanted"))
+_ALL = _ROW.order_by(_t.name)
 _OWNER = select(_t.name).where(_t.prefix.in_(bindparam("wanted", expanding=True))).limit(1)
+
+
+class ReadTemplates:
+    """Templates that were read before, by all that their rows say, so that each is parsed once.
+
+    Belongs to whoever reads them again and again; bounded, and any thread may ask.
+    """
+
+    def __init__(self, capacity: int = MAX_TEMPLATES) -> None:
+        self._capacity = capacity
+        self._known: dict[str, tuple[tuple[Any, ...], StoredTemplate]] = {}
+
+    def read(self, row: Row[Any]) -> StoredTemplate:
+        """The template that `row` says."""
+        said = tuple(row)
+        known = self._known.get(row.name)
+        if known is not None and known[0] == said:
+            return known[1]
+        if len(self._known) >= self._capacity:
+            self._known = {}  # those that there still are come back by themselves
+        template = _read(row)
+        self._known[row.name] = (said, template)
+        return template
 
 
 class TemplateGateway:
@@ -35,13 +60,16 @@ class TemplateGateway:
         row = self._session.execute(_FIND, {"wanted": name}).first()
         return None if row is None else _read(row)
 
-    def list(self) -> list[StoredTemplate]:
-        """All of them, by name."""
-        return [_read(row) for row in self._session.execute(_ALL)]
+    def list(self, known: ReadTemplates | None = None) -> list[StoredTemplate]:
+        """All of them, by name; those that are `known` as they were read before."""
+        read = _read if known is None else known.read
+        return [read(row) for row in self._session.execute(_ALL)]
 
-    def list_for_node(self, node_name: str) -> builtins.list[Template]:
+    def list_for_node(
+        self, node_name: str, known: ReadTemplates | None = None
+    ) -> builtins.list[Template]:
         """Those that hold on the node of that name, by name."""
-        found = (stored.template for stored in self.list())
+        found = (stored.template for stored in self.list(known))
         return [template for template in found if template.allows(node_name)]
 
     def find_owner(self, prefixes: frozenset[str]) -> str | None:
@@ -105,7 +133,7 @@ def _write(template: Template, now: datetime) -> dict[str, Any]:
 
 
 def _read(row: Row[Any]) -> StoredTemplate:
-    spec = row.spec
+    spec = read_document(row.spec)
     template = Template(
         name=row.name,
         prefix=row.prefix,

@@ -105,7 +105,7 @@ def test_waiting_ends_by_news_or_by_time() -> None:
         snapshot = make_snapshot()
         assert await snapshot.wait_beyond(9, 30) == 10
         waiter = asyncio.create_task(snapshot.wait_beyond(10, 30))
-        node = asyncio.create_task(snapshot.wait_beyond(10, 30, nodes=True))
+        node = asyncio.create_task(snapshot.wait_beyond(10, 30, node="local"))
         await asyncio.sleep(0)
         snapshot.apply([sealed(11, "token.created", {})])
         await snapshot.announce()
@@ -176,3 +176,55 @@ def test_starting_again_and_an_answer_that_took_long_renew_nothing() -> None:
     assert snapshot.age == 2
     snapshot.hear(clock.monotonic() - 5)
     assert snapshot.age == 2
+
+
+def changed(position: int, *nodes: str, state: State = State.ACTIVE) -> SealedEvent:
+    body = {"id": "idn_1", "spiffe_id": WEB, "state": state.value, "nodes": list(nodes)}
+    return sealed(position, "identity.changed", body)
+
+
+def test_an_identity_concerns_the_nodes_that_hold_it() -> None:
+    snapshot = make_snapshot()
+    snapshot.apply([changed(11, "one", "two")])
+    assert [snapshot.find_change(name) for name in ("one", "two", "three")] == [11, 11, 10]
+    snapshot.apply([changed(12, "three", "*")])
+    assert [snapshot.find_change(name) for name in ("one", "four")] == [12, 12]
+    snapshot.apply([moved(13, State.ACTIVE)])  # as an earlier version tells it
+    assert snapshot.find_change("four") == 13
+
+
+def test_who_is_cut_off_or_no_longer_concerns_every_node() -> None:
+    snapshot = make_snapshot()
+    for position, state in enumerate((State.SUSPENDED, State.ACTIVE, State.RETIRED), 11):
+        snapshot.apply([changed(position, "one", state=state)])
+        assert snapshot.find_change("two") == position
+
+
+def test_a_node_that_is_forgotten_counts_as_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("troth.live.snapshot.NODES", 2)
+    snapshot = make_snapshot()
+    snapshot.apply([changed(11, "one"), changed(12, "two"), changed(13, "three")])
+    assert [snapshot.find_change(n) for n in ("one", "two", "three", "four")] == [11, 12, 13, 11]
+
+
+def test_whom_to_refuse_is_made_once_for_each_change() -> None:
+    clock = VirtualClock()
+    snapshot = make_snapshot(clock)
+    snapshot.apply([moved(11, State.QUARANTINED)])
+    known = snapshot.list_refused()
+    assert known.cut_off == {WEB: "quarantined"}
+    snapshot.apply([sealed(12, "token.created", {})])
+    assert snapshot.list_refused() is known
+    end = clock.now() + timedelta(hours=2)
+    body = {"serial": "0a", "not_after": end.isoformat()}
+    snapshot.apply([sealed(13, "certificate.revoked", body)])
+    assert snapshot.list_refused().revoked == {"0a": int(end.timestamp()) + 1}
+    snapshot.apply([moved(14, State.RETIRED)])
+    assert snapshot.list_refused().cut_off == {WEB: "retired"}
+    clock.jump(NOW + timedelta(hours=1, seconds=1))  # no token of it can live any more
+    assert snapshot.list_refused().cut_off == {}
+    clock.jump(end)
+    snapshot.drop_expired()
+    assert snapshot.list_refused().revoked == {}
+    snapshot.reload(Seed(5, {WEB: State.SUSPENDED}, {}))
+    assert snapshot.list_refused().cut_off == {WEB: "suspended"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.house import ADMIN, FakeHouse, in_house
+from tests.fakes.house import ADMIN, FakeHouse, call_of, in_house
 from troth.core.errors import Denied, Unauthenticated, Unavailable
 from troth.core.ids import RequestId
 from troth.live.revocations import Revocations
@@ -223,6 +223,28 @@ async def test_a_lock_an_eviction_and_an_authority_reach_it_too(house: FakeHouse
 
 
 @in_house
+async def test_a_lock_and_an_eviction_reach_certificates_and_no_token(house: FakeHouse) -> None:
+    """What revocation-reach.md says: a token names neither its instance nor its node."""
+    serial = await register(house)
+    known = Revocations(house.clock)
+    async with follow(house) as values:
+        known.take(await anext(values), house.clock.monotonic())
+        (instance,) = (await house.call("instance.ls", ListInstances(name="payments"))).items
+        await house.call("instance.lock", MoveInstance(id=instance.id, reason="odd"))
+        await house.settle()
+        known.take(await anext(values), house.clock.monotonic())
+        await house.call("node.evict", EvictNode(name="local", reason="gone"))
+        await house.settle()
+        known.take(await anext(values), house.clock.monotonic())
+    assert known.find_objections(PAYMENTS, serial)
+    assert not known.find_objections(PAYMENTS)
+    other = await house.join("edge")
+    stream = house.dispatcher.subscriptions["node.sync"](call_of(SyncNode(), other))
+    assert (await anext(stream)).cut_off == []
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+@in_house
 async def test_a_stale_server_says_so_and_a_value_tells_its_age(house: FakeHouse) -> None:
     house.clock.advance(timedelta(seconds=4))
     async with follow(house) as values:
@@ -269,3 +291,28 @@ async def test_every_stream_ends_when_the_database_was_set_back(house: FakeHouse
         for values in (refusals, sync, tail):
             with pytest.raises(Unavailable, match="set back"):
                 await anext(values)
+
+
+@in_house
+async def test_what_many_are_told_is_put_together_once(house: FakeHouse) -> None:
+    await register(house)
+    await move(house, "quarantine")
+    async with follow(house) as one, follow(house) as two, follow(house) as three:
+        first, second = await anext(one), await anext(two)
+        assert first.revoked
+        for name in ("cut_off", "revoked", "distrusted"):
+            assert getattr(first, name) is getattr(second, name)
+        await house.join("another")  # no news of whom to refuse
+        await house.settle()
+        third = await anext(three)
+        assert third.epoch > first.epoch
+        assert third.revoked is first.revoked
+
+        await move(house, "release")
+        changes = [await anext(values) for values in (one, two, three)]
+        assert [c.since for c in changes] == [first.epoch, second.epoch, third.epoch]
+        assert all(c.restored is changes[0].restored for c in changes)
+    async with follow(house) as values:
+        late = await anext(values)
+        assert late.cut_off == {}
+        assert late.revoked == first.revoked

@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from tests.fakes.house import ADMIN, DOMAIN, FakeHouse, call_of, in_house
-from troth.core.errors import Denied, Refused, TrothError, Unauthenticated, Unavailable
+from troth.core.errors import Denied, Invalid, Refused, TrothError, Unauthenticated, Unavailable
 from troth.core.ids import AuthorityId
 from troth.issuance.authorities import KNOWN_AFTER, Authority, AuthorityState, Use
 from troth.issuance.der import read_signer
@@ -223,6 +223,27 @@ async def test_tokens_of_the_old_key_hold_until_they_expire(house: FakeHouse) ->
     await house.prepare()
     assert await list_states(house, Use.JWT) == ["ended", "active"]
     assert {key["kid"] for key in (await read_keys())["example.org"]} == {made.key_id}
+
+
+@in_house
+async def test_a_token_of_a_revoked_authority_verifies_no_more(house: FakeHouse) -> None:
+    identity, node = await house.register(), await house.join()
+    old = (await active(house, Use.JWT)).id
+    made = await prepare(house, Use.JWT)
+    house.clock.advance(KNOWN_AFTER)
+    token = await issue_token(house, node, identity)
+    await activate(house, made.id)
+
+    async def read_keys() -> dict[str, Any]:
+        keys = render_jwt_bundle(await house.parts.store.read(collect_jwt_keys))
+        return {"example.org": msgspec.json.decode(keys)["keys"]}
+
+    validate_jwt_svid(token, "ledger", await read_keys(), house.clock.now())
+    await revoke(house, old, force=True)
+    with pytest.raises(Invalid, match="kid"):
+        validate_jwt_svid(token, "ledger", await read_keys(), house.clock.now())
+    fresh = await issue_token(house, node, identity)
+    validate_jwt_svid(fresh, "ledger", await read_keys(), house.clock.now())
 
 
 @in_house

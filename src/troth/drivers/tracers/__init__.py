@@ -1,4 +1,4 @@
-"""Tracers: where spans go. One driver, OpenTelemetry's; loaded only where an endpoint is set."""
+"""Tracers: where spans go. One driver, OTLP's; loaded only where an endpoint is set."""
 
 from __future__ import annotations
 
@@ -54,26 +54,9 @@ def check_endpoint(endpoint: str, headers: Mapping[str, str]) -> str:
 def load_tracer(
     telemetry: Telemetry | None, *, service: str, version: str, clock: Clock, entropy: Entropy
 ) -> Tracer:
-    """The tracer for `telemetry`; without any, one that does nothing and imports nothing.
-
-    Raises `Invalid` if OpenTelemetry isn't installed.
-    """
+    """The tracer for `telemetry`; without any, one that does nothing and imports nothing."""
     if telemetry is None:
         return NO_TRACER
     module, _, factory = BUILT_IN["otlp"].partition(":")
-    try:
-        make: Callable[..., Tracer] = getattr(import_module(module), factory)
-    except ImportError as error:
-        if error.name is None or not error.name.startswith("opentelemetry"):
-            raise
-        if not isinstance(error, ModuleNotFoundError):
-            # xds-protos carries an older copy of the same files: who is installed last has them.
-            raise Invalid(
-                "OpenTelemetry's messages were overwritten by those of another package: "
-                "pip install --force-reinstall --no-deps opentelemetry-proto."
-            ) from error
-        raise Invalid(
-            "telemetry.otlp_endpoint is set and OpenTelemetry isn't installed: "
-            "pip install 'troth[otel]', or take the setting out."
-        ) from error
+    make: Callable[..., Tracer] = getattr(import_module(module), factory)
     return make(telemetry, service=service, version=version, clock=clock, entropy=entropy)

@@ -19,7 +19,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
-from troth.core.errors import NotFound, Unauthenticated
+from troth.core.errors import NotFound, TrothError, Unauthenticated
 from troth.core.tracing import TRACEPARENT, Kind, TraceContext, parse_traceparent
 from troth.operations.dispatch import Dispatcher
 from troth.operations.publication import Publication
@@ -74,7 +74,7 @@ def build_app(
         request_max_body_size=None,  # each route has its own bound
         exception_handlers={Exception: answer_exception},
     )
-    return Edge(inner, dispatcher, OAuthEndpoints(dispatcher, limits))
+    return Edge(inner, dispatcher, authenticate, OAuthEndpoints(dispatcher, limits))
 
 
 def _list_options(handlers: list[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
@@ -108,6 +108,7 @@ class Edge:
 
     inner: Any
     dispatcher: Dispatcher
+    authenticate: Authenticate
     oauth: OAuthEndpoints
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -124,7 +125,7 @@ class Edge:
         if not tracer.enabled:
             await self._answer(scope, receive, answer, bound)
             return
-        with tracer.span(scope["method"], Kind.SERVER, parent=_read_parent(scope)) as span:
+        with tracer.span(scope["method"], Kind.SERVER, parent=self._find_parent(scope)) as span:
             attach_span(scope, span)
             span.note(http_request_method=scope["method"], troth_request_id=request_id)
             place = tracer.current()
@@ -145,6 +146,21 @@ class Edge:
                 await app(scope, receive, answer.send)
             except Exception as error:  # noqa: BLE001 - the last place to turn one into an answer
                 await self._answer_error(scope, error, request_id, answer)
+
+    def _find_parent(self, scope: Any) -> TraceContext | None:
+        """Where the caller's trace is, if it may still call: others begin a trace of ours.
+
+        A span can't change its parent, so this is asked before anything else, and from memory: what
+        somebody can cause who is revoked or cut off is no more than what a stranger can.
+        """
+        place = _read_place(scope)
+        if place is None:
+            return None
+        try:
+            self.authenticate.confirm(scope)
+        except TrothError:
+            return None
+        return place
 
     def _check_certificate(self, scope: Any) -> None:
         """TLS looks at a certificate's end once; a kept-alive connection outlives it."""
@@ -209,8 +225,9 @@ def _read_client_id(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return {}
 
 
-def _read_parent(scope: Any) -> TraceContext | None:
-    """Where the caller's trace is, if it proved who it is: strangers don't choose what we keep."""
+def _read_place(scope: Any) -> TraceContext | None:
+    """The place in a trace that somebody named who proved who it is: strangers don't choose what
+    we keep, whose trace it belongs to, or whether it is sampled."""
     connection = connection_of(scope)
     if connection is None or (connection.certificate is None and connection.peer is None):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,9 @@ from litestar.types import ASGIApp
 
 from troth.core.clock import Clock
 from troth.core.errors import Denied, TrothError, Unauthenticated, Unavailable
+from troth.operations.call import Caller
 from troth.operations.publication import Publication
 from troth.policy.permissions import decide_operation
-from troth.server.http.api import Authenticate
 from troth.server.http.documents import JSON, answer_document, serve_document
 from troth.server.metrics import MEDIA_TYPE, Metrics
 
@@ -58,7 +59,7 @@ class Board:
     """
 
     metrics: Metrics
-    authenticate: Authenticate
+    authenticate: Callable[[Any], Awaitable[Caller]]
     clock: Clock
     open: bool
     _kept: dict[bool, tuple[float, bytes]] = field(default_factory=dict)

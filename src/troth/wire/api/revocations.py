@@ -6,6 +6,7 @@ heartbeats. Times of expiry are seconds of the Unix epoch: a list of 100,000 ser
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -35,9 +36,9 @@ class RevocationSnapshot(Struct, frozen=True, kw_only=True, tag_field="message",
     as_of: float
     lease: float
     trust_domain: str
-    cut_off: dict[str, str]
-    revoked: dict[str, int]
-    distrusted: dict[str, int]
+    cut_off: Mapping[str, str]
+    revoked: Mapping[str, int]
+    distrusted: Mapping[str, int]
 
 
 class RevocationChange(Struct, frozen=True, kw_only=True, tag_field="message", tag="change"):
@@ -48,10 +49,10 @@ class RevocationChange(Struct, frozen=True, kw_only=True, tag_field="message", t
     mark: str
     as_of: float
     lease: float
-    cut_off: dict[str, str] = {}
-    restored: list[str] = []
-    revoked: dict[str, int] = {}
-    distrusted: dict[str, int] = {}
+    cut_off: Mapping[str, str] = {}
+    restored: Sequence[str] = []
+    revoked: Mapping[str, int] = {}
+    distrusted: Mapping[str, int] = {}
 
 
 class RevocationHeartbeat(Struct, frozen=True, kw_only=True, tag_field="message", tag="heartbeat"):

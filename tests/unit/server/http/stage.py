@@ -23,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Denied, NotFound, Unauthenticated, Unavailable
+from troth.core.tracing import NO_TRACER, Tracer
 from troth.operations.call import Call, Caller
 from troth.operations.dispatch import Dispatcher
 from troth.server.http import callers
@@ -167,13 +168,15 @@ def _usage(**allowed: bool) -> x509.KeyUsage:
 class Registry:
     """Callers of the test: every uid in `uids` is admin, every certificate a node.
 
-    A test changes `uids`, `roles` and `revoked` while connections are open.
+    A test changes `uids`, `roles` and `revoked` while connections are open, and counts `reads`.
     """
 
     def __init__(self, uids: set[int] | None = None) -> None:
         self.uids = uids
         self.roles = frozenset({"admin"})
         self.revoked = False
+        self.reads = 0
+        self._known: dict[bytes, Caller] = {}
 
     def by_uid(self, uid: int, source: str) -> Caller:
         if self.uids is not None and uid not in self.uids:
@@ -181,15 +184,28 @@ class Registry:
         return Caller(f"uid:{uid}", self.roles, source=source)
 
     async def by_certificate(self, der: bytes, source: str) -> Caller:
-        if self.revoked:
-            raise Unauthenticated("The client certificate was revoked; get a new one.")
+        self._check()
         names = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         )
         [uri] = names.value.get_values_for_type(x509.UniformResourceIdentifier)
         if not uri.startswith("spiffe://troth.test/"):
             raise Unauthenticated("This is another trust domain's certificate.")
-        return Caller(uri, frozenset({"node"}), source=source)
+        self.reads += 1
+        self._known[der] = Caller(uri, frozenset({"node"}), source=source)
+        return self._known[der]
+
+    def confirm_certificate(self, der: bytes, source: str) -> Caller | None:
+        self._check()
+        return self._known.get(der)
+
+    def forget(self) -> None:
+        """Memory is bounded."""
+        self._known.clear()
+
+    def _check(self) -> None:
+        if self.revoked:
+            raise Unauthenticated("The client certificate was revoked; get a new one.")
 
 
 class Documents:
@@ -316,7 +332,11 @@ class Stage:
 
 @asynccontextmanager
 async def open_stage(
-    folder: Path, *, limits: Limits | None = None, registry: Registry | None = None
+    folder: Path,
+    *,
+    limits: Limits | None = None,
+    registry: Registry | None = None,
+    tracer: Tracer = NO_TRACER,
 ) -> AsyncIterator[Stage]:
     """Start the listeners; stop them and close all clients at the end."""
     limits = limits or Limits(stop_seconds=1)
@@ -331,6 +351,7 @@ async def open_stage(
         clock,
         SeededEntropy(),
         metrics,
+        tracer=tracer,
     )
     registry = registry or Registry()
     socket = folder / "admin.sock"

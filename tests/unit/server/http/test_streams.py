@@ -255,3 +255,36 @@ async def read_stream(client: httpx.AsyncClient, stage: Stage) -> str:
     answer = await client.get("/v1/nodes/sync")
     assert answer.status_code == 200, answer.text
     return answer.text
+
+
+@in_loop
+async def test_the_values_of_a_stream_read_nothing_about_its_caller(tmp_path: Path):
+    async def follow(call):
+        for number in range(50):
+            yield nodes.Heartbeat(epoch=number)
+
+    registry = Registry()
+    async with open_stage(tmp_path, registry=registry) as stage:
+        stage.operations.follow = follow
+        client = await stage.node_client(stage.authority.issue(AGENT), tmp_path)
+        answer = await client.get("/v1/nodes/sync")
+        assert len(answer.text.splitlines()) == 51
+        assert registry.reads == 1
+
+
+@in_loop
+async def test_what_memory_does_not_know_of_a_caller_is_read(tmp_path: Path):
+    registry = Registry()
+
+    async def follow(call):
+        yield nodes.Heartbeat(epoch=1)
+        registry.forget()
+        yield nodes.Heartbeat(epoch=2)
+        yield nodes.Heartbeat(epoch=3)
+
+    async with open_stage(tmp_path, registry=registry) as stage:
+        stage.operations.follow = follow
+        client = await stage.node_client(stage.authority.issue(AGENT), tmp_path)
+        answer = await client.get("/v1/nodes/sync")
+        assert len(answer.text.splitlines()) == 4
+        assert registry.reads == 2

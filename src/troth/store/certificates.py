@@ -142,8 +142,8 @@ class CertificateGateway:
                 raise Conflict("Certificates changed while they were being stored; ask again.")
         return refusals
 
-    def abandon(self, serial: str) -> None:
-        """Note that an intended certificate will never be handed out; again is no error.
+    def abandon(self, serial: str) -> bool:
+        """Note that an intended certificate will never be handed out; whether that is news.
 
         `Conflict` if it was issued.
         """
@@ -153,6 +153,7 @@ class CertificateGateway:
         )
         if not done.rowcount and self.get(serial).state is IssuanceState.ISSUED:
             raise Conflict(f"The certificate {serial} is issued; revoke it instead.")
+        return bool(done.rowcount)
 
     def revoke(self, serial: str, now: datetime, reason: str) -> bool:
         """Revoke one certificate, in whatever state; whether it wasn't revoked before.

@@ -92,14 +92,15 @@ class JwtSvidGateway:
                 raise Conflict("JWT-SVIDs changed while they were being noted; ask again.")
         return refusals
 
-    def abandon(self, jti: str) -> None:
-        """Note that it will never be handed out; again is no error, `Conflict` once issued."""
+    def abandon(self, jti: str) -> bool:
+        """Note that it will never be handed out; whether that is news. `Conflict` once issued."""
         done = self._session.execute(
             update(jwt_svids).where(_t.jti == jti, is_planned),
             {"state": IssuanceState.ABANDONED.value},
         )
         if not done.rowcount and self.get(jti).state is IssuanceState.ISSUED:
             raise Conflict(f"The JWT-SVID {jti} is issued already.")
+        return bool(done.rowcount)
 
     def interrupted(self, older_than: datetime, limit: int) -> list[JwtSvidRecord]:
         """Intents older than `older_than` that never came to a result, the oldest first."""

@@ -86,7 +86,7 @@ def test_a_token_whose_intent_was_closed_is_never_given_out(engine: str, tmp_pat
         async with open_pair(engine, tmp_path) as pair:
             identity, node = await pair.house.register(), await pair.house.join()
             await pair.house.settle()
-            wish = JwtSvidRequest(identity_id=identity.id, audiences=("a",), instance=CLAIM)
+            wish = JwtSvidRequest(identity_id=identity.id, audiences=["a"], instance=CLAIM)
             body = IssueJwtSvids(requests=[wish])
             pair.house.keystore.before_sign = pair.reconcile
             (refused,) = (await pair.house.call("jwtsvid.issue", body, node)).results

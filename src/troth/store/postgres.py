@@ -39,9 +39,11 @@ SET tcp_keepalives_interval = 3;
 SET tcp_keepalives_count = 3;
 SET tcp_user_timeout = 15000;
 SET client_min_messages = warning;
+SET jit = off;
 """
 """The server looks after us as we look after it: what a dead or stalled one of us holds (row locks,
-its presence) is others' again within seconds rather than the kernel's two hours."""
+its presence) is others' again within seconds rather than the kernel's two hours. Compiling a query
+would take longer than any of ours."""
 
 _DEFAULTS = {
     "application_name": "troth",

@@ -145,6 +145,9 @@ class FollowJournal:
                 self._watch.until = None
                 self._tell(0, [])
                 return True
+            if self._is_look_due():
+                # Under a stream of full batches the end is never seen, and yet all is live.
+                await self._look(types)
             asked = self.store.clock.monotonic()
         return False
 

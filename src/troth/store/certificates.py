@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Row,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -20,6 +21,7 @@ from sqlalchemy import (
 
 from troth.core.errors import Conflict, Invalid, NotFound, Refused, TrothError
 from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId
+from troth.issuance.authorities import AuthorityState
 from troth.store.bulk import RowInsert
 from troth.store.columns import store_moment
 from troth.store.identities import read_spiffe_id
@@ -32,12 +34,13 @@ from troth.store.records import (
     Revocation,
 )
 from troth.store.session import Session
-from troth.store.tables import certificates, is_intended, is_revoked
+from troth.store.tables import authorities, certificates, is_intended, is_revoked
 
 LISTED_AFTER_EXPIRY = timedelta(days=7)
 """How long a revoked certificate stays on the list once expired. RFC 5280, section 3.3, wants it
 on one list issued after its expiry; a verifier's clock may be behind and a list may be missed."""
 
+_TRUSTED = (AuthorityState.ACTIVE.value, AuthorityState.RETIRED.value)
 _SERIAL = re.compile(rf"[0-9a-f]{{{SERIAL_DIGITS}}}", re.ASCII)
 _t = certificates.c
 # Built once: building and hashing a statement costs more than running it.
@@ -142,8 +145,8 @@ class CertificateGateway:
                 raise Conflict("Certificates changed while they were being stored; ask again.")
         return refusals
 
-    def abandon(self, serial: str) -> None:
-        """Note that an intended certificate will never be handed out; again is no error.
+    def abandon(self, serial: str) -> bool:
+        """Note that an intended certificate will never be handed out; whether that is news.
 
         `Conflict` if it was issued.
         """
@@ -153,6 +156,7 @@ class CertificateGateway:
         )
         if not done.rowcount and self.get(serial).state is IssuanceState.ISSUED:
             raise Conflict(f"The certificate {serial} is issued; revoke it instead.")
+        return bool(done.rowcount)
 
     def revoke(self, serial: str, now: datetime, reason: str) -> bool:
         """Revoke one certificate, in whatever state; whether it wasn't revoked before.
@@ -225,45 +229,28 @@ class CertificateGateway:
 
     def has_living(self, authority_id: AuthorityId, now: datetime) -> bool:
         """Whether anything that the authority signed for others, or may be signing, still lives."""
-        # By time, the next to end first: what a retired authority signed stands at the beginning.
-        query = select(_t.serial).where(_living(authority_id, now)).order_by(_t.not_after).limit(1)
-        return self._session.execute(query).first() is not None
+        return self.last_end(authority_id, now) is not None
 
     def last_end(self, authority_id: AuthorityId, now: datetime) -> datetime | None:
-        """When the last of that ends; None if nothing lives. Reads all of it: not for loops."""
-        query = select(func.max(_t.not_after)).where(_living(authority_id, now))
-        found: datetime | None = self._session.execute(query).scalar()
+        """When the last of that ends; None if nothing lives."""
+        # The last by the index; a maximum would read all of them.
+        query = select(_t.not_after).where(_living(authority_id, now))
+        found: datetime | None = self._session.execute(
+            query.order_by(_t.not_after.desc()).limit(1)
+        ).scalar()
         return found
 
     def count_unreplaced(self, authority_id: AuthorityId, now: datetime) -> int:
-        """How many copies, nodes and servers live on nothing but what the authority signed.
+        """How many copies, nodes and servers live on nothing but what the authority signed, or
+        what is older or trusted no longer.
 
-        Reads all that lives: not for loops, and not for the writer.
+        Reads all of it that lives: not for loops, and not for the writer.
         """
-        other = certificates.alias("other")
-        fresh = (
-            other.c.authority_id != authority_id,
-            other.c.state == IssuanceState.ISSUED.value,
-            other.c.revoked_at.is_(None),
-            other.c.not_after > now,
+        whose = _t.kind + " " + func.coalesce(_t.instance_id, _t.node_id, "")
+        query = select(func.count(whose.distinct())).where(
+            _living(authority_id, now), _t.revoked_at.is_(None), ~_is_replaced(authority_id, now)
         )
-        replaced = {
-            CertificateKind.WORKLOAD: other.c.instance_id == _t.instance_id,
-            CertificateKind.DEVICE: other.c.instance_id == _t.instance_id,
-            CertificateKind.NODE: (other.c.node_id == _t.node_id) & (other.c.instance_id.is_(None)),
-            CertificateKind.SERVER: other.c.kind == CertificateKind.SERVER.value,
-        }
-        total = 0
-        for kind, same in replaced.items():
-            whose = func.coalesce(_t.instance_id, _t.node_id, "")
-            query = select(func.count(whose.distinct())).where(
-                _living(authority_id, now),
-                _t.kind == kind.value,
-                _t.revoked_at.is_(None),
-                ~exists().where(same, *fresh),
-            )
-            total += self._session.execute(query).scalar() or 0
-        return total
+        return self._session.execute(query).scalar() or 0
 
     def purge_expired(self, before: datetime, limit: int) -> int:
         """Forget certificates that expired before `before`; how many went.
@@ -303,6 +290,35 @@ def _living(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
         & (_t.not_after > now)
         & (_t.kind != CertificateKind.CA.value)
         & (_t.state != IssuanceState.ABANDONED.value)
+    )
+
+
+def _is_replaced(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
+    """Whether its holder has a certificate of a newer authority that is trusted."""
+    other = certificates.alias("other")
+    made = select(authorities.c.created_at).where(authorities.c.id == authority_id)
+    older = authorities.c.created_at < made.scalar_subquery()
+    passed = exists().where(
+        authorities.c.id == other.c.authority_id, authorities.c.state.not_in(_TRUSTED) | older
+    )
+
+    def holds(*same: ColumnElement[bool]) -> ColumnElement[bool]:
+        return exists().where(
+            *same,
+            other.c.not_after > now,
+            other.c.authority_id != authority_id,
+            other.c.state == IssuanceState.ISSUED.value,
+            other.c.revoked_at.is_(None),
+            ~passed,
+        )
+
+    # Each by an index: a copy by its id, and what belongs to none by that. Of a node there are
+    # many more, the workloads' on it.
+    alone = other.c.instance_id.is_(None)
+    return case(
+        (_t.kind == CertificateKind.SERVER.value, holds(alone, other.c.kind == _t.kind)),
+        (_t.kind == CertificateKind.NODE.value, holds(other.c.node_id == _t.node_id, alone)),
+        else_=holds(other.c.instance_id == _t.instance_id),
     )
 
 

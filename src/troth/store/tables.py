@@ -279,6 +279,7 @@ certificates = Table(
     Index("ix_certificates_instance_id", "instance_id", "not_after"),
     Index("ix_certificates_node_id", "node_id", "not_after"),
     Index("ix_certificates_not_after", "not_after"),
+    Index("ix_certificates_authority_id", "authority_id", "not_after"),
 )
 is_intended = certificates.c.state == literal_column("'intended'")
 is_revoked = certificates.c.revoked_at.is_not(None)
@@ -310,6 +311,7 @@ jwt_svids = Table(
     Column("expires_at", Moment, nullable=False),
     Index("ix_jwt_svids_identity_id", "identity_id", "expires_at"),
     Index("ix_jwt_svids_expires_at", "expires_at"),
+    Index("ix_jwt_svids_authority_id", "authority_id", "expires_at"),
 )
 is_planned = jwt_svids.c.state == literal_column("'intended'")
 Index(

@@ -144,6 +144,7 @@ async def build_house(
         drafter,
         timedelta(seconds=config.crl.lifetime),
         timedelta(seconds=config.crl.period),
+        store.holder,
     )
     await publish()
     lease = timedelta(seconds=config.lease)

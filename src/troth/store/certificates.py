@@ -30,8 +30,10 @@ from troth.store.records import (
     CertificateKind,
     CertificateName,
     CertificateRecord,
+    HolderKind,
     IssuanceState,
     Revocation,
+    Withdrawal,
 )
 from troth.store.session import Session
 from troth.store.tables import authorities, certificates, is_intended, is_revoked
@@ -60,7 +62,10 @@ _ADD = RowInsert(
     "not_after",
     "created_at",
 )
+# Intended ones too: the signature may be under way at this moment.
+_STANDING = (_t.revoked_at.is_(None), _t.state != IssuanceState.ABANDONED.value)
 _CHUNK = 500  # engines bound how many parameters a statement may have
+_HELD_BY = {HolderKind.IDENTITY: _t.identity_id, HolderKind.NODE: _t.node_id}
 _STAND = select(_t.serial, _t.state, _t.revoked_at).where(
     _t.serial.in_(bindparam("wanted", expanding=True))
 )
@@ -185,6 +190,35 @@ class CertificateGateway:
         whoever holds the node holds their keys; the serials newly revoked."""
         return self._revoke_where(_t.node_id == node_id, now, reason)
 
+    def revoke_nodes_own(self, node_id: NodeId, now: datetime, reason: str) -> list[str]:
+        """As `revoke_for_node`, but only what says that somebody is this node."""
+        own = (_t.node_id == node_id) & (_t.kind == CertificateKind.NODE.value)
+        return self._revoke_where(own, now, reason)
+
+    def holds_more(self, kind: HolderKind, holder: str, now: datetime, number: int) -> bool:
+        """Whether a holder has more than `number` certificates that could be revoked."""
+        query = select(_t.serial).where(_HELD_BY[kind] == holder, _t.not_after > now, *_STANDING)
+        return len(self._session.execute(query.limit(number + 1)).all()) > number
+
+    def revoke_batch(
+        self, withdrawal: Withdrawal, now: datetime, limit: int
+    ) -> tuple[list[str], datetime | None]:
+        """Revoke the next of what a withdrawal is about: the serials, and what is reached by them,
+        or None if that was all.
+
+        By no clock but that of the withdrawal itself: one that runs fast must not take what lives
+        for expired.
+        """
+        query = select(_t.serial, _t.not_after).where(
+            _HELD_BY[withdrawal.kind] == withdrawal.holder,
+            _t.not_after >= withdrawal.reached,
+            *_STANDING,
+        )
+        rows = self._session.execute(query.order_by(_t.not_after, _t.serial).limit(limit)).all()
+        serials = [row.serial for row in rows]
+        self._revoke(serials, now, withdrawal.reason)
+        return serials, rows[-1].not_after if len(rows) == limit else None
+
     def revoked(
         self, authority_id: AuthorityId, now: datetime, kept: timedelta = LISTED_AFTER_EXPIRY
     ) -> list[Revocation]:
@@ -261,27 +295,15 @@ class CertificateGateway:
         return self._session.execute(delete(certificates).where(_t.serial.in_(old))).rowcount
 
     def _revoke_where(self, whose: ColumnElement[bool], now: datetime, reason: str) -> list[str]:
-        # Intended ones too: the signature may be under way at this moment.
-        query = select(_t.serial).where(
-            whose,
-            _t.not_after > now,
-            _t.revoked_at.is_(None),
-            _t.state != IssuanceState.ABANDONED.value,
-        )
+        query = select(_t.serial).where(whose, _t.not_after > now, *_STANDING)
         serials = list(self._session.execute(query.order_by(_t.serial)).scalars())
-        statement = (
-            update(certificates)
-            .where(
-                whose,
-                _t.not_after > now,
-                _t.revoked_at.is_(None),
-                _t.state != IssuanceState.ABANDONED.value,
-            )
-            .values(revoked_at=now, revocation_reason=reason)
-        )
-        if serials:
-            self._session.execute(statement)
+        self._revoke(serials, now, reason)
         return serials
+
+    def _revoke(self, serials: list[str], now: datetime, reason: str) -> None:
+        for start in range(0, len(serials), _CHUNK):
+            some = update(certificates).where(_t.serial.in_(serials[start : start + _CHUNK]))
+            self._session.execute(some.values(revoked_at=now, revocation_reason=reason))
 
 
 def _living(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:

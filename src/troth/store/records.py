@@ -7,7 +7,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from troth.core.ids import AuthorityId, CodeId, IdentityId, InstanceId, NodeId, SpiffeId, TokenId
+from troth.core.ids import (
+    AuthorityId,
+    CodeId,
+    IdentityId,
+    InstanceId,
+    NodeId,
+    RequestId,
+    SpiffeId,
+    TokenId,
+)
 from troth.issuance.presented import SERIAL_DIGITS as SERIAL_DIGITS
 from troth.issuance.presented import format_serial as format_serial
 
@@ -122,6 +131,32 @@ class CertificateName(NamedTuple):
     serial: str
     subject: str
     not_after: datetime
+
+
+class HolderKind(StrEnum):
+    """Whose certificates are withdrawn together."""
+
+    IDENTITY = "identity"
+    NODE = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """What one holder had when it was taken away from it, to be revoked in batches.
+
+    `holder` is an id, `subject` its SPIFFE ID; `actor`, `source` and `request_id` are those of the
+    call that took it away; whatever ends before `reached` is done.
+    """
+
+    holder: str
+    kind: HolderKind
+    subject: str
+    reason: str
+    actor: str
+    source: str
+    request_id: RequestId
+    began_at: datetime
+    reached: datetime
 
 
 class Revocation(NamedTuple):

@@ -321,6 +321,21 @@ Index(
     postgresql_where=is_planned,
 )
 
+# What is due to be revoked behind a change of state that took it away; gone when it is done.
+withdrawals = Table(
+    "withdrawals",
+    metadata,
+    Column("holder", String(64), primary_key=True),  # an identity or a node, as `kind` says
+    Column("kind", String(16), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("began_at", Moment, nullable=False),
+    Column("reached", Moment, nullable=False),
+)
+
 crls = Table(
     "crls",
     metadata,

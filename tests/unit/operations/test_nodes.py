@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -134,20 +136,20 @@ async def test_two_requests_for_one_key_at_once_are_one_node(house: FakeHouse) -
 
 @in_house
 async def test_a_node_that_was_superseded_leaves_no_serial(house: FakeHouse) -> None:
-    """Somebody joins anew under the name while the first certificate is being signed."""
-    loop = asyncio.get_running_loop()
+    """Somebody joins anew under the name when the first certificate is recorded, not yet noted."""
+    store: Any = house.parts.store
     first, second = await make_token(house), await make_token(house)
     joined: list[NodeCredential] = []
+    original, asked = store.transact, itertools.count(1)
 
-    async def join_second() -> None:
-        house.clock.advance(timedelta(seconds=1))
-        joined.append(await house.call("node.attest", attest(second), ANONYMOUS))
+    async def overtake(function: Any) -> Any:
+        if next(asked) == 4:  # enter, intend, issue, note
+            store.transact = original
+            house.clock.advance(timedelta(seconds=1))
+            joined.append(await house.call("node.attest", attest(second), ANONYMOUS))
+        return await original(function)
 
-    def overtake() -> None:
-        house.keystore.before_sign = None
-        asyncio.run_coroutine_threadsafe(join_second(), loop).result(30)
-
-    house.keystore.before_sign = overtake
+    store.transact = overtake
     with pytest.raises(Denied, match="joined anew"):
         await house.call("node.attest", attest(first), ANONYMOUS)
     serial = x509.load_der_x509_certificate(joined[0].chain[0]).serial_number

@@ -91,6 +91,7 @@ async def certify_node(
     leaf = await leaves.issue_one(call, wish, guard)
 
     def note(tx: Transaction) -> list[bytes]:
+        guard(tx)  # or the serial of who was evicted or superseded would stand for the next one's
         current = tx.nodes.get(node.id)
         tx.nodes.save(replace(current, certificate_serial=leaf.serial, expires_at=leaf.not_after))
         return collect_roots(tx)

@@ -57,6 +57,10 @@ _DEFAULTS = {
 }
 _BEGIN = {
     "write": "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
+    # LOCK takes no snapshot: what is seen afterwards has all that others wrote (PostgreSQL's
+    # documentation, section 13.3.1), and those who had begun before are the ones to begin anew.
+    "alone": "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE; "
+    "LOCK TABLE certificates IN SHARE ROW EXCLUSIVE MODE",
     # Nobody seals while a sealer that was stopped or cut off half-way holds its lock.
     "locked": "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
     "SET LOCAL idle_in_transaction_session_timeout = '3s'",
@@ -150,9 +154,13 @@ class PostgresLink:
         self.connection = connection
         self._raw = raw
 
-    def begin_write(self) -> None:
-        """Begin a transaction that is as if it were alone."""
-        self._raw.execute(_BEGIN["write"])
+    def begin_write(self, *, alone: bool = False) -> None:
+        """Begin a transaction that is as if it were alone; with `alone`, nobody issues meanwhile.
+
+        Who cuts off or lets in anew reads all certificates of somebody, and each one issued to
+        them meanwhile is a collision: it would be begun anew for as long as they are busy.
+        """
+        self._raw.execute(_BEGIN["alone" if alone else "write"])
 
     def begin_locked(self) -> None:
         """Begin a transaction that sees each moment anew, for who takes locks by itself."""

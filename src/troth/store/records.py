@@ -52,7 +52,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
-    """A one-time permission to join as `node_name`. Only a hash of its secret is kept."""
+    """A one-time permission to join as `node_name`. Only a hash of its secret is kept.
+
+    `used_by` is the node that joined with it and `key_hash` the SHA-256 (hex) of that node's public
+    key, which alone may show it again.
+    """
 
     id: TokenId
     secret_hash: str
@@ -62,6 +66,7 @@ class JoinToken:
     expires_at: datetime
     used_at: datetime | None = None
     used_by: str | None = None
+    key_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

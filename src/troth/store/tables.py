@@ -196,6 +196,7 @@ join_tokens = Table(
     Column("expires_at", Moment, nullable=False),
     Column("used_at", Moment),
     Column("used_by", Text),
+    Column("key_hash", String(64)),  # of the key that the first use was for
     Index("ix_join_tokens_expires_at", "expires_at"),
 )
 

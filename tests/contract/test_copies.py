@@ -10,16 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
+import psycopg.conninfo
 import pytest
 
 from tests.fakes.history import make_history
 from tests.fakes.postgres import start_cluster
 from tests.fakes.stores import ENGINES, NOW, make_event, read, transact
 from troth.core.clock import VirtualClock
-from troth.core.errors import Conflict, Invalid, Refused
-from troth.store import copies
-from troth.store.copies import check_frames, export_database, import_frames
+from troth.core.errors import Conflict, Invalid, Refused, Unavailable
+from troth.server.upkeep import move_database
+from troth.store import copies, sqlite
+from troth.store.copies import check_frames, export_database, import_frames, open_source
 from troth.store.engine import open_database, open_store
+from troth.store.postgres import PostgresLink
 from troth.store.rows import list_shapes, sum_journal, sum_rows
 from troth.store.schema import upgrade_connection
 from troth.store.tables import metadata
@@ -78,8 +82,8 @@ def take_sums(url: str) -> dict[str, Sum]:
         link.close()
 
 
-def export(url: str, **options: Any) -> list[Frame]:
-    return list(export_database(open_database(url), NOW, lambda: (), **options))
+def export(url: str) -> list[Frame]:
+    return list(export_database(open_database(url), NOW, lambda: ()))
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
@@ -248,24 +252,111 @@ def test_a_newer_troths_copy_is_refused(
         import_frames(open_database(make_empty(target, tmp_path)), [newer, *rest], ignore)
 
 
+def move(source: str, target: str, progress: Any = ignore) -> None:
+    move_database(source, target, VirtualClock(NOW), progress)
+
+
+def connect_as_other(url: str) -> psycopg.Connection[Any]:
+    """A session of another role, by another program, on the PostgreSQL database at `url`."""
+    cluster = start_cluster()
+    assert cluster is not None
+    with psycopg.connect(url, autocommit=True) as owner:
+        if not owner.execute("SELECT FROM pg_roles WHERE rolname = 'other'").fetchall():
+            owner.execute("CREATE ROLE other LOGIN PASSWORD 'other'")
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    return psycopg.connect(
+        host=str(cluster.directory), dbname=str(name), user="other", password="other"
+    )
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_database_in_use_is_not_moved(engine: str, tmp_path: Path) -> None:
-    url = make_empty(engine, tmp_path, "troth")
+    url, target = make_empty(engine, tmp_path, "troth"), make_empty("sqlite", tmp_path)
     store = open_store(url, clock=VirtualClock(NOW))
     try:
         transact(store, lambda tx: tx.journal.append(make_event()))
         with pytest.raises(Refused, match=r"[Ss]top"):
-            export(url, alone=True)
+            move(url, target)
         assert isinstance(export(url)[0], Opening)  # a backup is made all the same
     finally:
         store.close()
-    frames = export_database(open_database(url), NOW, lambda: (), alone=True)
-    next(frames)
-    if engine == "sqlite":  # and whoever comes now has to wait
-        with pytest.raises(sqlite3.OperationalError, match="locked"):
-            sqlite3.connect(tmp_path / "troth.db", timeout=0).execute("SELECT * FROM journal")
-    frames.close()
-    assert isinstance(export(url, alone=True)[0], Opening)
+    move(url, target)
+
+
+def test_a_session_of_another_role_is_seen(tmp_path: Path) -> None:
+    url, target = make_empty("postgresql", tmp_path), make_empty("sqlite", tmp_path)
+    open_store(url, clock=VirtualClock(NOW)).close()
+    with connect_as_other(url), pytest.raises(Refused, match=r"as other\. Stop every server"):
+        move(url, target)
+    move(url, target)
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_server_that_starts_during_a_move_is_told_so(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file whoever comes has to wait, as a server does for some seconds, until all is kept."""
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.0)
+    for engine in ENGINES:
+        url, copy = make_empty(engine, tmp_path, engine), make_empty(target, tmp_path, engine + "2")
+        store = open_store(url, clock=VirtualClock(NOW))
+        transact(store, lambda tx: tx.journal.append(make_event()))
+        store.close()
+        met: list[str] = []
+
+        def start(
+            *_: Any, url: str = url, met: list[str] = met
+        ) -> None:  # as each step of the move begins, and last before the copy is kept
+            with pytest.raises(Unavailable) as refusal:
+                open_store(url, clock=VirtualClock(NOW))
+            met.append(refusal.value.detail)
+
+        kept = PostgresLink if target == "postgresql" else sqlite.Link
+        with monkeypatch.context() as patched:
+            commit = kept.commit
+            patched.setattr(kept, "commit", lambda link, c=commit, s=start: (s(), c(link)))
+            move(url, copy, start)
+        assert len(met) >= 2
+        assert ("being moved" if engine == "postgresql" else "another process") in met[-1]
+        open_store(url, clock=VirtualClock(NOW)).close()
+        assert take_sums(copy) == take_sums(url)
+
+
+def test_who_came_during_a_move_in_spite_of_all_makes_it_refuse(tmp_path: Path) -> None:
+    url, target = make_empty("postgresql", tmp_path), make_empty("sqlite", tmp_path)
+    store = open_store(url, clock=VirtualClock(NOW))
+    transact(store, lambda tx: tx.journal.append(make_event()))
+    store.close()
+    came: list[psycopg.Connection[Any]] = []
+
+    def come(*_: Any) -> None:
+        if not came:  # with a role of its own, and without asking for the lock
+            came.append(connect_as_other(url))
+
+    with pytest.raises(Refused, match=r"Stop every server on it, whatever its role"):
+        move(url, target, come)
+    came[0].close()
+    with pytest.raises(Refused, match="empty"):
+        export(target)
+    move(url, target)
+
+
+def test_a_move_whose_hold_on_the_source_was_cut_keeps_nothing(tmp_path: Path) -> None:
+    url, target = make_empty("postgresql", tmp_path), make_empty("sqlite", tmp_path)
+    store = open_store(url, clock=VirtualClock(NOW))
+    transact(store, lambda tx: tx.journal.append(make_event()))
+    store.close()
+    with open_source(open_database(url), alone=True) as source:
+        frames = list(source.export(NOW, lambda: ()))
+        with psycopg.connect(url, autocommit=True) as owner:
+            owner.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        with pytest.raises(Unavailable):
+            import_frames(open_database(target), frames, ignore, lambda *_: source.check_alone())
+    with pytest.raises(Refused, match="empty"):
+        export(target)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -228,3 +228,48 @@ def seal_some(store, holder, count):
         tx.journal.seal(count)
 
     transact(store, seal)
+
+
+class FullSealer(Sealer):
+    """Always finds a full batch, since so much is committed while it seals one."""
+
+    def __init__(self, node, batches, seize=None):
+        super().__init__(node.store, clock=node.store.clock, holder="one")
+        self.node, self.left, self.seize, self.ages = node, batches, seize, []
+
+    async def seal_batch(self):
+        sealed = await super().seal_batch()
+        self.node.store.clock.advance(timedelta(seconds=2))
+        self.ages.append(self.node.snapshot.age)
+        self.left -= 1
+        if self.left > 0:
+            events = [make_event(number, type="test.noted") for number in range(BATCH)]
+            await self.node.store.transact(lambda tx: tx.journal.append_all(events))
+        if self.left == self.seize:
+            self.node.store.clock.advance(LEASE_TTL)
+            await self.node.store.transact(lambda tx: take(tx, "two", self.node.store.clock))
+        return sealed
+
+
+def take(tx, holder, clock):
+    return tx.leases.take("sealer", holder, clock.now(), LEASE_TTL)
+
+
+def test_who_seals_full_batches_for_long_keeps_both_leases(store, clock):
+    node = Node(store, "one")
+    append(store, 2 * BATCH)
+    sealer = FullSealer(node, batches=12)
+    node.feed = FollowJournal(store, sealer, node.snapshot)
+    node.follow()
+    assert node.snapshot.epoch == 12 * BATCH + BATCH
+    assert max(sealer.ages) <= 10, "all but the newest is live, and known to be"
+    assert not transact(store, lambda tx: take(tx, "two", clock))
+
+
+def test_who_lost_the_lease_between_full_batches_seals_no_more(store, clock):
+    node = Node(store, "one")
+    append(store, 2 * BATCH)
+    sealer = FullSealer(node, batches=12, seize=8)
+    node.feed = FollowJournal(store, sealer, node.snapshot)
+    node.follow()
+    assert node.snapshot.epoch == 4 * BATCH

@@ -362,37 +362,53 @@ def test_a_join_token_is_taken_once_and_in_time(store):
     transact(store, lambda tx: tx.join_tokens.add(token))
     with pytest.raises(Conflict, match="id is taken"):
         transact(store, lambda tx: tx.join_tokens.add(token))
-    with pytest.raises(Refused, match="expired"):
-        transact(store, lambda tx: tx.join_tokens.take(token.id, NOW + HOUR, "nod_1"))
-    with pytest.raises(NotFound, match="troth token join"):
-        transact(store, lambda tx: tx.join_tokens.take("jtk_0", NOW, "nod_1"))
-    taken = transact(store, lambda tx: tx.join_tokens.take(token.id, NOW + SECOND, "nod_1"))
-    assert taken == replace(token, used_at=NOW + SECOND, used_by="nod_1")
-    with pytest.raises(Refused, match="used before"):
-        transact(store, lambda tx: tx.join_tokens.take(token.id, NOW + 2 * HOUR, "nod_2"))
-    assert read(store, lambda tx: tx.join_tokens.get(token.id)) == taken
+    until = NOW + 3 * HOUR
+
+    def take(token_id, now, key_hash, used_by):
+        return transact(
+            store, lambda tx: tx.join_tokens.take(token_id, now, key_hash, until, used_by)
+        )
+
+    assert not take(token.id, NOW + HOUR, "aa", "nod_1")  # it has expired
+    assert not take("jtk_0", NOW, "aa", "nod_1")  # there is none
+    assert read(store, lambda tx: tx.join_tokens.find(token.id)) == token
+    assert take(token.id, NOW + SECOND, "aa", "nod_1")
+    assert not take(token.id, NOW + 2 * SECOND, "bb", "nod_2")
+    assert read(store, lambda tx: tx.join_tokens.find(token.id)) == replace(
+        token, used_at=NOW + SECOND, used_by="nod_1", key_hash="aa", expires_at=until
+    )
 
 
 def test_a_join_token_whose_taking_is_rolled_back_is_still_good(store):
     def take_and_fail(tx):
-        tx.join_tokens.take("jtk_1", NOW, "nod_1")
+        assert tx.join_tokens.take("jtk_1", NOW, "aa", NOW + HOUR, "nod_1")
         raise Refused("the request was no good")
 
     transact(store, lambda tx: tx.join_tokens.add(make_token()))
     with pytest.raises(Refused, match="no good"):
         transact(store, take_and_fail)
-    transact(store, lambda tx: tx.join_tokens.take("jtk_1", NOW, "nod_1"))
+    assert transact(store, lambda tx: tx.join_tokens.take("jtk_1", NOW, "aa", NOW + HOUR, "nod_1"))
+
+
+def test_join_tokens_end_with_their_node_used_or_not(store):
+    tokens = [make_token(1), make_token(2), make_token(3, node_name="other")]
+    transact(store, lambda tx: [tx.join_tokens.add(t) for t in tokens])
+    transact(store, lambda tx: tx.join_tokens.take("jtk_1", NOW, "aa", NOW + HOUR, "nod_1"))
+    transact(store, lambda tx: tx.join_tokens.end_for_node("local", NOW + SECOND))
+    ends = [read(store, lambda tx, n=n: tx.join_tokens.find(f"jtk_{n}")).expires_at for n in (1, 2)]
+    assert ends == [NOW + SECOND, NOW + SECOND]
+    assert read(store, lambda tx: tx.join_tokens.find("jtk_3")) == tokens[2]
+    assert transact(store, lambda tx: tx.join_tokens.void(NOW + SECOND)) == 1
 
 
 def test_join_tokens_are_listed_while_good_and_purged_once_over(store):
     tokens = [make_token(n, expires_at=NOW + n * HOUR) for n in (3, 1, 2)]
     transact(store, lambda tx: [tx.join_tokens.add(t) for t in tokens])
-    transact(store, lambda tx: tx.join_tokens.take("jtk_2", NOW, "nod_1"))
+    transact(store, lambda tx: tx.join_tokens.take("jtk_2", NOW, "aa", NOW + 2 * HOUR, "nod_1"))
     assert [t.id for t in read(store, lambda tx: tx.join_tokens.list(NOW))] == ["jtk_1", "jtk_3"]
     assert transact(store, lambda tx: tx.join_tokens.purge(NOW + 2 * HOUR)) == 2
     assert read(store, lambda tx: tx.join_tokens.find("jtk_1")) is None
-    with pytest.raises(NotFound):
-        read(store, lambda tx: tx.join_tokens.get("jtk_2"))
+    assert read(store, lambda tx: tx.join_tokens.find("jtk_2")) is None
 
 
 def test_a_cursor_never_goes_back(store):

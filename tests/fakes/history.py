@@ -12,8 +12,10 @@ from tests.fakes.house import DOMAIN, FailingKeystore, FakeHouse, open_house
 from tests.fakes.stores import HOUR, NOW
 from tests.fakes.templates import describe_template, submit
 from troth.core.entropy import SeededEntropy
+from troth.core.ids import RequestId, SpiffeId
 from troth.operations.call import Caller
 from troth.store.engine import Transaction
+from troth.store.records import HolderKind, Withdrawal
 from troth.wire.api.certificates import InstanceClaim
 from troth.wire.api.devices import InviteDevices
 from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
@@ -89,4 +91,17 @@ def _add_rest(tx: Transaction) -> None:
     tx.cursors.save("sink", 7)
     tx.used_proofs.take("ab" * 32, NOW + HOUR)
     tx.leases.take("sealer", "somebody", NOW, HOUR)
+    tx.withdrawals.add(
+        Withdrawal(
+            holder="nod_gone",
+            kind=HolderKind.NODE,
+            subject=str(SpiffeId(DOMAIN, "/troth/node/gone")),
+            reason="privilegeWithdrawn",
+            actor="uid:0",
+            source="test",
+            request_id=RequestId("req_gone"),
+            began_at=NOW,
+            reached=NOW + HOUR,
+        )
+    )
     tx.settings.set("trust_domain", str(DOMAIN))

@@ -151,7 +151,9 @@ async def open_house(
         keystore, drafter = keystore or FailingKeystore(entropy), Drafter()
         prepare = PrepareAuthorities(store, clock, entropy, keystore, DOMAIN, "test")
         await prepare()
-        publish = PublishCrls(store, clock, keystore, drafter, CRL_LIFETIME, CRL_PERIOD)
+        publish = PublishCrls(
+            store, clock, keystore, drafter, CRL_LIFETIME, CRL_PERIOD, store.holder
+        )
         await publish()
         snapshot = Snapshot(clock, LEASE)
         snapshot.load(await read_seed(store, clock.now()))

@@ -48,8 +48,9 @@ def move(
 ) -> None:
     """Copy the whole state into an empty database of any engine, all or nothing.
 
-    The server must be stopped. Every table and the journal's order are compared afterwards; the
-    source stays as it is. Passwords come from PGPASSFILE or PGPASSWORD.
+    Every server on it must be stopped, and none can start there until the copy is kept. Every table
+    and the journal's order are compared afterwards; the source stays as it is. Passwords come from
+    PGPASSFILE or PGPASSWORD.
     """
     from troth.server.upkeep import move_database
 

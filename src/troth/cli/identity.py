@@ -104,7 +104,7 @@ def describe_identity(view: identities.IdentityView, now: datetime) -> list[tupl
     return [
         ("name", view.name),
         ("SPIFFE ID", view.spiffe_id),
-        ("state", f"{view.state}{reason}"),
+        ("state", f"{view.state}{reason}{', being revoked' if view.revoking else ''}"),
         ("kind", view.kind),
         ("owner", view.owner),
         ("purpose", view.purpose),
@@ -258,6 +258,8 @@ def _add_move(verb: str, purpose: str, reason: str, next_step: str) -> None:
         )
         view: Any = terminal.call(f"identity.{verb}", request)
         terminal.show(view, lambda: [f"{view.name} is {view.state}"])
+        if view.revoking:
+            terminal.say("Its many certificates are being revoked now: `troth identity show`.")
         if next_step:
             terminal.say(next_step.format(name=view.name))
 

@@ -41,7 +41,7 @@ def ls(
     rows = [
         (
             node.name,
-            node.state,
+            f"{node.state}, being revoked" if node.revoking else node.state,
             node.attestation,
             describe_time(node.last_seen, now),
             describe_time(node.expires_at, now),
@@ -70,6 +70,10 @@ def evict(
     )
     view = terminal.call("node.evict", request)
     terminal.show(view, lambda: [f"{view.name} is {view.state}"])
+    if view.revoking:
+        terminal.say(
+            "The many certificates of its workloads are being revoked now: `troth node ls`."
+        )
     again = f"troth token join --node {view.name}"
     if view.fingerprint is not None:
         again = f"troth node readmit {view.name} --reason TEXT"

@@ -264,8 +264,11 @@ class Snapshot:
         return "" if self._last is None else mark_event(self._last)
 
     def find_cut_off(self, spiffe_id: str) -> State | None:
-        """The state that cuts this SPIFFE ID off, or None."""
-        return self._cut_off.get(spiffe_id)
+        """The state that cuts this SPIFFE ID off, or None; that of a retired one as long as a token
+        of it may live, or a certificate that is still to be revoked."""
+        end = self._ended.get(spiffe_id)
+        ended = end is not None and end > self._clock.now()
+        return State.RETIRED if ended else self._cut_off.get(spiffe_id)
 
     def is_revoked(self, serial: str) -> bool:
         """Whether the certificate with this serial (lower-case hex) is revoked."""

@@ -23,9 +23,11 @@ from troth.operations.leaf import LeafIssuer
 from troth.operations.node import NODE_TTL, certify_node, name_node, view_node
 from troth.operations.pacing import Turns
 from troth.operations.recording import record_event, record_revocations
-from troth.operations.token import find_token, parse_token, take_token
+from troth.operations.single_use import hash_key
+from troth.operations.throttle import Throttle
+from troth.operations.token import REMEDY, find_token, parse_token, take_token
 from troth.store.engine import Store
-from troth.store.records import Node, NodeState
+from troth.store.records import JoinToken, Node, NodeState
 from troth.store.transaction import Transaction
 from troth.wire.api import nodes as wire
 from troth.wire.api.readmission import ReadmitNode as ReadmitRequest
@@ -39,11 +41,13 @@ REJOIN_AFTER = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
-    """Which trust domain machines join, who vouches for them, and how many may join at once."""
+    """Which trust domain machines join, who vouches for them, how many may join at once, and how
+    often one may ask again for an answer that was lost."""
 
     trust_domain: TrustDomain
     vouchers: Vouchers
     turns: Turns
+    retries: Throttle
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class AttestNode:
         public_key = parse_csr(call.body.csr)
         match call.body.method:
             case "join_token":
-                node = await self._join_by_token(call)
+                node = await self._join_by_token(call, public_key)
             case "x509pop":
                 node = await self._join_by_certificate(call)
             case other:
@@ -76,18 +80,26 @@ class AttestNode:
 
         return await certify_node(self.store, self.leaves, call, node, public_key, guard)
 
-    async def _join_by_token(self, call: Call[wire.AttestNode]) -> Node:
+    async def _join_by_token(self, call: Call[wire.AttestNode], public_key: bytes) -> Node:
         token_id, secret = parse_token(call.body.evidence)
+        key_hash = hash_key(public_key)
         now = self.clock.now()
         # Anybody may call this: what is wrong is found out without a turn of the writer.
-        await self.store.read(lambda tx: find_token(tx, token_id, secret, now))
+        shown = await self.store.read(lambda tx: find_token(tx, token_id, secret, key_hash, now))
+        if shown.used_at is not None:
+            self.entrance.retries.check(token_id)
+            self.entrance.retries.count(token_id)
         self.entrance.turns.take(call.caller)
         node_id = NodeId(new_id("nod", self.entropy))
 
         def join(tx: Transaction) -> Node:
-            token = take_token(tx, token_id, secret, now, node_id)
+            token = find_token(tx, token_id, secret, key_hash, now)
+            if token.used_at is not None:
+                return _find_joined(tx, token)
             node = self._make_node(node_id, token.node_name, JOIN_TOKEN, now)
-            return _enter(tx, call, node, token=token.id)
+            node = _enter(tx, call, node, token=token.id)
+            take_token(tx, token, key_hash, now, node.id)
+            return node
 
         return await self.store.transact(join)
 
@@ -154,6 +166,20 @@ class AttestNode:
             last_seen=now,
             fingerprint=key,
         )
+
+
+def _find_joined(tx: Transaction, token: JoinToken) -> Node:
+    """The node that joined with a used token, for another certificate of the same key as in a
+    renewal; `Refused` once the node is anything but what that use made it."""
+    node = tx.nodes.find(NodeId(token.used_by or ""))
+    if node is None or node.state is not NodeState.ACTIVE or node.attested_at != token.used_at:
+        raise Refused(
+            f"The node that joined with this token was evicted or has joined anew; {REMEDY}"
+        )
+    held = tx.certificates.find(node.certificate_serial)
+    if held is not None and held.revoked_at is not None:
+        raise Refused(f"The certificate that this token was used for was revoked; {REMEDY}")
+    return node
 
 
 def _check_name(tx: Transaction, node: Node) -> None:

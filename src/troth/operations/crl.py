@@ -27,12 +27,18 @@ from troth.store.engine import Store
 from troth.store.records import CrlRecord, IssuanceState, Revocation
 from troth.store.transaction import Transaction
 
+LEASE = "crl.publish"
+LEASE_TTL = timedelta(seconds=10)
+"""How long after its last list a server that lives and stands still keeps others from the next."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublishCrls:
     """Background: the newest CRL of each X.509 authority says what is revoked. Idempotent.
 
-    Two at once do no harm: a number is taken once, and whoever comes second looks again later.
+    `holder` names this server. Each revocation wakes all of them; whoever made a list last makes
+    the next one too, and the others leave it to that one as long as it holds the lease. Two at once
+    do no harm: a number is taken once.
     """
 
     store: Store
@@ -41,6 +47,7 @@ class PublishCrls:
     drafter: Drafter
     lifetime: timedelta
     period: timedelta
+    holder: str
     _listed: dict[AuthorityId, tuple[int, frozenset[int]]] = field(default_factory=dict)
 
     async def __call__(self) -> None:
@@ -49,7 +56,7 @@ class PublishCrls:
         An authority whose key can't be used holds up no other one's list; its error is raised at
         the end.
         """
-        authorities = await self.store.read(lambda tx: tx.authorities.list(Use.X509))
+        authorities = await self.store.read(self._list_authorities)
         failed: Exception | None = None
         for authority in authorities:
             if authority.published:
@@ -58,7 +65,15 @@ class PublishCrls:
                 except Exception as error:  # noqa: BLE001  # raised below, after the others
                     failed = failed or error
         if failed is not None:
+            # Another one may be luckier: its key may be at hand.
+            await self.store.transact(lambda tx: tx.leases.release(LEASE, self.holder))
             raise failed
+
+    def _list_authorities(self, tx: Transaction) -> list[Authority]:
+        """All of which a list is due from this server; none while another one makes them."""
+        if tx.leases.is_taken(LEASE, self.holder, self.clock.now()):
+            return []
+        return tx.authorities.list(Use.X509)
 
     async def _publish(self, authority: Authority) -> None:
         latest, number, revoked = await self._read(authority)
@@ -68,13 +83,20 @@ class PublishCrls:
         await asyncio.to_thread(self.keystore.public_key, authority.key_ref)
         planned = await asyncio.to_thread(self._draft, authority, number, revoked)
         try:
-            await self.store.transact(lambda tx: tx.crls.add_intended(planned))
+            if not await self.store.transact(lambda tx: self._reserve(tx, planned)):
+                return  # another server began meanwhile, and was woken by what woke this one
         except Conflict:
-            return  # another node took the number; its list, or the next, holds what ours would
+            return  # another one took the number; its list, or the next, holds what ours would
         signature = await asyncio.to_thread(self.keystore.sign, authority.key_ref, planned.tbs)
         der = assemble_certificate(planned.tbs, signature)
         check_crl(der, planned.tbs, authority.public_key)
         await self.store.transact(lambda tx: self._finish(tx, planned, der, len(revoked)))
+
+    def _reserve(self, tx: Transaction, planned: CrlRecord) -> bool:
+        if not tx.leases.take(LEASE, self.holder, self.clock.now(), LEASE_TTL):
+            return False
+        tx.crls.add_intended(planned)
+        return True
 
     async def _read(self, authority: Authority) -> tuple[CrlRecord | None, int, list[Revocation]]:
         return await self.store.read(

@@ -24,8 +24,8 @@ from troth.issuance.csr import parse_csr
 from troth.operations.admission import limit_ttl
 from troth.operations.call import Call
 from troth.operations.enrolment import (
+    CODE,
     REMEDY,
-    check_code,
     find_code,
     parse_code,
     require_kind,
@@ -34,6 +34,7 @@ from troth.operations.enrolment import (
 from troth.operations.gathering import Issued, LeafGatherer
 from troth.operations.leaf import Wish
 from troth.operations.recording import record_event
+from troth.operations.single_use import hash_key
 from troth.operations.throttle import Throttle
 from troth.store.engine import Store
 from troth.store.identities import MOST_CERTIFIED
@@ -106,8 +107,8 @@ class EnrollDevice:
             self.throttle.count(call.caller.source)
             raise Refused(f"This enrolment code is not valid here; {REMEDY}")
         code, identity = found
-        key_hash = hashlib.sha256(public_key).hexdigest()
-        check_code(code, key_hash, now)
+        key_hash = hash_key(public_key)
+        CODE.check(code, key_hash, now)
 
         def take(tx: Transaction, now: datetime) -> bool:
             current = find_code(tx, secret)

@@ -19,14 +19,14 @@ from troth.core.ids import CodeId
 from troth.identity.identity import Identity, Kind, State
 from troth.operations.call import Call
 from troth.operations.recording import record_event
+from troth.operations.single_use import Permission
 from troth.store.engine import Store
 from troth.store.records import EnrolmentCode
 from troth.store.transaction import Transaction
 from troth.wire.api import devices as wire
 
 REMEDY = "make a new one with `troth device invite NAME`."
-RETRY = timedelta(hours=1)
-"""How long after its use a code may be shown again, by the same key alone."""
+CODE = Permission("enrolment code", REMEDY)
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """https://www.crockford.com/base32.html: no I, L, O or U."""
@@ -149,22 +149,8 @@ def find_code(tx: Transaction, secret: bytes) -> EnrolmentCode | None:
     return found
 
 
-def check_code(code: EnrolmentCode, key_hash: str, now: datetime) -> None:
-    """Raise `Refused` unless the code may be used now, for the key with this hash."""
-    if code.used_at is not None and not hmac.compare_digest(code.key_hash or "", key_hash):
-        raise Refused(f"The enrolment code was used before, for another key; {REMEDY}")
-    if code.expires_at <= now:
-        raise Refused(f"The enrolment code has expired or was withdrawn; {REMEDY}")
-
-
 def take_code(tx: Transaction, code: EnrolmentCode, key_hash: str, now: datetime) -> bool:
-    """Use a code up for a key; whether this was its first use. Raises as `check_code` does.
-
-    The same key may show it again for a while: the answer to the first time may have been lost.
-    """
-    check_code(code, key_hash, now)
-    if code.used_at is not None:
-        return False
-    if tx.enrolment_codes.take(code.id, now, key_hash, max(code.expires_at, now + RETRY)):
-        return True
-    raise Refused(f"The enrolment code was used by another device just now; {REMEDY}")
+    """Use a code up for a key; whether this was its first use. Raises as `CODE.check` does."""
+    return CODE.use(
+        code, key_hash, now, lambda until: tx.enrolment_codes.take(code.id, now, key_hash, until)
+    )

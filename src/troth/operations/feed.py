@@ -9,6 +9,8 @@ from typing import Protocol
 import structlog
 
 from troth.core.events import SealedEvent
+from troth.core.ids import IdentityId
+from troth.identity.identity import State
 from troth.issuance.authorities import AuthorityState, Use
 from troth.issuance.profiles import JWT_TTL_CEILING
 from troth.live.recent import mark_event
@@ -31,6 +33,8 @@ async def read_seed(store: Store, now: datetime) -> Seed:
     """What a snapshot starts from, in one consistent read."""
 
     def read(tx: Transaction) -> Seed:
+        revoking = [withdrawal.holder for withdrawal in tx.withdrawals.list_open()]
+        retiring = tx.identities.find_all(map(IdentityId, revoking)).values()
         return Seed(
             epoch=tx.journal.head(),
             cut_off={str(name): state for name, state in tx.identities.list_in_states(CUT_OFF)},
@@ -42,7 +46,10 @@ async def read_seed(store: Store, now: datetime) -> Seed:
             },
             ended={
                 str(name): now + JWT_TTL_CEILING
-                for name in tx.identities.list_retired_since(now - JWT_TTL_CEILING)
+                for name in (
+                    *tx.identities.list_retired_since(now - JWT_TTL_CEILING),
+                    *(one.spiffe_id for one in retiring if one.state is State.RETIRED),
+                )
             },
         )
 
@@ -145,6 +152,9 @@ class FollowJournal:
                 self._watch.until = None
                 self._tell(0, [])
                 return True
+            if self._is_look_due():
+                # Under a stream of full batches the end is never seen, and yet all is live.
+                await self._look(types)
             asked = self.store.clock.monotonic()
         return False
 

@@ -19,8 +19,10 @@ from troth.manifests.reading import parse_manifests
 from troth.operations.call import Call
 from troth.operations.recording import BACKGROUND, record_identity, record_revocations
 from troth.operations.template import check_unclaimed
+from troth.operations.withdrawal import BATCH, check_withdrawn, withdraw_later
 from troth.store.engine import Store
 from troth.store.identities import mark_page
+from troth.store.records import HolderKind
 from troth.store.transaction import Transaction
 from troth.wire.api import identities as wire
 
@@ -79,6 +81,7 @@ class RegisterIdentity:
 
         def register(tx: Transaction) -> None:
             check_unclaimed(tx, spec)
+            check_withdrawn(tx, [str(made.spiffe_id)])
             tx.identities.add(made)
             record_identity(tx, call, "registered", made, now, purpose=made.purpose)
 
@@ -177,27 +180,52 @@ class MoveIdentity:
     clock: Clock
 
     async def __call__(self, call: Call[wire.MoveIdentity]) -> wire.IdentityView:
-        """Take the step; `Refused` if it isn't possible from the present state."""
+        """Take the step; `Refused` if it isn't possible from the present state, `Unavailable`
+        while certificates that it would make good again are still being revoked."""
         now = self.clock.now()
+        # Looked up before: where they are many, the step itself must not even read them.
+        later = self.verb in REVOKES and await self.store.read(lambda tx: self._is_much(tx, call))
 
-        def move(tx: Transaction) -> Identity:
+        def move(tx: Transaction) -> wire.IdentityView:
             identity = tx.identities.get_named(call.body.name)
-            return move_in(tx, call, identity, self.verb, call.body.reason, now=now)
+            moved = move_in(tx, call, identity, self.verb, call.body.reason, now=now, later=later)
+            return view_identity(moved, revoking=tx.withdrawals.find(moved.id) is not None)
 
-        return view_identity(await self.store.transact(move))
+        return await self.store.transact(move)
+
+    def _is_much(self, tx: Transaction, call: Call[wire.MoveIdentity]) -> bool:
+        identity = tx.identities.get_named(call.body.name)
+        now = self.clock.now()
+        return tx.certificates.holds_more(HolderKind.IDENTITY, identity.id, now, BATCH)
 
 
 def move_in(
-    tx: Transaction, call: Call[Any], identity: Identity, verb: str, reason: str, *, now: datetime
+    tx: Transaction,
+    call: Call[Any],
+    identity: Identity,
+    verb: str,
+    reason: str,
+    *,
+    now: datetime,
+    later: bool = False,
 ) -> Identity:
-    """Take one step of the life cycle inside a transaction."""
+    """Take one step of the life cycle inside a transaction.
+
+    What it takes away is revoked in the same one, unless that is to be done `later`.
+    """
     moved = move_identity(identity, verb, reason, now)
+    if verb not in REVOKES:
+        check_withdrawn(tx, [str(identity.spiffe_id)])
     tx.identities.save(moved, identity.revision)
     record_identity(tx, call, PAST[verb], moved, now, reason=reason)
-    if verb in REVOKES:
+    if verb not in REVOKES:
+        return moved
+    if later:
+        withdraw_later(tx, call, moved, REVOKES[verb], now)
+    else:
         serials = tx.certificates.revoke_for_identity(identity.id, now, REVOKES[verb])
         record_revocations(tx, call, serials, REVOKES[verb], now)
-        tx.enrolment_codes.end_for_identity(identity.id, now)
+    tx.enrolment_codes.end_for_identity(identity.id, now)
     return moved
 
 
@@ -212,7 +240,11 @@ def _choose(choices: type[Choice], text: str | None, what: str) -> Choice | None
 
 
 def view_identity(
-    identity: Identity, last_seen: datetime | None = None, instances: int = 0
+    identity: Identity,
+    last_seen: datetime | None = None,
+    instances: int = 0,
+    *,
+    revoking: bool = False,
 ) -> wire.IdentityView:
     """The identity as the API shows it."""
     return wire.IdentityView(
@@ -240,6 +272,7 @@ def view_identity(
         last_seen=last_seen,
         instances=instances,
         template=identity.template,
+        revoking=revoking,
     )
 
 
@@ -269,7 +302,11 @@ def _view_seen(tx: Transaction, found: list[Identity]) -> list[wire.IdentityView
     ids = [identity.id for identity in found]
     seen = tx.instances.last_seen_by_identity(ids)
     counts = tx.instances.count_by_identity(ids)
-    return [view_identity(i, seen.get(i.id), counts.get(i.id, 0)) for i in found]
+    revoking = {withdrawal.holder for withdrawal in tx.withdrawals.list_open()}
+    return [
+        view_identity(i, seen.get(i.id), counts.get(i.id, 0), revoking=i.id in revoking)
+        for i in found
+    ]
 
 
 def _seconds(span: timedelta) -> int:

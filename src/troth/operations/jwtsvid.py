@@ -229,17 +229,16 @@ class IssueJwtSvids:
             if refusal is None:
                 events.append(_describe(call, "issued", draft, now))
             else:
-                tx.jwt_svids.abandon(draft.plan.jti)
-                events.append(_describe(call, "abandoned", draft, now, reason=refusal.detail))
+                if tx.jwt_svids.abandon(draft.plan.jti):  # else the reconciler has told it
+                    events.append(_describe(call, "abandoned", draft, now, reason=refusal.detail))
         tx.journal.append_all(events)
         return refusals
 
     def _abandon(self, tx: Transaction, call: Call[Any], drafts: _Drafts, reason: str) -> None:
         now = self.clock.now()
-        for draft in drafts.values():
-            tx.jwt_svids.abandon(draft.plan.jti)
+        closed = [draft for draft in drafts.values() if tx.jwt_svids.abandon(draft.plan.jti)]
         tx.journal.append_all(
-            [_describe(call, "abandoned", draft, now, reason=reason) for draft in drafts.values()]
+            [_describe(call, "abandoned", draft, now, reason=reason) for draft in closed]
         )
 
 

@@ -39,7 +39,8 @@ from troth.store.transaction import Transaction
 
 SERIAL_BYTES = 20
 STRANDED_AFTER = timedelta(minutes=5)
-"""Longer than clocks of servers are apart: one that is ahead judges the intents of the others."""
+"""Longer than clocks of servers are apart: one that is ahead judges the intents of the others.
+Where it isn't, an issuance under way is closed and fails; what was closed is never handed out."""
 RECONCILE_BATCH = 200
 ATTEMPTS = 3
 """How often a batch is begun anew because its authority was replaced under it."""
@@ -236,10 +237,10 @@ class LeafIssuer:
         reason: str = "it could not be signed",
     ) -> None:
         now = self.clock.now()
-        for draft in drafts.values():
-            tx.certificates.abandon(draft.serial)
+        # A reconciler whose clock is ahead may have closed some, and told so.
+        closed = [draft for draft in drafts.values() if tx.certificates.abandon(draft.serial)]
         tx.journal.append_all(
-            [_describe(call, "abandoned", draft, now, reason=reason) for draft in drafts.values()]
+            [_describe(call, "abandoned", draft, now, reason=reason) for draft in closed]
         )
 
     def _finish(
@@ -265,8 +266,8 @@ class LeafIssuer:
         events: list[Event] = []
         for index, draft in drafts.items():
             if (refusal := refusals.get(index)) is not None:
-                tx.certificates.abandon(draft.serial)
-                events.append(_describe(call, "abandoned", draft, now, reason=refusal.detail))
+                if tx.certificates.abandon(draft.serial):  # else the reconciler has told it
+                    events.append(_describe(call, "abandoned", draft, now, reason=refusal.detail))
                 outcomes[index] = refusal
                 continue
             der = signed[index]

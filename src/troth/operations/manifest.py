@@ -22,6 +22,7 @@ from troth.operations.declaration import Changes, apply_declarations, plan_decla
 from troth.operations.identity import move_in
 from troth.operations.recording import describe_identity, record_identity, record_revocations
 from troth.operations.template import apply_in, plan_in
+from troth.operations.withdrawal import check_withdrawn
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.wire.api import manifests as wire
@@ -133,6 +134,7 @@ class SubmitManifests:
             for change in added
             if change.spec is not None
         ]
+        check_withdrawn(tx, [str(one.spiffe_id) for one in made])
         tx.identities.add_all(made)
         tx.journal.append_all(
             [

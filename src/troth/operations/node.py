@@ -24,9 +24,10 @@ from troth.operations.entries import Entries
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
 from troth.operations.publication import collect_jwt_keys
 from troth.operations.recording import name_key, record_event, record_revocations
+from troth.operations.withdrawal import BATCH, withdraw_later
 from troth.store.engine import Store
 from troth.store.nodes import mark_page
-from troth.store.records import CertificateKind, Node, NodeState
+from troth.store.records import CertificateKind, HolderKind, Node, NodeState
 from troth.store.transaction import Transaction
 from troth.wire.api import nodes as wire
 from troth.wire.bundle import render_jwt_bundle
@@ -90,6 +91,7 @@ async def certify_node(
     leaf = await leaves.issue_one(call, wish, guard)
 
     def note(tx: Transaction) -> list[bytes]:
+        guard(tx)  # or the serial of who was evicted or superseded would stand for the next one's
         current = tx.nodes.get(node.id)
         tx.nodes.save(replace(current, certificate_serial=leaf.serial, expires_at=leaf.not_after))
         return collect_roots(tx)
@@ -127,6 +129,7 @@ class EvictNode:
         readmitted. Tokens that wait for it end with it.
         """
         now = self.clock.now()
+        later = await self.store.read(lambda tx: self._is_much(tx, call))
 
         def evict(tx: Transaction) -> Node:
             node = tx.nodes.get_named(call.body.name)
@@ -145,11 +148,21 @@ class EvictNode:
                 name=node.name,
                 reason=call.body.reason,
             )
-            serials = tx.certificates.revoke_for_node(node.id, now, "privilegeWithdrawn")
-            record_revocations(tx, call, serials, "privilegeWithdrawn", now)
+            withdrawn = "privilegeWithdrawn"
+            if later:
+                # Its own never wait: who comes back under its name would make them good again.
+                serials = tx.certificates.revoke_nodes_own(node.id, now, withdrawn)
+                withdraw_later(tx, call, node, withdrawn, now)
+            else:
+                serials = tx.certificates.revoke_for_node(node.id, now, withdrawn)
+            record_revocations(tx, call, serials, withdrawn, now)
             return evicted
 
-        return view_node(await self.store.transact(evict))
+        return view_node(await self.store.transact(evict), revoking=later)
+
+    def _is_much(self, tx: Transaction, call: Call[wire.EvictNode]) -> bool:
+        node = tx.nodes.get_named(call.body.name)
+        return tx.certificates.holds_more(HolderKind.NODE, node.id, self.clock.now(), BATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +174,20 @@ class ListNodes:
     async def __call__(self, call: Call[wire.ListNodes]) -> wire.NodePage:
         """The page."""
         body = call.body
-        found = await self.store.read(lambda tx: tx.nodes.page(after=body.after, limit=body.limit))
-        full = len(found) == body.limit
-        return wire.NodePage(
-            items=[view_node(node) for node in found], next=mark_page(found[-1]) if full else None
-        )
+
+        def page(tx: Transaction) -> wire.NodePage:
+            found = tx.nodes.page(after=body.after, limit=body.limit)
+            revoking = {withdrawal.holder for withdrawal in tx.withdrawals.list_open()}
+            full = len(found) == body.limit
+            return wire.NodePage(
+                items=[view_node(node, revoking=node.id in revoking) for node in found],
+                next=mark_page(found[-1]) if full else None,
+            )
+
+        return await self.store.read(page)
 
 
-def view_node(node: Node) -> wire.NodeView:
+def view_node(node: Node, *, revoking: bool = False) -> wire.NodeView:
     """A node as it is shown."""
     return wire.NodeView(
         id=node.id,
@@ -180,6 +199,7 @@ def view_node(node: Node) -> wire.NodeView:
         expires_at=node.expires_at,
         last_seen=node.last_seen,
         fingerprint=node.fingerprint,
+        revoking=revoking,
     )
 
 

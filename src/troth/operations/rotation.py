@@ -35,6 +35,9 @@ from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.wire.api import authorities as wire
 
+ATTEMPTS = 5
+"""How often who still needs an authority is counted anew because others changed meanwhile."""
+
 
 @dataclass(frozen=True, slots=True)
 class ListAuthorities:
@@ -150,28 +153,55 @@ class RevokeAuthority:
 
     async def __call__(self, call: Call[wire.ForceAuthority]) -> wire.SigningAuthority:
         """`Refused` for the active one, and while somebody depends on it, unless forced."""
-        body, now = call.body, self.clock.now()
-        authority_id = AuthorityId(body.id)
+        for _ in range(ATTEMPTS):
+            answer = await self._attempt(call)
+            if answer is not None:
+                return answer
+        raise Unavailable("Other authorities are being changed; try again in a moment.")
 
-        def count(tx: Transaction) -> int:
-            authority = tx.authorities.get(authority_id)
-            check_revocation(authority, 0, force=body.force)
-            return _count_holders(tx, authority, now)
-
-        # Counted outside the writer's turn; it can only fall, since what was active before
-        # signs no more, and a prepared one that is activated meanwhile is refused below.
-        holders = await self.store.read(count)
-
-        def move(tx: Transaction) -> Authority:
-            authority = tx.authorities.get(authority_id)
-            check_revocation(authority, holders, force=body.force)
-            revoked = replace(authority, state=AuthorityState.REVOKED)
-            tx.authorities.save(revoked)
-            record_authority(tx, call, "revoked", revoked, now, reason=body.reason, holders=holders)
-            return revoked
-
-        moved = await self.store.transact(move)
+    async def _attempt(self, call: Call[wire.ForceAuthority]) -> wire.SigningAuthority | None:
+        """The revoked authority, or None if others changed meanwhile and all is to do again."""
+        now = self.clock.now()
+        counted = await self.store.read(lambda tx: self._count(tx, call.body, now))
+        moved = await self.store.transact(lambda tx: self._revoke(tx, call, counted, now))
+        if moved is None:
+            return None
         return await self.store.read(lambda tx: _describe(tx, moved, now))
+
+    def _count(self, tx: Transaction, body: wire.ForceAuthority, now: datetime) -> _Count:
+        authority = tx.authorities.get(AuthorityId(body.id))
+        check_revocation(authority, 0, force=body.force)
+        return _Count(tx.authorities.list(), _count_holders(tx, authority, now))
+
+    def _revoke(
+        self, tx: Transaction, call: Call[wire.ForceAuthority], counted: _Count, now: datetime
+    ) -> Authority | None:
+        """The revoked authority; None if what was counted may be wrong by now.
+
+        Counting here would hold up every writer for as long as it takes, and on PostgreSQL collide
+        with each issuance until it is given up. What was counted can only fall as long as no
+        authority changes: one that is past signs nothing more, and holders gain newer
+        certificates. (Who loses a newer one meanwhile was cut off on purpose.)
+        """
+        body = call.body
+        authority = tx.authorities.get(AuthorityId(body.id))
+        if not body.force and tx.authorities.list() != counted.authorities:
+            return None
+        check_revocation(authority, counted.holders, force=body.force)
+        revoked = replace(authority, state=AuthorityState.REVOKED)
+        tx.authorities.save(revoked)
+        record_authority(
+            tx, call, "revoked", revoked, now, reason=body.reason, holders=counted.holders
+        )
+        return revoked
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """How many held on to one authority while these were all there were."""
+
+    authorities: list[Authority]
+    holders: int
 
 
 def _count_holders(tx: Transaction, authority: Authority, now: datetime) -> int:

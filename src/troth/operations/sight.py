@@ -34,6 +34,7 @@ from troth.operations.admission import admit_node
 from troth.operations.call import Call
 from troth.operations.identity import move_in
 from troth.operations.recording import record_identity
+from troth.operations.withdrawal import check_withdrawn
 from troth.store.engine import Store
 from troth.store.records import Node
 from troth.store.transaction import Transaction
@@ -244,6 +245,7 @@ class _Meeting:
                 f"The name '{made.name}' belongs to another workload ({_list(holder.selectors)}); "
                 "register an identity for this one."
             )
+        check_withdrawn(tx, [str(made.spiffe_id)])
         tx.identities.add(made)
         tx.sightings.add(make_sighting(template, binding, made, self.node.id, now))
         record_identity(

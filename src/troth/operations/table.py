@@ -115,7 +115,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
             p.clock,
             p.entropy,
             p.leaves,
-            Entrance(p.trust_domain, p.vouchers, Turns(p.clock, JOINS)),
+            Entrance(p.trust_domain, p.vouchers, Turns(p.clock, JOINS), Throttle(p.clock)),
         ),
         "node.renew": RenewNode(p.store, p.leaves),
         "node.ls": ListNodes(p.store),

@@ -1,4 +1,4 @@
-"""Join tokens: made once, shown once, stored hashed, taken once."""
+"""Join tokens: made once, shown once, stored hashed, good for one key."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from datetime import datetime, timedelta
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Invalid, Refused
-from troth.core.ids import TokenId, new_id
+from troth.core.ids import NodeId, TokenId, new_id
 from troth.identity.x509pop import NAME_PREFIX
 from troth.operations.call import Call
 from troth.operations.recording import record_event
+from troth.operations.single_use import Permission
 from troth.store.engine import Store
-from troth.store.join_tokens import REMEDY
 from troth.store.records import JoinToken
 from troth.store.transaction import Transaction
 from troth.wire.api import nodes as wire
 
 PREFIX = "troth-join"
 SECRET_SIZE = 32
+REMEDY = "make a new one with `troth token join --node NAME`."
+TOKEN = Permission("join token", REMEDY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +96,27 @@ def parse_token(text: str) -> tuple[TokenId, bytes]:
     return TokenId(parts[1]), secret
 
 
-def take_token(
-    tx: Transaction, token_id: TokenId, secret: bytes, now: datetime, used_by: str
+def find_token(
+    tx: Transaction, token_id: TokenId, secret: bytes, key_hash: str, now: datetime
 ) -> JoinToken:
-    """Use a join token up; raises as `find_token` does."""
-    find_token(tx, token_id, secret, now)
-    return tx.join_tokens.take(token_id, now, used_by)
-
-
-def find_token(tx: Transaction, token_id: TokenId, secret: bytes, now: datetime) -> JoinToken:
-    """The token if its bearer could use it now; `Refused` says what to do, not what was wrong."""
+    """The token, if its bearer may use it now for the key with this hash; else `Refused`, which
+    says what to do."""
     found = tx.join_tokens.find(token_id)
     if found is None or not hmac.compare_digest(found.secret_hash, hash_secret(secret)):
         raise Refused(f"This join token is not valid here; {REMEDY}")
-    if found.used_at is not None:
-        raise Refused(f"The join token was used before; {REMEDY}")
-    if found.expires_at <= now:
-        raise Refused(f"The join token has expired; {REMEDY}")
+    TOKEN.check(found, key_hash, now)
     return found
+
+
+def take_token(
+    tx: Transaction, token: JoinToken, key_hash: str, now: datetime, node_id: NodeId
+) -> None:
+    """Use a join token up, for the node that joins with this key."""
+
+    def take(until: datetime) -> bool:
+        return tx.join_tokens.take(token.id, now, key_hash, until, node_id)
+
+    TOKEN.use(token, key_hash, now, take)
 
 
 def hash_secret(secret: bytes) -> str:

@@ -20,7 +20,14 @@ from troth.server.config import Config
 from troth.server.installation import claim_directory
 from troth.server.keyring import has_files
 from troth.server.wiring import prepare_directories
-from troth.store.copies import Load, Progress, check_frames, export_database, import_frames
+from troth.store.copies import (
+    Load,
+    Progress,
+    check_frames,
+    export_database,
+    import_frames,
+    open_source,
+)
 from troth.store.engine import Transaction, open_database
 from troth.wire.backup import Frame, SealedKey, parse_backup, render_backup
 
@@ -47,12 +54,16 @@ class Copy:
 def move_database(source: str, target: str, clock: Clock, progress: Progress) -> Copy:
     """Copy the database at URL `source` into the empty one at `target`; all or nothing.
 
-    The source stays as it is. Raises `Refused` while a server uses it, `Conflict` if the target
-    isn't empty.
+    The source stays as it is, and no server can use it until the copy is kept. Raises `Refused` if
+    one does, at the beginning or at the end, `Conflict` if the target isn't empty.
     """
-    frames = export_database(open_database(source), clock.now(), lambda: (), alone=True)
-    with closing(frames):
-        return _describe(import_frames(open_database(target), frames, progress))
+    with open_source(open_database(source), alone=True) as held:
+        frames = held.export(clock.now(), lambda: ())
+        with closing(frames):
+            load = import_frames(
+                open_database(target), frames, progress, lambda tx, load: held.check_alone()
+            )
+        return _describe(load)
 
 
 def back_up(config: Config, out: Path, clock: Clock, entropy: Entropy, progress: Progress) -> Copy:

@@ -36,6 +36,7 @@ from troth.operations.publication import StoredPublication
 from troth.operations.purge import PurgeRecords
 from troth.operations.servercert import CertifyServer, split_names
 from troth.operations.table import Parts, list_operations, list_subscriptions
+from troth.operations.withdrawal import FinishWithdrawals
 from troth.server.addresses import list_names
 from troth.server.background import Task
 from troth.server.config import Config
@@ -49,6 +50,7 @@ from troth.store.sealer import Sealer
 from troth.store.timing import Stopwatch
 
 FEED = "journal.follow"
+WITHDRAWN = ("identity.quarantined", "identity.suspended", "identity.retired", "node.evicted")
 CLOSED = "workloads of other users can't reach agent.sock in it"
 
 log = structlog.get_logger(__name__)
@@ -150,6 +152,7 @@ async def build_house(
         drafter,
         timedelta(seconds=config.crl.lifetime),
         timedelta(seconds=config.crl.period),
+        store.holder,
     )
     await publish()
     lease = timedelta(seconds=config.lease)
@@ -219,6 +222,12 @@ def list_tasks(
     return [
         Task(FEED, 1.0, FollowJournal(store, sealer, parts.snapshot, metrics), quiet=True),
         Task("crl.publish", 30.0, publish, wakes=("certificate.revoked", "authority.")),
+        Task(
+            "certificate.withdraw",
+            10.0,
+            FinishWithdrawals(store, clock, store.holder),
+            wakes=WITHDRAWN,
+        ),
         Task("authority.prepare", 60.0, prepare, irreversible=True),
         Task(
             "keys.erase",

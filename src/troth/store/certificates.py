@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Row,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -20,6 +21,7 @@ from sqlalchemy import (
 
 from troth.core.errors import Conflict, Invalid, NotFound, Refused, TrothError
 from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId
+from troth.issuance.authorities import AuthorityState
 from troth.store.bulk import RowInsert
 from troth.store.columns import store_moment
 from troth.store.identities import read_spiffe_id
@@ -28,16 +30,19 @@ from troth.store.records import (
     CertificateKind,
     CertificateName,
     CertificateRecord,
+    HolderKind,
     IssuanceState,
     Revocation,
+    Withdrawal,
 )
 from troth.store.session import Session
-from troth.store.tables import certificates, is_intended, is_revoked
+from troth.store.tables import authorities, certificates, is_intended, is_revoked
 
 LISTED_AFTER_EXPIRY = timedelta(days=7)
 """How long a revoked certificate stays on the list once expired. RFC 5280, section 3.3, wants it
 on one list issued after its expiry; a verifier's clock may be behind and a list may be missed."""
 
+_TRUSTED = (AuthorityState.ACTIVE.value, AuthorityState.RETIRED.value)
 _SERIAL = re.compile(rf"[0-9a-f]{{{SERIAL_DIGITS}}}", re.ASCII)
 _t = certificates.c
 # Built once: building and hashing a statement costs more than running it.
@@ -57,7 +62,10 @@ _ADD = RowInsert(
     "not_after",
     "created_at",
 )
+# Intended ones too: the signature may be under way at this moment.
+_STANDING = (_t.revoked_at.is_(None), _t.state != IssuanceState.ABANDONED.value)
 _CHUNK = 500  # engines bound how many parameters a statement may have
+_HELD_BY = {HolderKind.IDENTITY: _t.identity_id, HolderKind.NODE: _t.node_id}
 _STAND = select(_t.serial, _t.state, _t.revoked_at).where(
     _t.serial.in_(bindparam("wanted", expanding=True))
 )
@@ -142,8 +150,8 @@ class CertificateGateway:
                 raise Conflict("Certificates changed while they were being stored; ask again.")
         return refusals
 
-    def abandon(self, serial: str) -> None:
-        """Note that an intended certificate will never be handed out; again is no error.
+    def abandon(self, serial: str) -> bool:
+        """Note that an intended certificate will never be handed out; whether that is news.
 
         `Conflict` if it was issued.
         """
@@ -153,6 +161,7 @@ class CertificateGateway:
         )
         if not done.rowcount and self.get(serial).state is IssuanceState.ISSUED:
             raise Conflict(f"The certificate {serial} is issued; revoke it instead.")
+        return bool(done.rowcount)
 
     def revoke(self, serial: str, now: datetime, reason: str) -> bool:
         """Revoke one certificate, in whatever state; whether it wasn't revoked before.
@@ -180,6 +189,35 @@ class CertificateGateway:
         """Revoke a node's own unexpired certificates and those of all workloads on it, since
         whoever holds the node holds their keys; the serials newly revoked."""
         return self._revoke_where(_t.node_id == node_id, now, reason)
+
+    def revoke_nodes_own(self, node_id: NodeId, now: datetime, reason: str) -> list[str]:
+        """As `revoke_for_node`, but only what says that somebody is this node."""
+        own = (_t.node_id == node_id) & (_t.kind == CertificateKind.NODE.value)
+        return self._revoke_where(own, now, reason)
+
+    def holds_more(self, kind: HolderKind, holder: str, now: datetime, number: int) -> bool:
+        """Whether a holder has more than `number` certificates that could be revoked."""
+        query = select(_t.serial).where(_HELD_BY[kind] == holder, _t.not_after > now, *_STANDING)
+        return len(self._session.execute(query.limit(number + 1)).all()) > number
+
+    def revoke_batch(
+        self, withdrawal: Withdrawal, now: datetime, limit: int
+    ) -> tuple[list[str], datetime | None]:
+        """Revoke the next of what a withdrawal is about: the serials, and what is reached by them,
+        or None if that was all.
+
+        By no clock but that of the withdrawal itself: one that runs fast must not take what lives
+        for expired.
+        """
+        query = select(_t.serial, _t.not_after).where(
+            _HELD_BY[withdrawal.kind] == withdrawal.holder,
+            _t.not_after >= withdrawal.reached,
+            *_STANDING,
+        )
+        rows = self._session.execute(query.order_by(_t.not_after, _t.serial).limit(limit)).all()
+        serials = [row.serial for row in rows]
+        self._revoke(serials, now, withdrawal.reason)
+        return serials, rows[-1].not_after if len(rows) == limit else None
 
     def revoked(
         self, authority_id: AuthorityId, now: datetime, kept: timedelta = LISTED_AFTER_EXPIRY
@@ -225,45 +263,28 @@ class CertificateGateway:
 
     def has_living(self, authority_id: AuthorityId, now: datetime) -> bool:
         """Whether anything that the authority signed for others, or may be signing, still lives."""
-        # By time, the next to end first: what a retired authority signed stands at the beginning.
-        query = select(_t.serial).where(_living(authority_id, now)).order_by(_t.not_after).limit(1)
-        return self._session.execute(query).first() is not None
+        return self.last_end(authority_id, now) is not None
 
     def last_end(self, authority_id: AuthorityId, now: datetime) -> datetime | None:
-        """When the last of that ends; None if nothing lives. Reads all of it: not for loops."""
-        query = select(func.max(_t.not_after)).where(_living(authority_id, now))
-        found: datetime | None = self._session.execute(query).scalar()
+        """When the last of that ends; None if nothing lives."""
+        # The last by the index; a maximum would read all of them.
+        query = select(_t.not_after).where(_living(authority_id, now))
+        found: datetime | None = self._session.execute(
+            query.order_by(_t.not_after.desc()).limit(1)
+        ).scalar()
         return found
 
     def count_unreplaced(self, authority_id: AuthorityId, now: datetime) -> int:
-        """How many copies, nodes and servers live on nothing but what the authority signed.
+        """How many copies, nodes and servers live on nothing but what the authority signed, or
+        what is older or trusted no longer.
 
-        Reads all that lives: not for loops, and not for the writer.
+        Reads all of it that lives: not for loops, and not for the writer.
         """
-        other = certificates.alias("other")
-        fresh = (
-            other.c.authority_id != authority_id,
-            other.c.state == IssuanceState.ISSUED.value,
-            other.c.revoked_at.is_(None),
-            other.c.not_after > now,
+        whose = _t.kind + " " + func.coalesce(_t.instance_id, _t.node_id, "")
+        query = select(func.count(whose.distinct())).where(
+            _living(authority_id, now), _t.revoked_at.is_(None), ~_is_replaced(authority_id, now)
         )
-        replaced = {
-            CertificateKind.WORKLOAD: other.c.instance_id == _t.instance_id,
-            CertificateKind.DEVICE: other.c.instance_id == _t.instance_id,
-            CertificateKind.NODE: (other.c.node_id == _t.node_id) & (other.c.instance_id.is_(None)),
-            CertificateKind.SERVER: other.c.kind == CertificateKind.SERVER.value,
-        }
-        total = 0
-        for kind, same in replaced.items():
-            whose = func.coalesce(_t.instance_id, _t.node_id, "")
-            query = select(func.count(whose.distinct())).where(
-                _living(authority_id, now),
-                _t.kind == kind.value,
-                _t.revoked_at.is_(None),
-                ~exists().where(same, *fresh),
-            )
-            total += self._session.execute(query).scalar() or 0
-        return total
+        return self._session.execute(query).scalar() or 0
 
     def purge_expired(self, before: datetime, limit: int) -> int:
         """Forget certificates that expired before `before`; how many went.
@@ -274,27 +295,15 @@ class CertificateGateway:
         return self._session.execute(delete(certificates).where(_t.serial.in_(old))).rowcount
 
     def _revoke_where(self, whose: ColumnElement[bool], now: datetime, reason: str) -> list[str]:
-        # Intended ones too: the signature may be under way at this moment.
-        query = select(_t.serial).where(
-            whose,
-            _t.not_after > now,
-            _t.revoked_at.is_(None),
-            _t.state != IssuanceState.ABANDONED.value,
-        )
+        query = select(_t.serial).where(whose, _t.not_after > now, *_STANDING)
         serials = list(self._session.execute(query.order_by(_t.serial)).scalars())
-        statement = (
-            update(certificates)
-            .where(
-                whose,
-                _t.not_after > now,
-                _t.revoked_at.is_(None),
-                _t.state != IssuanceState.ABANDONED.value,
-            )
-            .values(revoked_at=now, revocation_reason=reason)
-        )
-        if serials:
-            self._session.execute(statement)
+        self._revoke(serials, now, reason)
         return serials
+
+    def _revoke(self, serials: list[str], now: datetime, reason: str) -> None:
+        for start in range(0, len(serials), _CHUNK):
+            some = update(certificates).where(_t.serial.in_(serials[start : start + _CHUNK]))
+            self._session.execute(some.values(revoked_at=now, revocation_reason=reason))
 
 
 def _living(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
@@ -303,6 +312,35 @@ def _living(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
         & (_t.not_after > now)
         & (_t.kind != CertificateKind.CA.value)
         & (_t.state != IssuanceState.ABANDONED.value)
+    )
+
+
+def _is_replaced(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
+    """Whether its holder has a certificate of a newer authority that is trusted."""
+    other = certificates.alias("other")
+    made = select(authorities.c.created_at).where(authorities.c.id == authority_id)
+    older = authorities.c.created_at < made.scalar_subquery()
+    passed = exists().where(
+        authorities.c.id == other.c.authority_id, authorities.c.state.not_in(_TRUSTED) | older
+    )
+
+    def holds(*same: ColumnElement[bool]) -> ColumnElement[bool]:
+        return exists().where(
+            *same,
+            other.c.not_after > now,
+            other.c.authority_id != authority_id,
+            other.c.state == IssuanceState.ISSUED.value,
+            other.c.revoked_at.is_(None),
+            ~passed,
+        )
+
+    # Each by an index: a copy by its id, and what belongs to none by that. Of a node there are
+    # many more, the workloads' on it.
+    alone = other.c.instance_id.is_(None)
+    return case(
+        (_t.kind == CertificateKind.SERVER.value, holds(alone, other.c.kind == _t.kind)),
+        (_t.kind == CertificateKind.NODE.value, holds(other.c.node_id == _t.node_id, alone)),
+        else_=holds(other.c.instance_id == _t.instance_id),
     )
 
 

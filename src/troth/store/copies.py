@@ -8,13 +8,14 @@ positions included, so its log tells the same story.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from troth.core.errors import Conflict, Invalid, Refused
-from troth.store.database import Database
+from troth.store.database import Database, Link
 from troth.store.rows import (
     fits,
     list_shapes,
@@ -37,24 +38,56 @@ Progress = Callable[[str, int, int], None]
 """Told of a table, how many of its rows are done, and how many there are."""
 
 
-def export_database(
-    database: Database,
-    made_at: datetime,
-    keys: Callable[[], Iterable[SealedKey]],
-    *,
-    alone: bool = False,
-) -> Generator[Frame, None, None]:
-    """The frames of a database as of now; others may go on working, unless it must be `alone`.
+class Source:
+    """A database that is copied, and held until the copy is kept."""
 
-    `keys` is asked once the snapshot is taken. Raises `Refused` for a database of another version,
-    or one that somebody else uses and that must be `alone`.
+    def __init__(self, database: Database, link: Link) -> None:
+        self._database = database
+        self._link = link
+
+    def export(
+        self, made_at: datetime, keys: Callable[[], Iterable[SealedKey]]
+    ) -> Generator[Frame, None, None]:
+        """The frames of the database as it was when it was opened.
+
+        `keys` is asked once the snapshot is taken. Raises `Refused` for another version's database.
+        """
+        with _explain(self._database):
+            yield from _export(self._link.connection, made_at, keys)
+
+    def check_alone(self) -> None:
+        """`Refused` if somebody uses the database that was opened `alone`: last, before the copy
+        is kept."""
+        with _explain(self._database):
+            self._link.be_alone()
+
+
+@contextmanager
+def open_source(database: Database, *, alone: bool = False) -> Iterator[Source]:
+    """The database as of now, to be copied; others may go on working, unless it must be `alone`.
+
+    Then `Refused` while somebody else uses it, and kept from servers until the end of the block.
     """
-    try:
+    with _explain(database):
         link = database.begin_copy(alone=alone)
-        try:
-            yield from _export(link.connection, made_at, keys)
-        finally:
-            link.close()
+    try:
+        yield Source(database, link)
+    finally:
+        link.close()
+
+
+def export_database(
+    database: Database, made_at: datetime, keys: Callable[[], Iterable[SealedKey]]
+) -> Generator[Frame, None, None]:
+    """The frames of a database as of now, while others go on working; see `Source.export`."""
+    with open_source(database) as source:
+        yield from source.export(made_at, keys)
+
+
+@contextmanager
+def _explain(database: Database) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         known = translate_error(error, database, reading=True)
         if known is error:

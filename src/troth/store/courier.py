@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import structlog
 
+from troth.core.errors import TrothError
 from troth.store.journal import CHANNEL, SEALED, WAITING
 from troth.store.postgres import PostgresServer
 
@@ -74,7 +75,7 @@ class Courier:
             try:
                 with self._server.connect() as connection:
                     self._serve(connection)
-            except psycopg.Error as error:
+            except (psycopg.Error, TrothError) as error:
                 log.warning("store.courier_cut", error=type(error).__name__)
                 self._closed.wait(PAUSE_SECONDS)
 

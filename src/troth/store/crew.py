@@ -27,6 +27,8 @@ from troth.store.writer import (
 THREADS = 8
 ATTEMPTS = 40
 """How often a function is begun anew for collisions: with the pauses, several seconds."""
+PATIENCE = 6
+"""After so many collisions a function goes first: nobody issues until it is done."""
 
 FIRST_PAUSE = 0.002
 LONGEST_PAUSE = 0.25
@@ -125,7 +127,7 @@ class Crew:
             known = self._cuts
             hand.refresh(known)
             try:
-                value, journaled = hand.write(job.function, locked)
+                value, journaled = hand.write(job.function, locked, alone=attempt >= PATIENCE)
             except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is: it gets it
                 lost = isinstance(error, UnknownCommitError)
                 collided = self._server.is_collision(error)
@@ -177,7 +179,7 @@ class _Hand:
             self.drop()
             self._opened = cuts
 
-    def write(self, function: Function, locked: bool) -> tuple[Any, bool]:
+    def write(self, function: Function, locked: bool, *, alone: bool) -> tuple[Any, bool]:
         """Run `function` once and commit; what it returned, and whether it journaled."""
         if self._link is None:
             self._link = self._server.open_link()
@@ -185,7 +187,7 @@ class _Hand:
         if locked:
             link.begin_locked()
         else:
-            link.begin_write()
+            link.begin_write(alone=alone)
         session = Session(link.connection, writable=True)
         value = call_function(function, session)
         link.commit()

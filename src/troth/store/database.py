@@ -25,6 +25,10 @@ class Link(Protocol):
         """Begin a read and take its snapshot."""
         ...
 
+    def be_alone(self) -> None:
+        """Look that nobody else uses the database that is copied; `Refused` otherwise."""
+        ...
+
     def check_references(self) -> None:
         """Raise `Internal` if a migration left a reference to nothing."""
         ...

@@ -11,6 +11,7 @@ from sqlalchemy import Row, bindparam, delete, insert, select, update
 from troth.core.ids import CodeId, IdentityId
 from troth.store.records import EnrolmentCode
 from troth.store.session import Session
+from troth.store.single_use import take_once
 from troth.store.tables import enrolment_codes
 
 _t = enrolment_codes.c
@@ -37,19 +38,8 @@ class EnrolmentCodeGateway:
             self._session.insert(_ADD, rows, {"id": "The enrolment code's id is taken."})
 
     def take(self, code_id: CodeId, now: datetime, key_hash: str, until: datetime) -> bool:
-        """Use the code up for the key with this hash: of any number of keys exactly one gets it.
-
-        That key may show it again before `until`. Whether it was taken now: False if it was used
-        before, has expired or isn't there.
-        """
-        # The condition stands in the UPDATE, so that it holds on every engine in every race.
-        taken = self._session.execute(
-            update(enrolment_codes).where(
-                _t.id == code_id, _t.used_at.is_(None), _t.expires_at > now
-            ),
-            {"used_at": now, "key_hash": key_hash, "expires_at": until},
-        )
-        return taken.rowcount == 1
+        """Use the code up for one key, as `take_once` says."""
+        return take_once(self._session, enrolment_codes, code_id, now, key_hash, until)
 
     def end_for_identity(self, identity_id: IdentityId, now: datetime) -> int:
         """Let every code of an identity expire now, used or not; how many there were."""

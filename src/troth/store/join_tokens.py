@@ -7,18 +7,17 @@ from typing import Any
 
 from sqlalchemy import Row, delete, insert, select, update
 
-from troth.core.errors import NotFound, Refused
 from troth.core.ids import TokenId
 from troth.store.records import JoinToken
 from troth.store.session import Session
+from troth.store.single_use import take_once
 from troth.store.tables import join_tokens
 
 _t = join_tokens.c
-REMEDY = "make a new one with `troth token join --node NAME`."
 
 
 class JoinTokenGateway:
-    """Join tokens by id. Comparing the secret is the caller's part; here one use is one use."""
+    """Join tokens by id. Comparing the secret is the caller's part; here one use is one key."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -28,52 +27,35 @@ class JoinTokenGateway:
         row = self._session.execute(select(join_tokens).where(_t.id == token_id)).first()
         return None if row is None else _read(row)
 
-    def get(self, token_id: TokenId) -> JoinToken:
-        """The token; `NotFound` if there is none."""
-        found = self.find(token_id)
-        if found is None:
-            raise NotFound(f"There is no such join token; {REMEDY}")
-        return found
-
     def add(self, token: JoinToken) -> None:
         """Store a new token; `Conflict` if its id is taken."""
         self._session.insert(
             insert(join_tokens), _write(token), {"id": "The join token's id is taken."}
         )
 
-    def take(self, token_id: TokenId, now: datetime, used_by: str) -> JoinToken:
-        """Use the token up: of any number of takers exactly one gets it.
-
-        `NotFound` if there is none, `Refused` if it was used or has expired.
-        """
-        # The condition stands in the UPDATE, so that it holds on every engine in every race.
-        taken = self._session.execute(
-            update(join_tokens).where(_t.id == token_id, _t.used_at.is_(None), _t.expires_at > now),
-            {"used_at": now, "used_by": used_by},
+    def take(
+        self, token_id: TokenId, now: datetime, key_hash: str, until: datetime, used_by: str
+    ) -> bool:
+        """Use the token up for one key, as `take_once` says; `used_by` is the node that joins."""
+        return take_once(
+            self._session, join_tokens, token_id, now, key_hash, until, used_by=used_by
         )
-        token = self.get(token_id)
-        if taken.rowcount == 1:
-            return token
-        if token.used_at is not None:
-            raise Refused(f"The join token was used before; {REMEDY}")
-        raise Refused(f"The join token has expired; {REMEDY}")
 
     def end_for_node(self, node_name: str, now: datetime) -> None:
-        """Let every unused token for that name expire now."""
+        """Let every token for that name expire now, used or not."""
         self._session.execute(
-            update(join_tokens).where(
-                _t.node_name == node_name, _t.used_at.is_(None), _t.expires_at > now
-            ),
+            update(join_tokens).where(_t.node_name == node_name, _t.expires_at > now),
             {"expires_at": now},
         )
 
     def void(self, now: datetime) -> int:
-        """End every token that can still be used; how many there were."""
-        unused = update(join_tokens).where(_t.used_at.is_(None), _t.expires_at > now)
-        return self._session.execute(unused, {"expires_at": now}).rowcount
+        """Let every token expire now, used or not; how many there were."""
+        return self._session.execute(
+            update(join_tokens).where(_t.expires_at > now), {"expires_at": now}
+        ).rowcount
 
     def list(self, now: datetime) -> list[JoinToken]:
-        """Tokens that can still be used, the first to expire first."""
+        """Tokens that were not used yet, the first to expire first."""
         query = select(join_tokens).where(_t.used_at.is_(None), _t.expires_at > now)
         return [_read(row) for row in self._session.execute(query.order_by(_t.expires_at, _t.id))]
 
@@ -92,6 +74,7 @@ def _write(token: JoinToken) -> dict[str, Any]:
         "expires_at": token.expires_at,
         "used_at": token.used_at,
         "used_by": token.used_by,
+        "key_hash": token.key_hash,
     }
 
 
@@ -105,4 +88,5 @@ def _read(row: Row[Any]) -> JoinToken:
         expires_at=row.expires_at,
         used_at=row.used_at,
         used_by=row.used_by,
+        key_hash=row.key_hash,
     )

@@ -92,14 +92,15 @@ class JwtSvidGateway:
                 raise Conflict("JWT-SVIDs changed while they were being noted; ask again.")
         return refusals
 
-    def abandon(self, jti: str) -> None:
-        """Note that it will never be handed out; again is no error, `Conflict` once issued."""
+    def abandon(self, jti: str) -> bool:
+        """Note that it will never be handed out; whether that is news. `Conflict` once issued."""
         done = self._session.execute(
             update(jwt_svids).where(_t.jti == jti, is_planned),
             {"state": IssuanceState.ABANDONED.value},
         )
         if not done.rowcount and self.get(jti).state is IssuanceState.ISSUED:
             raise Conflict(f"The JWT-SVID {jti} is issued already.")
+        return bool(done.rowcount)
 
     def interrupted(self, older_than: datetime, limit: int) -> list[JwtSvidRecord]:
         """Intents older than `older_than` that never came to a result, the oldest first."""
@@ -109,18 +110,19 @@ class JwtSvidGateway:
 
     def has_living(self, authority_id: AuthorityId, now: datetime) -> bool:
         """Whether any token that the authority signed, or may be signing, still lives."""
-        # By time, the next to end first: what a retired authority signed stands at the beginning.
-        query = select(_t.jti).where(_living(authority_id, now)).order_by(_t.expires_at).limit(1)
-        return self._session.execute(query).first() is not None
+        return self.last_end(authority_id, now) is not None
 
     def last_end(self, authority_id: AuthorityId, now: datetime) -> datetime | None:
-        """When the last of them ends; None if none lives. Reads all that lives: not for loops."""
-        query = select(func.max(_t.expires_at)).where(_living(authority_id, now))
-        found: datetime | None = self._session.execute(query).scalar()
+        """When the last of them ends; None if none lives."""
+        # The last by the index; a maximum would read all of them.
+        query = select(_t.expires_at).where(_living(authority_id, now))
+        found: datetime | None = self._session.execute(
+            query.order_by(_t.expires_at.desc()).limit(1)
+        ).scalar()
         return found
 
     def count_living(self, authority_id: AuthorityId, now: datetime) -> int:
-        """How many of them live. Reads all that lives: not for loops."""
+        """How many of them live. Reads all of them: not for loops."""
         query = select(func.count()).select_from(jwt_svids).where(_living(authority_id, now))
         return self._session.execute(query).scalar() or 0
 

@@ -44,6 +44,12 @@ class LeaseGateway:
         statement = update(leases).where(_t.name == name, _t.holder == other)
         return bool(self._session.execute(statement, values).rowcount)
 
+    def is_taken(self, name: str, holder: str, now: datetime) -> bool:
+        """Whether somebody other than `holder` has the lease, so that `take` would fail."""
+        query = select(_t.holder).where(_t.name == name, _t.holder != holder, _t.expires_at > now)
+        other = self._session.execute(query).scalar()
+        return other is not None and not self._session.is_gone(other)
+
     def find_holder(self, name: str) -> str | None:
         """Who took a lease last, if it wasn't given back; it may have run out."""
         return self._session.execute(_HOLDER, {"wanted": name}).scalar()

@@ -26,6 +26,10 @@ OLDEST = 140000
 MIGRATION_LOCK = 0x74726F74_686D6967
 """Advisory lock of whoever migrates: "trothmig"."""
 
+SERVING_LOCK = 0x74726F74_73657276
+"""Advisory lock: every connection of ours shares it, whatever its role; who needs the database for
+itself has it alone. "trotserv"."""
+
 _SESSION = """
 SET statement_timeout = '30s';
 SET lock_timeout = '10s';
@@ -35,9 +39,11 @@ SET tcp_keepalives_interval = 3;
 SET tcp_keepalives_count = 3;
 SET tcp_user_timeout = 15000;
 SET client_min_messages = warning;
+SET jit = off;
 """
 """The server looks after us as we look after it: what a dead or stalled one of us holds (row locks,
-its presence) is others' again within seconds rather than the kernel's two hours."""
+its presence) is others' again within seconds rather than the kernel's two hours. Compiling a query
+would take longer than any of ours."""
 
 _DEFAULTS = {
     "application_name": "troth",
@@ -51,6 +57,10 @@ _DEFAULTS = {
 }
 _BEGIN = {
     "write": "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE",
+    # LOCK takes no snapshot: what is seen afterwards has all that others wrote (PostgreSQL's
+    # documentation, section 13.3.1), and those who had begun before are the ones to begin anew.
+    "alone": "BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE; "
+    "LOCK TABLE certificates IN SHARE ROW EXCLUSIVE MODE",
     # Nobody seals while a sealer that was stopped or cut off half-way holds its lock.
     "locked": "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
     "SET LOCAL idle_in_transaction_session_timeout = '3s'",
@@ -58,10 +68,18 @@ _BEGIN = {
 }
 # For migrations and copies; the connection ends with them.
 _UNHURRIED = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
+_GREETING = "SELECT pg_try_advisory_lock_shared(%s), current_setting('synchronous_commit')"
+_MOVED = (
+    "The database is being moved by `troth db move`. Start no server on it meanwhile; afterwards "
+    "set database.url to where it went."
+)
+# Of other roles' sessions everybody sees no more than this much; autovacuum has no role.
 _OTHERS = """
-SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
+SELECT coalesce(string_agg(DISTINCT usename, ', '), '') FROM pg_stat_activity
+WHERE datname = current_database() AND usename IS NOT NULL AND pid <> pg_backend_pid()
 """
+_LOOKS = 10
+"""How often, each tenth of a second: what was just closed takes a moment to be gone."""
 _COLLISIONS = ("40001", "40P01")  # serialization_failure, deadlock_detected
 _READ_ONLY = "25006"
 # SQLSTATE, or its class: PostgreSQL's documentation, appendix A.
@@ -136,9 +154,13 @@ class PostgresLink:
         self.connection = connection
         self._raw = raw
 
-    def begin_write(self) -> None:
-        """Begin a transaction that is as if it were alone."""
-        self._raw.execute(_BEGIN["write"])
+    def begin_write(self, *, alone: bool = False) -> None:
+        """Begin a transaction that is as if it were alone; with `alone`, nobody issues meanwhile.
+
+        Who cuts off or lets in anew reads all certificates of somebody, and each one issued to
+        them meanwhile is a collision: it would be begun anew for as long as they are busy.
+        """
+        self._raw.execute(_BEGIN["alone" if alone else "write"])
 
     def begin_locked(self) -> None:
         """Begin a transaction that sees each moment anew, for who takes locks by itself."""
@@ -147,6 +169,29 @@ class PostgresLink:
     def begin_read(self) -> None:
         """Begin a read; its first statement takes the snapshot."""
         self._raw.execute(_BEGIN["read"])
+
+    def be_alone(self) -> None:
+        """Keep every server out while this connection lives; `Refused` if anybody else is there.
+
+        Asked again it looks again: for who came in spite of it, an older troth or another program.
+        """
+        others = ""
+        for look in range(_LOOKS):
+            if look:
+                self._ask("SELECT pg_sleep(0.1)")
+            (alone,) = self._ask("SELECT pg_try_advisory_lock(%s)", SERVING_LOCK)
+            self._ask("SELECT pg_stat_clear_snapshot()")  # or a transaction sees the same for ever
+            (others,) = self._ask(_OTHERS)
+            if alone and not others:
+                return
+        raise Refused(
+            f"Others are connected to the database, as {others or 'another server'}. Stop every "
+            "server on it, whatever its role, and end all other sessions, then try again: what "
+            "they write meanwhile would be lost. Nothing was kept."
+        )
+
+    def _ask(self, query: str, *values: Any) -> Any:
+        return self._raw.execute(query.encode(), values or None).fetchone()
 
     def check_references(self) -> None:
         """Nothing to look for: PostgreSQL never leaves a reference to nothing."""
@@ -249,8 +294,11 @@ class PostgresServer:
             log.info("store.reached")
         try:
             raw.execute(_SESSION)
+            shared, durable = raw.execute(_GREETING, (SERVING_LOCK,)).fetchone() or (False, "")
+            if not shared:
+                raise Unavailable(_MOVED)
             # "off" acknowledges before anything is on disk; what else may be set is the operator's.
-            if raw.execute("SHOW synchronous_commit").fetchone() == ("off",):
+            if durable == "off":
                 raw.execute("SET synchronous_commit = on")
         except BaseException:  # whatever it was, the connection must not leak
             raw.close()
@@ -271,19 +319,15 @@ class PostgresServer:
         return link
 
     def begin_copy(self, *, alone: bool) -> PostgresLink:
-        """A connection in a read; `alone` no migration shares it, and no server may be there."""
+        """A connection in a read; `alone` no migration and no server shares the database."""
         link = self.open_link()
         try:
-            execute = link.connection.exec_driver_sql
-            execute(_UNHURRIED)
-            link.begin_read()
+            link.connection.exec_driver_sql(_UNHURRIED)
             if alone:
-                execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
-            if alone and execute(_OTHERS).scalar():
-                raise Refused(
-                    "Others are connected to the database as the same user. Stop every server on "
-                    "it first: what they would write meanwhile would be lost."
-                )
+                # Before the snapshot, which then has all that anybody wrote.
+                link.be_alone()
+                link.connection.exec_driver_sql("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+            link.begin_read()
         except BaseException:  # whatever it was, the connection must not leak
             link.close()
             raise

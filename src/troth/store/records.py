@@ -7,7 +7,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from troth.core.ids import AuthorityId, CodeId, IdentityId, InstanceId, NodeId, SpiffeId, TokenId
+from troth.core.ids import (
+    AuthorityId,
+    CodeId,
+    IdentityId,
+    InstanceId,
+    NodeId,
+    RequestId,
+    SpiffeId,
+    TokenId,
+)
 from troth.issuance.presented import SERIAL_DIGITS as SERIAL_DIGITS
 from troth.issuance.presented import format_serial as format_serial
 
@@ -43,7 +52,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
-    """A one-time permission to join as `node_name`. Only a hash of its secret is kept."""
+    """A one-time permission to join as `node_name`. Only a hash of its secret is kept.
+
+    `used_by` is the node that joined with it and `key_hash` the SHA-256 (hex) of that node's public
+    key, which alone may show it again.
+    """
 
     id: TokenId
     secret_hash: str
@@ -53,6 +66,7 @@ class JoinToken:
     expires_at: datetime
     used_at: datetime | None = None
     used_by: str | None = None
+    key_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +136,32 @@ class CertificateName(NamedTuple):
     serial: str
     subject: str
     not_after: datetime
+
+
+class HolderKind(StrEnum):
+    """Whose certificates are withdrawn together."""
+
+    IDENTITY = "identity"
+    NODE = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """What one holder had when it was taken away from it, to be revoked in batches.
+
+    `holder` is an id, `subject` its SPIFFE ID; `actor`, `source` and `request_id` are those of the
+    call that took it away; whatever ends before `reached` is done.
+    """
+
+    holder: str
+    kind: HolderKind
+    subject: str
+    reason: str
+    actor: str
+    source: str
+    request_id: RequestId
+    began_at: datetime
+    reached: datetime
 
 
 class Revocation(NamedTuple):

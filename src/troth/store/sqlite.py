@@ -97,6 +97,10 @@ class Link:
         self._check_file()
         self._raw.execute("COMMIT")
 
+    def be_alone(self) -> None:
+        """Look that the file is still there: its lock, once had, keeps everybody else out."""
+        self._check_file()
+
     def check_references(self) -> None:
         """Raise `Internal` if a row refers to nothing: a migration works without such checks."""
         if self.connection.execute(text("PRAGMA foreign_key_check")).first() is not None:

@@ -210,6 +210,7 @@ join_tokens = Table(
     Column("expires_at", Moment, nullable=False),
     Column("used_at", Moment),
     Column("used_by", Text),
+    Column("key_hash", String(64)),  # of the key that the first use was for
     Index("ix_join_tokens_expires_at", "expires_at"),
 )
 
@@ -294,6 +295,7 @@ certificates = Table(
     Index("ix_certificates_instance_id", "instance_id", "not_after"),
     Index("ix_certificates_node_id", "node_id", "not_after"),
     Index("ix_certificates_not_after", "not_after"),
+    Index("ix_certificates_authority_id", "authority_id", "not_after"),
 )
 is_intended = certificates.c.state == literal_column("'intended'")
 is_revoked = certificates.c.revoked_at.is_not(None)
@@ -325,6 +327,7 @@ jwt_svids = Table(
     Column("expires_at", Moment, nullable=False),
     Index("ix_jwt_svids_identity_id", "identity_id", "expires_at"),
     Index("ix_jwt_svids_expires_at", "expires_at"),
+    Index("ix_jwt_svids_authority_id", "authority_id", "expires_at"),
 )
 is_planned = jwt_svids.c.state == literal_column("'intended'")
 Index(
@@ -332,6 +335,21 @@ Index(
     jwt_svids.c.issued_at,
     sqlite_where=is_planned,
     postgresql_where=is_planned,
+)
+
+# What is due to be revoked behind a change of state that took it away; gone when it is done.
+withdrawals = Table(
+    "withdrawals",
+    metadata,
+    Column("holder", String(64), primary_key=True),  # an identity or a node, as `kind` says
+    Column("kind", String(16), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("began_at", Moment, nullable=False),
+    Column("reached", Moment, nullable=False),
 )
 
 crls = Table(

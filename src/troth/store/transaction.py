@@ -23,6 +23,7 @@ from troth.store.settings import SettingGateway
 from troth.store.sightings import SightingGateway
 from troth.store.templates import TemplateGateway
 from troth.store.used_proofs import UsedProofGateway
+from troth.store.withdrawals import WithdrawalGateway
 
 
 class Transaction:
@@ -89,6 +90,11 @@ class Transaction:
     def certificates(self) -> CertificateGateway:
         """Certificates, from the intent to sign on."""
         return CertificateGateway(self._session)
+
+    @cached_property
+    def withdrawals(self) -> WithdrawalGateway:
+        """What is still to be revoked."""
+        return WithdrawalGateway(self._session)
 
     @cached_property
     def jwt_svids(self) -> JwtSvidGateway:

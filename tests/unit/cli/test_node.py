@@ -38,6 +38,13 @@ def test_who_evicts_is_told_how_it_could_come_back(api: FakeApi, run: Run) -> No
         assert remedy in result.stderr
 
 
+def test_what_is_still_being_revoked_is_told(api: FakeApi, run: Run) -> None:
+    view = make_view(revoking=True)
+    api.answers |= {"node.evict": view, "node.ls": nodes.NodePage(items=[view])}
+    assert "troth node ls" in run("node", "evict", "press-4", "--reason", "stolen").stderr
+    assert "evicted, being revoked" in run("node", "ls").stdout
+
+
 def test_readmission_sends_the_reason(api: FakeApi, run: Run) -> None:
     api.answers["node.readmit"] = make_view()
     result = run("node", "readmit", "press-4", "--reason", "wiped", "--json")

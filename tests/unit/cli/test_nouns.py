@@ -110,6 +110,14 @@ def test_a_move_needs_a_reason_and_sends_it(verb: str, api: FakeApi, run: Run) -
     ]
 
 
+def test_what_is_still_being_revoked_is_told(api: FakeApi, run: Run) -> None:
+    view = make_identity(state="quarantined", revoking=True)
+    api.answers |= {"identity.quarantine": view, "identity.show": view}
+    result = run("identity", "quarantine", "a", "--reason", "incident 42")
+    assert "troth identity show" in result.stderr
+    assert "being revoked" in run("identity", "show", "a").stdout
+
+
 def test_an_illegal_move_is_refused_with_what_is_possible(api: FakeApi, run: Run) -> None:
     api.answers["identity.resume"] = Refused("Can't resume 'a': it is active; possible now: …")
     result = run("identity", "resume", "a", "--reason", "r")

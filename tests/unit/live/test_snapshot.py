@@ -16,6 +16,7 @@ from troth.core.errors import Unavailable
 from troth.core.events import Event, SealedEvent
 from troth.core.ids import IdentityId
 from troth.identity.identity import State
+from troth.issuance.profiles import JWT_TTL_CEILING
 from troth.live.facts import Facts
 from troth.live.snapshot import Seed, Snapshot
 
@@ -68,7 +69,8 @@ def test_a_jumping_wall_clock_neither_renews_nor_ends_the_lease() -> None:
 
 
 def test_states_that_cut_off() -> None:
-    snapshot = make_snapshot()
+    clock = VirtualClock(NOW)
+    snapshot = make_snapshot(clock)
     snapshot.apply([moved(11, State.QUARANTINED)])
     assert snapshot.find_cut_off(WEB) is State.QUARANTINED
     snapshot.apply([moved(12, State.ACTIVE)])
@@ -76,6 +78,8 @@ def test_states_that_cut_off() -> None:
     snapshot.apply([moved(13, State.SUSPENDED)])
     assert snapshot.find_cut_off(WEB) is State.SUSPENDED
     snapshot.apply([moved(14, State.RETIRED)])
+    assert snapshot.find_cut_off(WEB) is State.RETIRED
+    clock.advance(JWT_TTL_CEILING)
     assert snapshot.find_cut_off(WEB) is None
     assert snapshot.epoch == snapshot.nodes_epoch == 14
 

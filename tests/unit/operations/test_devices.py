@@ -28,7 +28,8 @@ from troth.core.errors import (
 )
 from troth.operations.call import ANONYMOUS, Caller
 from troth.operations.callers import CallerRegistry
-from troth.operations.enrolment import RETRY, parse_code, render_code
+from troth.operations.enrolment import parse_code, render_code
+from troth.operations.single_use import RETRY
 from troth.operations.throttle import BURST, Throttle, name_network
 from troth.wire.api.devices import DeviceCredential, EnrollDevice, InviteDevices, RenewDevice
 from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
 
 from tests.fakes.house import ADMIN, FakeHouse, call_of, in_house, make_csr
-from troth.core.errors import Denied, Invalid, Refused, TrothError, Unavailable
+from troth.core.errors import Denied, Invalid, Limited, Refused, TrothError, Unavailable
+from troth.core.ids import NodeId
 from troth.operations.call import ANONYMOUS
 from troth.operations.node import REFUSALS_BURST
 from troth.operations.pacing import JOINS
-from troth.wire.api.certificates import InstanceClaim
+from troth.operations.single_use import RETRY
+from troth.operations.throttle import BURST
+from troth.store.records import format_serial
+from troth.wire.api.certificates import InstanceClaim, RevokeCertificate
 from troth.wire.api.identities import MoveIdentity, MoveInstance
 from troth.wire.api.nodes import (
     AttestNode,
     CreateJoinToken,
     EvictNode,
     Heartbeat,
+    ListNodes,
+    NodeCredential,
     NodeSnapshot,
     RenewNode,
     ReportWorkloads,
@@ -48,6 +57,104 @@ async def test_anybody_with_a_token_joins_once(house: FakeHouse) -> None:
     with pytest.raises(Refused, match="used before"):
         await house.call("node.attest", attest(token), ANONYMOUS)
     assert len(await house.events("node.attested")) == 1
+
+
+@in_house
+async def test_a_server_that_breaks_off_costs_no_token(house: FakeHouse) -> None:
+    token, csr = await make_token(house), make_csr()
+
+    def break_off() -> None:
+        raise OSError("the keystore is gone")
+
+    house.keystore.before_sign = break_off
+    with pytest.raises(Unavailable):
+        await house.call("node.attest", attest(token, csr), ANONYMOUS)
+    house.keystore.before_sign = None
+    with pytest.raises(Refused, match="used before, for another key"):
+        await house.call("node.attest", attest(token), ANONYMOUS)
+    node = await house.call("node.attest", attest(token, csr), ANONYMOUS)
+    assert node.chain
+    (joined,) = await house.events("node.attested")
+    assert joined.body["id"] == node.node_id
+
+
+@in_house
+async def test_who_asks_again_is_the_same_node(house: FakeHouse) -> None:
+    """The answer was lost: as after a renewal, both certificates stand, for one node."""
+    token, csr = await make_token(house, ttl=60), make_csr()
+    first = await house.call("node.attest", attest(token, csr), ANONYMOUS)
+    house.clock.advance(RETRY - timedelta(seconds=1))  # long after the token's own end
+    second = await house.call("node.attest", attest(token, csr), ANONYMOUS)
+    assert second.node_id == first.node_id
+    assert second.chain != first.chain
+    (view,) = (await house.call("node.ls", ListNodes())).items
+    assert (view.id, view.state) == (first.node_id, "active")
+    assert len(await house.events("node.attested")) == 1
+    assert not await house.events("certificate.revoked")
+    house.clock.advance(timedelta(seconds=1))
+    with pytest.raises(Refused, match="expired"):
+        await house.call("node.attest", attest(token, csr), ANONYMOUS)
+
+
+@in_house
+async def test_a_used_token_brings_nobody_back(house: FakeHouse) -> None:
+    """Neither past a node that joined anew, nor past an eviction or a revocation."""
+    token, csr = await make_token(house), make_csr()
+    await house.call("node.attest", attest(token, csr), ANONYMOUS)
+    house.clock.advance(timedelta(seconds=1))
+    newer, newer_csr = await make_token(house), make_csr()
+    node = await house.call("node.attest", attest(newer, newer_csr), ANONYMOUS)
+    with pytest.raises(Refused, match="joined anew"):
+        await house.call("node.attest", attest(token, csr), ANONYMOUS)
+    serial = f"{x509.load_der_x509_certificate(node.chain[0]).serial_number:x}"
+    await house.call("certificate.revoke", RevokeCertificate(serial=serial, reason="copied"))
+    with pytest.raises(Refused, match="was revoked"):
+        await house.call("node.attest", attest(newer, newer_csr), ANONYMOUS)
+    last, last_csr = await make_token(house), make_csr()
+    await house.call("node.attest", attest(last, last_csr), ANONYMOUS)
+    await house.call("node.evict", EvictNode(name="edge-1", reason="stolen"))
+    with pytest.raises(Refused, match="withdrawn"):
+        await house.call("node.attest", attest(last, last_csr), ANONYMOUS)
+
+
+@in_house
+async def test_who_asks_again_and_again_is_braked(house: FakeHouse) -> None:
+    token, csr = await make_token(house), make_csr()
+    for _ in range(BURST + 1):
+        await house.call("node.attest", attest(token, csr))
+    with pytest.raises(Limited):
+        await house.call("node.attest", attest(token, csr))
+
+
+@in_house
+async def test_two_requests_for_one_key_at_once_are_one_node(house: FakeHouse) -> None:
+    token, csr = await make_token(house), make_csr()
+    tries = [house.call("node.attest", attest(token, csr), ANONYMOUS) for _ in range(4)]
+    assert len({node.node_id for node in await asyncio.gather(*tries)}) == 1
+    assert len(await house.events("node.attested")) == 1
+
+
+@in_house
+async def test_a_node_that_was_superseded_leaves_no_serial(house: FakeHouse) -> None:
+    """Somebody joins anew under the name when the first certificate is recorded, not yet noted."""
+    store: Any = house.parts.store
+    first, second = await make_token(house), await make_token(house)
+    joined: list[NodeCredential] = []
+    original, asked = store.transact, itertools.count(1)
+
+    async def overtake(function: Any) -> Any:
+        if next(asked) == 4:  # enter, intend, issue, note
+            store.transact = original
+            house.clock.advance(timedelta(seconds=1))
+            joined.append(await house.call("node.attest", attest(second), ANONYMOUS))
+        return await original(function)
+
+    store.transact = overtake
+    with pytest.raises(Denied, match="joined anew"):
+        await house.call("node.attest", attest(first), ANONYMOUS)
+    serial = x509.load_der_x509_certificate(joined[0].chain[0]).serial_number
+    kept = await house.parts.store.read(lambda tx: tx.nodes.get(NodeId(joined[0].node_id)))
+    assert kept.certificate_serial == format_serial(serial)
 
 
 @in_house

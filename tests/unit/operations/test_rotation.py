@@ -420,6 +420,39 @@ async def test_a_certificate_of_a_revoked_authority_opens_no_door(house: FakeHou
 
 
 @in_house
+async def test_only_what_is_newer_and_trusted_replaces(house: FakeHouse) -> None:
+    identity, node = await house.register(), await house.join()
+    await house.issue(node, identity.id)
+    signers = []
+    for _ in range(2):
+        await rotate(house)
+        signers.append((await active(house)).id)
+        await house.issue(node, identity.id)
+    one, two = signers
+    await rotate(house)
+
+    async def count(id: str) -> int:
+        items = (await house.call("authority.ls", ListAuthorities())).items
+        return int(next(item.holders for item in items if item.id == id))
+
+    assert (await count(one), await count(two)) == (0, 1)
+    with pytest.raises(Refused, match="1 credentials"):
+        await revoke(house, two)
+    store, original = house.parts.store, house.parts.store.transact
+
+    async def overtake(function: Any) -> Any:
+        """Another administrator is faster, after the holders were counted."""
+        store.transact = original  # type: ignore[method-assign]
+        await revoke(house, two, force=True)
+        return await original(function)
+
+    store.transact = overtake  # type: ignore[method-assign]
+    with pytest.raises(Refused, match="1 credentials"):
+        await revoke(house, one)
+    assert await count(one) == 1
+
+
+@in_house
 async def test_a_tainted_authority_is_reported_until_it_is_revoked(house: FakeHouse) -> None:
     old = await rotate(house)
     await taint(house, old)

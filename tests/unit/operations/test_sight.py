@@ -10,8 +10,10 @@ import pytest
 
 from tests.fakes.house import ADMIN, FakeHouse, call_of, in_house
 from tests.fakes.templates import describe_template, submit
-from troth.core.errors import Denied, Invalid, Limited, Refused
+from troth.core.errors import Denied, Invalid, Limited, Refused, Unavailable
 from troth.operations import sight
+from troth.operations.recording import BACKGROUND
+from troth.operations.withdrawal import FinishWithdrawals, withdraw_later
 from troth.wire.api.identities import ListIdentities, MoveIdentity, NameIdentity
 from troth.wire.api.nodes import EvictNode, SyncNode
 from troth.wire.api.templates import ListTemplates, SightWorkload
@@ -343,3 +345,22 @@ async def test_the_node_is_sent_its_templates_and_what_they_made(house: FakeHous
     await stream.aclose()  # type: ignore[attr-defined]
     assert [(t.name, t.match) for t in value.templates] == [("batch", ["unix:uid:1000-1999"])]
     assert [(e.name, e.template) for e in value.entries] == [("batch.local.1500", "batch")]
+
+
+@in_house
+async def test_nobody_takes_the_place_of_one_whose_certificates_are_still_being_revoked(
+    house: FakeHouse,
+):
+    node = await house.join()
+    met = await house.register("batch.local.1500", path="/batch/local/1500")
+    await move(house, "retire", met.name)
+
+    def leave(tx: Any) -> None:
+        withdraw_later(tx, BACKGROUND, tx.identities.get(met.id), "unspecified", house.clock.now())
+
+    await house.parts.store.transact(leave)
+    await apply(house, describe_template())
+    with pytest.raises(Unavailable, match="still being revoked"):
+        await meet(house, node)
+    await FinishWithdrawals(house.parts.store, house.clock, "test")()
+    assert (await meet(house, node)).spiffe_id == met.spiffe_id

@@ -14,11 +14,13 @@ from sqlalchemy import create_engine, event, text
 from tests.fakes.stores import NOW, make_event, make_instance, make_named, read, transact
 from troth.core.clock import VirtualClock
 from troth.core.errors import Internal, Refused
+from troth.core.ids import RequestId
 from troth.identity.attendance import Phase
 from troth.identity.identity import State
 from troth.issuance.authorities import Use
 from troth.store import schema
 from troth.store.engine import Transaction, open_store
+from troth.store.records import HolderKind, Withdrawal
 from troth.store.session import Session
 from troth.store.sqlite import SqliteFile
 from troth.store.tables import metadata
@@ -230,6 +232,16 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
         tx.certificates.revoke_for_identity("idn_api", NOW, "x")
         tx.certificates.revoke_for_instance("ins_1", NOW, "x")
         tx.certificates.revoke_for_node("nod_1", NOW, "x")
+        tx.certificates.revoke_nodes_own("nod_1", NOW, "x")
+        tx.certificates.holds_more(HolderKind.IDENTITY, "idn_api", NOW, 9)
+        tx.certificates.holds_more(HolderKind.NODE, "nod_1", NOW, 9)
+        for holder, kind in (("idn_api", HolderKind.IDENTITY), ("nod_1", HolderKind.NODE)):
+            due = Withdrawal(holder, kind, "s", "x", "uid:0", "", RequestId("req_1"), NOW, NOW)
+            tx.withdrawals.add(due)
+            tx.withdrawals.advance(holder, NOW)
+            tx.certificates.revoke_batch(due, NOW, 9)
+            tx.withdrawals.end(holder)
+        tx.leases.is_taken("crl.publish", "server", NOW)
         tx.certificates.revoked("aut_1", NOW)
         tx.certificates.interrupted(NOW, 9)
         tx.certificates.of_identity("idn_api", NOW)

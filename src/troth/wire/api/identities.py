@@ -65,7 +65,11 @@ class ListIdentities(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class IdentityView(Struct, frozen=True, kw_only=True):
-    """One identity as the API shows it."""
+    """One identity as the API shows it.
+
+    `revoking` says that it was cut off, and that some of its many certificates are still to be
+    revoked one by one.
+    """
 
     id: str
     name: str
@@ -91,6 +95,7 @@ class IdentityView(Struct, frozen=True, kw_only=True):
     last_seen: datetime | None = None
     instances: int = 0
     template: str = ""
+    revoking: bool = False
 
 
 class IdentityPage(Struct, frozen=True, kw_only=True):

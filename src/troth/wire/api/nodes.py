@@ -70,7 +70,11 @@ class ListNodes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class NodeView(Struct, frozen=True, kw_only=True):
-    """One node; `fingerprint` is the SHA-256 of its certificate's public key, if it showed one."""
+    """One node; `fingerprint` is the SHA-256 of its certificate's public key, if it showed one.
+
+    `revoking` says that it was evicted, and that some of the many certificates of its workloads are
+    still to be revoked.
+    """
 
     id: str
     name: str
@@ -81,6 +85,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
     expires_at: datetime
     last_seen: datetime | None = None
     fingerprint: str | None = None
+    revoking: bool = False
 
 
 class NodePage(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,99 @@
+"""What is asked in passing reads by an index on both engines, however much there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from tests.fakes.stores import ENGINES, NOW, make_event, make_url, transact
+from troth.core.clock import VirtualClock
+from troth.core.ids import AuthorityId
+from troth.store.database import Link
+from troth.store.engine import open_database, open_store
+from troth.store.session import Session
+from troth.store.transaction import Transaction
+
+AUTHORITY = AuthorityId("aut_1")
+EXPLAIN = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}
+
+
+@pytest.fixture(params=ENGINES)
+def link(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Link]:
+    url = make_url(request.param, tmp_path)
+    store = open_store(url, clock=VirtualClock(NOW))
+    transact(store, lambda tx: tx.journal.append(make_event(type="grant.made")))
+    transact(store, lambda tx: tx.journal.seal(9))
+    store.close()
+    link = open_database(url).open_link()
+    link.begin_read()
+    if request.param == "postgresql":
+        # A table that holds nothing is always read as a whole, unless that is forbidden.
+        link.connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        link.connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+    yield link
+    link.close()
+
+
+def explain(link: Link, ask: Callable[[Transaction], Any]) -> list[str]:
+    """The plan of each statement of `ask`."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        seen.append((statement, values))
+
+    event.listen(link.connection, "before_cursor_execute", note)
+    ask(Transaction(Session(link.connection, writable=False)))
+    event.remove(link.connection, "before_cursor_execute", note)
+    begin = EXPLAIN[link.connection.dialect.name]
+    return [
+        "\n".join(str(row[-1]) for row in link.connection.exec_driver_sql(begin + sql, values))
+        for sql, values in seen
+    ]
+
+
+PASSING: dict[str, tuple[str, Callable[[Transaction], Any]]] = {
+    "the end of certificates": (
+        "ix_certificates_authority_id",
+        lambda tx: tx.certificates.last_end(AUTHORITY, NOW),
+    ),
+    "whether certificates live": (
+        "ix_certificates_authority_id",
+        lambda tx: tx.certificates.has_living(AUTHORITY, NOW),
+    ),
+    "who holds certificates": (
+        "ix_certificates_authority_id",
+        lambda tx: tx.certificates.count_unreplaced(AUTHORITY, NOW),
+    ),
+    "the end of tokens": (
+        "ix_jwt_svids_authority_id",
+        lambda tx: tx.jwt_svids.last_end(AUTHORITY, NOW),
+    ),
+    "whether tokens live": (
+        "ix_jwt_svids_authority_id",
+        lambda tx: tx.jwt_svids.has_living(AUTHORITY, NOW),
+    ),
+    "who holds tokens": (
+        "ix_jwt_svids_authority_id",
+        lambda tx: tx.jwt_svids.count_living(AUTHORITY, NOW),
+    ),
+    "the journal's head": ("uq_journal_position", lambda tx: tx.journal.head()),
+    "what waits": ("ix_journal_waiting", lambda tx: tx.journal.list_waiting(9)),
+    "a page of the journal": ("uq_journal_position", lambda tx: tx.journal.page(after=5)),
+    "a page of a subject": ("ix_journal_subject", lambda tx: tx.journal.page(subject="a")),
+    "a page of types": ("ix_journal_type", lambda tx: tx.journal.page(type_prefix="grant.")),
+}
+
+
+@pytest.mark.parametrize("what", PASSING)
+def test_what_is_asked_in_passing_reads_by_an_index(what: str, link: Link) -> None:
+    index, ask = PASSING[what]
+    plans = explain(link, ask)
+    assert plans
+    for plan in plans:
+        assert index in plan, plan
+        assert "ORDER BY" not in plan, plan  # as SQLite tells of sorting
+        assert not ("Limit" in plan and "Sort" in plan), plan

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Refused, Unavailable
+from troth.core.errors import Invalid, Refused, Unavailable
 from troth.core.events import Event
 from troth.core.ids import new_ordered_id
 from troth.core.jose.jwk import derive_key_id
@@ -21,7 +21,7 @@ from troth.operations.client import Authenticator, Proven
 from troth.operations.declaration import read_bundle
 from troth.operations.recording import make_event
 from troth.operations.tokens import TokenGatherer
-from troth.policy.resource import Resource
+from troth.policy.resource import Binding, Resource
 from troth.store.engine import Store
 from troth.wire.oauth.answers import TokenAnswer
 from troth.wire.oauth.errors import (
@@ -59,6 +59,7 @@ class TokenMaker:
         scopes: Collection[str],
     ) -> TokenAnswer:
         """A token of `scopes` at `resource` for `client`, recorded before it is answered."""
+        check_binding(resource, client)
         now = self.clock.now()
         authority = find_signer(bundle, now)
         token = plan_access_token(
@@ -70,7 +71,8 @@ class TokenMaker:
             audiences=(resource.audience,),
             scopes=scopes,
             ttl=resource.token.ttl,
-            ends=(client.identity.expires_at,),
+            ends=(client.identity.expires_at, *client.ends),
+            confirmation=client.confirmation,
             jti=new_ordered_id("tok", now, self.entropy),
             now=now,
         )
@@ -104,8 +106,26 @@ class TokenMaker:
             resource=resource.name,
             audiences=token.audiences,
             scope=token.scopes,
+            cnf=token.confirmation,
             expires_at=token.expires_at.isoformat(),
         )
+
+
+def check_binding(resource: Resource, client: Proven) -> None:
+    """Raise `Invalid` unless the resource takes tokens that are bound as this one would be."""
+    binding, bound = resource.token.binding, client.confirmation
+    if binding is Binding.NONE or (binding is Binding.ANY and bound):
+        return
+    if binding is Binding.MTLS and "x5t#S256" in bound:
+        return
+    if binding is Binding.DPOP and "jkt" in bound:
+        return
+    ways = {
+        Binding.MTLS: "on the mutual-TLS listener, with an X.509-SVID (RFC 8705)",
+        Binding.DPOP: "with a DPoP proof (RFC 9449)",
+    }
+    how = ways.get(binding, " or ".join(ways.values()))
+    raise Invalid(f"The resource takes tokens alone that are bound to their holder: ask {how}.")
 
 
 def find_signer(bundle: Bundle, now: datetime) -> Authority:

@@ -25,6 +25,8 @@ from troth.identity.client import ClientKey
 from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.live.snapshot import Snapshot
+from troth.operations.declaration import read_bundle
+from troth.operations.svidclient import JWT_SPIFFE_ASSERTION, read_certificate, read_jwt_svid
 from troth.store.engine import Store
 from troth.wire.oauth.errors import InvalidClient
 from troth.wire.oauth.metadata import ASSERTION_ALGORITHMS
@@ -35,7 +37,7 @@ LEEWAY = timedelta(seconds=30)
 LONGEST_LIFE = timedelta(hours=1)
 """Of an assertion: until its end its `jti` is remembered."""
 MAX_JTI = 256
-CLIENT_METHODS = ("private_key_jwt",)
+CLIENT_METHODS = ("private_key_jwt", "tls_client_auth", "spiffe_jwt", "spiffe_x509")
 """How a client may prove who it is (RFC 7591, section 2)."""
 KEYS_KNOWN = 10_000
 
@@ -54,12 +56,15 @@ class Proven:
     """A client that proved who it is.
 
     `method` is how (RFC 7591, section 2); `proofs` are digests of what may be used once, with the
-    time after which it is refused for its age.
+    time after which it is refused for its age. What it is given is bound by `confirmation` (`cnf`)
+    and ends with `ends` at the latest.
     """
 
     identity: Identity
     method: str
     proofs: Mapping[str, datetime] = field(default_factory=dict)
+    confirmation: Mapping[str, str] = field(default_factory=dict)
+    ends: tuple[datetime, ...] = ()
 
     @property
     def client_id(self) -> str:
@@ -95,13 +100,46 @@ class Authenticator:
         kind = form.find("client_assertion_type")
         if kind == JWT_BEARER_ASSERTION:
             return await self._by_private_key(request)
+        if kind == JWT_SPIFFE_ASSERTION:
+            return await self._by_jwt_svid(request)
         if kind is not None:
             raise InvalidClient(
-                f"The client_assertion_type is unknown; it may be {JWT_BEARER_ASSERTION}."
+                f"The client_assertion_type is unknown; it may be {JWT_BEARER_ASSERTION} or "
+                f"{JWT_SPIFFE_ASSERTION}."
             )
+        if request.certificate is not None:
+            return await self._by_certificate(request, request.certificate)
         raise InvalidClient(
-            "Prove who you are: send a client_assertion (private_key_jwt, RFC 7523)."
+            "Prove who you are: send a client_assertion (private_key_jwt, RFC 7523, or a JWT-SVID),"
+            " or show an X.509-SVID on the mutual-TLS listener (mtls_endpoint_aliases)."
         )
+
+    async def _by_certificate(self, request: OAuthRequest, der: bytes) -> Proven:
+        now = self._clock.now()
+        shown = read_certificate(der, self._snapshot, self._trust_domain, now)
+        _check_client_id(request, shown.spiffe_id)
+        identity = await self._require(shown.spiffe_id, now)
+        return Proven(
+            identity,
+            "tls_client_auth",
+            confirmation={"x5t#S256": shown.thumbprint},
+            ends=(shown.not_after,),
+        )
+
+    async def _by_jwt_svid(self, request: OAuthRequest) -> Proven:
+        now = self._clock.now()
+        bundle = await read_bundle(self._store, self._snapshot)
+        text = request.form.require("client_assertion")
+        spiffe_id = read_jwt_svid(text, bundle, self._trust_domain, self._audiences, now)
+        _check_client_id(request, spiffe_id)
+        return Proven(await self._require(spiffe_id, now), "spiffe_jwt")
+
+    async def _require(self, spiffe_id: str, now: datetime) -> Identity:
+        """The identity of that name, if it may hold a token now."""
+        identity = await self._find_identity(spiffe_id)
+        if identity is None or not self._may_hold(identity, now):
+            raise InvalidClient(UNKNOWN)
+        return identity
 
     async def _by_private_key(self, request: OAuthRequest) -> Proven:
         form = request.form
@@ -183,6 +221,12 @@ class Authenticator:
                 self._keys.clear()
             found = self._keys[public_key] = load_key(public_key)
         return found
+
+
+def _check_client_id(request: OAuthRequest, proven: str) -> None:
+    client_id = request.form.find("client_id")
+    if client_id is not None and client_id != proven:
+        raise InvalidClient("The client_id is not the SPIFFE ID that was proved.")
 
 
 def digest_proof(kind: str, issuer: str, jti: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Invalid, Refused, Unavailable
+from troth.core.errors import Invalid, TrothError, Unavailable
 from troth.core.events import Event
 from troth.core.ids import new_ordered_id
 from troth.core.jose.jwk import derive_key_id
@@ -19,13 +19,15 @@ from troth.live.snapshot import Snapshot
 from troth.operations.call import Call, Caller
 from troth.operations.client import Authenticator, Proven
 from troth.operations.declaration import read_bundle
+from troth.operations.dpop import Bound, DpopVerifier
 from troth.operations.recording import make_event
-from troth.operations.tokens import TokenGatherer
+from troth.operations.tokens import Replayed, TokenGatherer
 from troth.policy.resource import Binding, Resource
 from troth.store.engine import Store
 from troth.wire.oauth.answers import TokenAnswer
 from troth.wire.oauth.errors import (
     InvalidClient,
+    InvalidDpopProof,
     InvalidScope,
     InvalidTarget,
     UnsupportedGrantType,
@@ -79,11 +81,11 @@ class TokenMaker:
         event = self._describe(call, client, token, resource)
         try:
             text = await self.gatherer.issue(authority, token, event, client.proofs)
-        except Refused as error:
-            raise InvalidClient(f"The client_assertion can't be taken. {error.detail}") from error
+        except Replayed as error:
+            raise _blame_proof(client, error) from error
         return TokenAnswer(
             access_token=text,
-            token_type="Bearer",  # noqa: S106 - a name (RFC 6750)
+            token_type="DPoP" if "jkt" in token.confirmation else "Bearer",
             expires_in=int((token.expires_at - now).total_seconds()),
             scope=" ".join(token.scopes),
         )
@@ -109,6 +111,23 @@ class TokenMaker:
             cnf=token.confirmation,
             expires_at=token.expires_at.isoformat(),
         )
+
+
+def bind_client(client: Proven, bound: Bound) -> Proven:
+    """The client with what its DPoP proof binds to; a certificate's binding stays beside it."""
+    return replace(
+        client,
+        confirmation={**client.confirmation, **bound.confirmation},
+        proofs={**client.proofs, **bound.proofs},
+        dpop=frozenset(bound.proofs),
+    )
+
+
+def _blame_proof(client: Proven, error: Replayed) -> TrothError:
+    """One of the proofs was used before: the DPoP proof, or the assertion."""
+    if error.digests & client.dpop:
+        return InvalidDpopProof(f"The proof can't be taken. {error.detail}")
+    return InvalidClient(f"The client_assertion can't be taken. {error.detail}")
 
 
 def check_binding(resource: Resource, client: Proven) -> None:
@@ -143,6 +162,7 @@ class RequestToken:
     store: Store
     snapshot: Snapshot
     authenticator: Authenticator
+    dpop: DpopVerifier
     maker: TokenMaker
 
     async def __call__(self, call: Call[OAuthRequest]) -> TokenAnswer:
@@ -152,6 +172,9 @@ class RequestToken:
         if grant not in GRANT_TYPES:
             raise UnsupportedGrantType(f"The grant_type may be {', '.join(GRANT_TYPES)}.")
         client = await self.authenticator.authenticate(call.body)
+        if call.body.dpop is not None:
+            bound = await self.dpop.verify(call.body.dpop, "POST", call.body.url)
+            client = bind_client(client, bound)
         bundle = await read_bundle(self.store, self.snapshot)
         assert grant == CLIENT_CREDENTIALS
         resource = choose_resource(bundle, client, form)

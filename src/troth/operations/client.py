@@ -57,7 +57,7 @@ class Proven:
 
     `method` is how (RFC 7591, section 2); `proofs` are digests of what may be used once, with the
     time after which it is refused for its age. What it is given is bound by `confirmation` (`cnf`)
-    and ends with `ends` at the latest.
+    and ends with `ends` at the latest. `dpop` are those of the digests that stand for DPoP proofs.
     """
 
     identity: Identity
@@ -65,6 +65,7 @@ class Proven:
     proofs: Mapping[str, datetime] = field(default_factory=dict)
     confirmation: Mapping[str, str] = field(default_factory=dict)
     ends: tuple[datetime, ...] = ()
+    dpop: frozenset[str] = frozenset()
 
     @property
     def client_id(self) -> str:

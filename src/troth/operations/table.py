@@ -24,6 +24,7 @@ from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
 from troth.operations.client import Authenticator
 from troth.operations.device import EnrollDevice, RenewDevice
+from troth.operations.dpop import DpopVerifier
 from troth.operations.enrolment import InviteDevices
 from troth.operations.gathering import LeafGatherer
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
@@ -159,7 +160,8 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     authenticator = Authenticator(p.store, p.snapshot, p.clock, p.trust_domain, audiences)
     gatherer = TokenGatherer(p.store, p.keystore)
     maker = TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin)
-    return {"token.request": RequestToken(p.store, p.snapshot, authenticator, maker)}
+    dpop = DpopVerifier(p.store, p.clock, p.entropy)
+    return {"token.request": RequestToken(p.store, p.snapshot, authenticator, dpop, maker)}
 
 
 def _describe(p: Parts) -> About:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -53,7 +53,7 @@ class TokenGatherer:
     ) -> str:
         """The signed token, once `event` is durable and `proofs` are used up.
 
-        `Refused` if one of them was used before, `Unavailable` if it can't be signed now.
+        `Replayed` if one of them was used before, `Unavailable` if it can't be signed now.
         """
         header = self._headers.get(token.kid)
         if header is None:
@@ -116,8 +116,8 @@ def _record(tx: Transaction, batch: Sequence[_Wanted]) -> dict[int, TrothError]:
     for number, one in enumerate(batch):
         if not allowed[one.authority.id]:
             refused[number] = Unavailable("The signing authority was replaced just now; ask again.")
-        elif proofs.keys() & one.proofs.keys():
-            refused[number] = _replayed()
+        elif twice := proofs.keys() & one.proofs.keys():
+            refused[number] = Replayed(twice)
         else:
             proofs.update(one.proofs)
     used = tx.used_proofs.take_all(proofs)
@@ -125,16 +125,22 @@ def _record(tx: Transaction, batch: Sequence[_Wanted]) -> dict[int, TrothError]:
     for number, one in enumerate(batch):
         if number in refused:
             continue
-        if used & one.proofs.keys():
-            refused[number] = _replayed()
+        if before := used & one.proofs.keys():
+            refused[number] = Replayed(before)
         else:
             events.append(one.event)
     tx.journal.append_all(events)
     return refused
 
 
-def _replayed() -> Refused:
-    return Refused("It was used before; make a new one, with a jti of its own, for each request.")
+class Replayed(Refused):
+    """Proofs that were used before, by digest."""
+
+    def __init__(self, digests: Collection[str]) -> None:
+        super().__init__(
+            "It was used before; make a new one, with a jti of its own, for each request."
+        )
+        self.digests = frozenset(digests)
 
 
 def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:

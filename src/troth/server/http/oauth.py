@@ -19,7 +19,7 @@ from troth.server.http.callers import accept_anybody
 from troth.server.http.exchange import connection_of, request_id_of, span_of
 from troth.server.settings import Limits
 from troth.wire.oauth.answers import Refusal, plain_text
-from troth.wire.oauth.errors import name_error
+from troth.wire.oauth.errors import UseDpopNonce, name_error
 from troth.wire.oauth.form import MEDIA_TYPE, parse_form
 from troth.wire.oauth.request import OAuthRequest
 from troth.wire.oauth.routes import OAUTH_ROUTES
@@ -77,6 +77,8 @@ class OAuthEndpoints:
             form,
             certificate=connection.certificate if connection else None,
             authorization=_find_header(headers, b"authorization"),
+            dpop=_find_header(headers, b"dpop"),
+            url=f"{_find_origin(scope, headers)}{path}",
         )
         caller = await accept_anybody(scope)
         request_id = RequestId(request_id_of(scope))
@@ -105,6 +107,8 @@ def _explain(error: Exception, request_id: str) -> tuple[int, bytes, list[tuple[
         status = 413 if error.code == "too_large" else 429
     if isinstance(error, Passing):
         headers.append((b"retry-after", str(max(1, int(error.retry_after or 1))).encode()))
+    if isinstance(error, UseDpopNonce):
+        headers.append((b"dpop-nonce", error.nonce.encode("ascii")))
     if status == 401:
         headers.append((b"www-authenticate", _CHALLENGE))
     refusal = Refusal(error=code, error_description=plain_text(error.detail))
@@ -161,6 +165,11 @@ def _check_media_type(headers: list[tuple[bytes, bytes]]) -> None:
         raise Invalid(f"The body must be {MEDIA_TYPE}.")
     if (_find_header(headers, b"content-encoding") or "identity").lower() != "identity":
         raise Invalid("The body must come without a content encoding.")
+
+
+def _find_origin(scope: Any, headers: list[tuple[bytes, bytes]]) -> str:
+    """Where the request was sent, as its sender knows it: TLS ends here."""
+    return f"{scope['scheme']}://{_find_header(headers, b'host') or ''}"
 
 
 def _find_header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:

@@ -42,6 +42,22 @@ class UnauthorizedClient(Denied):
     oauth: ClassVar[str] = "unauthorized_client"
 
 
+class InvalidDpopProof(Invalid):
+    """The DPoP proof is not one for this request (RFC 9449, section 5)."""
+
+    oauth: ClassVar[str] = "invalid_dpop_proof"
+
+
+class UseDpopNonce(Invalid):
+    """The DPoP proof must carry a nonce of the server, `nonce` (RFC 9449, section 8)."""
+
+    oauth: ClassVar[str] = "use_dpop_nonce"
+
+    def __init__(self, detail: str, nonce: str) -> None:
+        super().__init__(detail)
+        self.nonce = nonce
+
+
 class UnsupportedGrantType(Unimplemented):
     """The grant type is not offered here."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from troth.core.jose.dpop import ALGORITHMS as DPOP_ALGORITHMS
+
 ASSERTION_ALGORITHMS = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256")
 """What a client may sign its assertions with; RS256 alone of PKCS #1 v1.5, as RFC 7523 has it."""
 
@@ -34,5 +36,7 @@ def render_metadata(
         "scopes_supported": sorted(scopes),
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
+        "dpop_signing_alg_values_supported": list(DPOP_ALGORITHMS),
+        "tls_client_certificate_bound_access_tokens": True,  # RFC 8705, section 3.3
         "mtls_endpoint_aliases": {"token_endpoint": f"{mutual_origin}/oauth/token"},
     }

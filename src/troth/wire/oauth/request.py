@@ -9,8 +9,11 @@ from troth.wire.oauth.form import Form
 
 @dataclass(frozen=True, slots=True)
 class OAuthRequest:
-    """`certificate` is the client's (DER) where TLS asked for one; `authorization` that header."""
+    """`certificate` is the client's (DER) where TLS asked for one; `authorization` and
+    `dpop` are those headers; `url` is where it was sent, without query."""
 
     form: Form
     certificate: bytes | None = None
     authorization: str | None = None
+    dpop: str | None = None
+    url: str = ""

@@ -168,14 +168,15 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do():
     assert not [name for name in names if f"`{name}`" not in text]
 
 
-def run_promtool(*words: str) -> subprocess.CompletedProcess[str]:
+def run_promtool(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     path = (
         f"{os.environ.get('PATH', '')}:{ROOT}/.cache/bin"  # where scripts/ensure_system.sh has it
     )
     program = shutil.which("promtool", path=path)
     if program is None:
         pytest.skip("promtool isn't here; Debian's package prometheus has it")
-    return subprocess.run([program, *words], capture_output=True, text=True, timeout=30)
+    command = [program, *words]
+    return subprocess.run(command, input=given, capture_output=True, text=True, timeout=30)
 
 
 def check_queries(folder: Path, queries: Iterable[str]) -> subprocess.CompletedProcess[str]:
@@ -203,6 +204,12 @@ def test_promtool_takes_what_the_dashboard_asks(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{len(asked)} rules found" in done.stdout
     assert check_queries(tmp_path, ["sum(rate(troth_operation_seconds_count))"]).returncode != 0
+
+
+@pytest.mark.parametrize("fill", [fill_server, fill_agent])
+def test_promtool_takes_what_is_scraped(fill):
+    done = run_promtool("check", "metrics", given=fill())
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_ages_are_measured_when_somebody_looks():

@@ -8,16 +8,20 @@ was once sealed has changed.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from cryptography import x509
 
-from tests.soak.ledger import BrokenPromise, Ledger, Move
+from tests.soak.ledger import BrokenPromise, Ledger, Move, Promises
 from tests.soak.records import Records, find_rows, read_body
 
 FATES = ("certificate.issued", "certificate.abandoned")
+ROUND = re.compile(r"\bRound (\d+)$")
+"""How a change by a manifest says which round it belongs to; it may have said another before."""
+
 EVENTS = "select id, position, type, subject, body from journal where position"
 
 
@@ -43,6 +47,9 @@ class Journal:
         self.joins: Counter[str] = Counter()
         self.invited: set[str] = set()
         self.activated: set[str] = set()
+        self.codes: set[str] = set()
+        self.devices: Counter[str] = Counter()
+        self.rounds: dict[str, set[str]] = {}
         self.types: Counter[str] = Counter()
         self._ids: set[int] = set()
 
@@ -79,8 +86,12 @@ class Journal:
             self.revoked.add(body["serial"])
         elif kind == "jwtsvid.issued":
             self.tokens[body["jti"]] += 1
-        elif kind == "identity.registered":
-            self.identities.add(body["id"])
+        elif kind in ("identity.registered", "identity.changed"):
+            self._take_identity(body)
+        elif kind == "device.invited":
+            self.codes.add(body["id"])
+        elif kind == "device.enrolled":
+            self.devices[body["id"]] += 1
         elif kind == "node.attested":
             self.joins[body["token"]] += 1
         elif kind == "token.created":
@@ -89,6 +100,12 @@ class Journal:
             self.activated.add(subject)
         if kind.startswith("identity.") and body.get("reason"):
             self.reasons[str(body["reason"])] = position
+
+    def _take_identity(self, body: dict[str, Any]) -> None:
+        self.identities.add(body["id"])
+        for words in body.get("words", ()):
+            if found := ROUND.search(words):
+                self.rounds.setdefault(found[1], set()).add(body["name"])
 
 
 def _order(row: tuple[Any, ...]) -> tuple[bool, int]:
@@ -106,6 +123,9 @@ class Audit:
         self._unsealed: list[tuple[str, str]] = []
         self._chains: dict[str, list[str]] = {}
         self._joined: set[str] = set()
+        self._device_serials: set[str] = set()
+        self._revoked: set[str] = set()
+        self._sighted: dict[str, str] = {}
 
     def look(self) -> None:
         """All that was acknowledged before this was called is recorded, and rightly."""
@@ -120,6 +140,10 @@ class Audit:
         self._look_at("select id from identities where id in", fresh.identities, (), "identity")
         self._look_at_joins(fresh.joined)
         self._look_at("select id from join_tokens where id in", fresh.invited, (), "join token")
+        self._look_at("select id from enrolment_codes where id in", fresh.codes, (), "code")
+        self._look_at_devices(fresh)
+        self._look_at_sights(fresh.sighted)
+        self._look_at_manifests(fresh.applied)
         for kind, names in (
             ("issued", fresh.certificates),
             ("revoked", fresh.revoked),
@@ -129,6 +153,10 @@ class Audit:
             ("joins", fresh.joined),
             ("invited", fresh.invited),
             ("activated", fresh.activated),
+            ("codes", fresh.codes),
+            ("devices", fresh.devices.values()),
+            ("identities", fresh.sighted),
+            ("rounds", fresh.rounds),
         ):
             self._unsealed += [(kind, name) for name in names]
         self._look_in_journal(waiting)
@@ -157,6 +185,56 @@ class Audit:
             demand(token in rows and rows[token][1] is not None, f"join token {token} isn't used")
         self._joined |= set(joined)
 
+    def _look_at_devices(self, fresh: Promises) -> None:
+        """Each enrolled device is there with its code used up; its certificates stand or don't,
+        as it was answered."""
+        sql = "select id, used_at from enrolment_codes where id in"
+        codes = find_rows(self._records, sql, fresh.devices)
+        unused = [code for code in fresh.devices if codes.get(code, (0, None))[1] is None]
+        demand(not unused, f"enrolled and not used up: {unused[:3]}")
+        sql = "select id, node_id from instances where id in"
+        self._look_at(sql, fresh.devices.values(), ("",), "device")
+        self._device_serials |= fresh.device_serials
+        self._revoked |= fresh.revoked
+        self._look_at_standing(fresh.device_serials | (fresh.revoked & self._device_serials))
+
+    def _look_at_standing(self, serials: set[str]) -> None:
+        sql = "select serial, revoked_at from certificates where serial in"
+        rows = find_rows(self._records, sql, serials)
+        # Asked for after the look: whatever has ended by then had been doubted before.
+        doubtful = self._ledger.list_doubtful()
+        for serial, revoked_at in rows.values():
+            stands = revoked_at is None
+            demand(
+                stands or serial in doubtful, f"{serial} was revoked and nobody had asked for it"
+            )
+            demand(not stands or serial not in self._revoked, f"{serial} isn't revoked any more")
+
+    def _look_at_sights(self, sighted: dict[str, str]) -> None:
+        sql = "select id, template is not null, state from identities where id in"
+        rows = find_rows(self._records, sql, sighted)
+        for identity, uid in sighted.items():
+            demand(identity in rows, f"the identity {identity} of uid {uid} is lost")
+            demand(
+                bool(rows[identity][1]) and rows[identity][2] == "active",
+                f"the identity of uid {uid} is {rows[identity][1:]}",
+            )
+        self._sighted |= sighted
+
+    def _look_at_manifests(self, applied: int) -> None:
+        """What lives of the manifests is one round, whole, and none before the last answered."""
+        sql = "select name, purpose from identities where managed and state <> 'retired'"
+        found: dict[int, set[str]] = {}
+        for name, purpose in self._records.rows(sql):
+            found.setdefault(int(purpose.removeprefix("Round ")), set()).add(name)
+        # Asked for after the look: whatever was carried out had been asked for before.
+        asked = self._ledger.list_manifests()
+        demand(len(found) <= 1, f"the manifests of rounds {sorted(found)} live beside each other")
+        demand(bool(found) or not applied, f"nothing is left of the manifests of round {applied}")
+        for number, names in found.items():
+            demand(number >= applied, f"round {applied} of the manifests fell back to {number}")
+            demand(names == asked[number], f"of round {number} of the manifests {names} live")
+
     def _look_at(
         self, sql: str, names: Iterable[str], expected: tuple[str, ...], what: str
     ) -> None:
@@ -176,6 +254,8 @@ class Audit:
         self._unsealed = left
         for token, count in (self.journal.joins + waiting.joins).items():
             demand(count == 1, f"join token {token} brought {count} nodes in")
+        for device, count in (self.journal.devices + waiting.devices).items():
+            demand(count == 1, f"device {device} enrolled {count} times with one code")
 
     def _look_at_order(self, moves: list[Move]) -> None:
         """Who was answered before asking again finds the two events in that order."""
@@ -230,12 +310,26 @@ class Audit:
         again.read(self._records)
         demand(again.digest.digest() == self.journal.digest.digest(), "sealed history has changed")
         self._check_serials()
+        self._check_machines()
         open_ends = set(self.journal.intended) - set(self.journal.fates)
         demand(not open_ends, f"without a fate in the journal: {sorted(open_ends)[:3]}")
-        for kind in ("authorities",):
-            sql = f"select use, count(*) from {kind} where state = 'active' group by use"
-            active = dict(self._records.rows(sql))
-            demand(active == {"x509-svid": 1, "jwt-svid": 1}, f"active authorities: {active}")
+        sql = "select use, count(*) from authorities where state = 'active' group by use"
+        active = dict(self._records.rows(sql))
+        demand(active == {"x509-svid": 1, "jwt-svid": 1}, f"active authorities: {active}")
+
+    def _check_machines(self) -> None:
+        """Devices, workloads that were met and manifests, from the first to the last."""
+        self._look_at_standing(self._device_serials)
+        ((count,),) = self._records.rows("select count(*) from instances where node_id = ''")
+        enrolled = len(self.journal.devices)
+        demand(count == enrolled, f"{count} devices, and {enrolled} in the journal")
+        self._look_at_sights(dict(self._sighted))
+        sql = "select name from identities where template is not null and state <> 'retired'"
+        names = Counter(name for (name,) in self._records.rows(sql))
+        demand(all(n == 1 for n in names.values()), f"met, and there twice: {names.most_common(1)}")
+        asked = self._ledger.list_manifests()
+        for number, changed in self.journal.rounds.items():
+            demand(changed == asked[int(number)], f"round {number} changed only {sorted(changed)}")
 
     def _check_serials(self) -> None:
         """A serial stands in its own certificate, and in no other."""

@@ -224,16 +224,8 @@ class Audit:
     def _look_at_manifests(self, applied: int) -> None:
         """What lives of the manifests is one round, whole, and none before the last answered."""
         sql = "select name, purpose from identities where managed and state <> 'retired'"
-        found: dict[int, set[str]] = {}
-        for name, purpose in self._records.rows(sql):
-            found.setdefault(int(purpose.removeprefix("Round ")), set()).add(name)
-        # Asked for after the look: whatever was carried out had been asked for before.
-        asked = self._ledger.list_manifests()
-        demand(len(found) <= 1, f"the manifests of rounds {sorted(found)} live beside each other")
-        demand(bool(found) or not applied, f"nothing is left of the manifests of round {applied}")
-        for number, names in found.items():
-            demand(number >= applied, f"round {applied} of the manifests fell back to {number}")
-            demand(names == asked[number], f"of round {number} of the manifests {names} live")
+        problem = self._ledger.find_mixture(self._records.rows(sql), applied)
+        demand(problem is None, str(problem))
 
     def _look_at(
         self, sql: str, names: Iterable[str], expected: tuple[str, ...], what: str
@@ -327,9 +319,9 @@ class Audit:
         sql = "select name from identities where template is not null and state <> 'retired'"
         names = Counter(name for (name,) in self._records.rows(sql))
         demand(all(n == 1 for n in names.values()), f"met, and there twice: {names.most_common(1)}")
-        asked = self._ledger.list_manifests()
         for number, changed in self.journal.rounds.items():
-            demand(changed == asked[int(number)], f"round {number} changed only {sorted(changed)}")
+            asked = self._ledger.name_manifests(int(number))
+            demand(changed == asked, f"round {number} changed only {sorted(changed)}")
 
     def _check_serials(self) -> None:
         """A serial stands in its own certificate, and in no other."""

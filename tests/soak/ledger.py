@@ -184,10 +184,27 @@ class Ledger:
             self._fresh.rounds.add(str(number))
             self._count("manifests")
 
-    def list_manifests(self) -> dict[int, frozenset[str]]:
-        """The names of every round that was ever asked for."""
+    def find_mixture(self, living: Iterable[tuple[str, str]], least: int = 0) -> str | None:
+        """What is wrong with the names and purposes of what manifests made, which must be one round
+        as it was asked for, and none before `least`; None if nothing is. It was read before."""
+        found: dict[int, set[str]] = {}
+        for name, purpose in living:
+            found.setdefault(int(purpose.removeprefix("Round ")), set()).add(name)
+        if len(found) > 1:
+            return f"the manifests of rounds {sorted(found)} live beside each other"
+        if least and not found:
+            return f"nothing is left of the manifests of round {least}"
+        for number, names in found.items():
+            if number < least:
+                return f"round {least} of the manifests fell back to {number}"
+            if names != self.name_manifests(number):
+                return f"of round {number} of the manifests live {sorted(names)}"
+        return None
+
+    def name_manifests(self, number: int) -> frozenset[str]:
+        """The names of a round that was asked for."""
         with self._guard:
-            return dict(self._manifests)
+            return self._manifests.get(number, frozenset())
 
     def count_acknowledged(self) -> int:
         """How many operations were answered with success."""

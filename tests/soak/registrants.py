@@ -9,6 +9,7 @@ from typing import Any
 from tests.fakes.templates import describe_template, submit
 from tests.soak.clients import Client
 from troth.core.errors import TrothError
+from troth.wire.api.identities import ListIdentities
 from troth.wire.api.templates import SightWorkload
 
 TEMPLATE = "soak"
@@ -71,7 +72,7 @@ class Sighter(Client):
 class Applier(Client):
     """Applies a set of manifests as a whole, other ones in each round, and prunes the rest.
 
-    What is applied at last says which round it was, so that a mixture would be seen.
+    What is there says which round it is of, so that a mixture is seen, also by one who looks on.
     """
 
     def round(self) -> None:
@@ -81,9 +82,29 @@ class Applier(Client):
         described = [describe_member(member, number) for member in members]
         # With the template: what is pruned is what no manifest names.
         request = submit(describe_soak_template(), *described, prune=True)
-        self.admin.call("manifest.apply", request)
-        self.ledger.note_manifests(number)
+        answered = threading.Event()
+        onlooker = threading.Thread(target=self._look_on, args=(answered,))
+        onlooker.start()
+        try:
+            self.admin.call("manifest.apply", request)
+            self.ledger.note_manifests(number)
+        finally:
+            answered.set()
+            onlooker.join()
         self.pause(0.4 + self.random.random() * 0.4)
+
+    def _look_on(self, answered: threading.Event) -> None:
+        request = ListIdentities(text="member-", living=True)
+        try:
+            with random.choice(self._servers).open_admin() as admin:
+                while not answered.is_set():
+                    items = admin.call("identity.ls", request).items
+                    problem = self.ledger.find_mixture((item.name, item.purpose) for item in items)
+                    if problem:
+                        self.ledger.complain(problem)
+                    answered.wait(0.02)
+        except TrothError as error:
+            self.ledger.count_refusal(error.code)
 
 
 def describe_member(member: int, number: int) -> dict[str, Any]:

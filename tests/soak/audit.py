@@ -36,7 +36,8 @@ class Journal:
 
     def __init__(self) -> None:
         self.head = 0
-        self.digest = hashlib.sha256()
+        self.rows: list[bytes] = []
+        """A digest of each sealed row, by position from 1 on."""
         self.intended: dict[str, str] = {}
         self.fates: dict[str, str] = {}
         self.issued: dict[str, str] = {}
@@ -67,7 +68,8 @@ class Journal:
             demand(position == self.head + 1, f"position {position} follows {self.head}")
             self._ids.add(row_id)
             self.head = position
-            self.digest.update(f"{row_id}|{position}|{kind}|{subject}|{body}\n".encode())
+            row = f"{row_id}|{position}|{kind}|{subject}|{body}"
+            self.rows.append(hashlib.sha256(row.encode()).digest())
             self._take(kind, subject, position, read_body(body))
         return waiting
 
@@ -300,7 +302,10 @@ class Audit:
         self.check_order()
         again = Journal()
         again.read(self._records)
-        demand(again.digest.digest() == self.journal.digest.digest(), "sealed history has changed")
+        demand(again.head == self.journal.head, f"{self.journal.head} rows became {again.head}")
+        pairs = enumerate(zip(self.journal.rows, again.rows, strict=True), 1)
+        changed = [position for position, (before, after) in pairs if before != after]
+        demand(not changed, f"sealed history has changed at {changed[:5]}")
         self._check_serials()
         self._check_machines()
         open_ends = set(self.journal.intended) - set(self.journal.fates)

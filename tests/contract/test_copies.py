@@ -260,13 +260,28 @@ def test_a_journal_that_would_give_ids_twice_is_not_kept(
 
 
 @pytest.mark.parametrize("target", ENGINES)
+def test_a_copy_whose_rows_refer_to_nothing_is_not_kept(
+    target: str, histories: dict[str, str], tmp_path: Path
+) -> None:
+    frames: list[Frame] = []
+    for frame in export(histories["sqlite"]):
+        if isinstance(frame, Rows) and frame.table == "identities":
+            continue
+        empty = isinstance(frame, Sum) and frame.table == "identities"
+        frames.append(Tally("identities").finish() if empty else frame)
+    with pytest.raises(Invalid, match="damaged"):
+        import_frames(open_database(make_empty(target, tmp_path)), frames, lambda *_: None)
+
+
+@pytest.mark.parametrize("target", ENGINES)
 def test_an_older_copy_has_the_tables_of_its_time(target: str, tmp_path: Path) -> None:
     journal = Sum(table="journal", count=0, sha256=Tally("journal").finish().sha256)
     opening = Opening(schema="0001", made_at=NOW, trust_domain="", head=0, tables=[])
-    frames = [opening, Closing(next_ids={"journal": 0}, journal=journal)]
+    end = Closing(next_ids={"journal": 0}, journal=journal)
     for without in ([], [Shape(name="journal", columns={"id": "int"}, key=["id"], rows=0)]):
-        sums = [journal] if without else []
-        copy = [replace(opening, tables=without), *sums, frames[-1]]
+        copy: list[Frame] = [replace(opening, tables=without), end]
+        if without:
+            copy.insert(1, journal)
         with pytest.raises(Invalid, match="tables aren't those"):
             import_frames(open_database(make_empty(target, tmp_path)), copy, ignore)
 

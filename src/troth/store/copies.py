@@ -132,9 +132,7 @@ class Load:
                 return shape, frame
             case Sum():
                 found = self._tallies.pop(frame.table, Tally(frame.table)).finish()
-                if (
-                    found != frame or frame.table not in self.shapes or frame.table in self.sums
-                ):
+                if found != frame or frame.table not in self.shapes or frame.table in self.sums:
                     raise _damaged("a table's sum doesn't fit")
                 self.sums[frame.table] = frame
             case SealedKey():
@@ -181,7 +179,8 @@ def import_frames(
             _import(link.connection, frames, load)
             if finish is not None:
                 call_function(lambda tx: finish(tx, load), Session(link.connection, writable=True))
-            link.check_references()
+            if not link.keeps_references():
+                raise _damaged("its rows refer to others that it doesn't hold")
             link.commit()
         finally:
             link.close()

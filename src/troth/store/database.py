@@ -25,8 +25,8 @@ class Link(Protocol):
         """Begin a read and take its snapshot."""
         ...
 
-    def check_references(self) -> None:
-        """Raise `Internal` if a migration left a reference to nothing."""
+    def keeps_references(self) -> bool:
+        """Whether no row refers to nothing, after a migration or a copy."""
         ...
 
     def commit(self) -> None:

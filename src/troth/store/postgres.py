@@ -148,8 +148,9 @@ class PostgresLink:
         """Begin a read; its first statement takes the snapshot."""
         self._raw.execute(_BEGIN["read"])
 
-    def check_references(self) -> None:
-        """Nothing to look for: PostgreSQL never leaves a reference to nothing."""
+    def keeps_references(self) -> bool:
+        """Always: PostgreSQL never leaves a reference to nothing."""
+        return True
 
     def commit(self) -> None:
         """Make it durable.

@@ -7,8 +7,19 @@ from typing import Any
 
 import sqlalchemy
 from msgspec.structs import replace
-from sqlalchemy import Connection, TableClause, column, func, insert, inspect, literal, select
-from sqlalchemy import Table, table, text
+from sqlalchemy import (
+    Connection,
+    Table,
+    TableClause,
+    column,
+    func,
+    insert,
+    inspect,
+    literal,
+    select,
+    table,
+    text,
+)
 from sqlalchemy import tuple_ as row_value
 from sqlalchemy.types import TypeEngine
 
@@ -41,7 +52,9 @@ def list_shapes(connection: Connection) -> list[Shape]:
         connection.execute(select(func.count()).select_from(known)).scalar_one()
         for known in _list_tables()
     )
-    return [replace(shape, rows=rows) for shape, rows in zip(describe_schema(), counts, strict=True)]
+    return [
+        replace(shape, rows=rows) for shape, rows in zip(describe_schema(), counts, strict=True)
+    ]
 
 
 def describe_schema() -> list[Shape]:

@@ -174,6 +174,9 @@ class WorkloadApi:
         channel = _AgentChannel(path=find_socket(self.address))
         try:
             yield channel
+        except (AssertionError, KeyError, ValueError) as error:
+            # What grpclib makes of headers without a status, or of a message cut short.
+            raise Internal("The agent's answer isn't gRPC.") from error
         finally:
             channel.close()
 

@@ -27,6 +27,10 @@ from troth.core.errors import Internal, Unavailable
 ALTSVC, UNKNOWN = frame(10, 0, 0, b"\0\0"), frame(11, 0, 0, b"")
 
 
+_WHOLE = _render([], "0", "")
+_HEAD = _WHOLE[: 9 + int.from_bytes(_WHOLE[:3], "big")]
+
+
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     with open_agent() as opened:
@@ -57,6 +61,18 @@ def test_an_answer_without_a_message_is_empty(stage: Stage) -> None:
     stage.agent.answer = _render([], "0", "")
     with pytest.raises(Internal, match="empty"):
         stage.api.fetch_jwt(("ledger",), "")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [frame(1, 4, 1, b""), _HEAD + frame(0, 1, 1, b"\0\0\0\0\x09abc")],
+    ids=["no status", "cut short"],
+)
+def test_what_is_not_grpc_is_said_so(stage: Stage, data: bytes) -> None:
+    stage.agent.answer = data
+    for call in (stage.api.fetch_x509, lambda: stage.api.fetch_jwt(("ledger",), "")):
+        with pytest.raises(Internal, match="isn't gRPC"):
+            call()
 
 
 def test_what_is_no_message_of_the_workload_api_is_said_so(stage: Stage) -> None:

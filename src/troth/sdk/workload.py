@@ -174,8 +174,8 @@ class WorkloadApi:
         channel = _AgentChannel(path=find_socket(self.address))
         try:
             yield channel
-        except (AssertionError, KeyError, ValueError) as error:
-            # What grpclib makes of headers without a status, or of a message cut short.
+        except (AssertionError, KeyError, ValueError, NotImplementedError) as error:
+            # What grpclib makes of headers without a status, of a message cut short or compressed.
             raise Internal("The agent's answer isn't gRPC.") from error
         finally:
             channel.close()

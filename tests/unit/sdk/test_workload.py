@@ -65,8 +65,12 @@ def test_an_answer_without_a_message_is_empty(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [frame(1, 4, 1, b""), _HEAD + frame(0, 1, 1, b"\0\0\0\0\x09abc")],
-    ids=["no status", "cut short"],
+    [
+        frame(1, 4, 1, b""),
+        _HEAD + frame(0, 1, 1, b"\0\0\0\0\x09abc"),
+        _HEAD + frame(0, 1, 1, b"\1" + bytes(4)),
+    ],
+    ids=["no status", "cut short", "compressed"],
 )
 def test_what_is_not_grpc_is_said_so(stage: Stage, data: bytes) -> None:
     stage.agent.answer = data

@@ -180,12 +180,12 @@ class Audit:
         for serial in serials:
             demand(serial in rows and rows[serial][1] is not None, f"{serial} isn't revoked")
 
-    def _look_at_joins(self, joined: dict[str, str]) -> None:
+    def _look_at_joins(self, joined: set[str]) -> None:
         sql = "select id, used_at from join_tokens where id in"
         rows = find_rows(self._records, sql, joined)
         for token in joined:
             demand(token in rows and rows[token][1] is not None, f"join token {token} isn't used")
-        self._joined |= set(joined)
+        self._joined |= joined
 
     def _look_at_devices(self, fresh: Promises) -> None:
         """Each enrolled device is there with its code used up; its certificates stand or don't,

@@ -271,22 +271,33 @@ class Warden(Client):
 
 
 class Joiner(Client):
-    """Shows one join token twice at once, and again later: one node may come of it."""
+    """Two keys race for a join token, and each asks again later: one may have it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._rivals = {"one": self.csr, "two": make_csr()}
 
     def round(self) -> None:
         made = self.admin.call("token.join", CreateJoinToken(node=f"{self.name}-{self._rounds}"))
         token_id = made.token.split(".")[1]
         self.ledger.note_invitation(token_id)
-        request = AttestNode(method="join_token", evidence=made.token, csr=self.csr)
-        racers = [threading.Thread(target=self._attest, args=(token_id, request)) for _ in "ab"]
+        requests = {
+            key: AttestNode(method="join_token", evidence=made.token, csr=csr)
+            for key, csr in self._rivals.items()
+        }
+        racers = [
+            threading.Thread(target=self._attest, args=(token_id, key, request))
+            for key, request in requests.items()
+        ]
         for racer in racers:
             racer.start()
         for racer in racers:
             racer.join()
-        self._attest(token_id, request)
+        for key, request in requests.items():
+            self._attest(token_id, key, request)
         self.pause(0.1 + self.random.random() * 0.2)
 
-    def _attest(self, token_id: str, request: AttestNode) -> None:
+    def _attest(self, token_id: str, key: str, request: AttestNode) -> None:
         try:
             server = random.choice(self._servers)
             with ApiClient.over_https(server.public, server.ca) as client:
@@ -297,7 +308,7 @@ class Joiner(Client):
         leaf = x509.load_der_x509_certificate(credential.chain[0])
         serial = f"{leaf.serial_number:040x}"
         self.note(serial, credential.chain[0])
-        self.ledger.note_join(token_id, serial)
+        self.ledger.note_join(token_id, key)
 
 
 class Rotator(Client):

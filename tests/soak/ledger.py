@@ -29,7 +29,7 @@ class Promises:
     identities: dict[str, str] = field(default_factory=dict)
     revoked: set[str] = field(default_factory=set)
     moves: list[Move] = field(default_factory=list)
-    joined: dict[str, str] = field(default_factory=dict)
+    joined: set[str] = field(default_factory=set)
     invited: set[str] = field(default_factory=set)
     activated: set[str] = field(default_factory=set)
     codes: set[str] = field(default_factory=set)
@@ -119,13 +119,13 @@ class Ledger:
             self._fresh.invited.add(token_id)
             self._count("join tokens")
 
-    def note_join(self, token_id: str, serial: str) -> None:
-        """A node that got a certificate for a join token, which works once."""
+    def note_join(self, token_id: str, key: str) -> None:
+        """A node that got a certificate for a join token, which works for one key."""
         with self._guard:
-            before = self._joins.setdefault(token_id, serial)
-            if before != serial:
-                self._broken.append(f"the join token {token_id} was taken twice")
-            self._fresh.joined[token_id] = serial
+            before = self._joins.setdefault(token_id, key)
+            if before != key:
+                self._broken.append(f"the join token {token_id} was taken by two keys")
+            self._fresh.joined.add(token_id)
             self._count("joins")
 
     def note_activation(self, authority_id: str) -> None:

@@ -1,4 +1,4 @@
-"""A fleet of devices that enrol all at once, each over a TLS connection of its own.
+"""A fleet of devices that enrol or renew all at once, each over a TLS connection of its own.
 
 In one process and without the client's files, so that thousands fit on one machine. Each does what
 the client does: it keeps its key and asks again with the same request when there was no answer.
@@ -33,30 +33,61 @@ async def enrol_fleet(
     url: str, roots: bytes, codes: Sequence[str], csrs: Sequence[bytes], *, at_once: int
 ) -> list[Enrolled]:
     """Enrol device n with `codes[n]` and `csrs[n]` (DER), at most `at_once` connected."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=roots.decode())
-    gate = asyncio.Semaphore(at_once)
-    jitter = Random(1)  # spreads retries; nothing secret
+    context = trust_only(roots)
 
     async def enrol(code: str, csr: bytes) -> Enrolled:
         body = {"method": "code", "evidence": code, "csr": b64encode(csr).decode()}
+        return await line.ask(context, "/v1/devices/enroll", body)
+
+    line = _Line(url, at_once)
+    async with asyncio.timeout(PATIENCE):
+        return list(await asyncio.gather(*map(enrol, codes, csrs)))
+
+
+async def renew_fleet(
+    url: str, contexts: Sequence[ssl.SSLContext], csrs: Sequence[bytes], *, at_once: int
+) -> list[Enrolled]:
+    """Renew device n, which shows the certificate in `contexts[n]`, with `csrs[n]` (DER)."""
+
+    async def renew(context: ssl.SSLContext, csr: bytes) -> Enrolled:
+        return await line.ask(context, "/v1/devices/renew", {"csr": b64encode(csr).decode()})
+
+    line = _Line(url, at_once)
+    async with asyncio.timeout(PATIENCE):
+        return list(await asyncio.gather(*map(renew, contexts, csrs)))
+
+
+def trust_only(roots: bytes) -> ssl.SSLContext:
+    """For TLS 1.3 to a server that these roots (PEM) vouch for."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=roots.decode())
+    return context
+
+
+class _Line:
+    """All devices in front of one listener; each comes again until it has its certificate."""
+
+    def __init__(self, url: str, at_once: int) -> None:
+        self._url = url
+        self._gate = asyncio.Semaphore(at_once)
+        self._jitter = Random(1)  # spreads retries; nothing secret
+
+    async def ask(self, context: ssl.SSLContext, path: str, body: dict[str, Any]) -> Enrolled:
+        """The answer that is no passing refusal; any other refusal is an error."""
         attempts = 0
         while True:
             attempts += 1
-            async with gate:
+            async with self._gate:
                 try:
-                    status, answer = await post(url, context, "/v1/devices/enroll", body)
+                    status, answer = await post(self._url, context, path, body)
                 except (OSError, EOFError, asyncio.IncompleteReadError):
                     status, answer = 503, {}
             if status == 200:
                 return Enrolled(answer, attempts)
             if status not in PASSING:
                 raise RuntimeError(f"{status}: {answer}")
-            await asyncio.sleep(min(0.1 * 2**attempts, 5.0) * (0.5 + jitter.random() / 2))
-
-    async with asyncio.timeout(PATIENCE):
-        return list(await asyncio.gather(*map(enrol, codes, csrs)))
+            await asyncio.sleep(min(0.1 * 2**attempts, 5.0) * (0.5 + self._jitter.random() / 2))
 
 
 async def post(

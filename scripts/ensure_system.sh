@@ -4,7 +4,8 @@
 # missing and what that costs, and goes on: only the virtual environment is essential,
 # and scripts/venv.sh says so itself when it can't be made.
 #
-# With "tests" as its argument it also looks for what the tests alone use.
+# With "tests" as its argument it also looks for what the tests alone use; promtool comes into
+# .cache/bin, since the rest of its package is a server.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +29,38 @@ find_haproxy() { # Debian keeps it where only root looks
   command -v haproxy || test -x /usr/sbin/haproxy
 }
 
+find_promtool() {
+  command -v promtool || test -x .cache/bin/promtool
+}
+
+# Installed, the package would start a Prometheus: its one tool is taken out of it.
+fetch_promtool() {
+  local folder=$1
+  (cd "$folder" && apt-get download -qq prometheus) &&
+    dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb |
+    tar -x -C "$folder" ./usr/bin/promtool &&
+    install -D -m 0755 "$folder/usr/bin/promtool" .cache/bin/promtool
+}
+
+install_missing() {
+  local package wanted=()
+  for package in "${missing[@]}"; do
+    if [[ $package != prometheus ]]; then wanted+=("$package"); fi
+  done
+  # The tests start PostgreSQL themselves, in folders of their own: Debian's package shall not start
+  # a server beside them.
+  if [[ " ${wanted[*]} " == *" postgresql "* && ! -e /etc/postgresql-common/createcluster.conf ]]; then
+    mkdir -p /etc/postgresql-common
+    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+  fi
+  apt-get update -qq || return
+  if ((${#wanted[@]})); then
+    apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold \
+      "${wanted[@]}" || return
+  fi
+  if ((${#wanted[@]} < ${#missing[@]})); then fetch_promtool "$1"; fi
+}
+
 python=$(scripts/python.sh)
 version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 venv_package=python3-venv
@@ -40,6 +73,12 @@ if [[ ${1:-} == tests ]]; then
   need postgresql "tests on PostgreSQL are skipped" find_postgres
   need haproxy "tests behind a load balancer are skipped" find_haproxy
   need iproute2 "tests in network namespaces are skipped" command -v ip
+  need jq "the operations guide's commands are not run" command -v jq
+  need systemd "nobody but us reads the systemd units" command -v systemd-analyze
+  need util-linux "server and agent are not tried behind their units' walls" command -v setpriv
+  need libseccomp2 "server and agent are not tried behind their units' walls" \
+    "$python" -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")'
+  need prometheus "nobody but us reads the alerts and the dashboard's queries" find_promtool
 fi
 need ca-certificates "downloads over TLS may fail" test -s /etc/ssl/certs/ca-certificates.crt
 
@@ -48,21 +87,10 @@ if ((${#missing[@]} == 0)); then exit 0; fi
 if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
   echo "installing Debian packages: ${missing[*]}" >&2
   export DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1
-  # The tests start PostgreSQL themselves, in folders of their own: Debian's package shall not start
-  # a server beside them.
-  if [[ " ${missing[*]} " == *" postgresql "* && ! -e /etc/postgresql-common/createcluster.conf ]]
-  then
-    mkdir -p /etc/postgresql-common
-    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
-  fi
-  log=$(mktemp)
-  trap 'rm -f "$log"' EXIT
-  if apt-get update -qq </dev/null >"$log" 2>&1 &&
-    apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold \
-      "${missing[@]}" </dev/null >>"$log" 2>&1; then
-    exit 0
-  fi
-  tail -n 5 "$log" >&2
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  if install_missing "$work" </dev/null >"$work/log" 2>&1; then exit 0; fi
+  tail -n 5 "$work/log" >&2
   echo "could not install them; going on without" >&2
 fi
 

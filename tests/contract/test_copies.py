@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import psycopg.conninfo
 import pytest
+from msgspec.structs import replace
 
 from tests.fakes.history import make_history
 from tests.fakes.postgres import start_cluster
@@ -33,7 +34,9 @@ from troth.wire.backup import (
     Opening,
     Rows,
     SealedKey,
+    Shape,
     Sum,
+    Tally,
     parse_backup,
     render_backup,
 )
@@ -186,7 +189,40 @@ def _change_rows(frames: list[Frame], change: Any) -> list[Frame]:
     return [*frames[:index], changed, *frames[index + 1 :]]
 
 
+def _open_with(frames: list[Frame], change: Any) -> list[Frame]:
+    first = frames[0]
+    assert isinstance(first, Opening)
+    return [replace(first, tables=change(first.tables)), *frames[1:]]
+
+
+def _without_table(frames: list[Frame], name: str) -> list[Frame]:
+    rest = [f for f in frames if not (isinstance(f, Rows | Sum) and f.table == name)]
+    return _open_with(rest, lambda shapes: [shape for shape in shapes if shape.name != name])
+
+
+def _end_with(frames: list[Frame], **next_ids: int) -> list[Frame]:
+    end = frames[-1]
+    assert isinstance(end, Closing)
+    return [*frames[:-1], Closing(next_ids=next_ids, journal=end.journal)]
+
+
+def _repeat_sum(frames: list[Frame]) -> list[Frame]:
+    tally = Tally("journal")
+    return [*frames[:-1], tally.finish(), frames[-1]]
+
+
 FAULTS: dict[str, Any] = {
+    "no tables": lambda f: _open_with([f[0], f[-1]], lambda shapes: []),
+    "a table is missing": lambda f: _without_table(f, "used_proofs"),
+    "no journal": lambda f: _without_table(f, "journal"),
+    "another order of columns": lambda f: _open_with(
+        f, lambda s: [replace(s[0], columns=dict(reversed(s[0].columns.items()))), *s[1:]]
+    ),
+    "another key": lambda f: _open_with(
+        f, lambda s: [replace(s[0], key=list(s[0].columns)), *s[1:]]
+    ),
+    "a table's sum comes twice": _repeat_sum,
+    "where the journal goes on is missing": lambda f: _end_with(f, other=9),
     "nothing": lambda f: [],
     "no opening": lambda f: f[1:],
     "no end": lambda f: f[:-1],
@@ -214,6 +250,44 @@ def test_what_is_not_whole_is_not_kept(
     with pytest.raises(Invalid, match="damaged"):
         import_frames(open_database(url), frames, lambda *_: None)
     import_frames(open_database(url), export(histories["sqlite"]), ignore)
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_journal_that_would_give_ids_twice_is_not_kept(
+    target: str, histories: dict[str, str], tmp_path: Path
+) -> None:
+    url = make_empty(target, tmp_path)
+    frames = export(histories["sqlite"])
+    with pytest.raises(Invalid, match="given twice"):
+        import_frames(open_database(url), _end_with(frames, journal=1), ignore)
+    import_frames(open_database(url), frames, ignore)
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_copy_whose_rows_refer_to_nothing_is_not_kept(
+    target: str, histories: dict[str, str], tmp_path: Path
+) -> None:
+    frames: list[Frame] = []
+    for frame in export(histories["sqlite"]):
+        if isinstance(frame, Rows) and frame.table == "identities":
+            continue
+        empty = isinstance(frame, Sum) and frame.table == "identities"
+        frames.append(Tally("identities").finish() if empty else frame)
+    with pytest.raises(Invalid, match="damaged"):
+        import_frames(open_database(make_empty(target, tmp_path)), frames, lambda *_: None)
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_an_older_copy_has_the_tables_of_its_time(target: str, tmp_path: Path) -> None:
+    journal = Sum(table="journal", count=0, sha256=Tally("journal").finish().sha256)
+    opening = Opening(schema="0001", made_at=NOW, trust_domain="", head=0, tables=[])
+    end = Closing(next_ids={"journal": 0}, journal=journal)
+    for without in ([], [Shape(name="journal", columns={"id": "int"}, key=["id"], rows=0)]):
+        copy: list[Frame] = [replace(opening, tables=without), end]
+        if without:
+            copy.insert(1, journal)
+        with pytest.raises(Invalid, match="tables aren't those"):
+            import_frames(open_database(make_empty(target, tmp_path)), copy, ignore)
 
 
 @pytest.mark.parametrize("target", ENGINES)

@@ -35,24 +35,30 @@ def main() -> int:
     end = time.monotonic() + chosen.hours * 3600
     turn = min(TURN, chosen.hours * 3600 / len(names))
     found: set[str] = set()
+    counts = dict.fromkeys(names, 0)
     while time.monotonic() < end and len(found) < len(names):
         for name in names:
-            if name not in found and not _take_turn(name, min(time.monotonic() + turn, end)):
+            if name in found:
+                continue
+            count = _take_turn(name, min(time.monotonic() + turn, end))
+            counts[name] += count or 0
+            if count is None:
                 found.add(name)
+    print("\n".join(f"fuzz: {name}: {counts[name]:,} inputs" for name in names), file=sys.stderr)
     print(f"fuzz: {', '.join(sorted(found)) or 'nothing'} found", file=sys.stderr)
     return 1 if found else 0
 
 
-def _take_turn(name: str, until: float) -> bool:
+def _take_turn(name: str, until: float) -> int | None:
+    """How many inputs it took; None if one of them was a finding."""
     print(f"fuzz: {name}", file=sys.stderr)
     try:
-        TARGETS[name].run_until(until, CORPUS)
+        return TARGETS[name].run_until(until, CORPUS)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         traceback.print_exc()
-        return False
-    return True
+        return None
 
 
 if __name__ == "__main__":

@@ -10,15 +10,18 @@ from typing import Any
 
 import httpx
 import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import strategies as st
 
-from tests.fakes.issuer import NOW, FakeIssuer
+from tests.fakes.issuer import NOW, FakeIssuer, encode_spki
 from tests.fakes.server import make_entry
-from tests.fuzz.api import chop
-from tests.fuzz.harness import check_refusal, fuzz
+from tests.fuzz.api import PROBLEMS, chop
+from tests.fuzz.harness import answer, check_refusal, fuzz
 from tests.fuzz.issuance import JWK
 from tests.fuzz.mutations import json_documents, mutated, mutated_der, mutated_json, render_json
-from troth.agent.connection import Connection, _Line
+from troth.agent.connection import LONGEST_RETRY, Connection, _Line, make_context
+from troth.agent.membership import _read_answer
 from troth.agent.sealing import Unsealable, seal, unseal
 from troth.agent.snapshot import read_snapshot
 from troth.agent.sync import Sync
@@ -26,8 +29,16 @@ from troth.agent.vault import KeptState, parse_state
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Internal, TrothError
+from troth.core.ids import SpiffeId
 from troth.identity.selectors import Selector
-from troth.wire.api.nodes import Heartbeat, NodeSnapshot, StreamEnd, TemplateEntry
+from troth.wire.api.nodes import (
+    Heartbeat,
+    NodeCredential,
+    NodeSnapshot,
+    RenewNode,
+    StreamEnd,
+    TemplateEntry,
+)
 
 ISSUER = FakeIssuer()
 ROOT, CRL = ISSUER.x509.certificate, ISSUER.issue_crl()
@@ -120,6 +131,68 @@ async def _connect(transport: httpx.AsyncBaseTransport) -> Connection:
     await connection._line.client.aclose()
     connection._line = _Line(httpx.AsyncClient(transport=transport, base_url="https://x"))
     return connection
+
+
+_KEY = ec.generate_private_key(ec.SECP256R1())
+_PKCS8 = _KEY.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+_NODE_ID = SpiffeId.of(ISSUER.trust_domain, "/troth/node/local")
+_LEAF = ISSUER.issue(ISSUER.plan(spiffe_id=_NODE_ID, public_key=encode_spki(_KEY)))
+_CREDENTIAL: dict[str, Any] = msgspec.to_builtins(
+    NodeCredential(
+        node_id="nod_1",
+        spiffe_id=str(_NODE_ID),
+        chain=[_LEAF],
+        x509_authorities=[ROOT],
+        not_after=NOW,
+    )
+)
+_ANSWERS = (
+    json_documents(_CREDENTIAL)
+    | mutated_der(_LEAF).map(
+        lambda der: render_json({**_CREDENTIAL, "chain": [b64encode(der).decode()]})
+    )
+    | PROBLEMS
+)
+
+
+@fuzz(
+    st.tuples(
+        st.sampled_from([200, 200, 204, 301, 400, 403, 409, 429, 503]),
+        st.sampled_from(["", "7", "9" * 7, "soon", "-1", "\xb2"]),
+        _ANSWERS,
+        st.lists(st.integers(0, 5_000), max_size=3),
+    ),
+    stage=open_loop,
+)
+def fuzz_agent_answer(found: tuple[int, str, bytes, list[int]], runner: asyncio.Runner) -> None:
+    """What a node is told when it asks for its certificate."""
+    runner.run(_renew(*found))
+
+
+async def _renew(status: int, wait: str, body: bytes, cuts: list[int]) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in chop(body, cuts):
+            yield piece
+
+    async def respond(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers=[(b"retry-after", wait.encode())], content=pieces())
+
+    connection = await _connect(httpx.MockTransport(respond))
+    try:
+        given = await connection.call("node.renew", RenewNode(csr=b"csr"))
+        kept = _read_answer(given, _PKCS8, str(_NODE_ID))
+    except TrothError as error:
+        check_refusal(error, internal=True)
+        _check_wait(getattr(error, "retry_after", None))
+    else:
+        assert kept.spiffe_id == str(_NODE_ID)
+        answer(make_context, kept.roots, kept)
+    finally:
+        await connection.close()
+
+
+def _check_wait(seconds: float | None) -> None:
+    assert seconds is None or 0 <= seconds <= LONGEST_RETRY
 
 
 _STATE = msgspec.msgpack.encode(

@@ -1,16 +1,35 @@
-"""Devices: what they send to the server, and what servers answer to their client."""
+"""Devices: what they send to the server, and what servers answer to their client, to the byte."""
 
 from __future__ import annotations
 
 import json
+import socket
+import ssl
+import threading
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import strategies as st
 
 from tests.fakes.issuer import FakeIssuer, encode_spki, make_private_key
 from tests.fuzz.harness import answer, check_refusal, fuzz
-from tests.fuzz.mutations import json_documents, mutated_text
+from tests.fuzz.mutations import json_documents, mutated, mutated_der, mutated_text
+from tests.unit.server.http.stage import Authority
 from troth.core.errors import TrothError
 from troth.core.ids import SpiffeId
-from troth.enroll.server import read_bundle, read_credential, read_problem
+from troth.enroll.server import (
+    MAX_ANSWER,
+    Unreachable,
+    _check_server,
+    call_server,
+    read_bundle,
+    read_credential,
+    read_problem,
+)
 from troth.operations.enrolment import hash_code, parse_code, render_code
 from troth.wire.bundle import render_bundle
 
@@ -52,6 +71,88 @@ def fuzz_device_credential(body: bytes) -> None:
 def fuzz_device_bundle(body: bytes) -> None:
     roots = answer(read_bundle, "https://localhost", body, internal=True)
     assert roots is None or roots
+
+
+@dataclass
+class Impostor:
+    """A TLS listener that says to everybody what it is told to, whatever they ask."""
+
+    socket: socket.socket
+    context: ssl.SSLContext
+    answer: bytes = b""
+    url: str = ""
+
+    def serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            with suppress(OSError), self.context.wrap_socket(connection, True) as tls:
+                while not tls.recv(1 << 16).endswith((b"}", b"\r\n\r\n")):
+                    pass
+                tls.sendall(self.answer)
+
+
+@contextmanager
+def open_impostor() -> Iterator[Impostor]:
+    with TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listening:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*Authority().issue().write(Path(folder), "server"))
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        impostor = Impostor(listening, context, url=url)
+        thread = threading.Thread(target=impostor.serve)
+        thread.start()
+        try:
+            yield impostor
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+_SIZED = b"HTTP/1.1 200 OK\r\ncontent-length: 14\r\n\r\n" + b'{"keys": [{}]}'
+_CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+_HTTP = (
+    _SIZED,
+    b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + _SIZED,
+    b"HTTP/1.0 200\r\n\r\n{}",
+    _CHUNKED + b"e\r\n" + b'{"keys": [{}]}' + b"\r\n0\r\na: b\r\n\r\n",
+    _CHUNKED + b"-1\r\n" + bytes(3 << 20),
+    _CHUNKED + b"ffffffffff\r\n{}",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n" + bytes(3 << 20),
+    b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 101 + b"\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n" * 200_000,
+)
+
+
+_WHOLE = st.sampled_from(range(len(_HTTP))).map(lambda number: _HTTP[number])
+
+
+@fuzz(_WHOLE | mutated(*(data[:2_000] for data in _HTTP)), examples=60, stage=open_impostor)
+def fuzz_device_http(data: bytes, impostor: Impostor) -> None:
+    """Whoever stands in the server's place, before a device knows the server's root."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    impostor.answer = data
+    found = answer(call_server, impostor.url, context, "GET", "/bundle", internal=True)
+    if found is not None:
+        status, body = found
+        assert 100 <= status <= 999
+        assert len(body) <= MAX_ANSWER
+        assert body in data or b"chunked" in data.lower()
+
+
+@fuzz(mutated_der(ISSUER.issue(PLAN), ROOT))
+def fuzz_device_server(der: bytes) -> None:
+    """A certificate that leads to the right roots, and isn't the server's."""
+    try:
+        _check_server("https://localhost", der)
+    except Unreachable as error:
+        check_refusal(error)
+    else:
+        assert b"/troth/server" in der
 
 
 @fuzz(json_documents(PROBLEM))

@@ -60,10 +60,10 @@ class Target:
         )
         self._run(profile, until=0.0)
 
-    def run_until(self, moment: float, corpus: Path) -> None:
-        """Random inputs until the monotonic clock shows `moment`; failing ones stay in `corpus`.
+    def run_until(self, moment: float, corpus: Path) -> int:
+        """Random inputs until the monotonic clock shows `moment`; how many there were.
 
-        They come first the next time, as long as they fail.
+        Failing ones stay in `corpus`, and come first the next time, as long as they fail.
         """
         profile = settings(
             max_examples=ROUND,
@@ -72,15 +72,18 @@ class Target:
             print_blob=True,
             suppress_health_check=_CHECKS,
         )
-        self._run(profile, until=moment)
+        return self._run(profile, until=moment)
 
-    def _run(self, profile: settings, until: float) -> None:
+    def _run(self, profile: settings, until: float) -> int:
+        count = 0
         with warnings.catch_warnings(), self.stage() if self.stage else nullcontext() as staged:
             # Serial numbers below 1: still read, and of no consequence here.
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)
             arguments = (staged,) if self.stage else ()
 
             def play(found: Any) -> None:
+                nonlocal count
+                count += 1
                 start = time.process_time()
                 self.check(found, *arguments)
                 spent = time.process_time() - start
@@ -95,6 +98,7 @@ class Target:
                 bounded()
             grown = measure_peak() - before
             assert grown < MOST_GROWTH, f"took {grown >> 20} MiB"
+        return count
 
 
 def fuzz(

@@ -1,10 +1,11 @@
-"""HTTP/1 bytes against a living listener: the admin socket, where no handshake filters anything."""
+"""HTTP/1 bytes against living listeners: the admin socket, where no handshake filters anything,
+and the public one, where anybody may speak after it."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,44 +52,91 @@ def open_server() -> Iterator[tuple[asyncio.Runner, Stage]]:
             loop.run(opening.__aexit__(None, None, None))
 
 
+Open = Callable[[Stage], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
+async def _open_admin(stage: Stage) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_unix_connection(str(stage.socket))
+
+
+async def _open_public(stage: Stage) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("localhost", stage.public.port, ssl=stage.context())
+
+
 @fuzz(mutated(*REQUESTS), examples=40, stage=open_server)
 def fuzz_http1(data: bytes, server: tuple[asyncio.Runner, Stage]) -> None:
-    loop, stage = server
+    _check(data, *server, _open_admin)
+
+
+_FETCH = (
+    b"GET /bundle HTTP/1.1\r\n" + _HOST + b'if-none-match: "x", W/"y"\r\n\r\n',
+    b"HEAD /crl/aut_1 HTTP/1.1\r\n" + _HOST + b"range: bytes=0-1\r\n\r\n",
+    b"GET /svid/.well-known/openid-configuration HTTP/1.0\r\n\r\n",
+    b"POST /v1/nodes/attest HTTP/1.1\r\n"
+    + _HOST
+    + _JSON
+    + b"traceparent: 00-"
+    + b"0f" * 16
+    + b"-"
+    + b"1e" * 8
+    + b"-01\r\ncontent-length: 55\r\n\r\n"
+    + b'{"method":"join_token","evidence":"jtk_x","csr":"AAEC"}',
+)
+
+
+@fuzz(mutated(*_FETCH, *REQUESTS), examples=40, stage=open_server)
+def fuzz_public_http1(data: bytes, server: tuple[asyncio.Runner, Stage]) -> None:
+    _check(data, *server, _open_public)
+
+
+def _check(data: bytes, loop: asyncio.Runner, stage: Stage, connect: Open) -> None:
     stage.operations.calls.clear()
-    answer = loop.run(_talk(stage, data))
+    answer = loop.run(_talk(stage, data, connect))
     assert not answer or _ANSWER.match(answer), answer
     assert b"HTTP/1.1 500" not in answer, answer
     assert b"Traceback" not in answer
     for call in stage.operations.calls:
         assert call.body is None or type(call.body) in {find_route(n).request for n in _NAMES}
-    assert loop.run(_talk(stage, REQUESTS[0])).startswith(b"HTTP/1.1 200")
+    assert loop.run(_talk(stage, _PROBE, connect, 8.0)).startswith(b"HTTP/1.1 200")
 
 
-_NAMES = ("status.show", "identity.ls", "identity.show", "identity.suspend", "journal.ls")
+_NAMES = (
+    "status.show",
+    "identity.ls",
+    "identity.show",
+    "identity.suspend",
+    "journal.ls",
+    "node.attest",
+)
 
 
-async def _talk(stage: Stage, data: bytes) -> bytes:
+_PROBE = b"GET /bundle HTTP/1.1\r\nconnection: close\r\n" + _HOST + b"\r\n"
+
+
+async def _talk(stage: Stage, data: bytes, connect: Open, quiet: float = _QUIET) -> bytes:
     """Everything that comes back until the server hangs up, or we do."""
     async with asyncio.timeout(10):
-        reader, writer = await asyncio.open_unix_connection(str(stage.socket))
+        reader, writer = await connect(stage)
         try:
             writer.write(data)
-            return await _read(reader, writer)
+            return await _read(reader, writer, quiet)
         except ConnectionError:
             return b""
         finally:
             writer.close()
 
 
-async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, quiet: float) -> bytes:
     answer = b""
     while True:
         try:
-            piece = await asyncio.wait_for(reader.read(65_536), _QUIET)
+            piece = await asyncio.wait_for(reader.read(65_536), quiet)
         except TimeoutError:
             break
         answer += piece
         if not piece:
             return answer
+    if not writer.can_write_eof():  # TLS has no half of a connection
+        return answer
     writer.write_eof()
     return answer + await reader.read()

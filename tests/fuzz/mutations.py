@@ -35,14 +35,15 @@ _TOKENS = (
     *(b"9" * 5_000, b"[" * 3_000, b"1e999", b"-0", b"NaN", b"null", b"true", b"\xe2\x80\xa8"),
 )
 _PIECES = st.sampled_from(_TOKENS) | st.binary(max_size=8)
-_EDITS = st.lists(
+BYTE_EDITS = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 1 << 16), _PIECES, st.integers(0, 40)), max_size=6
 )
+"""For `edit_bytes`, where the seed isn't known before a target runs."""
 
 
 def mutated(*seeds: bytes) -> st.SearchStrategy[bytes]:
     """One of the seeds after up to six edits, or now and then plain noise."""
-    edited = st.builds(_edit_bytes, st.sampled_from(seeds), _EDITS)
+    edited = st.builds(edit_bytes, st.sampled_from(seeds), BYTE_EDITS)
     return edited | edited | st.binary(max_size=200)
 
 
@@ -65,7 +66,8 @@ def _spread(number: int, size: int) -> int:
     return (number * 0x9E3779B1 & 0xFFFF_FFFF) * size >> 32
 
 
-def _edit_bytes(seed: bytes, edits: list[Edit]) -> bytes:
+def edit_bytes(seed: bytes, edits: list[Edit]) -> bytes:
+    """`seed` after `BYTE_EDITS`."""
     data = bytearray(seed)
     for kind, place, piece, length in edits:
         at = _spread(place, len(data) + 1)
@@ -110,11 +112,13 @@ _FLAT = st.lists(_SCALARS, max_size=3) | st.dictionaries(st.text(max_size=4), _S
 JSON = _SCALARS | _SCALARS | _FLAT | st.lists(_FLAT, max_size=2)
 """Any JSON value, with the numbers and texts that somebody forgets."""
 
+JSON_EDITS = st.tuples(st.integers(0, 1 << 12), st.integers(0, 4), JSON)
+"""For `edit_json`."""
+
 
 def mutated_json(*seeds: Any) -> st.SearchStrategy[Any]:
     """One of the seeds with up to four members replaced, removed, doubled or renamed."""
-    edit = st.tuples(st.integers(0, 1 << 12), st.integers(0, 4), JSON)
-    edited = st.builds(_edit_json, st.sampled_from(seeds), st.lists(edit, max_size=4))
+    edited = st.builds(edit_json, st.sampled_from(seeds), st.lists(JSON_EDITS, max_size=4))
     return edited | edited | JSON
 
 
@@ -128,7 +132,8 @@ def json_documents(*seeds: Any) -> st.SearchStrategy[bytes]:
     return mutated_json(*seeds).map(render_json) | mutated(*map(render_json, seeds))
 
 
-def _edit_json(seed: Any, edits: list[tuple[int, int, Any]]) -> Any:
+def edit_json(seed: Any, edits: list[tuple[int, int, Any]]) -> Any:
+    """`seed`, of dictionaries and lists, after a list of `JSON_EDITS`."""
     value = deepcopy(seed)
     for place, kind, piece in edits:
         slots = _list_slots(value)
@@ -181,7 +186,7 @@ def _edit_der(seed: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
         elif kind == 1 or (kind == 6 and isinstance(holder[at][1], list)):
             holder[at][1] = piece
         elif kind == 6:
-            holder[at][1] = _edit_bytes(holder[at][1], [(1, place, piece, len(piece))])
+            holder[at][1] = edit_bytes(holder[at][1], [(1, place, piece, len(piece))])
         elif kind == 2:
             del holder[at]
         elif kind == 3:

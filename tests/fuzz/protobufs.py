@@ -1,7 +1,6 @@
 """Protobuf messages of the Workload API and of Envoy's SDS, in the decoder that the socket uses.
 
-HTTP/2 and gRPC frames against the living socket: ``test_any_frames_leave_the_socket_alive`` in
-``tests/unit/agent/test_socket_callers.py``.
+HTTP/2 and gRPC frames against the living socket: `tests.fuzz.sockets`.
 """
 
 from __future__ import annotations

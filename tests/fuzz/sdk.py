@@ -1,4 +1,5 @@
-"""What a hostile or broken server can tell a service: every byte of ``revocation.follow``."""
+"""What a hostile or broken server can tell a service, every byte of ``revocation.follow``; and what
+its peers show it."""
 
 from __future__ import annotations
 
@@ -9,13 +10,18 @@ import h11
 import msgspec
 from hypothesis import strategies as st
 
+from tests.fakes.issuer import NOW, FakeIssuer
 from tests.fuzz.agent import open_loop
 from tests.fuzz.api import chop
 from tests.fuzz.harness import check_refusal, fuzz
-from tests.fuzz.mutations import json_documents
+from tests.fuzz.mutations import JSON, json_documents, mutated_der, mutated_json, mutated_text
 from troth.core.clock import VirtualClock
 from troth.core.errors import TrothError
+from troth.core.ids import SpiffeId
 from troth.live.revocations import MAX_LEASE, Revocations
+from troth.sdk.asgi import PEER, PeerMiddleware, find_certificate
+from troth.sdk.guard import PeerGuard
+from troth.sdk.listener import describe_tls
 from troth.sdk.stream import _Connection
 from troth.wire.api.nodes import StreamEnd
 from troth.wire.api.revocations import (
@@ -24,6 +30,7 @@ from troth.wire.api.revocations import (
     RevocationHeartbeat,
     RevocationSnapshot,
 )
+from troth.wire.pem import render_pem
 
 WEB = "spiffe://example.org/web"
 _MESSAGES = [
@@ -99,3 +106,90 @@ async def _follow(known: Revocations, data: bytes, cuts: list[int]) -> None:
         check_refusal(error, internal=True)
     except h11.ProtocolError:
         pass  # what `follow` tells as `Unreachable`
+
+
+# Peers
+
+ISSUER = FakeIssuer()
+_CERTIFICATES = mutated_der(
+    ISSUER.issue(ISSUER.plan()),
+    ISSUER.issue(ISSUER.plan(dns_names=("a.example.org",))),
+    ISSUER.x509.certificate,
+)
+_PEMS = _CERTIFICATES.map(lambda der: render_pem("CERTIFICATE", der).decode())
+_GOOD = render_pem("CERTIFICATE", ISSUER.issue(ISSUER.plan())).decode()
+_TLS = {
+    "server_cert": None,
+    "client_cert_chain": [_GOOD],
+    "client_cert_name": "CN=a",
+    "client_cert_error": None,
+    "tls_version": 0x0304,
+    "cipher_suite": None,
+}
+_EXTENSIONS = (
+    (_PEMS | mutated_text(_GOOD)).map(lambda pem: {"tls": {**_TLS, "client_cert_chain": [pem]}})
+    | mutated_json(_TLS).map(lambda tls: {"tls": tls})
+    | JSON
+)
+
+
+@fuzz(st.tuples(_EXTENSIONS, st.sampled_from(["http", "websocket"])), stage=open_loop)
+def fuzz_asgi(found: tuple[Any, str], runner: asyncio.Runner) -> None:
+    """Only the trust domain's own reach the application, whatever the server says of the peer."""
+    extensions, kind = found
+    guard = _open_guard()
+    reached: list[Any] = []
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope[PEER])
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        raise AssertionError("nobody reads a refused request")
+
+    scope = {"type": kind, "extensions": extensions}
+    runner.run(PeerMiddleware(app, guard)(scope, receive, send))
+    assert len(reached) + bool(sent) == 1
+    for name in reached:
+        assert SpiffeId.parse(name).trust_domain == ISSUER.trust_domain
+    if kind == "http" and sent:
+        assert msgspec.json.decode(sent[1]["body"])["status"] == 403
+
+
+class _Handshaken:
+    def __init__(self, der: bytes) -> None:
+        self._der = der
+
+    def getpeercert(self, binary: bool) -> bytes:
+        assert binary
+        return self._der
+
+
+@fuzz(_CERTIFICATES)
+def fuzz_peer(der: bytes) -> None:
+    """A certificate that TLS let pass: with the guard, and as our listener tells of it."""
+    decision = _open_guard().check(der)
+    assert decision.allowed is not bool(decision.reasons)
+    if decision.allowed:
+        assert SpiffeId.parse(decision.spiffe_id).trust_domain == ISSUER.trust_domain
+    tls: Any = _Handshaken(der)
+    assert find_certificate({"extensions": {"tls": describe_tls(tls)}}) == der
+
+
+def _open_guard() -> PeerGuard:
+    guard = PeerGuard(["https://localhost:8444"], "unix:///agent.sock", clock=VirtualClock(NOW))
+    snapshot = RevocationSnapshot(
+        epoch=1,
+        mark="",
+        as_of=0.0,
+        lease=15.0,
+        trust_domain=str(ISSUER.trust_domain),
+        cut_off={},
+        revoked={},
+        distrusted={},
+    )
+    guard._known.take(snapshot, 0.0)
+    return guard

@@ -7,6 +7,7 @@ from tests.fuzz import (
     api,
     backups,
     devices,
+    files,
     http1,
     issuance,
     machine,
@@ -14,10 +15,29 @@ from tests.fuzz import (
     names,
     protobufs,
     sdk,
+    sockets,
+    store,
+    workload,
 )
 from tests.fuzz.harness import Target
 
-MODULES = (names, manifests, issuance, api, protobufs, machine, agent, http1, devices, backups, sdk)
+MODULES = (
+    names,
+    manifests,
+    issuance,
+    api,
+    protobufs,
+    machine,
+    agent,
+    http1,
+    devices,
+    files,
+    backups,
+    sdk,
+    workload,
+    sockets,
+    store,
+)
 
 TARGETS: dict[str, Target] = {
     target.name: target

@@ -1,36 +1,75 @@
-"""Every fuzz target for a moment, with the same inputs on each run."""
+"""Every fuzz target for a moment, with the same inputs on each run; and that none is missing."""
 
 from __future__ import annotations
 
-import ast
-import re
-from pathlib import Path
+import sys
+from dataclasses import replace
+from types import CodeType, FrameType
+from typing import Any
 
 import pytest
 
+from tests.fuzz.ledger import ELSEWHERE, FUZZED
+from tests.fuzz.parsers import SOURCE, find_parsers
 from tests.fuzz.targets import TARGETS
 
-ROOT = Path(__file__).resolve().parents[2]
-
-ELSEWHERE = {
-    "parse_url": "a setting of the server's own operator, checked by load_config before",
-}
-"""Public ``parse_…`` functions without a target, and why they need none."""
+LISTED = [name for names in (*FUZZED.values(), *ELSEWHERE.values()) for name in names.split()]
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_only_refusals_come_out(name: str) -> None:
-    TARGETS[name].run_briefly()
+    """And the parsers that the target is there for are reached by what it makes up."""
+    target = TARGETS[name]
+    called: set[CodeType] = set()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            called.add(frame.f_code)
+
+    def check(*arguments: Any) -> None:
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            target.check(*arguments)
+        finally:
+            sys.setprofile(before)
+
+    replace(target, check=check).run_briefly()
+    reached = {_name(code) for code in called}
+    assert set(FUZZED.get(name, "").split()) - reached == set()
+
+
+def _name(code: CodeType) -> str:
+    _, _, place = code.co_filename.partition(f"{SOURCE}/")
+    module = place.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return f"{module}.{code.co_qualname.replace('.<locals>', '')}"
 
 
 def test_every_parser_has_a_target() -> None:
-    text = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
-    parsers = {
-        node.name
-        for path in (ROOT / "src/troth").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef) and re.match("parse_[a-z]", node.name)
+    parsers = find_parsers()
+    assert len(parsers) > 200
+    assert parsers - set(LISTED) == set(), (
+        "give it a target in tests/fuzz, and list it in tests/fuzz/ledger.py; or there its reason"
+    )
+    assert set(LISTED) - parsers == set(), "it is gone, or has another name now"
+    assert len(LISTED) == len(set(LISTED)), "one place for each"
+    assert FUZZED.keys() <= TARGETS.keys()
+
+
+def test_a_new_parser_is_found(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "new.py").write_text(
+        "import json\n\n_decoder = msgspec.json.Decoder(int)\n\n\n"
+        "def take(body):\n    return _decoder.decode(body)\n\n\n"
+        "class Thing:\n    def open(self, text):\n        return json.loads(text)['a']\n\n"
+        "    @classmethod\n    def parse(cls, text):\n"
+        "        def read_part():\n            pass\n\n\n"
+        "def render_thing(value):\n    return json.dumps(value)\n"
+    )
+    monkeypatch.setattr("tests.fuzz.parsers.SOURCE", tmp_path)
+    assert find_parsers() == {
+        "new.<module>",
+        "new.take",
+        "new.Thing.open",
+        "new.Thing.parse",
+        "new.Thing.parse.read_part",
     }
-    assert len(parsers) > 15
-    forgotten = {name for name in parsers if not re.search(rf"\b{name}\b", text)}
-    assert forgotten == set(), "give it a target in tests/fuzz, or its reason in ELSEWHERE"

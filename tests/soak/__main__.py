@@ -1,6 +1,7 @@
 """`python -m tests.soak`: kill servers under load, hundreds of times, and see that nothing is lost.
 
-Its last line is one JSON object; it exits 1 at the first broken promise, which it names.
+It tells how far it is on standard error. Its last line is one JSON object with the totals, whatever
+came of it; it exits 1 at the first broken promise, or whatever else goes wrong, which it names.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.e2e.processes import open_folder
@@ -37,29 +39,45 @@ def main() -> int:
     options = parser.parse_args()
     seed = secrets.randbits(32) if options.seed is None else options.seed
     print(f"seed {seed}", file=sys.stderr, flush=True)
-    reports = []
+    reports: list[dict[str, Any]] = []
     for name in [options.database] if options.database else ENGINES:
         make, servers = ENGINES[name]
-        try:
-            reports.append(soak(make(), servers, options.kills, seed, options.brief))
-        except BrokenPromise as broken:
-            print(f"broken on {name}, seed {seed}: {broken}", file=sys.stderr)
-            return 1
+        reports.append(soak(make(), servers, options.kills, seed, options.brief))
         print(json.dumps(reports[-1]), file=sys.stderr, flush=True)
-    print(json.dumps({"name": "soak", "seed": seed, "runs": reports}))
-    return 0
+        if reports[-1]["broken"]:
+            break
+    totals = add_up(reports)
+    print(json.dumps({"name": "soak", "seed": seed, **totals, "runs": reports}))
+    return 0 if totals["broken"] is None else 1
 
 
 def soak(database: Database, servers: int, kills: int, seed: int, brief: bool) -> dict[str, Any]:
-    """One campaign; its report."""
+    """One campaign; its report, in which `broken` says what went wrong, if anything did."""
     began = time.monotonic()
+    broken = None
+    say = speak(database.name)
     with open_folder() as folder:
-        campaign = Campaign(folder, database, servers, seed, speak(database.name))
+        campaign = Campaign(folder, database, servers, seed, say)
         try:
             campaign.run(kills, patient=not brief)
+        except Exception as error:  # told, and never success
+            broken = f"{type(error).__name__}: {error}"
+            say(f"seed {seed}: {broken}")
+            if not isinstance(error, BrokenPromise):
+                traceback.print_exc()
         finally:
             campaign.close()
-        return campaign.report(time.monotonic() - began)
+        return {**campaign.report(time.monotonic() - began), "broken": broken}
+
+
+def add_up(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The totals of all campaigns."""
+    return {
+        "kills": sum(report["killed"] for report in reports),
+        "operations": sum(report["operations"] for report in reports),
+        "seconds": sum(report["seconds"] for report in reports),
+        "broken": next((report["broken"] for report in reports if report["broken"]), None),
+    }
 
 
 if __name__ == "__main__":

@@ -8,16 +8,20 @@ was once sealed has changed.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from cryptography import x509
 
-from tests.soak.ledger import BrokenPromise, Ledger, Move
+from tests.soak.ledger import BrokenPromise, Ledger, Move, Promises
 from tests.soak.records import Records, find_rows, read_body
 
 FATES = ("certificate.issued", "certificate.abandoned")
+ROUND = re.compile(r"\bRound (\d+)$")
+"""How a change by a manifest says which round it belongs to; it may have said another before."""
+
 EVENTS = "select id, position, type, subject, body from journal where position"
 
 
@@ -32,7 +36,8 @@ class Journal:
 
     def __init__(self) -> None:
         self.head = 0
-        self.digest = hashlib.sha256()
+        self.rows: list[bytes] = []
+        """A digest of each sealed row, by position from 1 on."""
         self.intended: dict[str, str] = {}
         self.fates: dict[str, str] = {}
         self.issued: dict[str, str] = {}
@@ -43,6 +48,9 @@ class Journal:
         self.joins: Counter[str] = Counter()
         self.invited: set[str] = set()
         self.activated: set[str] = set()
+        self.codes: set[str] = set()
+        self.devices: Counter[str] = Counter()
+        self.rounds: dict[str, set[str]] = {}
         self.types: Counter[str] = Counter()
         self._ids: set[int] = set()
 
@@ -60,7 +68,8 @@ class Journal:
             demand(position == self.head + 1, f"position {position} follows {self.head}")
             self._ids.add(row_id)
             self.head = position
-            self.digest.update(f"{row_id}|{position}|{kind}|{subject}|{body}\n".encode())
+            row = f"{row_id}|{position}|{kind}|{subject}|{body}"
+            self.rows.append(hashlib.sha256(row.encode()).digest())
             self._take(kind, subject, position, read_body(body))
         return waiting
 
@@ -79,8 +88,12 @@ class Journal:
             self.revoked.add(body["serial"])
         elif kind == "jwtsvid.issued":
             self.tokens[body["jti"]] += 1
-        elif kind == "identity.registered":
-            self.identities.add(body["id"])
+        elif kind in ("identity.registered", "identity.changed"):
+            self._take_identity(body)
+        elif kind == "device.invited":
+            self.codes.add(body["id"])
+        elif kind == "device.enrolled":
+            self.devices[body["id"]] += 1
         elif kind == "node.attested":
             self.joins[body["token"]] += 1
         elif kind == "token.created":
@@ -89,6 +102,12 @@ class Journal:
             self.activated.add(subject)
         if kind.startswith("identity.") and body.get("reason"):
             self.reasons[str(body["reason"])] = position
+
+    def _take_identity(self, body: dict[str, Any]) -> None:
+        self.identities.add(body["id"])
+        for words in body.get("words", ()):
+            if found := ROUND.search(words):
+                self.rounds.setdefault(found[1], set()).add(body["name"])
 
 
 def _order(row: tuple[Any, ...]) -> tuple[bool, int]:
@@ -106,6 +125,9 @@ class Audit:
         self._unsealed: list[tuple[str, str]] = []
         self._chains: dict[str, list[str]] = {}
         self._joined: set[str] = set()
+        self._device_serials: set[str] = set()
+        self._revoked: set[str] = set()
+        self._sighted: dict[str, str] = {}
 
     def look(self) -> None:
         """All that was acknowledged before this was called is recorded, and rightly."""
@@ -120,6 +142,10 @@ class Audit:
         self._look_at("select id from identities where id in", fresh.identities, (), "identity")
         self._look_at_joins(fresh.joined)
         self._look_at("select id from join_tokens where id in", fresh.invited, (), "join token")
+        self._look_at("select id from enrolment_codes where id in", fresh.codes, (), "code")
+        self._look_at_devices(fresh)
+        self._look_at_sights(fresh.sighted)
+        self._look_at_manifests(fresh.applied)
         for kind, names in (
             ("issued", fresh.certificates),
             ("revoked", fresh.revoked),
@@ -129,6 +155,10 @@ class Audit:
             ("joins", fresh.joined),
             ("invited", fresh.invited),
             ("activated", fresh.activated),
+            ("codes", fresh.codes),
+            ("devices", fresh.devices.values()),
+            ("identities", fresh.sighted),
+            ("rounds", fresh.rounds),
         ):
             self._unsealed += [(kind, name) for name in names]
         self._look_in_journal(waiting)
@@ -150,12 +180,54 @@ class Audit:
         for serial in serials:
             demand(serial in rows and rows[serial][1] is not None, f"{serial} isn't revoked")
 
-    def _look_at_joins(self, joined: dict[str, str]) -> None:
+    def _look_at_joins(self, joined: set[str]) -> None:
         sql = "select id, used_at from join_tokens where id in"
         rows = find_rows(self._records, sql, joined)
         for token in joined:
             demand(token in rows and rows[token][1] is not None, f"join token {token} isn't used")
-        self._joined |= set(joined)
+        self._joined |= joined
+
+    def _look_at_devices(self, fresh: Promises) -> None:
+        """Each enrolled device is there with its code used up; its certificates stand or don't,
+        as it was answered."""
+        sql = "select id, used_at from enrolment_codes where id in"
+        codes = find_rows(self._records, sql, fresh.devices)
+        unused = [code for code in fresh.devices if codes.get(code, (0, None))[1] is None]
+        demand(not unused, f"enrolled and not used up: {unused[:3]}")
+        sql = "select id, node_id from instances where id in"
+        self._look_at(sql, fresh.devices.values(), ("",), "device")
+        self._device_serials |= fresh.device_serials
+        self._revoked |= fresh.revoked
+        self._look_at_standing(fresh.device_serials | (fresh.revoked & self._device_serials))
+
+    def _look_at_standing(self, serials: set[str]) -> None:
+        sql = "select serial, revoked_at from certificates where serial in"
+        rows = find_rows(self._records, sql, serials)
+        # Asked for after the look: whatever has ended by then had been doubted before.
+        doubtful = self._ledger.list_doubtful()
+        for serial, revoked_at in rows.values():
+            stands = revoked_at is None
+            demand(
+                stands or serial in doubtful, f"{serial} was revoked and nobody had asked for it"
+            )
+            demand(not stands or serial not in self._revoked, f"{serial} isn't revoked any more")
+
+    def _look_at_sights(self, sighted: dict[str, str]) -> None:
+        sql = "select id, template is not null, state from identities where id in"
+        rows = find_rows(self._records, sql, sighted)
+        for identity, uid in sighted.items():
+            demand(identity in rows, f"the identity {identity} of uid {uid} is lost")
+            demand(
+                bool(rows[identity][1]) and rows[identity][2] == "active",
+                f"the identity of uid {uid} is {rows[identity][1:]}",
+            )
+        self._sighted |= sighted
+
+    def _look_at_manifests(self, applied: int) -> None:
+        """What lives of the manifests is one round, whole, and none before the last answered."""
+        sql = "select name, purpose from identities where managed and state <> 'retired'"
+        problem = self._ledger.find_mixture(self._records.rows(sql), applied)
+        demand(problem is None, str(problem))
 
     def _look_at(
         self, sql: str, names: Iterable[str], expected: tuple[str, ...], what: str
@@ -176,6 +248,8 @@ class Audit:
         self._unsealed = left
         for token, count in (self.journal.joins + waiting.joins).items():
             demand(count == 1, f"join token {token} brought {count} nodes in")
+        for device, count in (self.journal.devices + waiting.devices).items():
+            demand(count == 1, f"device {device} enrolled {count} times with one code")
 
     def _look_at_order(self, moves: list[Move]) -> None:
         """Who was answered before asking again finds the two events in that order."""
@@ -228,14 +302,31 @@ class Audit:
         self.check_order()
         again = Journal()
         again.read(self._records)
-        demand(again.digest.digest() == self.journal.digest.digest(), "sealed history has changed")
+        demand(again.head == self.journal.head, f"{self.journal.head} rows became {again.head}")
+        pairs = enumerate(zip(self.journal.rows, again.rows, strict=True), 1)
+        changed = [position for position, (before, after) in pairs if before != after]
+        demand(not changed, f"sealed history has changed at {changed[:5]}")
         self._check_serials()
+        self._check_machines()
         open_ends = set(self.journal.intended) - set(self.journal.fates)
         demand(not open_ends, f"without a fate in the journal: {sorted(open_ends)[:3]}")
-        for kind in ("authorities",):
-            sql = f"select use, count(*) from {kind} where state = 'active' group by use"
-            active = dict(self._records.rows(sql))
-            demand(active == {"x509-svid": 1, "jwt-svid": 1}, f"active authorities: {active}")
+        sql = "select use, count(*) from authorities where state = 'active' group by use"
+        active = dict(self._records.rows(sql))
+        demand(active == {"x509-svid": 1, "jwt-svid": 1}, f"active authorities: {active}")
+
+    def _check_machines(self) -> None:
+        """Devices, workloads that were met and manifests, from the first to the last."""
+        self._look_at_standing(self._device_serials)
+        ((count,),) = self._records.rows("select count(*) from instances where node_id = ''")
+        enrolled = len(self.journal.devices)
+        demand(count == enrolled, f"{count} devices, and {enrolled} in the journal")
+        self._look_at_sights(dict(self._sighted))
+        sql = "select name from identities where template is not null and state <> 'retired'"
+        names = Counter(name for (name,) in self._records.rows(sql))
+        demand(all(n == 1 for n in names.values()), f"met, and there twice: {names.most_common(1)}")
+        for number, changed in self.journal.rounds.items():
+            asked = self._ledger.name_manifests(int(number))
+            demand(changed == asked, f"round {number} changed only {sorted(changed)}")
 
     def _check_serials(self) -> None:
         """A serial stands in its own certificate, and in no other."""

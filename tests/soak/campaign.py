@@ -16,9 +16,10 @@ from typing import Any
 import httpx
 
 from tests.soak.audit import Audit, Journal, demand
-from tests.soak.clients import CLIENTS, Client, Rotator
+from tests.soak.clients import Client, Rotator
 from tests.soak.databases import Database
 from tests.soak.ledger import Ledger
+from tests.soak.load import CLIENTS
 from tests.soak.stand import Server
 from troth.core.errors import TrothError
 from troth.wire.api.authorities import ListAuthorities
@@ -33,6 +34,8 @@ STRANDED_SECONDS = 300 + 30 + 30
 """When a reconciler must have been there: what it waits, its period, and some patience."""
 
 LONG_LIFE = 45.0
+TELL_EVERY = 10
+"""Kills from one line about them to the next."""
 
 
 @dataclass(slots=True)
@@ -79,15 +82,23 @@ class Campaign:
         told = 0
         while self.tally.total < kills:
             self._kill_once()
-            if self.tally.total >= told + 20:
+            if self.tally.total >= told + TELL_EVERY:
                 told = self.tally.total
-                self._say(f"{self.tally.total} kills, journal at {self.audit.journal.head}")
+                self._tell()
         if patient:
             self._live_long()
         self._stop_clients()
         self._settle(patient=patient)
         self.audit.conclude()
         self._check_growth()
+
+    def _tell(self) -> None:
+        """How far it is; the seconds stand before it."""
+        acknowledged = self.ledger.count_acknowledged()
+        self._say(
+            f"{self.tally.total} kills, {acknowledged} operations acknowledged, "
+            f"journal at {self.audit.journal.head}"
+        )
 
     def close(self) -> None:
         """End everything, however far it came."""
@@ -310,6 +321,7 @@ class Campaign:
             "servers": len(self.servers),
             "kills": dict(self.tally.kills),
             "killed": self.tally.total,
+            "operations": self.ledger.count_acknowledged(),
             "acknowledged": dict(sorted(self.ledger.counts.items())),
             "refusals": dict(sorted(self.ledger.refusals.items())),
             "journal": self.audit.journal.head,

@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -32,7 +32,7 @@ from troth.wire.api.jwt_svids import IssueJwtSvids, JwtSvidRequest
 from troth.wire.api.nodes import AttestNode, CreateJoinToken, NodeCredential, RenewNode
 
 SELECTOR = "unix:uid:1001"
-PAUSE = 0.05
+PAUSE = 0.1
 GENERATIONS_KEPT = 2
 
 
@@ -155,30 +155,30 @@ class Client(threading.Thread):
 
     def register(self, name: str, **fields: Any) -> str:
         """A new active identity for every client's node; its id."""
+        values = {"kind": "service", "selectors": [SELECTOR], "nodes": ["*"]} | fields
         request = RegisterIdentity(
             name=name,
-            kind="service",
             owner="soak@example.org",
             purpose="Is asked for while servers die",
-            selectors=[SELECTOR],
-            nodes=["*"],
             activate=True,
-            **fields,
+            **values,
         )
         view = self.admin.call("identity.register", request)
         self.ledger.note_identity(view.id, name)
         return str(view.id)
 
-    def issue(self, identity_ids: Sequence[str]) -> list[IssuedCertificate]:
+    def issue(
+        self, identity_ids: Sequence[str], selector: str = SELECTOR
+    ) -> list[IssuedCertificate]:
         """A certificate for each, as far as it is granted."""
-        return self.issue_over(self.mutual, identity_ids)
+        return self.issue_over(self.mutual, identity_ids, selector)
 
     def issue_over(
-        self, api: ApiClient, identity_ids: Sequence[str] = ()
+        self, api: ApiClient, identity_ids: Sequence[str] = (), selector: str = SELECTOR
     ) -> list[IssuedCertificate]:
         """The same over a given connection; for identities of this client's own choice if none."""
         requests = [
-            CertificateRequest(identity_id=found, csr=self.csr, instance=self.claim())
+            CertificateRequest(identity_id=found, csr=self.csr, instance=self.claim(selector))
             for found in identity_ids or self.own
         ]
         answers = api.call("certificate.issue", IssueCertificates(requests=requests))
@@ -188,10 +188,10 @@ class Client(threading.Thread):
         found: list[IssuedCertificate] = answers.results
         return found
 
-    def claim(self) -> InstanceClaim:
+    def claim(self, selector: str = SELECTOR) -> InstanceClaim:
         """One of a few running copies."""
         key = hashlib.sha256(f"{self.name}{self.random.randrange(20)}".encode()).hexdigest()[:32]
-        return InstanceClaim(key=key, pid=self.random.randrange(1, 30_000), selectors=[SELECTOR])
+        return InstanceClaim(key=key, pid=self.random.randrange(1, 30_000), selectors=[selector])
 
     def _try_round(self) -> None:
         self._rounds += 1
@@ -271,22 +271,33 @@ class Warden(Client):
 
 
 class Joiner(Client):
-    """Shows one join token twice at once, and again later: one node may come of it."""
+    """Two keys race for a join token, and each asks again later: one may have it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._rivals = {"one": self.csr, "two": make_csr()}
 
     def round(self) -> None:
         made = self.admin.call("token.join", CreateJoinToken(node=f"{self.name}-{self._rounds}"))
         token_id = made.token.split(".")[1]
         self.ledger.note_invitation(token_id)
-        request = AttestNode(method="join_token", evidence=made.token, csr=self.csr)
-        racers = [threading.Thread(target=self._attest, args=(token_id, request)) for _ in "ab"]
+        requests = {
+            key: AttestNode(method="join_token", evidence=made.token, csr=csr)
+            for key, csr in self._rivals.items()
+        }
+        racers = [
+            threading.Thread(target=self._attest, args=(token_id, key, request))
+            for key, request in requests.items()
+        ]
         for racer in racers:
             racer.start()
         for racer in racers:
             racer.join()
-        self._attest(token_id, request)
+        for key, request in requests.items():
+            self._attest(token_id, key, request)
         self.pause(0.1 + self.random.random() * 0.2)
 
-    def _attest(self, token_id: str, request: AttestNode) -> None:
+    def _attest(self, token_id: str, key: str, request: AttestNode) -> None:
         try:
             server = random.choice(self._servers)
             with ApiClient.over_https(server.public, server.ca) as client:
@@ -297,7 +308,7 @@ class Joiner(Client):
         leaf = x509.load_der_x509_certificate(credential.chain[0])
         serial = f"{leaf.serial_number:040x}"
         self.note(serial, credential.chain[0])
-        self.ledger.note_join(token_id, serial)
+        self.ledger.note_join(token_id, key)
 
 
 class Rotator(Client):
@@ -341,14 +352,3 @@ class Rotator(Client):
             else:
                 self.ledger.note_activation(authority)
                 return
-
-
-CLIENTS: dict[str, Callable[..., Client]] = {
-    "issuer-a": Issuer,
-    "issuer-b": Issuer,
-    "tokens": TokenIssuer,
-    "warden-a": Warden,
-    "warden-b": Warden,
-    "joiner": Joiner,
-    "rotator": Rotator,
-}

@@ -204,18 +204,22 @@ def make_context(roots: tuple[bytes, ...], credential: Credential | None) -> ssl
 
     The server must prove its host name and its SPIFFE ID. A workload's certificate leads to the
     same roots and may carry any DNS name, so the name alone would let it pass for the server; the
-    ID is reserved.
+    ID is reserved. Raises `Invalid` for what OpenSSL refuses.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=b"".join(roots))
-    if credential is None:
-        context.sslobject_class = _demand_server(ANY_SERVER)
-    else:
+    expected = ANY_SERVER
+    if credential is not None:
         domain = SpiffeId.parse(credential.spiffe_id).trust_domain
-        expected = re.escape(str(SpiffeId.of(domain, SERVER_PATH)))
-        context.sslobject_class = _demand_server(re.compile(expected))
-        _load_credential(context, credential)
+        expected = re.compile(re.escape(str(SpiffeId.of(domain, SERVER_PATH))))
+    context.sslobject_class = _demand_server(expected)
+    try:
+        context.load_verify_locations(cadata=b"".join(roots))
+        if credential is not None:
+            _load_credential(context, credential)
+    except ssl.SSLError as error:
+        reason = error.reason or "not readable"
+        raise Invalid(f"The roots or our own certificate can't be used: {reason}.") from error
     return context
 
 

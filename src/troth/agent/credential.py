@@ -7,6 +7,7 @@ key's certificate.
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -127,13 +128,17 @@ def compose_credential(
 
 
 def check_roots(roots: tuple[bytes, ...]) -> None:
-    """Raise `Internal` unless `roots` are between one and `MAX_ROOTS` readable certificates."""
+    """Raise `Internal` unless `roots` are between one and `MAX_ROOTS` certificates that TLS takes.
+
+    OpenSSL refuses some that cryptography reads.
+    """
     if not 0 < len(roots) <= MAX_ROOTS:
         raise Internal(f"A trust bundle needs between 1 and {MAX_ROOTS} roots.")
     try:
         for der in roots:
             x509.load_der_x509_certificate(der)
-    except UNREADABLE as error:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=b"".join(roots))
+    except (*UNREADABLE, ssl.SSLError) as error:
         raise Internal("A root of the trust bundle can't be read.") from error
 
 
@@ -148,7 +153,7 @@ def read_roots(path: Path) -> tuple[bytes, ...]:
             f"The CA file {path} can't be read ({error.strerror}); "
             "give the server's ca.pem with --ca."
         ) from error
-    except ValueError as error:
+    except UNREADABLE as error:
         raise Invalid(
             f"The CA file {path} holds no PEM certificate; give the server's ca.pem with --ca."
         ) from error
@@ -178,7 +183,7 @@ class CredentialFile:
                 chain=tuple(stored.chain),
                 roots=tuple(stored.roots),
             )
-        except (msgspec.MsgspecError, Internal, ValueError) as error:
+        except (msgspec.MsgspecError, Internal, *UNREADABLE) as error:
             raise Refused(
                 f"{self._path} is damaged; remove it and join again with a new join token."
             ) from error

@@ -47,9 +47,14 @@ class Machine:
         Raises `Invalid`, naming the file and what is wrong with it.
         """
         chain, key = self._read_chain(), self._read_key()
-        if chain[0].public_key().public_bytes(
-            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-        ) != key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
+        form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        try:
+            certified = chain[0].public_key().public_bytes(*form)
+        except UNREADABLE as error:
+            raise Invalid(
+                f"The key of {self.certificate} is of a kind that nobody knows."
+            ) from error
+        if certified != key.public_key().public_bytes(*form):
             raise Invalid(f"{self.key} is not the key of the certificate in {self.certificate}.")
         signature = sign_possession(key, NODE, find_trust_domain(roots), csr, now)
         ders = [certificate.public_bytes(Encoding.DER) for certificate in chain]

@@ -111,7 +111,7 @@ def find_node(data: Path, default: str) -> str:
         with (data / AGENT_DIRECTORY / NODE_FILE).open("rb") as file:
             held = msgspec.json.decode(file.read(MAX_NODE_FILE), type=_NodeName)
         path = SpiffeId.parse(held.spiffe_id).path
-    except (OSError, msgspec.MsgspecError, Invalid):
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError, Invalid):
         return default
     return path.removeprefix(NODE_PATH) if path.startswith(NODE_PATH) else default
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from troth.cli.command import command, make_app
 from troth.cli.terminal import Terminal, make_sheet, make_table, make_text
 from troth.cli.words import clean_text, count_noun, describe_time
 from troth.core.errors import Internal, TooLarge, Unavailable
+from troth.core.x509 import UNREADABLE
 from troth.sdk.workload import FetchedSvid, WorkloadApi, X509Update
 
 if TYPE_CHECKING:
@@ -164,31 +167,39 @@ def validate(
 
 def write_svids(folder: Path, update: X509Update) -> list[Path]:
     """Write every SVID, key and bundle, and the CRLs; a reader never sees half a file."""
+    with _reading_answer():
+        files = _render_files(update)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files: list[Path] = []
+    return [_replace_file(folder / name, *file) for name, file in files.items()]
+
+
+def _render_files(update: X509Update) -> dict[str, tuple[bytes, int]]:
+    """Contents and modes by name: all of them can be read, or nothing is written."""
+    files: dict[str, tuple[bytes, int]] = {}
     for index, svid in enumerate(update.svids):
-        files += [
-            _replace_file(folder / f"svid.{index}.key", _render_key(svid.key), 0o600),
-            _replace_file(folder / f"svid.{index}.pem", _render_chain(svid.chain), 0o644),
-            _replace_file(folder / f"bundle.{index}.pem", _render_chain(svid.bundle), 0o644),
-        ]
+        files |= {
+            f"svid.{index}.key": (_render_key(svid.key), 0o600),
+            f"svid.{index}.pem": (_render_chain(svid.chain), 0o644),
+            f"bundle.{index}.pem": (_render_chain(svid.bundle), 0o644),
+        }
     if update.crls:
-        crls = b"".join(_render_crl(crl) for crl in update.crls)
-        files.append(_replace_file(folder / "crl.pem", crls, 0o644))
+        files["crl.pem"] = (b"".join(_render_crl(crl) for crl in update.crls), 0o644)
     return files
 
 
 def view_update(update: X509Update) -> dict[str, Any]:
     """An update as JSON values: certificates as PEM, never a private key."""
+    with _reading_answer():
+        svids = [_view_svid(svid) for svid in update.svids]
     return {
-        "svids": [_view_svid(svid) for svid in update.svids],
+        "svids": svids,
         "crls": len(update.crls),
         "federated": list(update.federated),
     }
 
 
 def _view_svid(svid: FetchedSvid) -> dict[str, Any]:
-    leaf = _read_leaf(svid)
+    leaf = load_chain(svid.chain[:1])[0]
     return {
         "spiffe_id": svid.spiffe_id,
         "hint": svid.hint,
@@ -236,10 +247,19 @@ def _view_words(words: Any) -> dict[str, Any]:
 
 
 def _read_leaf(svid: FetchedSvid) -> x509.Certificate:
-    try:
+    with _reading_answer():
         return load_chain(svid.chain[:1])[0]
-    except (ValueError, IndexError) as error:
-        raise Internal("The agent's answer holds no readable certificate.") from error
+
+
+@contextmanager
+def _reading_answer() -> Iterator[None]:
+    """Raise `Internal` for certificates, lists and keys of the agent that can't be read."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise Internal(
+            "The agent's answer holds a certificate, a revocation list or a key that can't be read."
+        ) from error
 
 
 def _render_chain(chain: tuple[bytes, ...]) -> bytes:

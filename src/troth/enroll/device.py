@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from troth.core.clock import Clock
 from troth.core.errors import Denied, Invalid, Refused
+from troth.core.x509 import UNREADABLE
 from troth.enroll.folder import BUNDLE, KEY, SVID, Enrolment, Folder, render_key
 from troth.enroll.server import (
     Credential,
@@ -194,7 +194,7 @@ def read_roots(path: Path) -> bytes:
     pem = path.read_bytes()
     try:
         x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise Invalid(
             f"{path} holds no PEM certificates that can be read; bring the server's ca.pem anew."
         ) from error
@@ -241,12 +241,16 @@ class Manufactured:
 
     def make(self, csr: bytes, roots: bytes) -> str:
         """A proof for this request, this server and this moment."""
-        known = x509.load_pem_x509_certificates(roots)
+        try:
+            known = x509.load_pem_x509_certificates(roots)
+        except UNREADABLE as error:
+            raise Invalid("The server's roots can't be read; bring its ca.pem anew.") from error
         domain = find_trust_domain([root.public_bytes(Encoding.DER) for root in known])
         try:
             chain = x509.load_pem_x509_certificates(self.certificate.read_bytes())
+            certified = chain[0].public_key()
             key = load_pem_private_key(self.key.read_bytes(), None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except UNREADABLE as error:
             raise Invalid(
                 f"{self.certificate} or {self.key} can't be read; both must be PEM, the key "
                 "without a password."
@@ -257,7 +261,7 @@ class Manufactured:
             raise Invalid(
                 f"{self.key} is of a kind that proves nothing; use ECDSA, RSA or Ed25519."
             )
-        if chain[0].public_key() != key.public_key():
+        if certified != key.public_key():
             raise Invalid(
                 f"{self.key} is not the key of the first certificate in {self.certificate}; the "
                 "device's own comes first, its authorities after it."

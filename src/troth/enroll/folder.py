@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from troth.core.errors import Conflict, Invalid, Refused
+from troth.core.x509 import UNREADABLE
 
 SVID, KEY, BUNDLE, STATE = "svid.pem", "svid_key.pem", "bundle.pem", "enrolment.json"
 CURRENT, NEXT_KEY, LOCK = "current", "next_key.pem", "lock"
@@ -100,14 +101,17 @@ class Folder:
     def load(self) -> Enrolment | None:
         """What the device is enrolled as, or None; `Invalid` if that can't be read."""
         try:
-            text = (self.current / STATE).read_text(encoding="utf-8")
+            content = (self.current / STATE).read_bytes()
         except FileNotFoundError:
             return None
         try:
-            found = Enrolment(**json.loads(text))
-            if found.due > found.end:
-                raise ValueError("renewal after the end")
-        except (ValueError, TypeError) as error:
+            found = Enrolment(**json.loads(content))
+            texts = all(isinstance(value, str) for value in asdict(found).values())
+            zones = texts and None not in (found.end.utcoffset(), found.due.utcoffset())
+            # Renewal is spread around its time, which mustn't lead before the first of all days.
+            if not zones or found.due - (found.end - found.due) > found.due:
+                raise ValueError("no texts, times without a zone, or renewal after the end")
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise Invalid(
                 f"{self.current / STATE} can't be read; remove {self.current} and enrol anew."
             ) from error
@@ -174,7 +178,7 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey | None:
     """The key in a file, or None if there is none that could be certified."""
     try:
         key = load_pem_private_key(path.read_bytes(), None)
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, *UNREADABLE):
         return None
     fits = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp256r1"
     return key if fits and isinstance(key, ec.EllipticCurvePrivateKey) else None

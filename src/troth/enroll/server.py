@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import json
 import re
+import socket
 import ssl
 from base64 import b64decode, b64encode
 from binascii import Error as BadBase64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from http.client import HTTPException, HTTPSConnection
+from http.client import HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +27,9 @@ from troth.core.errors import Denied, Internal, Invalid, TrothError, Unavailable
 from troth.core.x509 import UNREADABLE
 
 MAX_ANSWER = 1 << 20
+MAX_FRAMING = 1 << 20
+"""Bytes of headers, and of what stands between the parts of an answer."""
+
 SECONDS = 30.0
 _HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}", re.ASCII)
 _SERVER_ID = re.compile(r"spiffe://[a-z0-9._-]+/troth/server", re.ASCII)
@@ -77,8 +82,9 @@ def make_context(roots_pem: bytes, pair: tuple[Path, Path] | None = None) -> ssl
     try:
         context.load_verify_locations(cadata=roots_pem.decode("ascii"))
         if pair is not None:
-            context.load_cert_chain(*pair)
-    except (ssl.SSLError, UnicodeDecodeError) as error:
+            # Nobody sits at a device to be asked for a password.
+            context.load_cert_chain(*pair, password=lambda: b"")
+    except (OSError, UnicodeDecodeError) as error:  # an SSLError is an OSError, as are others
         raise Invalid("The CA file or our own certificate can't be used; is it PEM?") from error
     return context
 
@@ -89,6 +95,7 @@ def call_server(
     """One request; status and body. `Unreachable` if there is no answer."""
     host, port = check_url(url)
     connection = HTTPSConnection(host, port, timeout=SECONDS, context=context)
+    connection.response_class = _Response
     content = None if body is None else json.dumps(body).encode()
     headers = {"Connection": "close", "Accept-Encoding": "identity"}
     if content is not None:
@@ -117,6 +124,35 @@ def call_server(
     if response.length:  # a read of so many bytes at most doesn't complain of fewer
         raise Unreachable(f"{url} broke off in the middle of its answer.")
     return response.status, answer
+
+
+class _Response(HTTPResponse):
+    """Gives up on an answer without end, which `read` would take in: a chunk of a negative length,
+    or one interim response after the other (RFC 9110, section 15.2)."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Bounded(self.fp))
+
+
+class _Bounded(io.RawIOBase):
+    def __init__(self, inner: io.BufferedReader) -> None:
+        self._inner = inner
+        self._left = MAX_ANSWER + MAX_FRAMING
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._inner.readinto1(buffer)
+        self._left -= size
+        if self._left < 0:
+            raise HTTPException("it doesn't end")
+        return size
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
 
 
 def _check_server(url: str, certificate: bytes | None) -> None:

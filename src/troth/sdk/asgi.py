@@ -54,14 +54,13 @@ class PeerMiddleware:
 
 def find_certificate(scope: Scope) -> bytes | None:
     """The peer's certificate (DER) that the TLS extension holds; None if there is none."""
-    tls = (scope.get("extensions") or {}).get("tls") or {}
-    if tls.get("client_cert_error"):
-        return None
-    for pem in tls.get("client_cert_chain") or ():
-        try:
+    try:
+        tls = (scope.get("extensions") or {}).get("tls") or {}
+        chain = () if tls.get("client_cert_error") else tls.get("client_cert_chain") or ()
+        for pem in chain:
             return ssl.PEM_cert_to_DER_cert(pem)
-        except ValueError:
-            return None
+    except (ValueError, TypeError, AttributeError):
+        pass  # a server that says it in another way has shown nothing
     return None
 
 

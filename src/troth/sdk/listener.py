@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any, cast
 
 from cryptography import x509
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from troth.core.x509 import UNREADABLE
 from troth.sdk.guard import PeerGuard
 
 TLS_1_3 = 0x0304
@@ -46,7 +48,8 @@ def describe_tls(tls: ssl.SSLObject) -> dict[str, Any]:
     chain, name = [], None
     if der is not None:
         chain = [ssl.DER_cert_to_PEM_cert(der)]
-        name = x509.load_der_x509_certificate(der).subject.rfc4514_string()
+        with suppress(*UNREADABLE):  # a name for a log; the guard judges the certificate
+            name = x509.load_der_x509_certificate(der).subject.rfc4514_string()
     return {
         "server_cert": None,
         "client_cert_chain": chain,

@@ -7,6 +7,7 @@ SPIFFE_Workload_Endpoint.md, section 4 (locating the endpoint).
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -14,9 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from google.protobuf import json_format, struct_pb2
+from google.protobuf.message import DecodeError
 from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.protocol import H2Protocol
+from h2.events import (
+    AlternativeServiceAvailable,
+    InformationalResponseReceived,
+    PushedStreamReceived,
+    UnknownFrameReceived,
+)
 
 from troth.core.errors import Denied, Internal, Invalid, TrothError, Unavailable
 from troth.issuance.der import split_der
@@ -28,6 +37,14 @@ ANSWER_SECONDS = 15.0
 _UNIX = "unix:"
 _WITHOUT_SERVER = ("The server at ", "The agent has not heard from its server")
 """How the agent begins when it lacks its server; gRPC's status alone doesn't tell why."""
+
+_IGNORED = (
+    UnknownFrameReceived,
+    AlternativeServiceAvailable,
+    InformationalResponseReceived,
+    PushedStreamReceived,
+)
+_log = logging.getLogger("troth.sdk")
 
 _METADATA = {SECURITY_HEADER: "true"}
 
@@ -123,7 +140,10 @@ class WorkloadApi:
         """The SPIFFE ID and claims of `token`; raises `Invalid` if it doesn't hold."""
         request = self._types["ValidateJWTSVIDRequest"](audience=audience, svid=token)
         reply = self._run(self._ask("ValidateJWTSVID", request, "ValidateJWTSVIDResponse"))
-        claims: dict[str, Any] = json_format.MessageToDict(reply.claims)
+        try:
+            claims: dict[str, Any] = json_format.MessageToDict(reply.claims)
+        except (json_format.Error, ValueError) as error:  # numbers that JSON doesn't know
+            raise Internal("The agent's answer holds claims that no token can.") from error
         return reply.spiffe_id, claims
 
     async def _ask(self, method: str, request: Any, reply: str) -> Any:
@@ -131,7 +151,12 @@ class WorkloadApi:
             call = UnaryUnaryMethod[Any, Any](
                 channel, f"/{SERVICE}/{method}", type(request), self._types[reply]
             )
-            return await call(request, timeout=ANSWER_SECONDS, metadata=_METADATA)
+            async with call.open(timeout=ANSWER_SECONDS, metadata=_METADATA) as stream:
+                await stream.send_message(request, end=True)
+                message = await stream.recv_message()
+        if message is None:
+            raise Internal("The agent's answer is empty.")
+        return message
 
     async def _stream_x509(self) -> AsyncGenerator[X509Update, None]:
         request = self._types["X509SVIDRequest"]
@@ -146,9 +171,12 @@ class WorkloadApi:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Channel]:
-        channel = Channel(path=find_socket(self.address))
+        channel = _AgentChannel(path=find_socket(self.address))
         try:
             yield channel
+        except (AssertionError, KeyError, ValueError, NotImplementedError) as error:
+            # What grpclib makes of headers without a status, of a message cut short or compressed.
+            raise Internal("The agent's answer isn't gRPC.") from error
         finally:
             channel.close()
 
@@ -163,6 +191,8 @@ class WorkloadApi:
             yield
         except GRPCError as error:
             raise _explain_status(error) from error
+        except DecodeError as error:
+            raise Internal("The agent's answer can't be read: is it a newer version?") from error
         except (StreamTerminatedError, ProtocolError) as error:
             raise Unavailable("The agent broke the connection off; try again.") from error
         except TimeoutError as error:
@@ -174,6 +204,29 @@ class WorkloadApi:
                 f"No agent listens at {self.address} ({os.strerror(error.errno or 0)}). Start one "
                 "with `troth up` or `troth agent`, or name its socket in SPIFFE_ENDPOINT_SOCKET."
             ) from error
+
+
+class _AgentChannel(Channel):
+    """A channel that survives what it has no use for, and hangs up on what isn't HTTP/2."""
+
+    def _protocol_factory(self) -> H2Protocol:
+        made = super()._protocol_factory()
+        return _AgentProtocol(made.handler, self._config, self._h2_config)
+
+
+class _AgentProtocol(H2Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # RFC 9113, section 4.1: frames of unknown types are ignored. The others mean nothing here.
+        self.processor.processors |= dict.fromkeys(_IGNORED, lambda event: None)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            super().data_received(data)
+        except Exception:  # noqa: BLE001 - whatever h2 and grpclib make of what isn't HTTP/2
+            # Else asyncio would write a traceback to the terminal of whoever asked.
+            _log.debug("the agent sent what isn't HTTP/2", exc_info=True)
+            self.processor.close("not HTTP/2")
 
 
 def find_socket(address: str) -> str:

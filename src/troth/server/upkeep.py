@@ -94,7 +94,10 @@ def back_up(config: Config, out: Path, clock: Clock, entropy: Entropy, progress:
 def check_backup(path: Path, progress: Progress) -> Copy:
     """Read a backup to its end and compare every sum; `Invalid` if it is damaged."""
     with _open_private(path) as file:
-        return _describe(check_frames(parse_backup(file.read), progress), path)
+        load = check_frames(parse_backup(file.read), progress)
+    for key in load.keys:
+        _check_key(key)
+    return _describe(load, path)
 
 
 def restore_backup(
@@ -144,9 +147,13 @@ def _read_keys(shelf: Shelf) -> Iterable[SealedKey]:
             yield SealedKey(name=name, content=content)
 
 
-def _put_key(shelf: Shelf, key: SealedKey) -> None:
+def _check_key(key: SealedKey) -> None:
     if not may_hold(key.name, key.content):
         raise Invalid("The backup is damaged: it holds a key that is none. Use another one.")
+
+
+def _put_key(shelf: Shelf, key: SealedKey) -> None:
+    _check_key(key)
     try:
         shelf.put(key.name, key.content)
     except Conflict:

@@ -11,13 +11,16 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+from msgspec.structs import replace
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from troth.core.errors import Conflict, Invalid, Refused
 from troth.store.database import Database, Link
 from troth.store.rows import (
+    describe_schema,
     fits,
+    list_columns,
     list_shapes,
     read_next_id,
     read_rows,
@@ -147,6 +150,9 @@ class Load:
             raise _damaged("its parts stand in a wrong order")
         match frame:
             case Opening():
+                shapes = [replace(shape, rows=0) for shape in frame.tables]
+                if frame.schema == HEAD and shapes != describe_schema():
+                    raise _damaged("its tables aren't those of its schema")
                 self.opening = frame
                 self.shapes = {shape.name: shape for shape in frame.tables}
             case Rows():
@@ -159,7 +165,7 @@ class Load:
                 return shape, frame
             case Sum():
                 found = self._tallies.pop(frame.table, Tally(frame.table)).finish()
-                if found != frame or frame.table not in self.shapes:
+                if found != frame or frame.table not in self.shapes or frame.table in self.sums:
                     raise _damaged("a table's sum doesn't fit")
                 self.sums[frame.table] = frame
             case SealedKey():
@@ -173,6 +179,8 @@ class Load:
         complete = self.sums.keys() == self.shapes.keys()
         if self.opening is None or self.closing is None or not complete:
             raise _damaged("a part is missing")
+        if JOURNAL not in self.shapes or JOURNAL not in self.closing.next_ids:
+            raise _damaged("it has no journal, or doesn't say where that goes on")
         return self.opening, self.closing
 
 
@@ -204,7 +212,8 @@ def import_frames(
             _import(link.connection, frames, load)
             if finish is not None:
                 call_function(lambda tx: finish(tx, load), Session(link.connection, writable=True))
-            link.check_references()
+            if not link.keeps_references():
+                raise _damaged("its rows refer to others that it doesn't hold")
             link.commit()
         finally:
             link.close()
@@ -230,18 +239,25 @@ def _import(connection: Connection, frames: Iterable[Frame], load: Load) -> None
             if frame.schema > HEAD:
                 raise Refused("A newer troth made the copy. Use that version or a newer one.")
             upgrade_connection(connection, frame.schema)
+            _compare_columns(connection, frame)
         if found is not None:
             shape, rows = found
             write_rows(connection, shape, rows.rows)
     opening, closing = load.finish()
-    write_next_id(connection, closing.next_ids.get(JOURNAL, 0))
+    write_next_id(connection, closing.next_ids[JOURNAL])
     for name, wanted in load.sums.items():
         if sum_rows(connection, load.shapes[name]) != wanted:
             raise Invalid(f"The table {name} came out different; nothing was kept. Try again.")
-    if JOURNAL in load.shapes and sum_journal(connection, load.shapes[JOURNAL]) != closing.journal:
+    if sum_journal(connection, load.shapes[JOURNAL]) != closing.journal:
         raise Invalid("The journal came out in another order; nothing was kept. Try again.")
     if opening.schema != HEAD:
         upgrade_connection(connection)
+
+
+def _compare_columns(connection: Connection, opening: Opening) -> None:
+    """`Invalid` unless the copy has every table and column that its schema has, and no other."""
+    if {shape.name: set(shape.columns) for shape in opening.tables} != list_columns(connection):
+        raise _damaged("its tables aren't those of its schema")
 
 
 def _damaged(why: str) -> Invalid:

@@ -29,8 +29,8 @@ class Link(Protocol):
         """Look that nobody else uses the database that is copied; `Refused` otherwise."""
         ...
 
-    def check_references(self) -> None:
-        """Raise `Internal` if a migration left a reference to nothing."""
+    def keeps_references(self) -> bool:
+        """Whether no row refers to nothing, after a migration or a copy."""
         ...
 
     def commit(self) -> None:

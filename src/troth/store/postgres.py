@@ -193,8 +193,9 @@ class PostgresLink:
     def _ask(self, query: str, *values: Any) -> Any:
         return self._raw.execute(query.encode(), values or None).fetchone()
 
-    def check_references(self) -> None:
-        """Nothing to look for: PostgreSQL never leaves a reference to nothing."""
+    def keeps_references(self) -> bool:
+        """Always: PostgreSQL never leaves a reference to nothing."""
+        return True
 
     def commit(self) -> None:
         """Make it durable.

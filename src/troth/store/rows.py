@@ -6,10 +6,24 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, TableClause, column, func, insert, literal, select, table, text
+from msgspec.structs import replace
+from sqlalchemy import (
+    Connection,
+    Table,
+    TableClause,
+    column,
+    func,
+    insert,
+    inspect,
+    literal,
+    select,
+    table,
+    text,
+)
 from sqlalchemy import tuple_ as row_value
 from sqlalchemy.types import TypeEngine
 
+from troth.core.errors import Invalid
 from troth.store.tables import metadata
 from troth.wire.backup import Cell, Rows, Shape, Sum, Tally
 
@@ -34,16 +48,40 @@ _PYTHON = {int: "int", str: "text", bytes: "bytes", bool: "bool"}
 
 def list_shapes(connection: Connection) -> list[Shape]:
     """The tables of the newest schema with the number of their rows; what is referred to first."""
+    counts = (
+        connection.execute(select(func.count()).select_from(known)).scalar_one()
+        for known in _list_tables()
+    )
+    return [
+        replace(shape, rows=rows) for shape, rows in zip(describe_schema(), counts, strict=True)
+    ]
+
+
+def describe_schema() -> list[Shape]:
+    """The tables of the newest schema, as `list_shapes` has them, without rows."""
     return [
         Shape(
             name=str(known.name),
             columns={str(found.name): _name_kind(found.type) for found in known.columns},
             key=[str(found.name) for found in known.primary_key],
-            rows=connection.execute(select(func.count()).select_from(known)).scalar_one(),
+            rows=0,
         )
-        for known in metadata.sorted_tables
-        if known.name not in LEFT_OUT
+        for known in _list_tables()
     ]
+
+
+def list_columns(connection: Connection) -> dict[str, set[str]]:
+    """The tables that a copy has, by the names of their columns, as they lie here now."""
+    inspector = inspect(connection)
+    return {
+        name: {str(found["name"]) for found in inspector.get_columns(name)}
+        for name in inspector.get_table_names()
+        if name not in LEFT_OUT | {"alembic_version"}
+    }
+
+
+def _list_tables() -> list[Table]:
+    return [known for known in metadata.sorted_tables if known.name not in LEFT_OUT]
 
 
 def read_rows(
@@ -111,7 +149,10 @@ def read_next_id(connection: Connection) -> int:
 
 
 def write_next_id(connection: Connection, last: int) -> None:
-    """Have the journal go on after `last`."""
+    """Have the journal go on after `last`; `Invalid` if rows with later ids are there."""
+    highest = connection.execute(text("SELECT max(id) FROM journal")).scalar() or 0
+    if last < highest:
+        raise Invalid("The copy is damaged: ids would be given twice. Use another one.")
     if not last:
         return
     if connection.dialect.name == "postgresql":

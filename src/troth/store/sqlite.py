@@ -101,12 +101,9 @@ class Link:
         """Look that the file is still there: its lock, once had, keeps everybody else out."""
         self._check_file()
 
-    def check_references(self) -> None:
-        """Raise `Internal` if a row refers to nothing: a migration works without such checks."""
-        if self.connection.execute(text("PRAGMA foreign_key_check")).first() is not None:
-            raise Internal(
-                "A migration would have left a reference to nothing; nothing was changed."
-            )
+    def keeps_references(self) -> bool:
+        """Whether no row refers to nothing: migrations and copies work without such checks."""
+        return self.connection.execute(text("PRAGMA foreign_key_check")).first() is None
 
     def rollback(self) -> None:
         """End a transaction and keep nothing of it."""

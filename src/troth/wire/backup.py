@@ -31,7 +31,9 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _LENGTH = 4
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+LastId = Annotated[int, Meta(ge=0, le=1 << 62)]
+"""A generated id, after which as many again can be given."""
 
 
 class Shape(Struct, frozen=True, kw_only=True):
@@ -47,7 +49,7 @@ class Opening(Struct, frozen=True, kw_only=True, tag="opening"):
     """The first frame: of what this is a copy, and as of when."""
 
     schema: Annotated[str, Meta(pattern=r"^[0-9]{4}$(?!\n)")]
-    made_at: datetime
+    made_at: Annotated[datetime, Meta(tz=True)]
     trust_domain: str
     head: Count
     tables: list[Shape]
@@ -78,7 +80,7 @@ class SealedKey(Struct, frozen=True, kw_only=True, tag="key"):
 class Closing(Struct, frozen=True, kw_only=True, tag="closing"):
     """The last frame: where generated ids go on, and the sum of the journal in its sealed order."""
 
-    next_ids: dict[str, Count]
+    next_ids: dict[str, LastId]
     journal: Sum
 
 

@@ -7,8 +7,6 @@ import os
 
 import pytest
 from grpclib.const import Status
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.fakes.callers import (
     HEADER,
@@ -300,35 +298,3 @@ async def test_a_process_that_became_another_has_to_connect_again(tmp_path):
         assert trailers["grpc-status"] == str(Status.UNAVAILABLE.value)
         await caller.goodbye()
         assert connections(node) == 0
-
-
-def frame(kind: int, flags: int, stream_id: int, body: bytes) -> bytes:
-    return len(body).to_bytes(3, "big") + bytes([kind, flags]) + stream_id.to_bytes(4, "big") + body
-
-
-FRAMES = st.builds(
-    frame,
-    st.integers(0, 11),
-    st.integers(0, 255),
-    st.integers(0, 5),
-    st.binary(max_size=40) | st.just(b"\x83\x86\x84") | st.binary(min_size=4, max_size=6),
-)
-
-
-def test_any_frames_leave_the_socket_alive(tmp_path_factory):
-    @given(st.lists(FRAMES, max_size=30))
-    @settings(max_examples=60, deadline=None)
-    @in_loop
-    async def play(frames):
-        async with serve_node(tmp_path_factory.mktemp("fuzz"), "/web") as node:
-            async with connect_raw(node.path, start=False) as caller:
-                caller.writer.write(GREETING + frame(4, 0, 0, b"") + b"".join(frames))
-                caller.writer.write_eof()
-                while await caller.reader.read(65_536):
-                    pass
-            await until(lambda: connections(node) == 0, "the connection's end")
-            assert switchboard(node).quota._account(os.getuid()).streams == 0
-            async with open_channel(node.path) as channel:
-                assert await call_once(channel, FETCH, b"")
-
-    play()

@@ -187,6 +187,9 @@ def test_the_node_s_name_is_the_one_it_joined_with(data: Path) -> None:
     for broken in ("", "[]", '{"spiffe_id": "no"}', '{"spiffe_id": "spiffe://example.org/web"}'):
         held.write_text(broken)
         assert find_node(data, "local") == "local"
+    for noise in (b'{"spiffe_id": "\x80"}', b'{"x":' + b"[" * 60_000):
+        held.write_bytes(noise)
+        assert find_node(data, "local") == "local"
 
 
 @pytest.mark.parametrize(

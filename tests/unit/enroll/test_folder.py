@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 import os
 import stat
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from troth.core.errors import Conflict, Invalid, Refused
 from troth.enroll.folder import BUNDLE, KEY, NEXT_KEY, STATE, SVID, Enrolment, Folder, render_key
+from troth.wire.pem import render_pem
 
 ENROLMENT = Enrolment(
     server="https://troth:8443",
@@ -113,7 +116,14 @@ def test_a_key_may_be_kept(folder: Folder) -> None:
 OTHER_CURVE = render_key(ec.generate_private_key(ec.SECP384R1()))
 
 
-@pytest.mark.parametrize("content", [b"", b"half a key", OTHER_CURVE])
+_P256 = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+    Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
+)
+_OID = bytes.fromhex("2a8648ce3d0301")
+NO_CURVE = render_pem("PRIVATE KEY", _P256.replace(_OID + b"\x07", _OID + b"\x09"))
+
+
+@pytest.mark.parametrize("content", [b"", b"half a key", OTHER_CURVE, NO_CURVE])
 def test_a_spoilt_next_key_is_replaced(folder: Folder, content: bytes) -> None:
     with folder.hold():
         (folder.path / NEXT_KEY).write_bytes(content)
@@ -136,13 +146,33 @@ def test_a_directory_that_others_may_write_to_is_refused(folder: Folder) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"server": 1}', None],
+    ["", "[]", "{}", '{"server": 1}', None, "\udc80", "[" * 100_000],
 )
 def test_a_spoilt_state_says_what_to_do(folder: Folder, text: str | None) -> None:
     with folder.hold():
         late = replace(ENROLMENT, renew_after="2027-01-01T00:00:00+00:00")
         save(folder, enrolment=late if text is None else ENROLMENT)
         if text is not None:
-            (folder.current / STATE).write_text(text)
+            (folder.current / STATE).write_text(text, errors="surrogateescape")
+        with pytest.raises(Invalid, match="enrol anew"):
+            folder.load()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"server": 7},
+        {"not_after": "2026-01-02T00:00:00", "renew_after": "2026-01-01T12:00:00"},
+        {"not_after": "9999-12-31T00:00:00+00:00", "renew_after": "0001-01-02T00:00:00+00:00"},
+    ],
+    ids=["no text", "no zone", "no calendar has it"],
+)
+def test_a_state_that_renewal_can_t_reckon_with_is_spoilt(
+    folder: Folder, change: dict[str, object]
+) -> None:
+    with folder.hold():
+        save(folder)
+        spoilt = json.dumps({**asdict(ENROLMENT), **change})
+        (folder.current / STATE).write_text(spoilt)
         with pytest.raises(Invalid, match="enrol anew"):
             folder.load()

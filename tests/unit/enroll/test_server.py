@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.fakes.issuer import FakeIssuer
+from tests.fuzz.devices import open_impostor
 from troth.core.errors import Conflict, Denied, Internal, Invalid, Limited, TrothError, Unavailable
 from troth.core.ids import SpiffeId
 from troth.enroll import server as module
@@ -155,6 +156,23 @@ def test_an_endless_answer_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "MAX_ANSWER", 100)
     with serve(tmp_path, b"x" * 101) as url, pytest.raises(Internal, match="more than"):
         call_server(url, make_context(render_pem([ROOT])), "GET", "/")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n-1\r\n", b""],
+    ids=["a chunk without end", "interim responses without end"],
+)
+def test_what_never_ends_is_given_up(head: bytes) -> None:
+    """Also by a device that doesn't know the server's root yet: anybody may answer it."""
+    with open_impostor() as impostor:
+        more = bytes(64 << 20) if head else b"HTTP/1.1 100 Continue\r\n\r\n" * (1 << 21)
+        impostor.answer = head + more
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with pytest.raises(Unreachable, match="it doesn't end"):
+            call_server(impostor.url, context, "GET", "/bundle")
 
 
 def test_nobody_there() -> None:

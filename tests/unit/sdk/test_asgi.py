@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.fakes.tiny_ca import TinyCa
 from troth.sdk.asgi import PEER, PeerMiddleware, find_certificate
 from troth.sdk.decision import Decision
+from troth.sdk.listener import describe_tls
 
 SVID = TinyCa().issue("/web")
 PEM = ssl.DER_cert_to_PEM_cert(SVID.chain[0])
@@ -81,10 +82,23 @@ def test_a_websocket_is_closed_and_the_lifespan_goes_by() -> None:
         {"client_cert_chain": []},
         {"client_cert_chain": ["no PEM"]},
         {"client_cert_chain": [PEM], "client_cert_error": "self-signed"},
+        {"client_cert_chain": [7]},
+        {"client_cert_chain": 7},
+        [PEM],
     ],
 )
 def test_what_is_not_proved_is_no_certificate(tls: Any) -> None:
     assert find_certificate({"type": "http", "extensions": {"tls": tls} if tls else None}) is None
+
+
+def test_a_peer_s_certificate_without_a_readable_name_is_still_told_of() -> None:
+    class Handshaken:
+        def getpeercert(self, binary: bool) -> bytes:
+            return b"\x30\x00"
+
+    told = describe_tls(cast(ssl.SSLObject, Handshaken()))
+    assert told["client_cert_name"] is None
+    assert find_certificate({"extensions": {"tls": told}}) == b"\x30\x00"
 
 
 def test_a_decision_is_not_a_truth_value() -> None:

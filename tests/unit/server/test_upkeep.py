@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.fakes.house import make_csr
 from tests.fakes.postgres import start_cluster
@@ -26,6 +28,7 @@ from troth.server.wiring import House, build_house, prepare_directories
 from troth.wire.api.devices import InviteDevices
 from troth.wire.api.identities import RegisterIdentity
 from troth.wire.api.nodes import AttestNode, CreateJoinToken
+from troth.wire.backup import Closing, SealedKey, parse_backup, render_backup
 
 ADMIN = Caller("uid:0", frozenset({"admin"}), source="test")
 
@@ -265,6 +268,26 @@ def test_a_damaged_backup_and_one_that_others_can_write_are_refused(tmp_path: Pa
         bring_back(configure(tmp_path / "again"), clock, file)
     file.chmod(0o600)
     bring_back(configure(tmp_path / "again"), clock, file)
+
+
+def test_a_check_refuses_what_a_restore_would(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    config, file = configure(tmp_path / "data"), tmp_path / "one"
+    serve(config, clock, read_keys)
+    save(config, clock, file)
+    frames = list(parse_backup(io.BytesIO(file.read_bytes()).read))
+    end = frames[-1]
+    assert isinstance(end, Closing)
+    for others in (
+        [*frames[:-1], replace(end, next_ids={"journal": 1 << 63})],
+        [*frames[:-1], SealedKey(name="../key", content=b""), end],
+        [replace(frames[0], tables=[]), end],
+    ):
+        file.write_bytes(b"".join(render_backup(others)))
+        with pytest.raises(Invalid, match="damaged"):
+            check_backup(file, ignore)
+        with pytest.raises(Invalid, match="damaged"):
+            bring_back(configure(tmp_path / "again"), clock, file)
 
 
 def test_a_move_to_postgresql_and_back_keeps_keys_and_journal(tmp_path: Path) -> None:

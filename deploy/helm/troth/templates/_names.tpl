@@ -36,3 +36,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "troth.variable" -}}
 TROTH_{{ . | replace "." "_" | upper }}
 {{- end }}
+
+{{- /* The port of a URL. */ -}}
+{{- define "troth.port" -}}
+{{- $url := urlParse . -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (eq $url.scheme "http" | ternary "80" "443") -}}
+{{- end }}

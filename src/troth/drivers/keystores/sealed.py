@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, NotFound, Unavailable
+from troth.core.x509 import UNREADABLE
 from troth.drivers.keystores.p256 import (
     check_key_ref,
     encode_public,
@@ -207,7 +208,7 @@ class SealedKeystore:
             raise Unavailable(f"{where} is too large for a key; restore it from its backup.")
         try:
             key = load_der_private_key(self._unseal(name, sealed), None)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise Unavailable(f"{where} holds no key; restore it from its backup.") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
             raise Unavailable(f"{where} holds a key that is not P-256.")

@@ -1,0 +1,398 @@
+"""Every function of troth that reads bytes or texts, and the fuzz target that feeds it.
+
+`FUZZED` is held to: each function must really be called while its target runs. A parser that
+appears in the source and stands in neither table fails a test, and so does one that is gone.
+"""
+
+from __future__ import annotations
+
+FUZZED: dict[str, str] = {
+    "agent-answer": """
+        agent.connection._load_credential
+        agent.connection._read_body
+        agent.connection._read_failure
+        agent.membership._read_answer
+    """,
+    "agent-socket": """
+        agent.call.Call._read
+        agent.call._read_timeout
+        agent.peer.read_peer
+        agent.sds._read_requests
+    """,
+    "asgi": """
+        sdk.asgi.find_certificate
+        sdk.guard.PeerGuard._read
+    """,
+    "backup-frames": """
+        store.rows.read_rows
+        store.schema.read_revision
+        store.sqlite.parse_url
+        wire.backup._read_frame
+        wire.backup.parse_backup
+    """,
+    "bundle": """
+        wire.bundle._parse_authority
+        wire.bundle._parse_kid
+        wire.bundle._read_integer
+        wire.bundle._read_public_key
+        wire.bundle.parse_bundle
+    """,
+    "cgroup": """
+        identity.selectors.Selector.parse
+    """,
+    "client-certificate": """
+        issuance.der.read_signer
+        issuance.presented.read_presented
+    """,
+    "config": """
+        core.ids.SpiffeId.parse
+        core.ids.TrustDomain.parse
+        server.config._parse_address
+        server.config._parse_domain
+        server.config._read_authorities
+        server.config.load_config
+        server.reading.Reading.convert
+        server.reading._read_text
+        server.reading._read_toml
+        server.reading.read_trusted
+        server.settings._read_help
+    """,
+    "csr": """
+        issuance.csr._load
+        issuance.csr._read_public_key
+        issuance.csr.parse_csr
+        issuance.der.read_element
+        issuance.der.read_elements
+    """,
+    "device-bundle": """
+        enroll.server.read_bundle
+    """,
+    "device-credential": """
+        enroll.server.read_credential
+    """,
+    "device-files": """
+        enroll.device.Manufactured.make
+        enroll.device.read_roots
+        enroll.folder._load_key
+    """,
+    "device-problem": """
+        enroll.server.read_problem
+    """,
+    "device-server": """
+        enroll.server._check_server
+    """,
+    "enrolment-code": """
+        operations.enrolment.parse_code
+    """,
+    "enrolment-state": """
+        enroll.folder.Enrolment.due
+        enroll.folder.Enrolment.end
+        enroll.folder.Folder.load
+    """,
+    "http1": """
+        server.http.api.Api._read_request
+        server.http.app._read_client_id
+        server.http.bodies.decode_segments
+        server.http.bodies.parse_query
+        server.http.bodies.read_body
+        server.http.exchange.read_peer
+        server.http.protocol._describe_connection
+        wire.api.routes._refuse_duplicates
+        wire.api.routes.parse_request
+    """,
+    "installation": """
+        server.installation.read_installation
+    """,
+    "join-token": """
+        operations.token.parse_token
+    """,
+    "json-lines": """
+        wire.api.client.ApiClient.stream
+        wire.api.client._parse_line
+        wire.api.client._read_lines
+    """,
+    "jwk": """
+        wire.jwt._parse_ec
+        wire.jwt._parse_rsa
+        wire.jwt.parse_key
+        wire.jwt.render_key
+    """,
+    "jwt-svid": """
+        issuance.jwtsvid._decode
+        issuance.jwtsvid._load
+        issuance.jwtsvid._parse_token
+        issuance.jwtsvid._read_audiences
+        issuance.jwtsvid._read_subject
+        issuance.jwtsvid._read_time
+        wire.jwt._parse_object
+        wire.jwt.decode_base64url
+        wire.jwt.parse_unverified
+    """,
+    "kept-state": """
+        agent.vault.parse_state
+    """,
+    "key-encryption-key": """
+        drivers.keystores.kek._decode
+        drivers.keystores.kek._read_file
+    """,
+    "key-file": """
+        drivers.keystores.file._read_file
+        drivers.keystores.sealed.SealedKeystore._open
+        drivers.keystores.sealed.SealedKeystore._unseal
+    """,
+    "manifest": """
+        identity.readers._read_dns_name
+        identity.readers.read_dns_names
+        identity.readers.read_expiry
+        identity.naming.Naming.parse
+        identity.pattern.Pattern._parse_numbers
+        identity.pattern.Pattern.parse
+        identity.template_fields._read_lifetime
+        identity.template_fields._read_limit
+        identity.template_fields._read_match
+        identity.template_fields._read_naming
+        identity.template_fields._read_pattern
+        identity.template_fields._read_prefix
+        identity.template_fields._read_span
+        identity.template_fields._read_start
+    """,
+    "node-file": """
+        agent.credential.Credential.signer
+        agent.credential.CredentialFile.load
+        agent.credential.read_private
+        cli.explanation.find_node
+    """,
+    "node-files": """
+        agent.credential.read_roots
+        agent.machine.Machine._read_chain
+        agent.machine.Machine._read_key
+        agent.machine._read
+        cli.chain.read_certificates
+    """,
+    "node-sync": """
+        agent.connection.Connection.stream
+        agent.snapshot._read_crls
+        agent.snapshot._read_entry
+        agent.snapshot._read_jwks
+        agent.snapshot._read_offer
+        agent.snapshot.read_snapshot
+    """,
+    "peer": """
+        sdk.listener.describe_tls
+    """,
+    "proc": """
+        drivers.attestors.procfs.read_proc_file
+        drivers.attestors.procfs.read_start_time
+        drivers.attestors.procfs.read_user
+        drivers.attestors.unix._read_link
+    """,
+    "received-certificate": """
+        agent.credential.check_roots
+        agent.credential.read_leaf
+        cli.chain.load_chain
+    """,
+    "result": """
+        wire.api.problems.parse_problem
+        wire.api.routes.parse_failure
+        wire.api.routes.parse_result
+    """,
+    "revocations": """
+        sdk.stream._Connection._read_failure
+        sdk.stream._Connection.follow
+        sdk.stream._parse_line
+    """,
+    "sds-request": """
+        wire.sds.parse_request
+    """,
+    "sealed-cache": """
+        agent.sealing.unseal
+    """,
+    "targets": """
+        cli.targets._read_reload
+        cli.targets._read_target
+        cli.targets.read_targets
+    """,
+    "time": """
+        cli.words.parse_duration
+        cli.words.parse_moment
+    """,
+    "traceparent": """
+        core.tracing.parse_traceparent
+    """,
+    "workload-answer": """
+        cli.svid._render_crl
+        cli.svid._render_key
+        sdk.tls._load
+        sdk.workload.WorkloadApi.validate_jwt
+        sdk.workload._convert_update
+        sdk.workload._read_update
+    """,
+    "workload-message": """
+        wire.protobuf.parse_message
+        wire.workload.WorkloadMessages.parse_jwt_svid_request
+        wire.workload.WorkloadMessages.parse_validate_request
+    """,
+    "x509pop-certificate": """
+        identity.x509pop.find_trust_domain
+        identity.x509pop.load_authorities
+    """,
+    "x509pop-evidence": """
+        identity.x509pop._load_chain
+        wire.x509pop._decode
+        wire.x509pop.parse_evidence
+    """,
+    "yaml": """
+        identity.fields.read_members
+        identity.manifest._parse_document
+        identity.manifest.parse_manifests
+        identity.readers._read_label_value
+        identity.readers._read_node_name
+        identity.readers._read_selector
+        identity.readers.read_duration
+        identity.readers.read_items
+        identity.readers.read_kind
+        identity.readers.read_labels
+        identity.readers.read_name
+        identity.readers.read_nodes
+        identity.readers.read_path
+        identity.readers.read_pattern
+        identity.readers.read_selectors
+        identity.readers.read_text
+        identity.readers.read_ttl
+        wire.yaml._read_mapping
+        wire.yaml._read_node
+        wire.yaml._read_scalar
+        wire.yaml._read_sequence
+        wire.yaml._read_stream
+        wire.yaml.load_documents
+    """,
+}
+"""By target: the functions that its inputs reach."""
+
+ELSEWHERE: dict[str, str] = {
+    "rows that this very store wrote": """
+        store.authorities._read
+        store.certificates._read
+        store.columns.<module>
+        store.columns.Document.process_result_value
+        store.crls._read
+        store.enrolment_codes._read
+        store.identities._read
+        store.identities._read_selectors
+        store.identities.read_spiffe_id
+        store.instances._read
+        store.join_tokens._read
+        store.journal._read
+        store.journal._read_sealed
+        store.jwt_svids._read
+        store.nodes._read
+        store.rows.read_next_id
+        store.sightings._read
+        store.templates._read
+    """,
+    "it runs transactions, or gathers what they find": """
+        live.snapshot.Snapshot.load
+        operations.admission.read_identities
+        operations.crl.PublishCrls._read
+        operations.feed.FollowJournal._read_news
+        operations.feed.FollowJournal._read_news.read
+        operations.feed.read_seed
+        operations.feed.read_seed.read
+        operations.node.SyncNode._read
+        operations.revocation.FollowRevocations._read_missed
+        server.gauges.ShowState._read
+        server.upkeep._read_keys
+        store.engine.Store.read
+        store.readers.Readers._read
+    """,
+    "it hands what a route's schema has passed to a parser that has a target": """
+        agent.batches.Batches._read_results
+        cli.explanation._parse_selectors
+        cli.installation._parse_known
+        cli.offers._read_offers
+        operations.admission.read_claim
+        operations.device.EnrollDevice._read_certificate
+        operations.device.EnrollDevice._read_code
+        operations.journal.TailJournal._read_after
+        operations.jwtsvid._read_wish
+        operations.manifest.SubmitManifests._parse
+        server.http.app._read_parent
+    """,
+    "certificates, keys and lists that this server has just made or kept itself": """
+        agent.credential.make_csr
+        agent.files._render_bundle
+        agent.files._render_svid
+        issuance.ca._load_key
+        issuance.crl.<module>
+        issuance.crl.lint_crl
+        issuance.crl.list_serials
+        issuance.der.<module>
+        issuance.der.load_verifier
+        issuance.drafter.read_issuer
+        issuance.lint.<module>
+        issuance.lint._load
+        issuance.x509svid._check_point
+        issuance.x509tbs.<module>
+        live.recent.read_change
+        operations.node.SyncNode._collect
+        operations.servercert.CertifyServer.__call__
+        operations.servercert.ServerPair.not_after
+        operations.succession._store
+        server.tls._load_pair
+        server.tls._load_roots
+    """,
+    "what the operator wrote or typed, and no format to get wrong: a path, a line, an argument": """
+        agent.reload._read_pid
+        cli.agent._read_token_file
+        cli.agent.read_join_token
+        cli.agent.read_telemetry
+        cli.db._load
+        cli.device._read_names
+        cli.identity._read_expiry
+        cli.identity._read_seconds
+        cli.main.LazyGroup.parse_args
+        cli.manifest._read_bytes
+        cli.manifest._read_manifests
+        cli.svid._read_token
+        cli.terminal.make_request
+        store.postgres.parse_url
+    """,
+    "what the kernel says, of which a test stands beside it": """
+        agent.files._read_link
+        agent.place._read_trusted_link
+        agent.reload._read_owners
+        cli.explanation._read_owner
+        cli.explanation._read_start
+        drivers.attestors.procfs.read_boot_id
+        drivers.attestors.procfs.read_program
+        server.addresses._read_ipv4
+        server.addresses._read_ipv6
+        server.addresses._read_lines
+    """,
+    "selectors that an attestor of ours has proved, which are parsed one by one": """
+        agent.attestation._read_selectors
+        identity.template.read_values
+    """,
+    "it asks the server, and the client that it asks with has a target": """
+        cli.doctor._read_refusals
+        cli.journal._read_recent
+        cli.journal.read_journal
+        cli.journal.read_last
+        wire.api.client._read_all
+    """,
+    "code, not data": """
+        cli.main.LazyCommand.load
+        drivers.attestors.load_attestors
+        drivers.tracers.load_tracer
+        server.keyring._load
+        wire.backup.<module>
+    """,
+    "bytes are passed on as they are; who asked for them reads them": """
+        agent.sealing.SealedFile.load
+        cli.svid._read_leaf
+        enroll.folder.Folder.read
+        sdk.tls._guard.GuardedObject.read
+        sdk.tls._guard.GuardedSocket.read
+    """,
+}
+"""By reason: functions that meet nothing from outside, or only through another that is fuzzed."""

@@ -1,0 +1,24 @@
+"""A key that opens, and is none that signs here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.files import _CIPHER, _DER_KEYS, _put, _seal
+from troth.core.entropy import SeededEntropy
+from troth.core.errors import Unavailable
+from troth.drivers.keystores.file import Folder
+from troth.drivers.keystores.sealed import SealedKeystore
+
+
+@pytest.mark.parametrize(
+    "content",
+    [*_DER_KEYS[1:], bytes.fromhex("3010020100300506032b656e040404020000")],
+)
+def test_what_is_no_p256_key_is_said_so(tmp_path: Path, content: bytes) -> None:
+    _put(tmp_path / "a.key", _seal(content))
+    store = SealedKeystore(Folder(tmp_path, SeededEntropy()), _CIPHER, SeededEntropy())
+    with pytest.raises(Unavailable, match=r"a\.key holds"):
+        store.sign("a", b"data")

@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from troth.issuance.authorities import Authority
+from troth.core.ids import AuthorityId
+from troth.core.jose.jwk import derive_key_id
+from troth.issuance.authorities import Authority, Use
 from troth.policy.resource import Resource, index_identifiers
 from troth.policy.role import Role, expand_roles, list_actions
 
@@ -15,7 +17,8 @@ from troth.policy.role import Role, expand_roles, list_actions
 class Bundle:
     """Declarations as of an epoch. Immutable; made anew when one changes.
 
-    `resources` are found by name, `by_identifier` by any of their URIs.
+    `resources` are found by name, `by_identifier` by any of their URIs; `key_ids` are the `kid` of
+    those authorities that sign tokens.
     """
 
     epoch: int
@@ -23,6 +26,7 @@ class Bundle:
     resources: Mapping[str, Resource]
     by_identifier: Mapping[str, Resource]
     authorities: tuple[Authority, ...]
+    key_ids: Mapping[AuthorityId, str]
     _actions: dict[tuple[tuple[str, ...], str], frozenset[str]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -56,10 +60,14 @@ def make_bundle(
 ) -> Bundle:
     """The bundle of these declarations."""
     named = {resource.name: resource for resource in resources}
+    published = tuple(authorities)
     return Bundle(
         epoch=epoch,
         roles={role.name: role for role in roles},
         resources=named,
         by_identifier=index_identifiers(named.values()),
-        authorities=tuple(authorities),
+        authorities=published,
+        key_ids={
+            one.id: derive_key_id(one.public_key) for one in published if one.use is Use.TOKEN
+        },
     )

@@ -11,7 +11,6 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Invalid, TrothError, Unavailable
 from troth.core.events import Event
 from troth.core.ids import new_ordered_id
-from troth.core.jose.jwk import derive_key_id
 from troth.issuance.accesstoken import AccessToken, plan_access_token
 from troth.issuance.authorities import Authority, AuthorityState, Use
 from troth.live.bundle import Bundle
@@ -66,7 +65,7 @@ class TokenMaker:
         authority = find_signer(bundle, now)
         token = plan_access_token(
             issuer=authority,
-            kid=derive_key_id(authority.public_key),
+            kid=bundle.key_ids[authority.id],
             issuer_url=self.issuer_url,
             subject=client.identity.spiffe_id,
             client_id=client.client_id,

@@ -27,18 +27,22 @@ from troth.cli.targets import TargetFile
 from troth.core.errors import KINDS
 from troth.core.manifest.field import METADATA
 from troth.core.manifest.problem import Limits
+from troth.identity.client_fields import CLIENT
 from troth.identity.fields import SPEC, TTL
 from troth.identity.lifecycle import PAST
 from troth.identity.selectors import KNOWN
 from troth.identity.template_fields import TEMPLATE_SPEC, TEMPLATE_TTL
 from troth.manifests.reading import parse_manifests
 from troth.policy.permissions import ROLES
+from troth.policy.resource_manifest import RESOURCE_SPEC, TOKEN
+from troth.policy.role_manifest import ROLE_SPEC
 from troth.server.config import load_config
 from troth.server.http.problems import STATUS as HTTP
 from troth.server.metrics import Metrics
 from troth.server.settings import describe_settings, name_environment
 from troth.wire.api.problems import parse_problem
 from troth.wire.api.routes import ROUTES
+from troth.wire.oauth.routes import OAUTH_ROUTES
 from troth.wire.yaml import load_documents
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,7 +119,10 @@ def describe_roles(name: str) -> str:
 def test_operations_stand_with_route_and_roles():
     rows = {plain(row[0]): row for row in read_rows(read(REFERENCE / "operations.md"))}
     documented = {name for name in rows if re.fullmatch(r"[a-z]+\.[a-z]+", name)}
-    assert documented == {route.name for route in ROUTES}
+    assert documented == {route.name for route in ROUTES} | OAUTH_ROUTES.keys()
+    for name, where in OAUTH_ROUTES.items():
+        assert [plain(cell) for cell in rows[name][1:3]] == ["POST", where]
+        assert rows[name][3].startswith(describe_roles(name))
     for route in ROUTES:
         _, method, path, roles, commands, summary = rows[route.name]
         assert (method, plain(path)) == (route.method, route.path)
@@ -217,6 +224,10 @@ def read_verbs(argument: ast.expr) -> set[str]:
         ("metadata", METADATA),
         ("spec", SPEC),
         ("spec.ttl", TTL),
+        ("spec.client", CLIENT),
+        ("Role.spec", ROLE_SPEC),
+        ("Resource.spec", RESOURCE_SPEC),
+        ("Resource.spec.token", TOKEN),
         ("Template.spec", TEMPLATE_SPEC),
         ("Template.spec.ttl", TEMPLATE_TTL),
     ],

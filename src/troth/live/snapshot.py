@@ -43,7 +43,7 @@ INDIFFERENT = frozenset(
 """Types of events that change nothing here, and are most of all events: whoever feeds a snapshot
 may leave them out."""
 
-_DECLARED_NOUNS = ("role.", "resource.", "authority.")
+_DECLARED_NOUNS = ("declaration.", "authority.")
 _SHARED_NOUNS = ("instance.", "authority.", "crl.", "node.", "template.")
 NODES = 10_000
 """Nodes of which it is known when something last changed for them alone."""

@@ -18,7 +18,6 @@ from troth.policy.resource import Resource
 from troth.policy.role import Role, find_cycle
 from troth.store.declarations import (
     TYPES,
-    Declaration,
     Declared,
     describe_declared,
     name_kind,
@@ -82,25 +81,23 @@ def apply_declarations(tx: Transaction, call: Call[Any], changes: Changes, now: 
     """Take the steps of a plan inside a transaction."""
     stored = {(one.kind, one.value.name): one for one in tx.declarations.list()}
     for change in changes:
-        kind, name, words = change.kind, change.name, list(change.words)
-        verb = _take_step(tx, change, stored.get((kind, name)), now)
-        if verb:
-            record_event(tx, call, f"{kind.lower()}.{verb}", name, now, name=name, words=words)
+        before = stored.get((change.kind, change.name))
+        if change.action is Action.ADD and change.wanted is not None:
+            tx.declarations.add(change.wanted, now)
+            _note(tx, call, change, "added", now)
+        elif change.action is Action.CHANGE and change.wanted is not None and before is not None:
+            tx.declarations.save(before, change.wanted, now)
+            _note(tx, call, change, "changed", now)
+        elif change.action is Action.REMOVE:
+            tx.declarations.remove(change.kind, change.name)
+            _note(tx, call, change, "removed", now)
 
 
-def _take_step(
-    tx: Transaction, change: DeclaredChange[Declared], stored: Declaration | None, now: datetime
-) -> str:
-    if change.action is Action.ADD and change.wanted is not None:
-        tx.declarations.add(change.wanted, now)
-        return "added"
-    if change.action is Action.CHANGE and change.wanted is not None and stored is not None:
-        tx.declarations.save(stored, change.wanted, now)
-        return "changed"
-    if change.action is Action.REMOVE:
-        tx.declarations.remove(change.kind, change.name)
-        return "removed"
-    return ""
+def _note(
+    tx: Transaction, call: Call[Any], change: DeclaredChange[Declared], verb: str, now: datetime
+) -> None:
+    kind, name, words = change.kind, change.name, list(change.words)
+    record_event(tx, call, f"declaration.{verb}", name, now, kind=kind, name=name, words=words)
 
 
 async def read_bundle(store: Store, snapshot: Snapshot) -> Bundle:

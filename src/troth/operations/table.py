@@ -43,6 +43,7 @@ from troth.operations.node import (
 )
 from troth.operations.pacing import JOINS, Turns
 from troth.operations.publication import Publication
+from troth.operations.refusal import Journaled, RefusalJournal
 from troth.operations.revocation import FollowRevocations
 from troth.operations.rotation import (
     ActivateAuthority,
@@ -161,7 +162,9 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     gatherer = TokenGatherer(p.store, p.keystore)
     maker = TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin)
     dpop = DpopVerifier(p.store, p.clock, p.entropy)
-    return {"token.request": RequestToken(p.store, p.snapshot, authenticator, dpop, maker)}
+    refusals = RefusalJournal(p.store, p.clock)
+    request = RequestToken(p.store, p.snapshot, authenticator, dpop, maker)
+    return {"token.request": Journaled(request, refusals)}
 
 
 def _describe(p: Parts) -> About:

@@ -236,3 +236,27 @@ async def test_another_grant_is_not_offered(house: FakeHouse) -> None:
     refusal = await refuse(house, client.ask(grant_type="password"))
     assert name_error(refusal) == "unsupported_grant_type"
     assert name_error(await refuse(house, client.ask(grant_type=None))) == "invalid_request"
+
+
+@in_house
+async def test_a_refusal_is_told_to_the_journal_with_what_was_claimed(house: FakeHouse) -> None:
+    client = await add_client(house)
+    stranger = FakeClient("spiffe://example.org/nobody", make_private_key(5), house.clock.now)
+    await refuse(house, stranger.ask())
+    await refuse(house, client.ask(scope="everything"))
+    first, second = await house.events("token.refused")
+    assert first.body["error"] == "invalid_client"
+    assert first.body["claimed"] == stranger.spiffe_id
+    assert (second.body["error"], second.body["grant"]) == ("invalid_scope", "client_credentials")
+
+
+@in_house
+async def test_strangers_don_t_fill_the_journal(house: FakeHouse) -> None:
+    stranger = FakeClient("spiffe://example.org/nobody", make_private_key(5), house.clock.now)
+    for _ in range(50):
+        await refuse(house, stranger.ask())
+    assert len(await house.events("token.refused")) == 20
+    house.clock.advance(timedelta(seconds=10))
+    await house.settle()
+    await refuse(house, stranger.ask())
+    assert (await house.events("token.refused"))[-1].body["untold"] == 30

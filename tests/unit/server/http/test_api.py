@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx
 import structlog
 from structlog.testing import capture_logs
 
@@ -63,7 +64,7 @@ async def test_every_request_of_a_route_is_counted_once_whatever_becomes_of_it(t
         counts: Counter[tuple[str, str]] = Counter()
         for route in ROUTES:
             path = route.path.replace("{name}", "x").replace("{id}", "x").replace("{serial}", "0a")
-            asked = [
+            asked: list[tuple[httpx.AsyncClient, str, tuple[bytes, str] | None]] = [
                 (refused, path, None),  # who it is can't be told
                 (nobody, path, None),  # may not, or misses what it must say
                 (admin, f"{path}?a=1&a=1", None),
@@ -84,7 +85,7 @@ async def test_every_request_of_a_route_is_counted_once_whatever_becomes_of_it(t
 async def test_a_stream_is_counted_with_its_first_value_or_what_comes_instead(tmp_path: Path):
     async def fail(call):
         raise errors.Unavailable("The journal has been silent.")
-        yield
+        yield  # type: ignore[unreachable]  # what makes it a generator
 
     async with open_stage(tmp_path) as stage:
         admin = await stage.admin_client()

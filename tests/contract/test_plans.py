@@ -140,7 +140,8 @@ def _count_steps(folder: Path, count: int, copies: int) -> int:
         nonlocal steps
         steps += 1
 
-    link.connection.connection.driver_connection.set_progress_handler(step, 100)
+    driver: Any = link.connection.connection.driver_connection
+    driver.set_progress_handler(step, 100)
     tx = Transaction(Session(link.connection, writable=False))
     assert tx.certificates.count_unreplaced(AUTHORITY, NOW) == min(copies, count // 2)
     link.close()

@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from tests.fakes.stores import ENGINES, NOW, make_event, make_url, transact
+from tests.fakes.stores import (
+    ENGINES,
+    NOW,
+    make_authority,
+    make_certificate,
+    make_event,
+    make_url,
+    transact,
+)
 from troth.core.clock import VirtualClock
 from troth.core.ids import AuthorityId
+from troth.issuance.authorities import AuthorityState
 from troth.store.database import Link
 from troth.store.engine import open_database, open_store
 from troth.store.session import Session
@@ -97,3 +106,43 @@ def test_what_is_asked_in_passing_reads_by_an_index(what: str, link: Link) -> No
         assert index in plan, plan
         assert "ORDER BY" not in plan, plan  # as SQLite tells of sorting
         assert not ("Limit" in plan and "Sort" in plan), plan
+
+
+@pytest.mark.parametrize("copies", [1, 40])
+def test_one_holder_of_many_certificates_costs_what_they_cost(tmp_path: Path, copies: int) -> None:
+    """Not for each of them all of the others again. SQLite counts its own steps."""
+    few, many = (_count_steps(tmp_path / str(count), count, copies) for count in (400, 4_000))
+    assert many < 20 * few
+
+
+def _count_steps(folder: Path, count: int, copies: int) -> int:
+    """What it takes to find who holds `count` certificates of a past authority, spread over
+    `copies`, of which none has a newer one."""
+    folder.mkdir()
+    url = make_url("sqlite", folder)
+    store = open_store(url, clock=VirtualClock(NOW))
+    retired = AuthorityState.RETIRED
+    for number in (0, 1):  # the older one replaces nothing
+        old = make_authority(number, state=retired)
+        transact(store, lambda tx, old=old: tx.authorities.add(old))
+    made = [
+        make_certificate(
+            n, identity_id=None, instance_id=f"ins_{n // 2 % copies}", authority_id=f"aut_{n % 2}"
+        )
+        for n in range(count)
+    ]
+    transact(store, lambda tx: tx.certificates.add_all_intended(made))
+    store.close()
+    link = open_database(url).open_link()
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    driver: Any = link.connection.connection.driver_connection
+    driver.set_progress_handler(step, 100)
+    tx = Transaction(Session(link.connection, writable=False))
+    assert tx.certificates.count_unreplaced(AUTHORITY, NOW) == min(copies, count // 2)
+    link.close()
+    return steps

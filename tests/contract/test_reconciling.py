@@ -46,7 +46,10 @@ async def open_pair(engine: str, folder: Path) -> AsyncIterator[Pair]:
             open_store, url, clock=VirtualClock(house.clock.now() + AHEAD)
         )
         try:
-            yield Pair(house, lambda: asyncio.run(ReconcileIssuance(other, other.clock)()))
+            yield Pair(
+                house,
+                lambda: asyncio.run(ReconcileIssuance(other, other.clock, other.holder)()),
+            )
         finally:
             other.close()
 

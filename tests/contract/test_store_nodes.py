@@ -179,7 +179,6 @@ def test_the_sealer_s_death_is_noticed_at_once_and_another_seals(open_node, url)
         from troth.store.engine import open_store
         from troth.store.sealer import Sealer
         store = open_store(sys.argv[1], clock=SystemClock())
-        time.sleep(0.3)
         sealer = Sealer(store, clock=store.clock, holder=store.holder)
         asyncio.run(sealer.seal_batch())
         print("ready", flush=True)

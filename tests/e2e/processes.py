@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from troth.wire.api.client import ApiClient
 from troth.wire.api.identities import MoveIdentity, RegisterIdentity
 from troth.wire.api.journal import JournalEntry, ListJournal
 
+CLOCKED = Path(__file__).parent / "programs" / "clocked.py"
 TROTH = Path(sys.prefix) / "bin" / "troth"
 START_SECONDS = 20.0
 POLL = 0.01
@@ -257,6 +259,25 @@ class Server:
             return next((e for e in entries if subject in (None, e.subject)), None)
 
         return wait_for(look, f"{kind} in the journal")
+
+
+class ClockedServer(Server):
+    """A server without an agent, whose clock a test sets: before it starts, or while it runs."""
+
+    def set_clock(self, difference: timedelta) -> None:
+        fresh = self.folder / "clock.new"
+        fresh.write_text(str(difference.total_seconds()))
+        fresh.replace(self.folder / "clock")
+
+    def start(self, *options: str) -> ClockedServer:
+        self.data.mkdir(mode=0o711, exist_ok=True)
+        if not (self.folder / "clock").exists():
+            self.set_clock(timedelta(0))
+        command = [sys.executable, str(CLOCKED), str(self.data), str(self.folder / "clock")]
+        name = f"clocked{len(self._runs)}"
+        self._runs.append(Daemon(self.folder, name, command, **self.environ))
+        self.ready = wait_for(self._read_ready, "a server that is ready", 40)
+        return self
 
 
 def find_authority(troth: Server) -> str:

@@ -179,7 +179,7 @@ def check_records(troth: Server, served: set[str], stranded: set[str]) -> None:
         try:
             # A minute later, which the reconciler waits lest it takes away what is under way.
             later = SystemClock().now() + STRANDED_AFTER + timedelta(seconds=1)
-            await ReconcileIssuance(store, VirtualClock(later))()
+            await ReconcileIssuance(store, VirtualClock(later), store.holder)()
         finally:
             store.close()
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,14 +16,13 @@ import httpx
 import pytest
 from cryptography import x509
 
-from tests.e2e.processes import Daemon, Server, find_authority, open_folder, wait_for
+from tests.e2e.processes import ClockedServer, Server, find_authority, open_folder, wait_for
 from tests.fakes.postgres import Cluster, find_programs
 from troth.core.errors import Unavailable
 from troth.wire.api.identities import ListIdentities, NameIdentity
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
-CLOCKED = Path(__file__).parent / "programs" / "clocked.py"
 MANY = 2000
 """Registrations that certainly don't fit into what is left."""
 
@@ -198,23 +196,6 @@ def stopped(cluster: Cluster) -> Iterator[None]:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-
-
-class ClockedServer(Server):
-    """A server whose clock a test sets."""
-
-    def set_clock(self, difference: timedelta) -> None:
-        fresh = self.folder / "clock.new"
-        fresh.write_text(str(difference.total_seconds()))
-        fresh.replace(self.folder / "clock")
-
-    def start(self, *options: str) -> ClockedServer:
-        self.data.mkdir(mode=0o711, exist_ok=True)
-        self.set_clock(timedelta(0))
-        command = [sys.executable, str(CLOCKED), str(self.data), str(self.folder / "clock")]
-        self._runs.append(Daemon(self.folder, "clocked", command))
-        self.ready = wait_for(self._read_ready, "a server that is ready", 40)
-        return self
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ async def open_house(
             entropy=entropy,
             keystore=keystore,
             leaves=LeafIssuer(
-                store, clock, entropy, keystore, drafter, "https://localhost:8443/crl"
+                store, snapshot, clock, entropy, keystore, drafter, "https://localhost:8443/crl"
             ),
             publication=StoredPublication(
                 store, snapshot, clock, "https://localhost:8443", "https://localhost:8444"

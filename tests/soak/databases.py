@@ -138,7 +138,7 @@ def reconcile(url: str) -> None:
         store = await asyncio.to_thread(open_store, url, clock=SystemClock())
         try:
             later = SystemClock().now() + STRANDED_AFTER + timedelta(seconds=1)
-            await ReconcileIssuance(store, VirtualClock(later))()
+            await ReconcileIssuance(store, VirtualClock(later), store.holder)()
             await seal_all(Sealer(store, clock=SystemClock(), holder=store.holder))
         finally:
             store.close()

@@ -63,6 +63,7 @@ class AttestNode:
     async def __call__(self, call: Call[wire.AttestNode]) -> wire.NodeCredential:
         """The node's certificate. A bad CSR costs no proof; a bad proof writes nothing."""
         public_key = parse_csr(call.body.csr)
+        self.leaves.check_fresh()  # before a proof is used up and an earlier certificate revoked
         match call.body.method:
             case "join_token":
                 node = await self._join_by_token(call, public_key)

@@ -45,11 +45,20 @@ class PrepareAuthorities:
     holder: str
 
     async def __call__(self) -> None:
-        """Take the next step for each use, if one is due."""
+        """Take the next step for each use, if one is due.
+
+        One that fails holds up no other; its error is raised at the end.
+        """
+        failed: Exception | None = None
         for use in Use:
-            async with hold_lease(self.store, self.clock, use, self.holder) as held:
-                if held:
-                    await self._advance(use)
+            try:
+                async with hold_lease(self.store, self.clock, use, self.holder) as held:
+                    if held:
+                        await self._advance(use)
+            except Exception as error:  # noqa: BLE001  # raised below, after the others
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     async def _advance(self, use: Use) -> None:
         step, _ = await self.store.read(lambda tx: self._plan(tx, use))

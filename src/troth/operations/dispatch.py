@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,11 +23,20 @@ log = structlog.get_logger(__name__)
 
 
 class Meter(Protocol):
-    """Counts finished calls: `outcome` is ``ok`` or an error's code; `seconds` the duration."""
+    """Counts finished calls: `outcome` is ``ok`` or an error's code; `seconds` the duration, of a
+    subscription until its first value."""
 
     def observe(self, operation: str, outcome: str, seconds: float) -> None:
         """Record one finished call."""
         ...
+
+
+def name_outcome(error: BaseException) -> str:
+    """What a call that ended with `error` is counted under."""
+    if isinstance(error, TrothError):
+        return error.code
+    ended = isinstance(error, (asyncio.CancelledError, GeneratorExit))
+    return "cancelled" if ended else "internal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +66,8 @@ class Dispatcher:
                 result = await self.operations[name](Call(caller, request_id, body))
                 outcome = "ok"
                 return result
-            except TrothError as error:
-                outcome = error.code
-                raise
-            except asyncio.CancelledError:
-                outcome = "cancelled"
+            except BaseException as error:
+                outcome = name_outcome(error)
                 raise
             finally:
                 span.note(troth_outcome=outcome)
@@ -88,6 +95,22 @@ class Dispatcher:
             request_id=request_id,
         )
 
+    @contextmanager
+    def count_refusal(
+        self, name: str, explain: Callable[[BaseException], str] = name_outcome
+    ) -> Iterator[None]:
+        """Count a call of `name` that an error ends in the block, before it is asked for here: who
+        calls isn't known, or what is wanted isn't understood. `explain` has the error's code."""
+        started = self.clock.monotonic()
+        try:
+            yield
+        except BaseException as error:
+            self._count(name, explain(error), started)
+            raise
+
+    def _count(self, name: str, outcome: str, started: float) -> None:
+        self.meter.observe(name, outcome, self.clock.monotonic() - started)
+
     def open(
         self, name: str, caller: Caller, request_id: RequestId, body: Any
     ) -> AsyncIterator[Any]:
@@ -95,9 +118,31 @@ class Dispatcher:
 
         Whoever passes the values on asks `permit` again for each: a stream outlives permissions.
         """
-        self.permit(name, caller)
-        self._pace(name, caller, body)
-        return self.subscriptions[name](Call(caller, request_id, body))
+        started = self.clock.monotonic()
+        with self.count_refusal(name):
+            self.permit(name, caller)
+            self._pace(name, caller, body)
+            values = self.subscriptions[name](Call(caller, request_id, body))
+        return self._count_opening(name, values, started)
+
+    async def _count_opening(
+        self, name: str, values: AsyncIterator[Any], started: float
+    ) -> AsyncIterator[Any]:
+        """The same values; the first one, or what comes instead of it, is counted."""
+        open_yet = False
+        try:
+            async for value in values:
+                if not open_yet:
+                    open_yet = True
+                    self._count(name, "ok", started)
+                yield value
+        except BaseException as error:
+            if not open_yet:
+                self._count(name, name_outcome(error), started)
+            raise
+        finally:
+            if isinstance(values, AsyncGenerator):
+                await values.aclose()
 
     def _pace(self, name: str, caller: Caller, body: Any) -> None:
         if self.pacing is not None:

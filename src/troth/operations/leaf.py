@@ -30,6 +30,7 @@ from troth.issuance.x509svid import (
     load_verifier,
     plan_certificate,
 )
+from troth.live.snapshot import Snapshot
 from troth.operations.call import Call
 from troth.operations.recording import BACKGROUND, make_event, record_event, record_revocations
 from troth.operations.succession import may_hand_out, may_record
@@ -41,6 +42,8 @@ SERIAL_BYTES = 20
 STRANDED_AFTER = timedelta(minutes=5)
 """Longer than clocks of servers are apart: one that is ahead judges the intents of the others.
 Where it isn't, an issuance under way is closed and fails; what was closed is never handed out."""
+RECONCILE_LEASE = "issuance.reconcile"
+RECONCILE_LEASE_TTL = timedelta(seconds=10)
 RECONCILE_BATCH = 200
 ATTEMPTS = 3
 """How often a batch is begun anew because its authority was replaced under it."""
@@ -108,17 +111,25 @@ class _Draft:
 class LeafIssuer:
     """Issues leaf certificates in batches.
 
+    Nothing is issued while `snapshot` is stale: it is asked here, where all of them pass, so that
+    no operation can forget it.
+
     `crl_base` is the URL under which verifiers without a troth agent find CRLs, or "" to name none
     in certificates. It should be http: whoever fetches a list to check our certificates can't check
     ours first (RFC 5280, section 8).
     """
 
     store: Store
+    snapshot: Snapshot
     clock: Clock
     entropy: Entropy
     keystore: Keystore
     drafter: Drafter
     crl_base: str
+
+    def check_fresh(self) -> None:
+        """Raise `Unavailable` while nothing may be issued: for who would change something first."""
+        self.snapshot.check_fresh()
 
     async def issue_one(
         self, call: Call[Any], wish: Wish, guard: Callable[[Transaction], None]
@@ -142,7 +153,11 @@ class LeafIssuer:
     async def issue(
         self, call: Call[Any], wishes: Sequence[Wish], guard: Guard
     ) -> list[Leaf | TrothError]:
-        """An outcome for each wish, in order; a refused one leaves no trace but its reason."""
+        """An outcome for each wish, in order; a refused one leaves no trace but its reason.
+
+        `Unavailable` for all of them while the snapshot is stale.
+        """
+        self.check_fresh()
         for _ in range(ATTEMPTS):
             outcomes = await self._attempt(call, wishes, guard)
             if outcomes is not None:
@@ -319,16 +334,26 @@ class ReconcileIssuance:
     A certificate that was intended and never recorded as issued was never handed out; yet its
     signature may exist, so it is abandoned and revoked. A JWT-SVID can't be revoked: it is
     abandoned, was never handed out, and ends by itself.
+
+    `holder` names this server; a lease keeps two from closing the same, one of which would have to
+    do it over.
     """
 
     store: Store
     clock: Clock
+    holder: str
 
     async def __call__(self) -> None:
         """Abandon everything stranded for longer than `STRANDED_AFTER`."""
         now = self.clock.now()
+        if not await self.store.read(lambda tx: _has_stranded(tx, now)):
+            return
 
         def close(tx: Transaction) -> int:
+            if not tx.leases.take(
+                RECONCILE_LEASE, self.holder, self.clock.now(), RECONCILE_LEASE_TTL
+            ):
+                return 0
             stranded = tx.certificates.interrupted(now - STRANDED_AFTER, RECONCILE_BATCH)
             for record in stranded:
                 tx.certificates.abandon(record.serial)
@@ -353,3 +378,9 @@ class ReconcileIssuance:
 
         while await self.store.transact(close) == RECONCILE_BATCH:
             pass
+        await self.store.transact(lambda tx: tx.leases.release(RECONCILE_LEASE, self.holder))
+
+
+def _has_stranded(tx: Transaction, now: datetime) -> bool:
+    before = now - STRANDED_AFTER
+    return bool(tx.certificates.interrupted(before, 1) or tx.jwt_svids.interrupted(before, 1))

@@ -14,23 +14,32 @@ KEPT = timedelta(days=30)
 """How long records of dead credentials stay; the journal keeps their history for good."""
 
 BATCH = 500
+LEASE = "store.purge"
+LEASE_TTL = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
 class PurgeRecords:
-    """Background: delete in batches what ended more than `KEPT` ago. Idempotent."""
+    """Background: delete in batches what ended more than `KEPT` ago. Idempotent.
+
+    `holder` names this server; a lease keeps two from deleting the same, one of which would have to
+    do it over.
+    """
 
     store: Store
     clock: Clock
     snapshot: Snapshot
+    holder: str
 
     async def __call__(self) -> None:
-        """Delete until nothing is left to delete."""
+        """Delete until nothing is left to delete, or it is another server's turn."""
         self.snapshot.drop_expired()
         now = self.clock.now()
         before = now - KEPT
 
         def purge(tx: Transaction) -> bool:
+            if not tx.leases.take(LEASE, self.holder, self.clock.now(), LEASE_TTL):
+                return True
             tx.join_tokens.purge(before)
             tx.enrolment_codes.purge(before)
             tx.crls.purge(before)
@@ -44,3 +53,4 @@ class PurgeRecords:
 
         while not await self.store.transact(purge):
             pass
+        await self.store.transact(lambda tx: tx.leases.release(LEASE, self.holder))

@@ -158,7 +158,7 @@ async def build_house(
     lease = timedelta(seconds=config.lease)
     snapshot = Snapshot(clock, lease)
     snapshot.load(await read_seed(store, clock.now()))
-    leaves = LeafIssuer(store, clock, entropy, keystore, drafter, config.crl.url)
+    leaves = LeafIssuer(store, snapshot, clock, entropy, keystore, drafter, config.crl.url)
     mutual = find_mutual_origin(config)
     publication = StoredPublication(store, snapshot, clock, config.origin, mutual)
     parts = Parts(
@@ -236,8 +236,13 @@ def list_tasks(
             wakes=("authority.",),
             irreversible=True,
         ),
-        Task("issuance.reconcile", 30.0, ReconcileIssuance(store, clock)),
+        Task("issuance.reconcile", 30.0, ReconcileIssuance(store, clock, store.holder)),
         Task("identity.expire", 30.0, ExpireIdentities(store, clock), irreversible=True),
         Task("identity.attend", 30.0, AttendIdentities(store, clock), irreversible=True),
-        Task("store.purge", 600.0, PurgeRecords(store, clock, parts.snapshot), irreversible=True),
+        Task(
+            "store.purge",
+            600.0,
+            PurgeRecords(store, clock, parts.snapshot, store.holder),
+            irreversible=True,
+        ),
     ]

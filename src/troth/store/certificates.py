@@ -18,6 +18,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from troth.core.errors import Conflict, Invalid, NotFound, Refused, TrothError
 from troth.core.ids import AuthorityId, IdentityId, InstanceId, NodeId
@@ -280,10 +281,13 @@ class CertificateGateway:
 
         Reads all of it that lives: not for loops, and not for the writer.
         """
-        whose = _t.kind + " " + func.coalesce(_t.instance_id, _t.node_id, "")
-        query = select(func.count(whose.distinct())).where(
-            _living(authority_id, now), _t.revoked_at.is_(None), ~_is_replaced(authority_id, now)
+        # Each holder once before it is looked for: one copy may have thousands.
+        standing = select(_t.kind, _t.instance_id, _t.node_id).where(
+            _living(authority_id, now), _t.revoked_at.is_(None)
         )
+        holder = standing.distinct().subquery("holder").c
+        whose = holder.kind + " " + func.coalesce(holder.instance_id, holder.node_id, "")
+        query = select(func.count(whose.distinct())).where(~_is_replaced(holder, authority_id, now))
         return self._session.execute(query).scalar() or 0
 
     def purge_expired(self, before: datetime, limit: int) -> int:
@@ -315,8 +319,10 @@ def _living(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
     )
 
 
-def _is_replaced(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool]:
-    """Whether its holder has a certificate of a newer authority that is trusted."""
+def _is_replaced(
+    holder: ReadOnlyColumnCollection[str, Any], authority_id: AuthorityId, now: datetime
+) -> ColumnElement[bool]:
+    """Whether the holder has a certificate of a newer authority that is trusted."""
     other = certificates.alias("other")
     made = select(authorities.c.created_at).where(authorities.c.id == authority_id)
     older = authorities.c.created_at < made.scalar_subquery()
@@ -337,10 +343,11 @@ def _is_replaced(authority_id: AuthorityId, now: datetime) -> ColumnElement[bool
     # Each by an index: a copy by its id, and what belongs to none by that. Of a node there are
     # many more, the workloads' on it.
     alone = other.c.instance_id.is_(None)
+    kind = holder.kind
     return case(
-        (_t.kind == CertificateKind.SERVER.value, holds(alone, other.c.kind == _t.kind)),
-        (_t.kind == CertificateKind.NODE.value, holds(other.c.node_id == _t.node_id, alone)),
-        else_=holds(other.c.instance_id == _t.instance_id),
+        (kind == CertificateKind.SERVER.value, holds(alone, other.c.kind == kind)),
+        (kind == CertificateKind.NODE.value, holds(other.c.node_id == holder.node_id, alone)),
+        else_=holds(other.c.instance_id == holder.instance_id),
     )
 
 

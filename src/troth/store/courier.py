@@ -1,8 +1,9 @@
 """Word between servers on one PostgreSQL database: "sealed" and "something waits for the sealer".
 
-Transactions never notify: NOTIFY makes commits of a whole database wait for each other. Who seals
-does, since there is one; and a server that has committed and may not seal says so afterwards, on
-the connection that it listens on. A lost word costs a look, every tenth of a second.
+No writer's transaction notifies: NOTIFY makes commits of a whole database wait for each other. The
+sealer's does, since there is one; and a server that has committed and may not seal says so
+afterwards, by a statement of its own on the connection that it listens on. A lost word costs a
+look, every tenth of a second.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from troth.store.postgres import PostgresServer
 
 LOOK_SECONDS = 0.1
 PAUSE_SECONDS = 0.5
+SHOW_SECONDS = 5.0
+"""How long a start waits until others see that this server lives."""
 
 _LOOK = "SELECT EXISTS (SELECT FROM journal WHERE position IS NULL)"
+_SHOW = "SELECT pg_try_advisory_lock(%s)"
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +49,7 @@ class Courier:
         self._ring = ring
         self._asked: str | None = None
         self._closed = threading.Event()
+        self._shown = threading.Event()
         self._read_end, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="troth-courier", daemon=True)
         self._thread.start()
@@ -53,6 +58,11 @@ class Courier:
         """Tell `holder` that something waits to be sealed. Never blocks, may be called often."""
         self._asked = holder
         self._nudge()
+
+    def wait_shown(self) -> bool:
+        """Wait until others can see that this server lives, or for `SHOW_SECONDS`: a lease that it
+        takes before is anybody's."""
+        return self._shown.wait(SHOW_SECONDS)
 
     def close(self) -> None:
         """End the thread and its connection. Again is no error."""
@@ -81,8 +91,7 @@ class Courier:
 
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
         connection.add_notify_handler(self._take)
-        # Try, don't wait: what a cut connection of ours still holds is ours just as well.
-        connection.execute("SELECT pg_try_advisory_lock(%s)", (self._presence,))
+        present = self._show(connection)
         connection.execute(f"LISTEN {CHANNEL}")
         self._ring()  # for whatever was said while nobody listened
         poll = select.poll()
@@ -92,12 +101,22 @@ class Courier:
             ready = {number for number, _ in poll.poll(LOOK_SECONDS * 1000)}
             if self._read_end in ready:
                 os.read(self._read_end, 4096)
+            present = present or self._show(connection)
             asked, self._asked = self._asked, None
             if asked is not None:
                 connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{WAITING} {asked}"))
             # Takes in what has been notified as well.
             elif connection.execute(_LOOK).fetchone() == (True,):
                 self._ring()
+
+    def _show(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether this connection shows by now that we live. It tries and doesn't wait, and tries
+        again with each look: a cut connection of ours may still hold the lock, and end later; or
+        somebody asks for it at this moment."""
+        if connection.execute(_SHOW, (self._presence,)).fetchone() != (True,):
+            return False
+        self._shown.set()
+        return True
 
     def _take(self, notice: psycopg.Notify) -> None:
         word, _, holder = notice.payload.partition(" ")

@@ -153,6 +153,7 @@ class Store:
 
         self._writer = Crew(server, entropy, self._announce)
         self._courier = Courier(server, self.holder, presence, self._ring)
+        self._courier.wait_shown()
 
     def _ask_sealer(self) -> None:
         if self._sealer is not None and self._courier is not None:

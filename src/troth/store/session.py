@@ -18,7 +18,12 @@ _UNIQUE_FAILED = "UNIQUE constraint failed: "
 _UNIQUE_VIOLATION = "23505"  # SQLSTATE (PostgreSQL's documentation, appendix A)
 _FOREIGN_KEY_VIOLATION = "23503"
 _NOTIFY = text("SELECT pg_notify(:channel, :word)")
-_IS_PRESENT = text("SELECT NOT pg_try_advisory_xact_lock(:presence)")
+_IS_PRESENT = text(
+    "SELECT CASE WHEN pg_try_advisory_lock_shared(:presence) "
+    "THEN NOT pg_advisory_unlock_shared(:presence) ELSE true END"
+)
+"""Shared, so that two who ask don't take each other for the one that lives, and given back at once:
+whoever asks is hardly ever in its way."""
 _USED_AFTERWARDS = "A transaction was used after its function had returned."
 _HOLDER = re.compile(r".*@([0-9a-f]{15})", re.ASCII)
 

@@ -47,6 +47,7 @@ async def test_the_successor_is_published_before_it_signs(house: FakeHouse) -> N
     assert (await active(house)).id == first.id
     assert len(await house.parts.store.read(collect_roots)) == 2
     house.clock.advance(timedelta(days=122))
+    await house.settle()
     await house.join()  # something that the old root signed lives for a day
     await house.prepare()
     assert await states(house) == [AuthorityState.RETIRED, AuthorityState.ACTIVE]
@@ -98,6 +99,19 @@ async def test_a_failed_attempt_does_not_block_the_next(house: FakeHouse) -> Non
     house.keystore.before_sign = None
     await house.prepare()
     assert (await active(house)).not_after > house.clock.now()
+
+
+@in_house
+async def test_a_use_whose_authority_cant_be_made_holds_up_no_other(house: FakeHouse) -> None:
+    def fail() -> None:  # only certificates are signed while an authority is made
+        raise Unavailable("The keystore is away.")
+
+    house.clock.advance(timedelta(days=183))
+    house.keystore.before_sign = fail
+    with pytest.raises(Unavailable, match="away"):
+        await house.prepare()
+    assert await states(house) == [AuthorityState.ACTIVE]
+    assert await states(house, Use.JWT) == [AuthorityState.ACTIVE, AuthorityState.PREPARED]
 
 
 @in_house

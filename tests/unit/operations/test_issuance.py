@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
 
-from tests.fakes.house import FakeHouse, call_of, in_house
+from tests.fakes.house import DOMAIN, LEASE, FakeHouse, call_of, in_house, make_csr
+from troth.core.entropy import SeededEntropy
 from troth.core.errors import Denied, Unauthenticated, Unavailable
 from troth.core.ids import IdentityId
 from troth.core.jose.jwk import derive_key_id
@@ -16,7 +19,10 @@ from troth.issuance.authorities import Use
 from troth.issuance.crl import list_serials
 from troth.issuance.jwtsvid import validate_jwt_svid
 from troth.operations.call import ANONYMOUS
-from troth.operations.leaf import ReconcileIssuance
+from troth.operations.leaf import RECONCILE_LEASE, ReconcileIssuance
+from troth.operations.purge import KEPT, PurgeRecords
+from troth.operations.purge import LEASE as PURGE_LEASE
+from troth.operations.servercert import CertifyServer
 from troth.store.records import IssuanceState
 from troth.store.transaction import Transaction
 from troth.wire.api.certificates import (
@@ -26,10 +32,21 @@ from troth.wire.api.certificates import (
     ListCertificates,
     RevokeCertificate,
 )
+from troth.wire.api.devices import EnrollDevice, InviteDevices
 from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
 from troth.wire.api.jwt_svids import IssueJwtSvids, JwtSvidRequest
+from troth.wire.api.nodes import AttestNode, CreateJoinToken, RenewNode
 
 CLAIM = InstanceClaim(key="ab" * 16, pid=7, selectors=["unix:uid:1001"])
+
+
+@asynccontextmanager
+async def another_server_at(house: FakeHouse, lease: str) -> AsyncIterator[None]:
+    """Another server holds `lease` in the block, and gives it back."""
+    store, now = house.parts.store, house.clock.now()
+    assert await store.transact(lambda tx: tx.leases.take(lease, "other", now, timedelta(hours=1)))
+    yield
+    assert await store.transact(lambda tx: tx.leases.release(lease, "other"))
 
 
 async def latest_crl(house: FakeHouse) -> frozenset[int]:
@@ -199,15 +216,32 @@ async def test_a_crash_between_intent_and_result_is_closed(house: FakeHouse) -> 
     with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever a dying process raises
         await house.call("certificate.issue", body, node)
     house.keystore.before_sign = None
-    reconcile = ReconcileIssuance(house.parts.store, house.clock)
+    reconcile = ReconcileIssuance(house.parts.store, house.clock, house.parts.store.holder)
     await reconcile()
     assert not await house.events("certificate.abandoned")  # it may still be under way
     house.clock.advance(timedelta(seconds=301))
+    async with another_server_at(house, RECONCILE_LEASE):
+        await reconcile()
+        assert not await house.events("certificate.abandoned")
     await reconcile()
     await reconcile()
     (abandoned,) = await house.events("certificate.abandoned")
     assert abandoned.subject == identity.spiffe_id
     assert int(abandoned.body["serial"], 16) in await latest_crl(house)
+
+
+@in_house
+async def test_one_server_at_a_time_forgets_what_has_long_ended(house: FakeHouse) -> None:
+    identity, node = await house.register(), await house.join()
+    (issued,) = await house.issue(node, identity.id)
+    parts = house.parts
+    purge = PurgeRecords(parts.store, house.clock, parts.snapshot, parts.store.holder)
+    house.clock.advance(timedelta(hours=1) + KEPT * 1.01)
+    async with another_server_at(house, PURGE_LEASE):
+        await purge()
+        assert await parts.store.read(lambda tx: tx.certificates.find(issued.serial))
+    await purge()
+    assert await parts.store.read(lambda tx: tx.certificates.find(issued.serial)) is None
 
 
 @in_house
@@ -223,7 +257,7 @@ async def test_an_intent_that_was_revoked_before_a_crash_is_not_revoked_again(
     house.keystore.before_sign = None
     await house.call("identity.quarantine", MoveIdentity(name=identity.name, reason="theft"))
     house.clock.advance(timedelta(seconds=301))
-    await ReconcileIssuance(house.parts.store, house.clock)()
+    await ReconcileIssuance(house.parts.store, house.clock, house.parts.store.holder)()
     (revoked,) = await house.events("certificate.revoked")
     assert revoked.body["reason"] == "privilegeWithdrawn"
     (abandoned,) = await house.events("certificate.abandoned")
@@ -241,6 +275,36 @@ async def test_a_stale_snapshot_denies(house: FakeHouse) -> None:
     assert await house.parts.publication.find_obstacles()
     await house.settle()
     assert (await house.call("certificate.issue", body, node)).results[0].error is None
+
+
+@in_house
+async def test_a_stale_server_certifies_no_node_no_device_and_not_itself(house: FakeHouse) -> None:
+    await house.register("sensor-1", kind="device", selectors=[])
+    invited = await house.call("device.invite", InviteDevices(names=["sensor-1"]))
+    node = await house.join("edge")
+    token = (await house.call("token.join", CreateJoinToken(node="edge"))).token
+    join = AttestNode(method="join_token", evidence=token, csr=make_csr())
+    code = invited.codes[0].code
+    enrol = EnrollDevice(method="code", evidence=code, csr=make_csr())
+    asked = [
+        ("node.attest", join, ANONYMOUS),
+        ("device.enroll", enrol, ANONYMOUS),
+        ("node.renew", RenewNode(csr=make_csr()), node),
+    ]
+    certify = CertifyServer(
+        house.parts.store, house.clock, SeededEntropy(1), house.parts.leaves, DOMAIN, ("localhost",)
+    )
+    before = await house.events()
+    house.clock.advance(LEASE + timedelta(seconds=1))
+    for name, body, caller in asked:
+        with pytest.raises(Unavailable, match="silent"):
+            await house.call(name, body, caller)
+    with pytest.raises(Unavailable, match="silent"):
+        await certify()
+    assert await house.events() == before  # nothing was intended, used up or taken away
+    for name, body, caller in reversed(asked):  # joining anew ends what the node had
+        assert (await house.call(name, body, caller)).chain
+    assert (await certify()).chain_pem
 
 
 @in_house

@@ -41,12 +41,14 @@ async def test_it_is_renewed_at_half_life_and_when_the_roots_change(house: FakeH
     await renew()
     assert len(pairs) == 1
     house.clock.advance(timedelta(hours=12))
+    await house.settle()
     await renew()
     assert len(pairs) == 2
     assert read_leaf(pairs[1]).serial_number != read_leaf(pairs[0]).serial_number
     await renew()
     assert len(pairs) == 2
     house.clock.advance(timedelta(days=183))
+    await house.settle()
     await house.prepare()
     await renew()
     assert len(pairs[-1].roots) == 2

@@ -22,6 +22,7 @@ from troth.operations.dispatch import Dispatcher
 from troth.policy.permissions import decide_operation
 from troth.server.http import bodies
 from troth.server.http.exchange import request_id_of, span_of
+from troth.server.http.problems import name_code
 from troth.server.http.streams import LineStream
 from troth.server.settings import Limits
 from troth.wire.api.routes import ROUTES, Route, parse_request
@@ -57,10 +58,12 @@ class Api:
         span = span_of(request.scope)
         span.rename(f"{route.method} {route.path}")
         span.note(http_route=route.path)
-        caller = await self.authenticate(request.scope)
+        with self.dispatcher.count_refusal(route.name):
+            caller = await self.authenticate(request.scope)
         if not decide_operation(caller.roles, route.name).allowed:
             await self._refuse(route, caller, request_id)
-        body = await self._read_request(route, request, caller)
+        with self.dispatcher.count_refusal(route.name, name_code):
+            body = await self._read_request(route, request, caller)
         if route.stream:
             return self._follow(route, request, caller, body)
         result = await self.dispatcher.call(route.name, caller, request_id, body)

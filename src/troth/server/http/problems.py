@@ -13,6 +13,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from troth.core.errors import Passing, TrothError, Unauthenticated
+from troth.operations.dispatch import name_outcome
 from troth.server.http.exchange import request_id_of
 from troth.wire.api.problems import MEDIA_TYPE, Problem
 
@@ -57,6 +58,11 @@ class Rejected(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
+
+
+def name_code(error: BaseException) -> str:
+    """The code under which a request that ended with `error` is counted."""
+    return _ROUTING[error.status][0] if isinstance(error, Rejected) else name_outcome(error)
 
 
 def render_problem(

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx
 import structlog
 from structlog.testing import capture_logs
 
-from tests.unit.server.http.stage import Registry, in_loop, open_stage
+from tests.unit.server.http.stage import AGENT, Registry, Stage, in_loop, open_stage
 from troth.core import errors
 from troth.server.http.problems import STATUS
 from troth.server.settings import Limits
@@ -47,6 +51,60 @@ async def test_every_route_of_the_table_is_reachable(tmp_path: Path):
             assert answer.status_code == expected, route.name
             assert answer.json()["code"] in ("unauthenticated", "invalid_request")
         assert not stage.operations.calls
+
+
+@in_loop
+async def test_every_request_of_a_route_is_counted_once_whatever_becomes_of_it(tmp_path: Path):
+    registry = Registry()
+    async with open_stage(tmp_path, registry=registry) as stage:
+        admin = await stage.admin_client()
+        nobody = await stage.public_client()
+        refused = await stage.node_client(stage.authority.issue(AGENT), tmp_path)
+        registry.revoked = True
+        counts: Counter[tuple[str, str]] = Counter()
+        for route in ROUTES:
+            path = route.path.replace("{name}", "x").replace("{id}", "x").replace("{serial}", "0a")
+            asked: list[tuple[httpx.AsyncClient, str, tuple[bytes, str] | None]] = [
+                (refused, path, None),  # who it is can't be told
+                (nobody, path, None),  # may not, or misses what it must say
+                (admin, f"{path}?a=1&a=1", None),
+            ]
+            if route.method != "GET":
+                asked += [(admin, path, (b"{", "application/json")), (admin, path, (b"{}", "a/b"))]
+            for client, where, content in asked:
+                body, kind = content or (b"", "")
+                headers = {"content-type": kind} if kind else {}
+                answer = await client.request(route.method, where, content=body, headers=headers)
+                assert answer.status_code in (400, 401, 403, 415), route.name
+                counts[route.name, answer.json()["code"]] += 1
+        assert _count_outcomes(stage) == counts
+        assert not stage.operations.calls
+
+
+@in_loop
+async def test_a_stream_is_counted_with_its_first_value_or_what_comes_instead(tmp_path: Path):
+    async def fail(call):
+        raise errors.Unavailable("The journal has been silent.")
+        yield  # type: ignore[unreachable]  # what makes it a generator
+
+    async with open_stage(tmp_path) as stage:
+        admin = await stage.admin_client()
+        async with admin.stream("GET", "/v1/journal/tail") as answer:
+            assert await anext(answer.aiter_lines())
+            assert _count_outcomes(stage) == {("journal.tail", "ok"): 1}
+        await asyncio.wait_for(stage.operations.closed.wait(), 8)
+        stage.operations.follow = fail
+        assert (await admin.get("/v1/journal/tail")).status_code == 503
+        assert _count_outcomes(stage) == {
+            ("journal.tail", "ok"): 1,
+            ("journal.tail", "unavailable"): 1,
+        }
+
+
+def _count_outcomes(stage: Stage) -> dict[tuple[str, str], int]:
+    pattern = r'troth_operation_seconds_count{operation="(.*)",outcome="(.*)"} (.*)'
+    text = stage.metrics.render(full=False).decode()
+    return {(name, outcome): int(float(n)) for name, outcome, n in re.findall(pattern, text)}
 
 
 @in_loop

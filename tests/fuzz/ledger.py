@@ -274,7 +274,7 @@ ELSEWHERE: dict[str, str] = {
         store.authorities._read
         store.certificates._read
         store.columns.<module>
-        store.columns.Document.process_result_value
+        store.columns.read_document
         store.crls._read
         store.enrolment_codes._read
         store.identities._read
@@ -288,7 +288,9 @@ ELSEWHERE: dict[str, str] = {
         store.nodes._read
         store.rows.read_next_id
         store.sightings._read
+        store.templates.ReadTemplates.read
         store.templates._read
+        store.withdrawals._read
     """,
     "it runs transactions, or gathers what they find": """
         live.snapshot.Snapshot.load
@@ -316,7 +318,8 @@ ELSEWHERE: dict[str, str] = {
         operations.journal.TailJournal._read_after
         operations.jwtsvid._read_wish
         operations.manifest.SubmitManifests._parse
-        server.http.app._read_parent
+        server.http.app._read_place
+        server.http.callers._ByCertificate._read_proof
     """,
     "certificates, keys and lists that this server has just made or kept itself": """
         agent.credential.make_csr

@@ -32,7 +32,7 @@ KID = thumbprint_jwk(render_key(KEY.public_key()))
 CLIENT_ID = "spiffe://troth.local/billing"
 
 
-def private_jwk() -> dict[str, str]:
+def private_jwk() -> dict[str, Any]:
     number = KEY.private_numbers().private_value
     return {**render_key(KEY.public_key()), "d": encode_base64url(number.to_bytes(32, "big"))}
 

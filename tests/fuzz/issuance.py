@@ -203,7 +203,17 @@ def fuzz_jwt_svid(token: str) -> None:
     answer(MESSAGES.render_validation, claims["sub"], claims)
 
 
-@fuzz(mutated_json(JWK, {"kty": "RSA", "kid": KID, "n": "u" * 342, "e": "AQAB"}))
+_OKP = {
+    "kty": "OKP",
+    "crv": "Ed25519",
+    "kid": KID,
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+}
+
+
+@fuzz(
+    mutated_json(JWK, {"kty": "RSA", "kid": KID, "n": "u" * 342, "e": "AQAB"}, _OKP), examples=200
+)
 def fuzz_jwk(jwk: Any) -> None:
     """A key of a bundle that somebody else publishes: alone, and to check a token with."""
     if not isinstance(jwk, dict):

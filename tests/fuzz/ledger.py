@@ -112,21 +112,20 @@ FUZZED: dict[str, str] = {
         wire.api.client._read_lines
     """,
     "jwk": """
-        wire.jwt._parse_ec
-        wire.jwt._parse_rsa
-        wire.jwt.parse_key
-        wire.jwt.render_key
+        core.jose.jwk._load_ec
+        core.jose.jwk._load_okp
+        core.jose.jwk._load_rsa
+        core.jose.jwk.load_jwk
+        core.jose.jwk.load_key
+        core.jose.jwk.parse_key
     """,
     "jwt-svid": """
-        issuance.jwtsvid._decode
-        issuance.jwtsvid._load
+        core.jose.claims._read_time
+        core.jose.jwk.decode_base64url
+        core.jose.jws._load_object
+        core.jose.jws.parse_token
         issuance.jwtsvid._parse_token
-        issuance.jwtsvid._read_audiences
         issuance.jwtsvid._read_subject
-        issuance.jwtsvid._read_time
-        wire.jwt._parse_object
-        wire.jwt.decode_base64url
-        wire.jwt.parse_unverified
     """,
     "kept-state": """
         agent.vault.parse_state
@@ -242,29 +241,61 @@ FUZZED: dict[str, str] = {
         wire.x509pop.parse_evidence
     """,
     "yaml": """
-        identity.fields.read_members
-        identity.manifest._parse_document
-        identity.manifest.parse_manifests
-        identity.readers._read_label_value
+        core.manifest.field.read_members
+        core.manifest.reader._read_label_value
+        core.manifest.reader.read_duration
+        core.manifest.reader.read_items
+        core.manifest.reader.read_labels
+        core.manifest.reader.read_name
+        core.manifest.reader.read_pattern
+        core.manifest.reader.read_text
+        core.manifest.reader.read_ttl
         identity.readers._read_node_name
         identity.readers._read_selector
-        identity.readers.read_duration
-        identity.readers.read_items
         identity.readers.read_kind
-        identity.readers.read_labels
-        identity.readers.read_name
         identity.readers.read_nodes
         identity.readers.read_path
-        identity.readers.read_pattern
         identity.readers.read_selectors
-        identity.readers.read_text
-        identity.readers.read_ttl
+        manifests.reading._parse_document
+        manifests.reading._read_kind
+        manifests.reading.parse_manifests
         wire.yaml._read_mapping
         wire.yaml._read_node
         wire.yaml._read_scalar
         wire.yaml._read_sequence
         wire.yaml._read_stream
         wire.yaml.load_documents
+    """,
+    "declared": """
+        identity.client_fields._read_certificate
+        identity.client_fields._read_certificates
+        identity.client_fields._read_delegates
+        identity.client_fields._read_key
+        identity.client_fields._read_keys
+        identity.client_fields._read_roles
+        policy.resource_manifest._read_actions
+        policy.resource_manifest._read_identifier
+        policy.resource_manifest._read_identifiers
+        policy.resource_manifest._read_servers
+        policy.resource_manifest._read_word
+        policy.role_manifest._read_granted
+        policy.role_manifest._read_names
+        policy.role_manifest._read_permission
+        policy.role_manifest._read_permissions
+        policy.role_manifest.read_action
+    """,
+    "dpop": """
+        core.jose.dpop._read_time
+        core.jose.dpop.read_proof
+    """,
+    "oauth-form": """
+        server.http.oauth._read_body
+        server.http.oauth._read_rest
+        wire.oauth.form.parse_form
+    """,
+    "client-assertion": """
+        operations.client._read_assertion
+        operations.svidclient.read_jwt_svid
     """,
 }
 """By target: the functions that its inputs reach."""
@@ -290,9 +321,13 @@ ELSEWHERE: dict[str, str] = {
         store.sightings._read
         store.templates.ReadTemplates.read
         store.templates._read
+        store.declarations.DeclarationGateway.list
+        store.identities._read_client
         store.withdrawals._read
     """,
     "it runs transactions, or gathers what they find": """
+        operations.declaration.read_bundle
+        operations.dpop._load
         live.snapshot.Snapshot.load
         operations.admission.read_identities
         operations.crl.PublishCrls._read
@@ -318,6 +353,8 @@ ELSEWHERE: dict[str, str] = {
         operations.journal.TailJournal._read_after
         operations.jwtsvid._read_wish
         operations.manifest.SubmitManifests._parse
+        operations.client.Authenticator._load
+        operations.svidclient.read_certificate
         server.http.app._read_place
         server.http.callers._ByCertificate._read_proof
     """,

@@ -56,7 +56,8 @@ def ask(certificate: bytes | None = None, **fields: str) -> OAuthRequest:
 
 
 def ask_with(assertion: str, **fields: str) -> OAuthRequest:
-    return ask(client_assertion_type=JWT_SPIFFE_ASSERTION, client_assertion=assertion, **fields)
+    proof = {"client_assertion_type": JWT_SPIFFE_ASSERTION, "client_assertion": assertion}
+    return ask(None, **proof, **fields)
 
 
 @in_house

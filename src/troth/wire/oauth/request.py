@@ -9,8 +9,10 @@ from troth.wire.oauth.form import Form
 
 @dataclass(frozen=True, slots=True)
 class OAuthRequest:
-    """`certificate` is the client's (DER) where TLS asked for one; `authorization` that header."""
+    """`certificate` is the client's (DER) where TLS asked for one; `authorization` and `accept` are
+    those headers."""
 
     form: Form
     certificate: bytes | None = None
     authorization: str | None = None
+    accept: str | None = None

@@ -6,6 +6,7 @@ from tests.fuzz import (
     agent,
     api,
     backups,
+    bearers,
     devices,
     http1,
     issuance,
@@ -17,7 +18,20 @@ from tests.fuzz import (
 )
 from tests.fuzz.harness import Target
 
-MODULES = (names, manifests, issuance, api, protobufs, machine, agent, http1, devices, backups, sdk)
+MODULES = (
+    names,
+    manifests,
+    issuance,
+    api,
+    protobufs,
+    machine,
+    agent,
+    http1,
+    devices,
+    backups,
+    sdk,
+    bearers,
+)
 
 TARGETS: dict[str, Target] = {
     target.name: target

@@ -68,7 +68,9 @@ def read_change(sealed: SealedEvent) -> Change | None:
     if kind == "certificate.revoked":
         end = datetime.fromisoformat(str(body["not_after"]))
         return Change(sealed.position, About.CERTIFICATE, str(body["serial"]), end)
-    if kind == "authority.revoked" or (kind == "authority.tainted" and body.get("use") == Use.TOKEN):
+    if kind == "authority.revoked" or (
+        kind == "authority.tainted" and body.get("use") == Use.TOKEN
+    ):
         end = datetime.fromisoformat(str(body["not_after"]))
         return Change(sealed.position, About.AUTHORITY, str(body["key_id"]), end)
     return _read_token(sealed) if kind == "token.revoked" else None

@@ -29,7 +29,7 @@ from tests.fakes.issuer import make_private_key
 from tests.fakes.stores import ENGINES, NOW, SECOND, make_named, make_url, read, transact
 from troth.core.clock import VirtualClock
 from troth.core.errors import Denied, Invalid, Limited, Refused, TrothError, Unavailable
-from troth.core.ids import RequestId, SpiffeId
+from troth.core.ids import IdentityId, RequestId, SpiffeId
 from troth.core.jose.jws import parse_token
 from troth.identity.identity import State
 from troth.issuance.profiles import TOKENS_OVER
@@ -47,7 +47,6 @@ from troth.wire.api.tokens import RevokeTokens
 from troth.wire.oauth.errors import name_error
 
 BILLING = "spiffe://example.org/billing"
-INACTIVE = {"active": False}
 WORKLOAD = Caller("spiffe://example.org/ledger-api", frozenset({"workload"}))
 Test = Callable[["Town"], Coroutine[Any, Any, None]]
 
@@ -87,7 +86,7 @@ class Town:
         """As both servers say, in whose snapshots it must be the same."""
         found = [await introspect(house, self.server, token) for house in (self.one, self.two)]
         assert found[0] == found[1]
-        return found[0] != INACTIVE
+        return bool(found[0]["active"])
 
     async def start_anew(self) -> Snapshot:
         """What a server that starts now reads from the database."""
@@ -457,9 +456,9 @@ def test_the_store_tells_who_retired_of_late_and_whose_name_lives_again(store):
         tx.identities.add(make_named("gone", state=State.RETIRED, updated_at=NOW))
         twice = make_named("twice", id="idn_t1", state=State.RETIRED, updated_at=NOW)
         tx.identities.add(twice)
-        later = replace(twice, id="idn_t2", updated_at=NOW + SECOND)
+        later = replace(twice, id=IdentityId("idn_t2"), updated_at=NOW + SECOND)
         tx.identities.add(later)
-        tx.identities.add(replace(twice, id="idn_t3", state=State.ACTIVE))
+        tx.identities.add(replace(twice, id=IdentityId("idn_t3"), state=State.ACTIVE))
 
     transact(store, fill)
     found = read(store, lambda tx: tx.identities.list_retired_since(NOW - SECOND))

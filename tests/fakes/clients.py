@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jws
 from joserfc.jwk import ECKey
@@ -18,6 +19,7 @@ from troth.operations.client import JWT_BEARER_ASSERTION
 from troth.wire.api.manifests import ManifestDocument, SubmitManifests
 from troth.wire.oauth.answers import TokenAnswer
 from troth.wire.oauth.form import Form
+from troth.wire.oauth.introspection import Introspection
 from troth.wire.oauth.metadata import CLIENT_CREDENTIALS
 from troth.wire.oauth.request import OAuthRequest
 
@@ -61,7 +63,7 @@ class FakeClient:
             "client_assertion": assertion or self.assert_identity(),
             **fields,
         }
-        return OAuthRequest(Form({n: (v,) for n, v in values.items() if v is not None}))
+        return OAuthRequest(Form({n: (v,) for n, v in values.items() if v}))
 
 
 def render_identity(name: str, key: ec.EllipticCurvePrivateKey, **spec: Any) -> dict[str, Any]:
@@ -133,3 +135,32 @@ async def request_token(house: FakeHouse, request: OAuthRequest) -> TokenAnswer:
 
     answer: TokenAnswer = await house.call("token.request", request, ANONYMOUS)
     return answer
+
+
+def show_token(
+    client: FakeClient, token: str, accept: str | None = None, **fields: str | None
+) -> OAuthRequest:
+    """A request about a token, to introspect it or to surrender it."""
+    form = client.ask(None, grant_type=None, **{"resource": None, "token": token, **fields}).form
+    return OAuthRequest(form, accept=accept)
+
+
+async def introspect(
+    house: FakeHouse, server: FakeClient, token: str, accept: str | None = None, **fields: str
+) -> Any:
+    """What `server` learns of a token, as it stands in the answer."""
+    from troth.operations.call import ANONYMOUS
+
+    request = show_token(server, token, accept, **fields)
+    answer = await house.call("token.introspect", request, ANONYMOUS)
+    return msgspec.to_builtins(answer) if isinstance(answer, Introspection) else answer
+
+
+async def surrender(house: FakeHouse, client: FakeClient, token: str, **fields: str) -> None:
+    """Give a token up, and let every server take it in."""
+    from troth.operations.call import ANONYMOUS
+
+    assert (
+        await house.call("token.surrender", show_token(client, token, **fields), ANONYMOUS) is None
+    )
+    await house.settle()

@@ -90,6 +90,7 @@ def _add_rest(tx: Transaction) -> None:
     """What a server's processes keep about themselves."""
     tx.cursors.save("sink", 7)
     tx.used_proofs.take("ab" * 32, NOW + HOUR)
+    tx.token_revocations.add("tok_gone", NOW + HOUR)
     tx.leases.take("sealer", "somebody", NOW, HOUR)
     tx.withdrawals.add(
         Withdrawal(

@@ -45,6 +45,8 @@ _MESSAGES = [
             cut_off={WEB: "quarantined"},
             revoked={"0a": 1_800_000_000},
             distrusted={"ff": 1_800_000_000},
+            tokens={"tok_1": 1_800_000_000},
+            issued_until={WEB: 1_700_000_000},
         ),
         RevocationChange(since=7, epoch=9, mark="bb", as_of=1.0, lease=15.0, restored=[WEB]),
         RevocationHeartbeat(epoch=9, mark="bb", as_of=2.0),
@@ -88,7 +90,10 @@ def fuzz_revocations(found: tuple[bytes, list[int]], runner: asyncio.Runner) -> 
     assert all(isinstance(reason, str) for reason in objections)
     assert known.lease <= MAX_LEASE
     assert known.age >= 0
+    against = known.find_token_objections("tok_1", [WEB], 1_700_000_000, "ff")
+    assert all(isinstance(reason, str) for reason in against)
     if known.epoch == 0 and not known.trust_domain:
+        assert against
         assert objections  # nothing was understood, so nobody is accepted
 
 

@@ -1,4 +1,4 @@
-"""`troth token`: with what a node joins."""
+"""`troth token`: with what a node joins, and the end of access tokens before their time."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from troth.cli.command import command, make_app
-from troth.cli.identity import require
+from troth.cli.identity import ReasonOption, require
 from troth.cli.options import CA_FILE, Options
 from troth.cli.terminal import Terminal, make_request
 from troth.cli.words import describe_time, parse_duration
 from troth.core.errors import Invalid
-from troth.wire.api import nodes, status
+from troth.wire.api import nodes, status, tokens
 
-app = make_app("Tokens with which nodes join, once each.")
+app = make_app("Tokens with which nodes join, and access tokens.")
 
 
 @command(app, "join", example="troth token join --node web-1 --ttl 1h")
@@ -51,3 +51,36 @@ def describe_joining(options: Options, url: str) -> list[str]:
         "",
         f"  troth agent --server {url} --ca ca.pem --join-token @join-token",
     ]
+
+
+@command(app, "revoke", example="troth token revoke --identity billing --reason 'laptop stolen'")
+def revoke(
+    terminal: Terminal,
+    jti: Annotated[
+        str, typer.Argument(help="The token's jti, as its journal entry has it.", metavar="[JTI]")
+    ] = "",
+    identity: Annotated[
+        str, typer.Option(help="Instead: end all tokens that this identity has.")
+    ] = "",
+    reason: ReasonOption = "",
+) -> None:
+    """End an access token before its time, or all that an identity is subject, client or actor of.
+
+    The identity may fetch new ones; to keep it from that, quarantine it.
+    """
+    if bool(jti) == bool(identity):
+        raise typer.BadParameter("name the jti of one token, or --identity.", param_hint="JTI")
+    request = make_request(
+        tokens.RevokeTokens,
+        jti=jti or None,
+        identity=identity or None,
+        reason=require(reason, "--reason", "why do you revoke it?"),
+    )
+    made = terminal.call("token.revoke", request)
+    terminal.show(made, lambda: [_describe_end(made)])
+    if made.spiffe_id:
+        terminal.say("To keep it from fetching others: `troth identity quarantine`.")
+
+
+def _describe_end(made: tokens.TokensRevoked) -> str:
+    return f"token {made.jti} is revoked" if made.jti else f"all tokens of {made.spiffe_id} ended"

@@ -17,7 +17,7 @@ from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId
 from troth.core.jose.claims import check_times, list_audiences
 from troth.core.jose.jwk import PublicKey, encode_base64url
-from troth.core.jose.jws import parse_token, verify_token
+from troth.core.jose.jws import Token, parse_token, verify_token
 from troth.issuance.authorities import Authority, Use, require_signing
 from troth.issuance.profiles import ACCESS_TTL_CEILING, check_ttl, trim_seconds
 
@@ -151,7 +151,21 @@ def validate_access_token(
     keys: Mapping[str, tuple[PublicKey, str]],
     now: datetime,
 ) -> Mapping[str, Any]:
-    """The claims of a sound token of `issuer_url` for one of `audiences`; else `Invalid` [4].
+    """As `verify_access_token`, and it is meant for one of `audiences`."""
+    claims = verify_access_token(text, issuer_url=issuer_url, keys=keys, now=now).claims
+    if not set(list_audiences(claims)).intersection(audiences):
+        raise Invalid("The token is meant for another resource.")
+    return claims
+
+
+def verify_access_token(
+    text: str,
+    *,
+    issuer_url: str,
+    keys: Mapping[str, tuple[PublicKey, str]],
+    now: datetime,
+) -> Token:
+    """A sound token of `issuer_url`, whomever it is meant for; else `Invalid` [4].
 
     `keys` are the issuer's, each with its algorithm, by `kid`. Whether the token was revoked, and
     whether its bearer holds the key that it is bound to, is for the caller to see.
@@ -171,12 +185,10 @@ def validate_access_token(
     if claims.get("iss") != issuer_url:
         raise Invalid("The token is of another issuer.")
     check_times(claims, now, LEEWAY)
-    if not set(list_audiences(claims)).intersection(audiences):
-        raise Invalid("The token is meant for another resource.")
     for name in ("sub", "client_id", "jti"):
         if not isinstance(claims.get(name), str):
             raise Invalid(f"The token has no {name} (RFC 9068, 2.2).")
-    return claims
+    return token
 
 
 def _encode(value: object) -> bytes:

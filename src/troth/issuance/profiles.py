@@ -21,6 +21,10 @@ JWT_TTL_DEFAULT = timedelta(minutes=5)
 ACCESS_TTL_CEILING = timedelta(hours=1)
 """No access token outlives this, whatever a resource allows."""
 
+TOKENS_OVER = max(JWT_TTL_CEILING, ACCESS_TTL_CEILING) + timedelta(seconds=30)
+"""How long after a moment the last token that was issued before it may pass for live: the ceiling,
+and by how much a verifier's clock may be slow."""
+
 BACKDATE = timedelta(seconds=10)
 """How far NotBefore lies in the past, for verifiers whose clock is slow."""
 

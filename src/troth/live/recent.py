@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
 from troth.core.events import SealedEvent
 from troth.identity.identity import State
+from troth.issuance.authorities import Use
 from troth.issuance.profiles import JWT_TTL_CEILING
 
 CAPACITY = 10_000
 CUT_OFF = frozenset({State.SUSPENDED, State.QUARANTINED})
 """States in which whatever an identity still holds must be refused."""
+
+
+_LET_BACK = frozenset({"identity.released", "identity.resumed"})
 
 
 class About(Enum):
@@ -24,14 +28,18 @@ class About(Enum):
     IDENTITY = "identity"
     CERTIFICATE = "certificate"
     AUTHORITY = "authority"
+    TOKEN = "token"  # noqa: S105 - a name
+    BEARER = "bearer"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One change at a position of the journal.
 
-    `key` is a SPIFFE ID, a serial or a key identifier (hex); `until` is when nothing of it can live
-    any more, and None for an identity that isn't at its end. `state` is an identity's.
+    `key` is a SPIFFE ID, a serial, a key identifier or a token's ``jti``; `until` is when nothing
+    of it can live any more, and None for an identity that isn't at its end. `state` is an
+    identity's. Tokens of `key`, a SPIFFE ID, that were issued up to `since` are refused, whatever
+    its state.
     """
 
     position: int
@@ -39,6 +47,7 @@ class Change:
     key: str
     until: datetime | None = None
     state: State | None = None
+    since: datetime | None = None
 
     @property
     def refused(self) -> bool:
@@ -53,29 +62,47 @@ def read_change(sealed: SealedEvent) -> Change | None:
         state = State(body["state"])
         # What a retired identity was given can live no longer than this; certificates are revoked.
         until = sealed.event.at + JWT_TTL_CEILING if state is State.RETIRED else None
-        return Change(sealed.position, About.IDENTITY, str(body["spiffe_id"]), until, state)
+        # Whoever is let back starts with new tokens; so does who gets a retired one's name.
+        since = sealed.event.at if state is State.RETIRED or kind in _LET_BACK else None
+        return Change(sealed.position, About.IDENTITY, str(body["spiffe_id"]), until, state, since)
     if kind == "certificate.revoked":
         end = datetime.fromisoformat(str(body["not_after"]))
         return Change(sealed.position, About.CERTIFICATE, str(body["serial"]), end)
-    if kind == "authority.revoked":
+    if kind == "authority.revoked" or (
+        kind == "authority.tainted" and body.get("use") == Use.TOKEN
+    ):
         end = datetime.fromisoformat(str(body["not_after"]))
         return Change(sealed.position, About.AUTHORITY, str(body["key_id"]), end)
-    return None
+    return _read_token(sealed) if kind == "token.revoked" else None
+
+
+def _read_token(sealed: SealedEvent) -> Change:
+    """One token by its ``jti``, or all that were issued to an identity up to a moment."""
+    body = sealed.event.body
+    end = datetime.fromisoformat(str(body["expires_at"]))
+    if "jti" in body:
+        return Change(sealed.position, About.TOKEN, str(body["jti"]), end)
+    since = datetime.fromisoformat(str(body["issued_until"]))
+    return Change(sealed.position, About.BEARER, str(body["spiffe_id"]), end, None, since)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What several changes come to: who is cut off by now and who no longer, which serials and keys
-    must be refused until when (whole seconds of the Unix epoch). Shared, so nobody changes it."""
+    """What several changes come to: who is cut off by now and who no longer, which serials, keys
+    and tokens must be refused until when (whole seconds of the Unix epoch), and until when
+    (likewise) whose tokens were issued that must be. Shared, so nobody changes it."""
 
     cut_off: Mapping[str, str]
     restored: Sequence[str]
     revoked: Mapping[str, int]
     distrusted: Mapping[str, int]
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    issued_until: Mapping[str, int] = field(default_factory=dict)
 
 
 def sum_up(changes: Iterable[Change]) -> Difference:
     """The changes as one: of several about one thing the last counts."""
+    changes = list(changes)
     last = {(change.about, change.key): change for change in changes}
     people = [change for change in last.values() if change.about is About.IDENTITY]
     ends = {about: _list_ends(last.values(), about) for about in About}
@@ -84,7 +111,18 @@ def sum_up(changes: Iterable[Change]) -> Difference:
         restored=[c.key for c in people if not c.refused],
         revoked=ends[About.CERTIFICATE],
         distrusted=ends[About.AUTHORITY],
+        tokens=ends[About.TOKEN],
+        # Of all of them: what comes after a release doesn't undo that it was one.
+        issued_until=latest((c.key, c.since) for c in changes if c.since is not None),
     )
+
+
+def latest(moments: Iterable[tuple[str, datetime]]) -> dict[str, int]:
+    """The last moment of each, as the whole second of the Unix epoch that it lies in."""
+    found: dict[str, int] = {}
+    for key, moment in moments:
+        found[key] = max(found.get(key, 0), int(moment.timestamp()))
+    return found
 
 
 def _list_ends(changes: Iterable[Change], about: About) -> dict[str, int]:

@@ -7,13 +7,13 @@ values alone, and additions come before removals.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from troth.core.clock import Clock
 from troth.core.errors import Internal
 from troth.identity.identity import State
-from troth.issuance.profiles import JWT_TTL_CEILING
+from troth.issuance.profiles import JWT_TTL_CEILING, TOKENS_OVER
 from troth.wire.api.revocations import (
     RevocationChange,
     RevocationHeartbeat,
@@ -33,6 +33,8 @@ class _Known:
     cut_off: dict[str, str]
     revoked: dict[str, int]
     distrusted: dict[str, int]
+    tokens: dict[str, int]
+    issued_until: dict[str, int]
     retired: dict[str, float]
     """Who of those that are cut off is at its end, and when (monotonic) no token of it can live."""
 
@@ -88,6 +90,8 @@ class Revocations:
                     dict(message.cut_off),
                     dict(message.revoked),
                     dict(message.distrusted),
+                    dict(message.tokens),
+                    dict(message.issued_until),
                     self._list_ends(message.cut_off),
                 )
                 self._lease = min(message.lease, MAX_LEASE)
@@ -114,6 +118,8 @@ class Revocations:
             )
         known.revoked.update(change.revoked)
         known.distrusted.update(change.distrusted)
+        known.tokens.update(change.tokens)
+        known.issued_until.update(change.issued_until)
         known.cut_off.update(change.cut_off)
         for spiffe_id in (*change.cut_off, *change.restored):
             known.retired.pop(spiffe_id, None)
@@ -134,6 +140,12 @@ class Revocations:
         known = self._known
         known.revoked = {serial: end for serial, end in known.revoked.items() if end > now}
         known.distrusted = {key: end for key, end in known.distrusted.items() if end > now}
+        known.tokens = {jti: end for jti, end in known.tokens.items() if end > now}
+        known.issued_until = {
+            name: second
+            for name, second in known.issued_until.items()
+            if second + TOKENS_OVER.total_seconds() > now
+        }
         past = {name for name, end in known.retired.items() if end <= moment}
         known.cut_off = {name: s for name, s in known.cut_off.items() if name not in past}
         known.retired = {name: end for name, end in known.retired.items() if name not in past}
@@ -145,13 +157,8 @@ class Revocations:
         there is no certificate.
         """
         known = self._known
-        if known is None:
-            return ["Nothing was heard from a troth server yet, so nobody is accepted."]
-        if self.age > self.lease:
-            return [
-                f"No troth server was heard for {self.age:.0f} s, longer than the lease of "
-                f"{self.lease:.0f} s, so nobody is accepted until one is back."
-            ]
+        if known is None or self.age > self.lease:
+            return [self._explain_silence()]
         found = []
         state = known.cut_off.get(spiffe_id)
         if state is not None:
@@ -161,3 +168,34 @@ class Revocations:
         if signer and signer in known.distrusted:
             found.append(f"The authority {signer} that signed the certificate was revoked.")
         return found
+
+    def find_token_objections(
+        self, jti: str, parties: Collection[str], issued_at: int, signer: str
+    ) -> list[str]:
+        """Why this access token must be refused now, in sentences; empty if nothing speaks against
+        it.
+
+        `parties` are the SPIFFE IDs of its subject, its client and all of its actors, `issued_at`
+        is its ``iat``, and `signer` the ``kid`` of the key that signed it.
+        """
+        known = self._known
+        if known is None or self.age > self.lease:
+            return [self._explain_silence()]
+        # States first: who is let back is noted with its end of tokens before its state goes.
+        found = [f"{name} is {state}." for name in parties if (state := known.cut_off.get(name))]
+        if jti in known.tokens:
+            found.append("The token was revoked.")
+        if signer in known.distrusted:
+            found.append("The authority that signed the token is trusted no more.")
+        for name in parties:
+            if issued_at <= known.issued_until.get(name, -1):
+                found.append(f"Tokens of {name} from before count no more; it must ask anew.")
+        return found
+
+    def _explain_silence(self) -> str:
+        if self._known is None:
+            return "Nothing was heard from a troth server yet, so nobody is accepted."
+        return (
+            f"No troth server was heard for {self.age:.0f} s, longer than the lease of "
+            f"{self.lease:.0f} s, so nobody is accepted until one is back."
+        )

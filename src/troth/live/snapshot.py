@@ -30,6 +30,7 @@ from troth.live.recent import (
     mark_event,
     read_change,
 )
+from troth.live.tokens import TokenRevocations
 
 INDIFFERENT = frozenset(
     {
@@ -38,6 +39,7 @@ INDIFFERENT = frozenset(
         "jwtsvid.intended",
         "jwtsvid.issued",
         "token.issued",
+        "token.rejected",
     }
 )
 """Types of events that change nothing here, and are most of all events: whoever feeds a snapshot
@@ -55,7 +57,9 @@ class Seed:
 
     `cut_off` maps SPIFFE IDs to states, `revoked` serials (hex) to when they expire, and
     `distrusted` the key identifiers (hex) of revoked authorities to theirs. `ended` are SPIFFE IDs
-    of retired identities, and until when a token of theirs may live.
+    of retired identities, and until when a token of theirs may live. `tokens` maps the ``jti`` of
+    revoked tokens to when they expire, and `issued_until` SPIFFE IDs to the moment up to which
+    tokens were issued to them that count no more.
     """
 
     epoch: int
@@ -63,6 +67,8 @@ class Seed:
     revoked: Mapping[str, datetime]
     distrusted: Mapping[str, datetime] = field(default_factory=dict)
     ended: Mapping[str, datetime] = field(default_factory=dict)
+    tokens: Mapping[str, datetime] = field(default_factory=dict)
+    issued_until: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,8 @@ class Refusals:
     cut_off: Mapping[str, str]
     revoked: Mapping[str, int]
     distrusted: Mapping[str, int]
+    tokens: Mapping[str, int]
+    issued_until: Mapping[str, int]
 
 
 class Snapshot:
@@ -93,6 +101,7 @@ class Snapshot:
         self.bundle: Bundle | None = None
         """What is declared; None if it must be read from the store."""
         self.facts = Facts()
+        self.tokens = TokenRevocations(clock)
         self.recent = RecentChanges()
         self.epoch = 0
         self.nodes_epoch = 0
@@ -112,6 +121,7 @@ class Snapshot:
         self._revoked = dict(seed.revoked)
         self._distrusted = dict(seed.distrusted)
         self._ended = dict(seed.ended)
+        self.tokens.load(seed.tokens, seed.issued_until)
         self._refused = None
         self._touched.clear()
         self.facts.clear(seed.epoch)
@@ -196,7 +206,11 @@ class Snapshot:
         """Note a change; false if it is none for whoever asks whom to refuse."""
         key, until, state = change.key, change.until, change.state
         self._refused = None
-        if change.about is About.CERTIFICATE and until is not None:
+        if change.since is not None:
+            self.tokens.end_issued(key, change.since)
+        if change.about is About.TOKEN and until is not None:
+            self.tokens.revoke(key, until)
+        elif change.about is About.CERTIFICATE and until is not None:
             self._revoked[key] = until
         elif change.about is About.AUTHORITY and until is not None:
             self._distrusted[key] = until
@@ -233,6 +247,8 @@ class Snapshot:
             cut_off=retired | {name: state.value for name, state in self._cut_off.items()},
             revoked=count_seconds(self._revoked.items()),
             distrusted=count_seconds(self._distrusted.items()),
+            tokens=self.tokens.list_revoked(),
+            issued_until=self.tokens.list_issued_until(),
         )
         self._refused = (min((self._ended[name] for name in retired), default=None), refusals)
         return refusals
@@ -282,6 +298,7 @@ class Snapshot:
         """Forget revocations of what has expired by itself."""
         now = self._clock.now()
         self._refused = None
+        self.tokens.drop_expired()
         self._distrusted = {k: end for k, end in self._distrusted.items() if end > now}
         self._revoked = {s: end for s, end in self._revoked.items() if end > now}
         self._ended = {name: end for name, end in self._ended.items() if end > now}

@@ -62,6 +62,7 @@ class TokenMaker:
         """A token of `scopes` at `resource` for `client`, recorded before it is answered."""
         check_binding(resource, client)
         now = self.clock.now()
+        self.snapshot.tokens.check_issuing([client.client_id], now)
         authority = find_signer(bundle, now)
         token = plan_access_token(
             issuer=authority,

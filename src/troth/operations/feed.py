@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -9,10 +10,10 @@ from typing import Protocol
 import structlog
 
 from troth.core.events import SealedEvent
-from troth.core.ids import IdentityId
+from troth.core.ids import IdentityId, SpiffeId
 from troth.identity.identity import State
-from troth.issuance.authorities import AuthorityState, Use
-from troth.issuance.profiles import JWT_TTL_CEILING
+from troth.issuance.authorities import Authority, AuthorityState, Use
+from troth.issuance.profiles import JWT_TTL_CEILING, TOKENS_OVER
 from troth.live.recent import mark_event
 from troth.live.snapshot import CUT_OFF, INDIFFERENT, Seed, Snapshot
 from troth.operations.recording import name_key
@@ -33,27 +34,44 @@ async def read_seed(store: Store, now: datetime) -> Seed:
     """What a snapshot starts from, in one consistent read."""
 
     def read(tx: Transaction) -> Seed:
+        retired = tx.identities.list_retired_since(now - TOKENS_OVER)
         revoking = [withdrawal.holder for withdrawal in tx.withdrawals.list_open()]
         retiring = tx.identities.find_all(map(IdentityId, revoking)).values()
+        ended = tx.token_revocations.list_issued_until(now)
         return Seed(
             epoch=tx.journal.head(),
             cut_off={str(name): state for name, state in tx.identities.list_in_states(CUT_OFF)},
             revoked=dict(tx.certificates.list_revoked(now)),
             distrusted={
                 name_key(authority): authority.not_after
-                for authority in tx.authorities.list(Use.X509)
-                if authority.state is AuthorityState.REVOKED and authority.not_after > now
+                for authority in (*tx.authorities.list(Use.X509), *tx.authorities.list(Use.TOKEN))
+                if _is_distrusted(authority) and authority.not_after > now
             },
+            tokens=dict(tx.token_revocations.list_tokens(now)),
+            issued_until=_find_last([(n, at) for n, at, _ in retired] + ended),
             ended={
                 str(name): now + JWT_TTL_CEILING
                 for name in (
-                    *tx.identities.list_retired_since(now - JWT_TTL_CEILING),
+                    *(n for n, at, held in retired if not held and at >= now - JWT_TTL_CEILING),
                     *(one.spiffe_id for one in retiring if one.state is State.RETIRED),
                 )
             },
         )
 
     return await store.read(read)
+
+
+def _is_distrusted(authority: Authority) -> bool:
+    """A certificate of a tainted authority is replaced while it lasts; a token counts no more."""
+    tainted = authority.use is Use.TOKEN and authority.state is AuthorityState.TAINTED
+    return tainted or authority.state is AuthorityState.REVOKED
+
+
+def _find_last(moments: Iterable[tuple[SpiffeId, datetime]]) -> dict[str, datetime]:
+    found: dict[str, datetime] = {}
+    for name, moment in moments:
+        found[str(name)] = max(moment, found.get(str(name), moment))
+    return found
 
 
 class FeedMeter(Protocol):

@@ -218,6 +218,9 @@ def move_in(
         check_withdrawn(tx, [str(identity.spiffe_id)])
     tx.identities.save(moved, identity.revision)
     record_identity(tx, call, PAST[verb], moved, now, reason=reason)
+    if verb in ("release", "resume"):
+        # What was cut off stays ended, also for who learned of it only now.
+        tx.token_revocations.end_issued(moved.spiffe_id, now)
     if verb not in REVOKES:
         return moved
     if later:

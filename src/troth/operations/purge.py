@@ -48,6 +48,7 @@ class PurgeRecords:
                 tx.jwt_svids.purge(before, BATCH),
                 tx.instances.purge(before, BATCH),
                 tx.used_proofs.purge(now, BATCH),
+                tx.token_revocations.purge(now, BATCH),
             )
             return max(counts) < BATCH
 

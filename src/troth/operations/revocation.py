@@ -77,6 +77,8 @@ class FollowRevocations:
             cut_off=known.cut_off,
             revoked=known.revoked,
             distrusted=known.distrusted,
+            tokens=known.tokens,
+            issued_until=known.issued_until,
         )
 
     def _show_missed(self, opened: float, missed: list[SealedEvent]) -> wire.RevocationChange:
@@ -107,6 +109,8 @@ class FollowRevocations:
             restored=changes.restored,
             revoked=changes.revoked,
             distrusted=changes.distrusted,
+            tokens=changes.tokens,
+            issued_until=changes.issued_until,
         )
 
     def _tell_age(self, opened: float) -> float:

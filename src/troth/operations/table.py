@@ -20,6 +20,7 @@ from troth.identity.x509pop import Vouchers
 from troth.live.snapshot import Snapshot
 from troth.operations.accesstoken import RequestToken, TokenMaker
 from troth.operations.attestation import AttestNode, Entrance, ReadmitNode
+from troth.operations.bearer import TokenJudge
 from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
 from troth.operations.client import Authenticator
@@ -29,6 +30,7 @@ from troth.operations.enrolment import InviteDevices
 from troth.operations.gathering import LeafGatherer
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
 from troth.operations.instance import ListInstances, MoveInstance
+from troth.operations.introspection import AnswerSigner, IntrospectToken
 from troth.operations.journal import ListJournal, TailJournal
 from troth.operations.jwtsvid import IssueJwtSvids
 from troth.operations.leaf import LeafIssuer
@@ -44,6 +46,7 @@ from troth.operations.node import (
 from troth.operations.pacing import JOINS, Turns
 from troth.operations.publication import Publication
 from troth.operations.refusal import Journaled, RefusalJournal
+from troth.operations.rejection import RejectionJournal
 from troth.operations.revocation import FollowRevocations
 from troth.operations.rotation import (
     ActivateAuthority,
@@ -58,6 +61,7 @@ from troth.operations.succession import AuthorityMaker
 from troth.operations.template import ListTemplates
 from troth.operations.throttle import RENEWALS, Throttle
 from troth.operations.token import CreateJoinToken
+from troth.operations.token_revocation import RevokeTokens, SurrenderToken, restrain
 from troth.operations.tokens import TokenGatherer
 from troth.store.engine import Store
 from troth.wire.oauth.routes import OAUTH_ROUTES
@@ -157,14 +161,25 @@ def _list_instance_operations(p: Parts) -> Mapping[str, Operation]:
 def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     """Those of the OAuth endpoints."""
     origin = p.publication.origin
-    audiences = frozenset({origin, f"{origin}{OAUTH_ROUTES['token.request']}"})
+    audiences = frozenset({origin, *(f"{origin}{path}" for path in OAUTH_ROUTES.values())})
     authenticator = Authenticator(p.store, p.snapshot, p.clock, p.trust_domain, audiences)
     gatherer = TokenGatherer(p.store, p.keystore)
     maker = TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin)
     dpop = DpopVerifier(p.store, p.clock, p.entropy)
     refusals = RefusalJournal(p.store, p.clock)
     request = RequestToken(p.store, p.snapshot, authenticator, dpop, maker)
-    return {"token.request": Journaled(request, refusals)}
+    judge = TokenJudge(p.store, p.snapshot, p.clock, p.trust_domain, origin)
+    signer = AnswerSigner(p.keystore, p.clock, origin)
+    rejections = RejectionJournal(p.store, p.clock)
+    restraint = restrain(rejections, p.clock)
+    introspect = IntrospectToken(p.store, p.clock, authenticator, judge, signer, rejections)
+    surrender = SurrenderToken(p.store, p.snapshot, p.clock, authenticator, judge, restraint)
+    return {
+        "token.request": Journaled(request, refusals),
+        "token.introspect": Journaled(introspect, refusals),
+        "token.surrender": Journaled(surrender, refusals),
+        "token.revoke": RevokeTokens(p.store, p.clock),
+    }
 
 
 def _describe(p: Parts) -> About:

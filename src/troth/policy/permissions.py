@@ -30,6 +30,7 @@ OPERATES = AUDITS | {
     "instance.lock",
     "instance.unlock",
     "certificate.revoke",
+    "token.revoke",
     "node.evict",
 }
 ADMINISTERS = OPERATES | {
@@ -57,7 +58,9 @@ NODE = frozenset(
 )
 WORKLOAD = frozenset({"revocation.follow"})
 DEVICE = frozenset({"device.renew"})
-ANYONE = frozenset({"node.attest", "device.enroll", "token.request"})
+ANYONE = frozenset(
+    {"node.attest", "device.enroll", "token.request", "token.introspect", "token.surrender"}
+)
 
 ROLES: Mapping[str, frozenset[str]] = {
     "admin": ADMINISTERS | ANYONE,

@@ -304,15 +304,16 @@ class IdentityGateway:
             found += self._all(select(identities).where(is_living, column.in_(chunk)))
         return found
 
-    def list_retired_since(self, moment: datetime) -> list[SpiffeId]:
-        """SPIFFE IDs retired at `moment` or later that no living identity holds again."""
+    def list_retired_since(self, moment: datetime) -> list[tuple[SpiffeId, datetime, bool]]:
+        """SPIFFE IDs retired at `moment` or later, when, and whether a living identity holds it."""
         living = identities.alias()
         held = exists().where(
             living.c.spiffe_id == _t.spiffe_id, living.c.state != literal_column("'retired'")
         )
-        query = select(_t.spiffe_id).where(is_retired, _t.updated_at >= moment, ~held)
-        rows = self._session.execute(query.distinct().order_by(_t.spiffe_id))
-        return [read_spiffe_id(row.spiffe_id) for row in rows]
+        query = select(_t.spiffe_id, func.max(_t.updated_at).label("at"), held.label("held"))
+        query = query.where(is_retired, _t.updated_at >= moment).group_by(_t.spiffe_id)
+        rows = self._session.execute(query)
+        return [(read_spiffe_id(row.spiffe_id), row.at, bool(row.held)) for row in rows]
 
     def list_in_states(self, states: Iterable[State]) -> list[tuple[SpiffeId, State]]:
         """SPIFFE ID and state of every identity in one of `states`: for live snapshots."""

@@ -352,6 +352,16 @@ withdrawals = Table(
     Column("reached", Moment, nullable=False),
 )
 
+# Access tokens that end early, until they would have expired anyway. `subject` is a token's jti, or
+# a SPIFFE ID all of whose tokens ended that were issued up to `issued_until`.
+token_revocations = Table(
+    "token_revocations",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("issued_until", Moment),
+    Column("expires_at", Moment, nullable=False, index=True),
+)
+
 crls = Table(
     "crls",
     metadata,

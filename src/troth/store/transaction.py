@@ -22,6 +22,7 @@ from troth.store.session import Session
 from troth.store.settings import SettingGateway
 from troth.store.sightings import SightingGateway
 from troth.store.templates import TemplateGateway
+from troth.store.token_revocations import TokenRevocationGateway
 from troth.store.used_proofs import UsedProofGateway
 from troth.store.withdrawals import WithdrawalGateway
 
@@ -80,6 +81,11 @@ class Transaction:
     def used_proofs(self) -> UsedProofGateway:
         """Proofs that were taken."""
         return UsedProofGateway(self._session)
+
+    @cached_property
+    def token_revocations(self) -> TokenRevocationGateway:
+        """Access tokens that ended early."""
+        return TokenRevocationGateway(self._session)
 
     @cached_property
     def authorities(self) -> AuthorityGateway:

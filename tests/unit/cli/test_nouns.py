@@ -15,7 +15,7 @@ from tests.fakes.views import make_entry, make_identity, make_status
 from tests.unit.cli.conftest import Run
 from troth.cli import journal as journal_module
 from troth.core.errors import Refused
-from troth.wire.api import certificates, identities, journal, nodes
+from troth.wire.api import certificates, identities, journal, nodes, tokens
 
 
 def test_ps_hides_the_retired(api: FakeApi, run: Run) -> None:
@@ -265,3 +265,23 @@ class _OneByOne(dict):
 
 def _line(value: object) -> bytes:
     return msgspec.json.encode(value) + b"\n"
+
+
+def test_token_revoke_names_a_token_or_an_identity(api: FakeApi, run: Run) -> None:
+    end = datetime(2026, 1, 1, tzinfo=UTC)
+    name = "spiffe://example.org/billing"
+    api.answers["token.revoke"] = lambda request: tokens.TokensRevoked(
+        expires_at=end, jti=request.jti, spiffe_id=name if request.identity else None
+    )
+    one = run("token", "revoke", "tok_0a1b", "--reason", "leaked")
+    assert one.stdout == "token tok_0a1b is revoked\n"
+    every = run("token", "revoke", "--identity", "billing", "--reason", "stolen")
+    assert every.stdout == f"all tokens of {name} ended\n"
+    assert "quarantine" in every.stderr
+    assert [(r.jti, r.identity, r.reason) for r in api.named("token.revoke")] == [
+        ("tok_0a1b", None, "leaked"),
+        (None, "billing", "stolen"),
+    ]
+    for words in ([], ["tok_0a1b", "--identity", "billing"]):
+        assert run("token", "revoke", *words, "--reason", "x").exit_code == 2
+    assert run("token", "revoke", "tok_0a1b").exit_code == 2

@@ -8,7 +8,7 @@ import pytest
 
 from troth.core.events import Event, SealedEvent
 from troth.identity.identity import State
-from troth.live.recent import About, Change, RecentChanges, mark_event, read_change
+from troth.live.recent import About, Change, RecentChanges, mark_event, read_change, sum_up
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WEB = "spiffe://example.org/web"
@@ -42,6 +42,34 @@ def test_certificates_and_authorities() -> None:
     assert one == Change(3, About.CERTIFICATE, "0a", end)
     assert two == Change(4, About.AUTHORITY, "ff", end)
     assert read_change(sealed(5, "certificate.issued", serial="0a")) is None
+
+
+def test_tokens_that_ended() -> None:
+    end, moment = NOW + timedelta(minutes=5), NOW + timedelta(seconds=1)
+    one = read_change(sealed(3, "token.revoked", jti="tok_1", expires_at=end.isoformat()))
+    assert one == Change(3, About.TOKEN, "tok_1", end)
+    fields = {"spiffe_id": WEB, "issued_until": moment.isoformat(), "expires_at": end.isoformat()}
+    assert read_change(sealed(4, "token.revoked", **fields)) == Change(
+        4, About.BEARER, WEB, end, None, moment
+    )
+    for use, distrusted in (("access-token", True), ("x509-svid", False)):
+        fields = {"key_id": "k", "use": use, "not_after": end.isoformat()}
+        assert bool(read_change(sealed(5, "authority.tainted", **fields))) == distrusted
+
+
+def test_an_end_of_tokens_is_told_whatever_comes_after_it() -> None:
+    fields = {"id": "idn_1", "spiffe_id": WEB}
+    events = [
+        sealed(3, "identity.quarantined", **fields, state="quarantined"),
+        sealed(4, "identity.released", **fields, state="active"),
+        sealed(5, "identity.changed", **fields, state="active"),
+    ]
+    found = sum_up(change for event in events if (change := read_change(event)))
+    assert (found.cut_off, found.restored) == ({}, [WEB])
+    assert found.issued_until == {WEB: int(NOW.timestamp())}
+    retired = read_change(sealed(6, "identity.retired", **fields, state="retired"))
+    assert retired is not None
+    assert retired.since == NOW
 
 
 def test_it_answers_for_what_it_remembers_alone() -> None:

@@ -159,3 +159,37 @@ def test_a_place_keeps_its_mark_while_nothing_is_said_about_it() -> None:
         0.0,
     )
     assert known.mark == ""
+
+
+def test_what_speaks_against_a_token() -> None:
+    clock, known = make(
+        cut_off={WEB: "quarantined"},
+        distrusted={"kid": 9**10},
+        tokens={"tok_1": 9**10},
+        issued_until={"a": 100},
+    )
+    assert known.find_token_objections("tok_2", ["a", "b"], 101, "other") == []
+    assert len(known.find_token_objections("tok_1", ["a", "b", WEB], 100, "kid")) == 4
+    assert known.find_token_objections("tok_2", ["b", "a"], 100, "") == [
+        "Tokens of a from before count no more; it must ask anew."
+    ]
+    known.take(change(10, 11, restored=[WEB], issued_until={WEB: 200}, tokens={"tok_3": 1}), 0.0)
+    assert known.find_token_objections("tok_3", [], 0, "") == ["The token was revoked."]
+    assert len(known.find_token_objections("", [WEB], 200, "")) == 1
+    assert known.find_token_objections("", [WEB], 201, "") == []
+    clock.advance(timedelta(seconds=16))
+    (reason,) = known.find_token_objections("", [], 0, "")
+    assert "lease" in reason
+    assert Revocations(clock).find_token_objections("", [], 0, "")
+
+
+def test_ends_of_tokens_are_forgotten_when_they_are_over_anyway() -> None:
+    now = int(VirtualClock().now().timestamp())
+    clock, known = make(tokens={"tok_1": now + 60}, issued_until={WEB: now})
+    clock.advance(timedelta(seconds=3600))
+    known.take(RevocationHeartbeat(epoch=10, mark="m", as_of=3600.0), 0.0)
+    assert known.find_token_objections("tok_1", [], now, "") == []
+    assert known.find_token_objections("", [WEB], now, "")
+    clock.advance(timedelta(seconds=301))
+    known.take(RevocationHeartbeat(epoch=10, mark="m", as_of=3901.0), 0.0)
+    assert known.find_token_objections("", [WEB], now, "") == []

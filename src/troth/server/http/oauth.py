@@ -21,6 +21,7 @@ from troth.server.settings import Limits
 from troth.wire.oauth.answers import Refusal, plain_text
 from troth.wire.oauth.errors import UseDpopNonce, name_error
 from troth.wire.oauth.form import MEDIA_TYPE, parse_form
+from troth.wire.oauth.introspection import Signed
 from troth.wire.oauth.request import OAuthRequest
 from troth.wire.oauth.routes import OAUTH_ROUTES
 
@@ -28,8 +29,8 @@ log = structlog.get_logger(__name__)
 
 MAX_BODY = 64 * 1024
 _PATHS = {path: name for name, path in OAUTH_ROUTES.items()}
+_JSON = b"application/json"
 _HEADERS = [
-    (b"content-type", b"application/json"),
     (b"cache-control", b"no-store"),  # RFC 6749, section 5.1
     (b"pragma", b"no-cache"),
 ]
@@ -53,13 +54,13 @@ class OAuthEndpoints:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one exchange."""
         try:
-            body = await self._answer(scope, receive)
-            await _send(send, 200, body, [])
+            media_type, body = _render(await self._answer(scope, receive))
+            await _send(send, 200, body, [], media_type)
         except Exception as error:  # noqa: BLE001 - its answer is the standard's, not the API's
             status, body, headers = _explain(error, request_id_of(scope))
             await _send(send, status, body, headers)
 
-    async def _answer(self, scope: Any, receive: Any) -> bytes:
+    async def _answer(self, scope: Any, receive: Any) -> Any:
         path = scope["path"]
         if scope["method"] != "POST":
             raise _WrongMethod
@@ -79,10 +80,18 @@ class OAuthEndpoints:
             authorization=_find_header(headers, b"authorization"),
             dpop=_find_header(headers, b"dpop"),
             url=f"{_find_origin(scope, headers)}{path}",
+            accept=_join_header(headers, b"accept"),
         )
         caller = await accept_anybody(scope)
         request_id = RequestId(request_id_of(scope))
-        return msgspec.json.encode(await self.dispatcher.call(name, caller, request_id, request))
+        return await self.dispatcher.call(name, caller, request_id, request)
+
+
+def _render(answer: Any) -> tuple[bytes, bytes]:
+    """Media type and body: JSON, a JWT, or nothing (RFC 7009, section 2.2)."""
+    if isinstance(answer, Signed):
+        return answer.media_type.encode("ascii"), answer.text.encode("ascii")
+    return _JSON, b"" if answer is None else msgspec.json.encode(answer)
 
 
 class _WrongMethod(Exception):
@@ -115,12 +124,21 @@ def _explain(error: Exception, request_id: str) -> tuple[int, bytes, list[tuple[
     return status, msgspec.json.encode(refusal), headers
 
 
-async def _send(send: Any, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    length = (b"content-length", str(len(body)).encode())
+async def _send(
+    send: Any,
+    status: int,
+    body: bytes,
+    headers: list[tuple[bytes, bytes]],
+    media_type: bytes = _JSON,
+) -> None:
+    described = [
+        (b"content-type", media_type),
+        (b"content-length", str(len(body)).encode()),
+    ]
     start = {
         "type": "http.response.start",
         "status": status,
-        "headers": [*_HEADERS, length, *headers],
+        "headers": [*described, *_HEADERS, *headers],
     }
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -178,3 +196,9 @@ def _find_header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
     if len(found) > 1:
         raise Invalid(f"The header {name.decode()} is there twice.")
     return found[0].decode("latin-1") if found else None
+
+
+def _join_header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
+    """The value of a header that is a list, from all its lines (RFC 9110, section 5.3)."""
+    found = [value.decode("latin-1") for given, value in headers if given == name]
+    return ", ".join(found) or None

@@ -25,10 +25,15 @@ class RevocationSnapshot(Struct, frozen=True, kw_only=True, tag_field="message",
     """The complete value as of journal position `epoch`, which replaces all that was known.
 
     `cut_off` maps SPIFFE IDs to the state that cuts them off; `revoked` serials (lower-case hex) of
-    unexpired certificates to their expiry; `distrusted` key identifiers (hex) of revoked
-    authorities to theirs. `as_of` is when this was known to be true, in seconds since the stream
-    was opened, and may be negative; `lease` for how many seconds from then on it holds without
-    another word. `mark` tells this journal from another one that reached the same position.
+    unexpired certificates to their expiry; `distrusted` key identifiers (hex, or the ``kid`` of a
+    key of tokens) of authorities that are trusted no more to theirs. `tokens` maps the ``jti`` of
+    revoked access tokens to their expiry, and `issued_until` SPIFFE IDs to the second up to which,
+    itself included, tokens were issued that count no more: those of which they are subject, client
+    or actor.
+
+    `as_of` is when this was known to be true, in seconds since the stream was opened, and may be
+    negative; `lease` for how many seconds from then on it holds without another word. `mark` tells
+    this journal from another one that reached the same position.
     """
 
     epoch: int
@@ -39,6 +44,8 @@ class RevocationSnapshot(Struct, frozen=True, kw_only=True, tag_field="message",
     cut_off: Mapping[str, str]
     revoked: Mapping[str, int]
     distrusted: Mapping[str, int]
+    tokens: Mapping[str, int] = {}
+    issued_until: Mapping[str, int] = {}
 
 
 class RevocationChange(Struct, frozen=True, kw_only=True, tag_field="message", tag="change"):
@@ -53,6 +60,8 @@ class RevocationChange(Struct, frozen=True, kw_only=True, tag_field="message", t
     restored: Sequence[str] = []
     revoked: Mapping[str, int] = {}
     distrusted: Mapping[str, int] = {}
+    tokens: Mapping[str, int] = {}
+    issued_until: Mapping[str, int] = {}
 
 
 class RevocationHeartbeat(Struct, frozen=True, kw_only=True, tag_field="message", tag="heartbeat"):

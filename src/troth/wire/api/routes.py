@@ -29,6 +29,7 @@ from troth.wire.api import (
     revocations,
     status,
     templates,
+    tokens,
 )
 from troth.wire.api.faults import explain_fault
 
@@ -205,6 +206,14 @@ ROUTES: tuple[Route, ...] = (
         nodes.CreateJoinToken,
         nodes.JoinTokenCreated,
         "Make a one-time token with which a node joins.",
+    ),
+    _r(
+        "token.revoke",
+        "POST",
+        "/v1/tokens/revoke",
+        tokens.RevokeTokens,
+        tokens.TokensRevoked,
+        "End an access token, or all of an identity, before their time.",
     ),
     _r(
         "node.attest",

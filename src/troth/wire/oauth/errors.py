@@ -64,6 +64,12 @@ class UnsupportedGrantType(Unimplemented):
     oauth: ClassVar[str] = "unsupported_grant_type"
 
 
+class UnsupportedTokenType(Invalid):
+    """Tokens of this kind can't be revoked here."""
+
+    oauth: ClassVar[str] = "unsupported_token_type"
+
+
 _OF_KIND: Mapping[str, str] = {
     "invalid_request": "invalid_request",
     "unauthenticated": "invalid_client",

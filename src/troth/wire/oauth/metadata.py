@@ -1,7 +1,7 @@
 """Discovery: what a client needs to know of the authorization server.
 
 Sources: RFC 8414 section 2, OpenID Connect Discovery 1.0 section 3, RFC 8705 section 5
-(`mtls_endpoint_aliases`), RFC 9449 section 5.1, RFC 9068, RFC 9728.
+(`mtls_endpoint_aliases`), RFC 9449 section 5.1, RFC 9701 section 7, RFC 9068, RFC 9728.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from troth.core.jose.dpop import ALGORITHMS as DPOP_ALGORITHMS
 
 ASSERTION_ALGORITHMS = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256")
 """What a client may sign its assertions with; RS256 alone of PKCS #1 v1.5, as RFC 7523 has it."""
+
+INTROSPECTION_ALGORITHMS = ("ES256",)
+"""With what answers about tokens are signed (RFC 9701, section 7)."""
 
 CLIENT_CREDENTIALS = "client_credentials"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -38,5 +41,16 @@ def render_metadata(
         "id_token_signing_alg_values_supported": ["ES256"],
         "dpop_signing_alg_values_supported": list(DPOP_ALGORITHMS),
         "tls_client_certificate_bound_access_tokens": True,  # RFC 8705, section 3.3
-        "mtls_endpoint_aliases": {"token_endpoint": f"{mutual_origin}/oauth/token"},
+        "introspection_endpoint": f"{origin}/oauth/introspect",
+        "introspection_endpoint_auth_methods_supported": methods,
+        "introspection_endpoint_auth_signing_alg_values_supported": list(ASSERTION_ALGORITHMS),
+        "introspection_signing_alg_values_supported": list(INTROSPECTION_ALGORITHMS),
+        "revocation_endpoint": f"{origin}/oauth/revoke",
+        "revocation_endpoint_auth_methods_supported": methods,
+        "revocation_endpoint_auth_signing_alg_values_supported": list(ASSERTION_ALGORITHMS),
+        "mtls_endpoint_aliases": {
+            "token_endpoint": f"{mutual_origin}/oauth/token",
+            "introspection_endpoint": f"{mutual_origin}/oauth/introspect",
+            "revocation_endpoint": f"{mutual_origin}/oauth/revoke",
+        },
     }

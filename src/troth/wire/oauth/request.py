@@ -9,11 +9,12 @@ from troth.wire.oauth.form import Form
 
 @dataclass(frozen=True, slots=True)
 class OAuthRequest:
-    """`certificate` is the client's (DER) where TLS asked for one; `authorization` and
-    `dpop` are those headers; `url` is where it was sent, without query."""
+    """`certificate` is the client's (DER) where TLS asked for one; `authorization`, `dpop` and
+    `accept` are those headers; `url` is where it was sent, without query."""
 
     form: Form
     certificate: bytes | None = None
     authorization: str | None = None
     dpop: str | None = None
     url: str = ""
+    accept: str | None = None

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 OAUTH_ROUTES: Mapping[str, str] = {
     "token.request": "/oauth/token",
+    "token.introspect": "/oauth/introspect",
+    "token.surrender": "/oauth/revoke",
 }
 METADATA_PATHS = (
     "/.well-known/oauth-authorization-server",  # RFC 8414, section 3

@@ -1,0 +1,196 @@
+"""Whether an access token counts now: what it says itself, and all that is known live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from troth.core.clock import Clock
+from troth.core.errors import TrothError
+from troth.core.ids import SpiffeId, TrustDomain
+from troth.core.jose.jwk import PublicKey, derive_key_id, load_key
+from troth.identity.identity import Identity
+from troth.identity.lifecycle import may_hold_credentials
+from troth.issuance.accesstoken import list_actors, verify_access_token
+from troth.issuance.authorities import Use
+from troth.live.bundle import Bundle
+from troth.live.snapshot import Snapshot
+from troth.operations.declaration import read_bundle
+from troth.store.engine import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A token of ours that hasn't expired, whatever has become of it since.
+
+    `parties` are its subject, its client and its actors, each once; all of them must be good.
+    """
+
+    claims: Mapping[str, Any]
+    kid: str
+    parties: tuple[str, ...]
+
+    @property
+    def jti(self) -> str:
+        """Which token it is."""
+        return str(self.claims["jti"])
+
+    @property
+    def subject(self) -> str:
+        """The SPIFFE ID for which it speaks."""
+        return str(self.claims["sub"])
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Why a token doesn't count, in a sentence for the journal, never for who asks.
+
+    `token` is there once its signature was found to be ours.
+    """
+
+    reason: str
+    token: Verified | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A token that counts now, and its subject."""
+
+    token: Verified
+    subject: Identity
+
+
+class TokenJudge:
+    """Says whether a token counts. Belongs to one event loop; it reads live state alone, but for
+    identities that weren't met of late."""
+
+    def __init__(
+        self,
+        store: Store,
+        snapshot: Snapshot,
+        clock: Clock,
+        trust_domain: TrustDomain,
+        issuer_url: str,
+    ) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        self._clock = clock
+        self._trust_domain = trust_domain
+        self._issuer_url = issuer_url
+        self._signers: _Signers | None = None
+
+    async def read_bundle(self) -> Bundle:
+        """What is declared now."""
+        return await read_bundle(self._store, self._snapshot)
+
+    def verify(self, text: str, bundle: Bundle) -> Verified | Rejected:
+        """What a token says, if it is one of ours and its time isn't over."""
+        now = self._clock.now()
+        try:
+            token = verify_access_token(
+                text, issuer_url=self._issuer_url, keys=self._load(bundle).keys, now=now
+            )
+            claims = token.claims
+            actors = list_actors(claims)
+        except TrothError as error:
+            return Rejected(error.detail)
+        parties = dict.fromkeys((claims["sub"], claims["client_id"], *actors))
+        verified = Verified(claims, str(token.header["kid"]), tuple(parties))
+        # By our own clock: leeway is for verifiers.
+        if now.timestamp() >= claims["exp"]:
+            return Rejected("The token has expired.", verified)
+        return verified
+
+    async def judge(self, text: str, bundle: Bundle) -> Bearer | Rejected:
+        """The bearer of a token that counts now, whomever it is meant for."""
+        token = self.verify(text, bundle)
+        if isinstance(token, Rejected):
+            return token
+        objection = self._find_objection(token, bundle)
+        if objection:
+            return Rejected(objection, token)
+        known = await self._find_identities(token.parties)
+        now = self._clock.now()
+        for name in token.parties:
+            identity = known.get(name)
+            if identity is None and self._is_ours(name):
+                return Rejected(f"{name} is registered no more.", token)
+            if identity is not None and not may_hold_credentials(identity, now):
+                over = "expired" if identity.expires_at <= now else identity.state.value
+                return Rejected(f"{name} is {over}.", token)
+        # Once more: the journal may have moved on while identities were read.
+        objection = self._find_objection(token, bundle)
+        subject = known.get(token.subject)
+        if objection or subject is None:
+            return Rejected(objection or f"{token.subject} is of another trust domain.", token)
+        return Bearer(token, subject)
+
+    def _find_objection(self, token: Verified, bundle: Bundle) -> str:
+        """What the snapshot knows against a token, in a sentence; "" if nothing."""
+        snapshot = self._snapshot
+        if snapshot.tokens.is_revoked(token.jti):
+            return "The token was revoked."
+        for name in token.parties:
+            state = snapshot.find_cut_off(name)
+            if state is not None:
+                return f"{name} is {state.value}."
+        issued_at = token.claims.get("iat")
+        if not isinstance(issued_at, int):
+            return "The token has no iat."
+        ended = snapshot.tokens.find_ended(token.parties, issued_at)
+        if ended is not None:
+            return f"All tokens of {ended} up to then were revoked."
+        if token.kid in self._load(bundle).distrusted or snapshot.is_distrusted(token.kid):
+            return "The authority that signed the token is trusted no more."
+        return ""
+
+    async def _find_identities(self, names: tuple[str, ...]) -> dict[str, Identity]:
+        """Living identities by SPIFFE ID, live where they are known."""
+        facts, epoch = self._snapshot.facts, self._snapshot.epoch
+        known = {name: found for name in names if (found := facts.find_named(name)) is not None}
+        missing = [SpiffeId.parse(n) for n in names if n not in known and self._is_ours(n)]
+        if missing:
+            for identity in await self._store.read(
+                lambda tx: tx.identities.list_living_at(missing)
+            ):
+                facts.remember(identity, epoch)
+                known[str(identity.spiffe_id)] = identity
+        return known
+
+    def _is_ours(self, name: str) -> bool:
+        return name.startswith(f"{self._trust_domain.id}/")
+
+    def _load(self, bundle: Bundle) -> _Signers:
+        if self._signers is None or self._signers.bundle is not bundle:
+            self._signers = _load_signers(bundle)
+        return self._signers
+
+
+@dataclass(frozen=True, slots=True)
+class _Signers:
+    """Who signs access tokens or did, retired ones as long as what they signed may live: keys with
+    their algorithms by `kid`, and which of them are trusted no more."""
+
+    bundle: Bundle
+    keys: Mapping[str, tuple[PublicKey, str]]
+    distrusted: frozenset[str]
+
+
+def _load_signers(bundle: Bundle) -> _Signers:
+    named = {derive_key_id(a.public_key): a for a in bundle.authorities if a.use is Use.TOKEN}
+    keys = {kid: load_key(authority.public_key) for kid, authority in named.items()}
+    return _Signers(
+        bundle,
+        {kid: (key, _choose(key)) for kid, key in keys.items()},
+        frozenset(kid for kid, authority in named.items() if authority.distrusted),
+    )
+
+
+def _choose(key: PublicKey) -> str:
+    """The one algorithm with which a key of ours signs."""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return "ES256"
+    return "RS256" if isinstance(key, rsa.RSAPublicKey) else "EdDSA"

@@ -7,7 +7,7 @@ values alone, and additions come before removals.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from troth.core.clock import Clock
@@ -145,13 +145,8 @@ class Revocations:
         there is no certificate.
         """
         known = self._known
-        if known is None:
-            return ["Nothing was heard from a troth server yet, so nobody is accepted."]
-        if self.age > self.lease:
-            return [
-                f"No troth server was heard for {self.age:.0f} s, longer than the lease of "
-                f"{self.lease:.0f} s, so nobody is accepted until one is back."
-            ]
+        if known is None or self.age > self.lease:
+            return [self._explain_silence()]
         found = []
         state = known.cut_off.get(spiffe_id)
         if state is not None:
@@ -161,3 +156,28 @@ class Revocations:
         if signer and signer in known.distrusted:
             found.append(f"The authority {signer} that signed the certificate was revoked.")
         return found
+
+    def find_token_objections(
+        self, jti: str, parties: Collection[str], issued_at: int, signer: str
+    ) -> list[str]:
+        """Why this access token must be refused now, in sentences; empty if nothing speaks against
+        it.
+
+        `parties` are the SPIFFE IDs of its subject, its client and all of its actors, `issued_at`
+        is its ``iat``, and `signer` the ``kid`` of the key that signed it.
+        """
+        known = self._known
+        if known is None or self.age > self.lease:
+            return [self._explain_silence()]
+        found = [f"{name} is {state}." for name in parties if (state := known.cut_off.get(name))]
+        if signer in known.distrusted:
+            found.append("The authority that signed the token is trusted no more.")
+        return found
+
+    def _explain_silence(self) -> str:
+        if self._known is None:
+            return "Nothing was heard from a troth server yet, so nobody is accepted."
+        return (
+            f"No troth server was heard for {self.age:.0f} s, longer than the lease of "
+            f"{self.lease:.0f} s, so nobody is accepted until one is back."
+        )

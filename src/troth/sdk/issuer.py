@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from troth.core.clock import Clock, SystemClock
-from troth.core.errors import Internal, Invalid
+from troth.core.errors import Internal, Invalid, Passing
 from troth.sdk.credential import Holder, trust_roots
 from troth.sdk.errors import OAuthError, OAuthUnavailable
 from troth.sdk.exchange import Answer, Request, Send, check_https, send
@@ -93,7 +93,7 @@ class Issuer:
                 return known
             try:
                 fresh = self._fetch_metadata()
-            except OAuthUnavailable:
+            except Passing:
                 if known is None:
                     raise
                 fresh = known  # it is briefly away, and addresses hardly ever change

@@ -22,7 +22,7 @@ def read_token(source: str, hint: str = "") -> str:
     if source == STANDARD_INPUT:
         data = sys.stdin.buffer.read(MAX_TOKEN + 1)
     else:
-        if source.count(".") == 2 and len(source) > 60 and not Path(source).exists():
+        if source.count(".") == 2 and len(source) > 60 and not os.path.exists(source):
             raise typer.BadParameter(
                 "that looks like a token. Every user of this machine can see what stands in a "
                 "command; put it into a file, or pipe it and write -.",

@@ -134,8 +134,8 @@ class SvidFollower:
         pair = Pair(svid.key, svid.chain, svid.bundle)
         if self._held is None or self._held[1] != pair:
             self._held = (svid.spiffe_id, pair)
-        self._ready.set()
         self._tell(update)
+        self._ready.set()  # who waited for it finds that everybody has heard of it
 
     def _tell(self, news: X509Update | TrothError) -> None:
         for listener in self._listeners:

@@ -36,6 +36,7 @@ from troth.sdk.replay import ReplayMemory
 
 CAPACITY = 10_000
 """How many tokens are remembered; the oldest is forgotten first."""
+MAX_HEADERS = 100
 PROOF_AGE = timedelta(seconds=60)
 """How old a DPoP proof may be: the server's choice (RFC 9449, section 11.1)."""
 
@@ -126,6 +127,7 @@ class TokenValidator:
         self._keys = keys or KeySet(issuer, self._clock)
         self._capacity = capacity
         self._seen: dict[bytes, _Seen] = {}
+        self._headers: dict[str, Mapping[str, Any]] = {}
         self._proofs = ReplayMemory(self._clock, (PROOF_AGE + PROOF_LEEWAY).total_seconds())
 
     def check(self, sight: Sight) -> ValidToken:
@@ -185,7 +187,7 @@ class TokenValidator:
         if not usable:
             self._want_keys()
         try:
-            token = parse_token(text)
+            token = parse_token(text, self._headers)
             kid = token.header.get("kid")
             if isinstance(kid, str) and kid not in usable:
                 self._want_keys()
@@ -196,11 +198,14 @@ class TokenValidator:
                 keys=usable,
                 now=self._clock.now(),
             )
-            return _note(str(kid), claims)
+            seen = _note(str(kid), claims)
         except (InvalidToken, Passing):
             raise
         except TrothError as error:
             raise InvalidToken(error.detail) from error
+        if len(self._headers) < MAX_HEADERS:  # those of sound tokens alone
+            self._headers[text.partition(".")[0]] = token.header
+        return seen
 
     def _want_keys(self) -> None:
         """Have the issuer asked if that may be; raise `Unavailable` if it doesn't answer."""

@@ -38,8 +38,10 @@ class Token:
     signature: bytes
 
 
-def parse_token(token: str) -> Token:
+def parse_token(token: str, headers: Mapping[str, Mapping[str, Any]] | None = None) -> Token:
     """Take a compact JWS apart; raises `Invalid` or `TooLarge`.
+
+    `headers` are those that were read before, by their first part: all tokens of a key have one.
 
     A name given twice is refused, since verifiers differ in which one they take [4], and so is
     `crit`: there is no extension that we understand [4.1.11].
@@ -49,7 +51,10 @@ def parse_token(token: str) -> Token:
     parts = token.split(".")
     if len(parts) != 3 or not all(parts):
         raise Invalid("The token is not a signed JWT in compact form: three parts, two dots.")
-    header, claims = (_load_object(decode_base64url(part)) for part in parts[:2])
+    header = headers.get(parts[0]) if headers is not None else None
+    if header is None:
+        header = _load_object(decode_base64url(parts[0]))
+    claims = _load_object(decode_base64url(parts[1]))
     if "crit" in header:
         raise Invalid("The token's header has a crit; no such extension is understood here.")
     if "b64" in header:
@@ -92,7 +97,7 @@ def _load_object(raw: bytes) -> dict[str, Any]:
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deep(raw):
         raise Invalid(f"The token's header and claims may be nested {MAX_DEPTH} levels deep.")
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
+        value = _DECODER.decode(raw.decode())
     except (ValueError, RecursionError) as error:
         raise Invalid("The token's header and claims must be JSON, each name once.") from error
     if not isinstance(value, dict):
@@ -125,6 +130,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+"""Made once: that takes as long as a header."""
 
 
 def _ecdsa(hash_: hashes.HashAlgorithm, size: int) -> _Verify:

@@ -17,6 +17,7 @@ from tests.fuzz import (
     sdk,
     sockets,
     store,
+    tokens,
     workload,
 )
 from tests.fuzz.harness import Target
@@ -34,6 +35,7 @@ MODULES = (
     files,
     backups,
     sdk,
+    tokens,
     workload,
     sockets,
     store,

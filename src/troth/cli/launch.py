@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -67,7 +67,7 @@ def run_program(words: Sequence[str], environ: Mapping[str, str], held: Held) ->
             os.kill(pid, info.si_signo)  # it isn't gone: nobody else waits for it
 
 
-def _drop_pending(before: set[signal.Signals]) -> None:
+def _drop_pending(before: Set[int]) -> None:
     """Take what arrived for a program that has ended: it must not end this process late."""
     while pending := (signal.sigpending() - before) & {*FORWARDED, signal.SIGCHLD}:
         signal.sigtimedwait(pending, 0)

@@ -239,9 +239,8 @@ def test_a_failure_reaches_everybody_who_waits(stage: Stage) -> None:
     stage.server.answers = [make_answer(401, {"error": "invalid_client"})]
 
     async def ask() -> list[object]:
-        return await asyncio.gather(
-            stage.source.fetch_async(API), stage.source.fetch_async(API), return_exceptions=True
-        )
+        fetches = [stage.source.fetch_async(API) for _ in range(2)]
+        return list(await asyncio.gather(*fetches, return_exceptions=True))
 
     assert [type(one) for one in asyncio.run(ask())] == [OAuthError, OAuthError]
 
@@ -279,4 +278,4 @@ def test_a_token_without_an_end_is_good_for_a_minute(stage: Stage) -> None:
     assert token.ends - token.asked == 60
     assert token.scopes == {"read"}
     assert token.header == "Bearer a"
-    assert "a" not in repr(token).split("text")[0] or "text" not in repr(token)
+    assert "text" not in repr(token)

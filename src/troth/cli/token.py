@@ -119,15 +119,20 @@ def introspect(
         raise typer.Exit(1)
 
 
-@command(app, "revoke", example="troth token revoke /run/billing/token")
+@command(app, "revoke", example="troth token revoke --token /run/billing/token")
 def revoke(
     terminal: Terminal,
-    token: TokenArgument,
+    token: Annotated[
+        str,
+        typer.Option(
+            help="A file that holds it, or - for standard input (required).", metavar="FILE"
+        ),
+    ] = "",
     spiffe_id: IdentityOption = "",
     jwt: JwtOption = False,
 ) -> None:
     """End a token of yours before its time (RFC 7009)."""
-    text = read_token(token)
+    text = read_token(require(token, "--token", "which file holds it?"), "--token")
     open_client(terminal, spiffe_id, jwt=jwt).revoke(text)
     terminal.show({"revoked": True}, lambda: ["The token is good no more."])
 

@@ -103,22 +103,23 @@ def test_an_exchange_takes_both_tokens_from_files_or_the_input(server, run, held
 def test_introspection_s_exit_code_says_whether_the_token_is_good(server, run, held) -> None:
     answer = run("token", "introspect", str(held), "--json")
     assert (answer.exit_code, json.loads(answer.stdout)) == (0, {"active": True, "sub": ME})
-    assert run("token", "revoke", "-", input=held.read_text()).exit_code == 0
+    assert run("token", "revoke", "--token", "-", input=held.read_text()).exit_code == 0
     answer = run("token", "introspect", str(held), "--json")
     assert (answer.exit_code, json.loads(answer.stdout)) == (1, {"active": False})
 
 
 @pytest.mark.parametrize("command", ["exchange", "introspect", "revoke", "decode"])
 def test_a_token_never_stands_in_a_command(server, run, command: str) -> None:
-    answer = run("token", command, server.issue())
+    option = ["--token"] if command == "revoke" else []
+    answer = run("token", command, *option, server.issue())
     assert answer.exit_code == 2
     assert "process" in answer.stderr or "Every user" in answer.stderr.replace("\n", " ")
-    assert run("token", command, "-", input="").exit_code == 1
+    assert run("token", command, *option, "-", input="").exit_code == 1
 
 
 def test_an_endpoint_that_the_issuer_doesn_t_have_is_told(server, run, held) -> None:
     del server.metadata["revocation_endpoint"]
-    answer = run("token", "revoke", str(held))
+    answer = run("token", "revoke", "--token", str(held))
     assert answer.exit_code == 1
     assert "offers no revocation_endpoint" in answer.stderr
 

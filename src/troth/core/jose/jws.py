@@ -97,7 +97,7 @@ def _load_object(raw: bytes) -> dict[str, Any]:
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deep(raw):
         raise Invalid(f"The token's header and claims may be nested {MAX_DEPTH} levels deep.")
     try:
-        value = _DECODER.decode(raw.decode())
+        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise Invalid("The token's header and claims must be JSON, each name once.") from error
     if not isinstance(value, dict):
@@ -130,10 +130,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
-"""Made once: that takes as long as a header."""
 
 
 def _ecdsa(hash_: hashes.HashAlgorithm, size: int) -> _Verify:

@@ -19,6 +19,7 @@ from tests.fuzz import (
     sdk,
     sockets,
     store,
+    tokens,
     workload,
 )
 from tests.fuzz.harness import Target
@@ -38,6 +39,7 @@ MODULES = (
     sdk,
     oauth,
     bearers,
+    tokens,
     workload,
     sockets,
     store,

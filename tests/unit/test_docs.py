@@ -22,6 +22,7 @@ from tests.fakes.machines import Maker
 from troth.agent.call import STATUS as GRPC
 from troth.agent.metrics import AgentMetrics
 from troth.cli.demonstration.story import ACTS
+from troth.cli.folder import SPIFFE_ID_VARIABLE, VARIABLES
 from troth.cli.main import app
 from troth.cli.targets import TargetFile
 from troth.core.errors import KINDS
@@ -339,6 +340,7 @@ def test_paths_of_the_api_exist():
 
 def test_variables_exist():
     known = {name_environment(s.name) for s in describe_settings()} | {"TROTH_URL", "TROTH_CONFIG"}
+    known |= {*VARIABLES, SPIFFE_ID_VARIABLE}
     for page in PAGES:
         named = set(re.findall(r"\bTROTH_[A-Z][A-Z_]*\b", read(page)))
         assert named <= known, (page.name, named - known)

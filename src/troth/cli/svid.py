@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +21,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from troth.cli.chain import describe_chain, load_chain, next_rotation, read_certificates
 from troth.cli.command import command, make_app
+from troth.cli.secrets import read_token, replace_file
 from troth.cli.terminal import Terminal, make_sheet, make_table, make_text
 from troth.cli.words import clean_text, count_noun, describe_time
-from troth.core.errors import Internal, TooLarge, Unavailable
+from troth.core.errors import Internal, Unavailable
 from troth.core.x509 import UNREADABLE
 from troth.sdk.workload import FetchedSvid, WorkloadApi, X509Update
 
@@ -39,7 +38,6 @@ RETRY_SECONDS = 1.0
 PATIENCE = 60
 """How many times in a row a lost agent is tried again; one that never answered isn't."""
 
-MAX_TOKEN = 64 << 10
 COLUMNS = ("SPIFFE ID", "EXPIRES", "ROTATES", "SERIAL", "HINT")
 
 AudienceOption = Annotated[
@@ -156,7 +154,7 @@ def validate(
             param_hint="--audience",
         )
     if token == "-":  # noqa: S105 - the conventional name of standard input
-        token = _read_token()
+        token = read_token(token)
     else:
         terminal.say("Every user of this machine can see that token in the process list; use -.")
     api = WorkloadApi(terminal.options.workload_socket)
@@ -170,7 +168,7 @@ def write_svids(folder: Path, update: X509Update) -> list[Path]:
     with _reading_answer():
         files = _render_files(update)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return [_replace_file(folder / name, *file) for name, file in files.items()]
+    return [replace_file(folder / name, *file) for name, file in files.items()]
 
 
 def _render_files(update: X509Update) -> dict[str, tuple[bytes, int]]:
@@ -273,30 +271,6 @@ def _render_crl(crl: bytes) -> bytes:
 def _render_key(key: bytes) -> bytes:
     loaded = load_der_private_key(key, None)
     return loaded.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _replace_file(path: Path, content: bytes, mode: int) -> Path:
-    """Write beside and rename, so that a reader sees the old or the new file, whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _read_token() -> str:
-    data = sys.stdin.buffer.read(MAX_TOKEN + 1)
-    if len(data) > MAX_TOKEN:
-        raise TooLarge(f"The token has more than {MAX_TOKEN:,} bytes; is it one?")
-    return data.decode("ascii", "replace").strip()
 
 
 def _show_claim(value: Any) -> str:

@@ -1,20 +1,187 @@
-"""`troth token`: with what a node joins, and the end of access tokens before their time."""
+"""`troth token`: access tokens for APIs, their end before their time, and with what a node joins."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from troth.cli.command import command, make_app
+from troth.cli.decoding import Decoded, decode_token, read_keys
 from troth.cli.identity import ReasonOption, require
+from troth.cli.oauth import open_client
 from troth.cli.options import CA_FILE, Options
-from troth.cli.terminal import Terminal, make_request
-from troth.cli.words import describe_time, parse_duration
+from troth.cli.secrets import STANDARD_INPUT, read_token, replace_file
+from troth.cli.terminal import Terminal, make_request, make_sheet
+from troth.cli.words import describe_moment, describe_time, parse_duration
 from troth.core.errors import Invalid
+from troth.sdk.client import AccessToken
 from troth.wire.api import nodes, status, tokens
 
-app = make_app("Tokens with which nodes join, and access tokens.")
+app = make_app("Access tokens for APIs, and tokens with which nodes join.")
+
+TokenArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A file that holds the token, or - for standard input.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+ResourceOption = Annotated[
+    str, typer.Option(help="The API that it is for: a URI of a Resource.", metavar="URI")
+]
+ScopeOption = Annotated[
+    list[str] | None,
+    typer.Option(help="An action to ask for; again for more. Default: all that is permitted."),
+]
+IdentityOption = Annotated[str, typer.Option(help="Ask as this one of your identities.")]
+JwtOption = Annotated[
+    bool,
+    typer.Option(
+        "--jwt", help="Prove yourself by a JWT-SVID: the token isn't bound to a certificate."
+    ),
+]
+WriteOption = Annotated[
+    Path | None,
+    typer.Option(help="Write it there, for you alone to read, not to the output.", metavar="FILE"),
+]
+TIMES = ("iat", "nbf", "exp")
+
+
+@command(
+    app,
+    "request",
+    example="troth token request --resource https://ledger.example.org --scope read\n"
+    "troth token request --resource https://ledger.example.org --write /run/billing/token",
+)
+def request(
+    terminal: Terminal,
+    resource: ResourceOption = "",
+    scope: ScopeOption = None,
+    spiffe_id: IdentityOption = "",
+    jwt: JwtOption = False,
+    write: WriteOption = None,
+) -> None:
+    """Get an access token for an API, as the workload that you are.
+
+    The agent's X.509-SVID proves it on the mutual-TLS listener, and the token is bound to it.
+    """
+    client = open_client(terminal, spiffe_id, jwt=jwt)
+    _show_token(terminal, client.request(resource, scope or ()), write)
+
+
+@command(
+    app,
+    "exchange",
+    example="troth token exchange caller.token --resource https://ledger.example.org --scope read",
+)
+def exchange(
+    terminal: Terminal,
+    token: TokenArgument,
+    resource: ResourceOption = "",
+    scope: ScopeOption = None,
+    actor: Annotated[
+        str, typer.Option(help="A file with the token of who acts, if not you.", metavar="FILE")
+    ] = "",
+    spiffe_id: IdentityOption = "",
+    jwt: JwtOption = False,
+    write: WriteOption = None,
+) -> None:
+    """Exchange a caller's token for one with which to act for them at another API (RFC 8693)."""
+    if token == actor == STANDARD_INPUT:
+        raise typer.BadParameter("standard input holds one token.", param_hint="--actor")
+    subject = read_token(token)
+    acting = read_token(actor, "--actor") if actor else ""
+    client = open_client(terminal, spiffe_id, jwt=jwt)
+    made = client.exchange(subject, resource, scope or (), actor_token=acting)
+    _show_token(terminal, made, write)
+
+
+@command(app, "introspect", example="troth token introspect - < caller.token")
+def introspect(
+    terminal: Terminal,
+    token: TokenArgument,
+    spiffe_id: IdentityOption = "",
+    jwt: JwtOption = False,
+) -> None:
+    """Ask the server about a token that is meant for you (RFC 7662); exit code 1 if it is not good.
+
+    Only what serves the API that the token is for may ask.
+    """
+    text = read_token(token)
+    answer = open_client(terminal, spiffe_id, jwt=jwt).introspect(text)
+    terminal.show(answer, lambda: [make_sheet(_list_claims(answer, terminal.now()))])
+    if not answer["active"]:
+        raise typer.Exit(1)
+
+
+@command(
+    app,
+    "decode",
+    local=True,
+    example="troth token decode - < token\ntroth token decode token --keys jwks.json",
+)
+def decode(
+    terminal: Terminal,
+    token: TokenArgument,
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="A JWK set, or one JWK, that must have signed it.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Show what a JWT says, offline. Unverified unless --keys are given.
+
+    With --keys, exit code 1 if the signature is wrong, or if it has expired.
+    """
+    found = decode_token(read_token(token), read_keys(keys) if keys else None, terminal.now())
+    value = {"header": found.header, "claims": found.claims, "verified": found.verified}
+    if found.problem:
+        value["problem"] = found.problem
+    terminal.show(value, lambda: _paint_decoded(found, terminal.now()))
+    if found.problem:
+        terminal.say(f"error: {found.problem}", style="red")
+        raise typer.Exit(1)
+    if not found.verified:
+        terminal.say("Unverified: anybody could have written this. Give --keys to check it.")
+
+
+def _show_token(terminal: Terminal, token: AccessToken, write: Path | None) -> None:
+    """The token on standard output, or in a file, and then nothing of it elsewhere."""
+    answer = dict(token.answer)
+    if write is not None:
+        replace_file(write, token.text.encode("ascii"))
+        del answer["access_token"]
+        answer["file"] = str(write)
+    terminal.show(answer, lambda: [] if write is not None else [token.text])
+    if not terminal.json:
+        seconds = max(0, int(token.ends - terminal.clock.monotonic()))
+        bound = "bound to your certificate" if token.tag else "not bound to anything"
+        scope = ", ".join(sorted(token.scopes)) or "nothing"
+        place = f" It is in {write}." if write is not None else ""
+        terminal.say(f"It permits {scope}, is {bound}, and ends in {seconds} s.{place}")
+
+
+def _paint_decoded(found: Decoded, now: datetime) -> list[Any]:
+    state = "verified" if found.verified else "unverified"
+    rows = [(f"header {name}", value) for name, value in found.header.items()]
+    return [make_sheet([("signature", state), *rows, *_list_claims(found.claims, now)])]
+
+
+def _list_claims(claims: Mapping[str, Any], now: datetime) -> list[tuple[str, Any]]:
+    return [(name, _describe_claim(name, value, now)) for name, value in claims.items()]
+
+
+def _describe_claim(name: str, value: Any, now: datetime) -> Any:
+    if name in TIMES and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return describe_moment(datetime.fromtimestamp(value, UTC), now)
+        except (ValueError, OverflowError, OSError):
+            return value
+    return value
 
 
 @command(app, "join", example="troth token join --node web-1 --ttl 1h")
@@ -53,7 +220,12 @@ def describe_joining(options: Options, url: str) -> list[str]:
     ]
 
 
-@command(app, "revoke", example="troth token revoke --identity billing --reason 'laptop stolen'")
+@command(
+    app,
+    "revoke",
+    example="troth token revoke --identity billing --reason 'laptop stolen'\n"
+    "troth token revoke --token /run/billing/token",
+)
 def revoke(
     terminal: Terminal,
     jti: Annotated[
@@ -62,14 +234,30 @@ def revoke(
     identity: Annotated[
         str, typer.Option(help="Instead: end all tokens that this identity has.")
     ] = "",
+    token: Annotated[
+        str,
+        typer.Option(
+            help="Instead: a file with a token of your own, or - for standard input.",
+            metavar="FILE",
+        ),
+    ] = "",
     reason: ReasonOption = "",
+    spiffe_id: IdentityOption = "",
+    jwt: JwtOption = False,
 ) -> None:
     """End an access token before its time, or all that an identity is subject, client or actor of.
 
-    The identity may fetch new ones; to keep it from that, quarantine it.
+    The identity may fetch new ones; to keep it from that, quarantine it. A token of your own you
+    end with --token, as the workload that you are (RFC 7009); the others are an operator's to end.
     """
-    if bool(jti) == bool(identity):
-        raise typer.BadParameter("name the jti of one token, or --identity.", param_hint="JTI")
+    if sum(map(bool, (jti, identity, token))) != 1:
+        raise typer.BadParameter(
+            "name the jti of one token, --identity, or --token.", param_hint="JTI"
+        )
+    if token:
+        open_client(terminal, spiffe_id, jwt=jwt).revoke(read_token(token, "--token"))
+        terminal.show({"revoked": True}, lambda: ["The token is good no more."])
+        return
     request = make_request(
         tokens.RevokeTokens,
         jti=jti or None,

@@ -170,7 +170,20 @@ def verify_access_token(
     `keys` are the issuer's, each with its algorithm, by `kid`. Whether the token was revoked, and
     whether its bearer holds the key that it is bound to, is for the caller to see.
     """
-    token = parse_token(text)
+    return validate_parsed_token(
+        parse_token(text), issuer_url=issuer_url, audiences=audiences, keys=keys, now=now
+    )
+
+
+def validate_parsed_token(
+    token: Token,
+    *,
+    issuer_url: str,
+    audiences: Collection[str],
+    keys: Mapping[str, tuple[PublicKey, str]],
+    now: datetime,
+) -> Mapping[str, Any]:
+    """As `validate_access_token`, for a token that was taken apart already."""
     header, claims = token.header, token.claims
     if str(header.get("typ", "")).lower().removeprefix("application/") != TYP:
         raise Invalid("The token is no access token: its typ must be at+jwt (RFC 9068, 4).")

@@ -1,4 +1,5 @@
-"""Enforcement in front of an ASGI application: each request asks again who the peer is.
+"""Enforcement in front of an ASGI application: each request asks again who the peer is, or what
+its access token permits.
 
 Source: the ASGI specification's TLS extension (asgi.readthedocs.io, "TLS Extension", version 0.2).
 """
@@ -11,8 +12,10 @@ from typing import Any
 
 import msgspec
 
+from troth.core.errors import TrothError
 from troth.sdk.decision import Decision
 from troth.sdk.guard import PeerGuard
+from troth.sdk.resource import TOKEN, Answer, ProtectedResource, Shown, quote_path
 from troth.wire.api.problems import MEDIA_TYPE, Problem
 
 Scope = MutableMapping[str, Any]
@@ -50,6 +53,72 @@ class PeerMiddleware:
             await send({"type": "websocket.close", "code": POLICY_VIOLATION})
         else:
             await _refuse(decision, send)
+
+
+class TokenMiddleware:
+    """Passes on the requests that `resource` lets in, with the token in ``scope[TOKEN]``.
+
+    It answers the resource's metadata (RFC 9728) itself. Tokens that are bound to a certificate
+    need the TLS extension, as `PeerMiddleware` does. A WebSocket is opened by a GET.
+    """
+
+    def __init__(self, app: Application, resource: ProtectedResource) -> None:
+        self._app = app
+        self._resource = resource
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide, and pass on or refuse."""
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        resource, shown = self._resource, _read_request(scope)
+        if kind == "http" and shown.path == resource.metadata_path:
+            await _answer(resource.answer_metadata(shown.method), send)
+            return
+        passed = {name: value for name, value in scope.items() if name != TOKEN}
+        route = resource.find_route(shown.method, shown.path)
+        scheme = ""
+        try:
+            if route is None or not route.public:
+                sight = resource.read_sight(shown)
+                scheme = sight.scheme
+                token = await resource.validator.check_async(sight)
+                passed[TOKEN] = resource.check_scope(token, route)
+        except TrothError as error:
+            if kind == "websocket":
+                await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            else:
+                needed = () if route is None else route.actions
+                await _answer(resource.refuse(error, scheme, needed), send)
+            return
+        await self._app(passed, receive, send)
+
+
+def _read_request(scope: Scope) -> Shown:
+    """What of a request decides; a path that a server gives decoded alone is encoded again."""
+    found: dict[bytes, list[str]] = {b"authorization": [], b"dpop": []}
+    for name, value in scope.get("headers") or ():
+        if name in found:
+            found[name].append(value.decode("latin-1"))
+    raw = scope.get("raw_path")
+    path = scope["path"]
+    return Shown(
+        method=scope.get("method", "GET"),
+        path=path,
+        raw_path=raw.decode("latin-1").partition("?")[0] if raw else quote_path(path),
+        authorization=found[b"authorization"],
+        proofs=found[b"dpop"],
+        certificate=find_certificate(scope),
+    )
+
+
+async def _answer(answer: Answer, send: Send) -> None:
+    length = (b"content-length", str(len(answer.body)).encode())
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers]
+    start = {"type": "http.response.start", "status": answer.status, "headers": [*headers, length]}
+    await send(start)
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 def find_certificate(scope: Scope) -> bytes | None:

@@ -63,6 +63,11 @@ class Following:
         self.spiffe_id = ""
         self.problem = "Nothing went wrong yet; give it more time."
 
+    @property
+    def pair(self) -> Pair | None:
+        """The newest certificate with its key and roots."""
+        return self._pair
+
     async def run(self) -> None:
         """Follow for ever."""
         async with asyncio.TaskGroup() as group:
@@ -108,7 +113,9 @@ class Following:
         if pair == self._pair:
             return
         self._contexts.install(pair)
-        self._pair, self.spiffe_id = pair, svid.spiffe_id
+        # Who has the one may ask for the other.
+        self.spiffe_id = svid.spiffe_id
+        self._pair = pair
         self._renewed.set()
 
     async def _follow_server(self) -> None:

@@ -22,7 +22,7 @@ from troth.live.revocations import Revocations
 from troth.sdk.decision import Decision
 from troth.sdk.following import Following
 from troth.sdk.stream import check_url
-from troth.sdk.tls import Contexts, refuse
+from troth.sdk.tls import Contexts, Pair, refuse
 from troth.sdk.workload import WorkloadApi, find_socket
 
 
@@ -85,6 +85,27 @@ class PeerGuard:
         objections = self._known.find_objections(spiffe_id)
         return Decision(not objections, tuple(objections), spiffe_id)
 
+    def find_token_objections(
+        self,
+        jti: str,
+        parties: Collection[str],
+        issued_at: int,
+        signer: str,
+        certificate: tuple[str, str] | None = None,
+    ) -> list[str]:
+        """Why an access token must be refused now, as `Revocations.find_token_objections` says.
+
+        `certificate` is serial and signer of the one that it is bound to. Raises `Unavailable`
+        where nobody can say: that is no fault of the token's.
+        """
+        known = self._known
+        if known.age > known.lease:
+            raise Unavailable(" ".join(known.find_objections("")), 1.0)
+        found = known.find_token_objections(jti, parties, issued_at, signer)
+        if certificate is not None:
+            found += known.find_objections("", *certificate)
+        return found
+
     def server_context(self, accept: Collection[str] | None = None) -> ssl.SSLContext:
         """A context for a listener with mutual TLS; `accept` are the SPIFFE IDs that may connect,
         None everybody of this trust domain who isn't cut off. Who is cut off later loses the
@@ -104,6 +125,11 @@ class PeerGuard:
     def spiffe_id(self) -> str:
         """Who this service is; "" before the agent has said so."""
         return self._following.spiffe_id
+
+    @property
+    def pair(self) -> Pair | None:
+        """Its certificate, key and roots as they are now; None before the agent gave them."""
+        return self._following.pair
 
     @property
     def age(self) -> float:

@@ -21,7 +21,15 @@ from troth.core.errors import Invalid
 from troth.server.settings import Setting, Settings, describe_settings, name_environment
 
 MAX_FILE = 1 << 20
-OTHER_VARIABLES = ("TROTH_URL", "TROTH_CONFIG")
+OTHER_VARIABLES = (
+    "TROTH_URL",
+    "TROTH_CONFIG",
+    "TROTH_SPIFFE_ID",  # what `troth run` gives to programs
+    "TROTH_SVID_FILE",
+    "TROTH_SVID_KEY_FILE",
+    "TROTH_BUNDLE_FILE",
+    "TROTH_TOKEN_FILE",
+)
 """Variables of our prefix that somebody reads and that are no settings."""
 
 _SERVICE_VARIABLE = re.compile(

@@ -38,8 +38,10 @@ class Token:
     signature: bytes
 
 
-def parse_token(token: str) -> Token:
+def parse_token(token: str, headers: Mapping[str, Mapping[str, Any]] | None = None) -> Token:
     """Take a compact JWS apart; raises `Invalid` or `TooLarge`.
+
+    `headers` are those that were read before, by their first part: all tokens of a key have one.
 
     A name given twice is refused, since verifiers differ in which one they take [4], and so is
     `crit`: there is no extension that we understand [4.1.11].
@@ -49,7 +51,10 @@ def parse_token(token: str) -> Token:
     parts = token.split(".")
     if len(parts) != 3 or not all(parts):
         raise Invalid("The token is not a signed JWT in compact form: three parts, two dots.")
-    header, claims = (_load_object(decode_base64url(part)) for part in parts[:2])
+    header = headers.get(parts[0]) if headers is not None else None
+    if header is None:
+        header = _load_object(decode_base64url(parts[0]))
+    claims = _load_object(decode_base64url(parts[1]))
     if "crit" in header:
         raise Invalid("The token's header has a crit; no such extension is understood here.")
     if "b64" in header:

@@ -1,0 +1,55 @@
+"""Secrets that come in and go out: from files and standard input, never from the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+
+from troth.core.errors import Invalid, TooLarge
+
+MAX_TOKEN = 64 << 10
+STANDARD_INPUT = "-"
+
+
+def read_token(source: str, hint: str = "") -> str:
+    """The token in the file `source`, or on standard input for "-".
+
+    Wrong usage is a token in the place of a file: every user of the machine could see it.
+    """
+    if source == STANDARD_INPUT:
+        data = sys.stdin.buffer.read(MAX_TOKEN + 1)
+    else:
+        if source.count(".") == 2 and len(source) > 60 and not os.path.exists(source):
+            raise typer.BadParameter(
+                "that looks like a token. Every user of this machine can see what stands in a "
+                "command; put it into a file, or pipe it and write -.",
+                param_hint=hint or None,
+            )
+        with Path(source).open("rb") as file:
+            data = file.read(MAX_TOKEN + 1)
+    if len(data) > MAX_TOKEN:
+        raise TooLarge(f"The token has more than {MAX_TOKEN:,} bytes; is it one?")
+    text = data.decode("ascii", "replace").strip()
+    if not text:
+        raise Invalid("There is no token: what was read is empty.")
+    return text
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o600) -> Path:
+    """Write beside and rename, so that a reader sees the old or the new file, whole."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return path

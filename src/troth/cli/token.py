@@ -1,4 +1,4 @@
-"""`troth token`: access tokens for APIs, their end before their time, and with what a node joins."""
+"""`troth token`: access tokens for APIs, their early end, and with what a node joins."""
 
 from __future__ import annotations
 

@@ -151,21 +151,7 @@ def validate_access_token(
     keys: Mapping[str, tuple[PublicKey, str]],
     now: datetime,
 ) -> Mapping[str, Any]:
-    """As `verify_access_token`, and it is meant for one of `audiences`."""
-    claims = verify_access_token(text, issuer_url=issuer_url, keys=keys, now=now).claims
-    if not set(list_audiences(claims)).intersection(audiences):
-        raise Invalid("The token is meant for another resource.")
-    return claims
-
-
-def verify_access_token(
-    text: str,
-    *,
-    issuer_url: str,
-    keys: Mapping[str, tuple[PublicKey, str]],
-    now: datetime,
-) -> Token:
-    """A sound token of `issuer_url`, whomever it is meant for; else `Invalid` [4].
+    """The claims of a sound token of `issuer_url` for one of `audiences`; else `Invalid` [4].
 
     `keys` are the issuer's, each with its algorithm, by `kid`. Whether the token was revoked, and
     whether its bearer holds the key that it is bound to, is for the caller to see.
@@ -184,6 +170,28 @@ def validate_parsed_token(
     now: datetime,
 ) -> Mapping[str, Any]:
     """As `validate_access_token`, for a token that was taken apart already."""
+    _verify(token, issuer_url, keys, now)
+    if not set(list_audiences(token.claims)).intersection(audiences):
+        raise Invalid("The token is meant for another resource.")
+    return token.claims
+
+
+def verify_access_token(
+    text: str,
+    *,
+    issuer_url: str,
+    keys: Mapping[str, tuple[PublicKey, str]],
+    now: datetime,
+) -> Token:
+    """As `validate_access_token`, whomever it is meant for."""
+    token = parse_token(text)
+    _verify(token, issuer_url, keys, now)
+    return token
+
+
+def _verify(
+    token: Token, issuer_url: str, keys: Mapping[str, tuple[PublicKey, str]], now: datetime
+) -> None:
     header, claims = token.header, token.claims
     if str(header.get("typ", "")).lower().removeprefix("application/") != TYP:
         raise Invalid("The token is no access token: its typ must be at+jwt (RFC 9068, 4).")
@@ -201,7 +209,6 @@ def validate_parsed_token(
     for name in ("sub", "client_id", "jti"):
         if not isinstance(claims.get(name), str):
             raise Invalid(f"The token has no {name} (RFC 9068, 2.2).")
-    return token
 
 
 def _encode(value: object) -> bytes:

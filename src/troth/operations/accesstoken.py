@@ -104,6 +104,7 @@ class TokenMaker:
             kid=token.kid,
             client=client.client_id,
             method=client.method,
+            vouched=client.vouched,
             resource=resource.name,
             audiences=token.audiences,
             scope=token.scopes,

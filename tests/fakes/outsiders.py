@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from joserfc import jws
-from joserfc.jwk import ECKey, OKPKey, RSAKey
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from troth.core.errors import TrothError, Unavailable
-from troth.core.jose.jwk import render_key
+from troth.core.jose.jwk import encode_base64url, render_key
 from troth.drivers.issuers import KeySet, Whereabouts
 from troth.wire.oauth.jwks import parse_key_set
 
 GITHUB = "https://token.actions.githubusercontent.com"
 MAIN = "repo:acme@123/shop@456:ref:refs/heads/main"
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
-_KINDS: Mapping[type, Any] = {
-    ec.EllipticCurvePrivateKey: ECKey,
-    rsa.RSAPrivateKey: RSAKey,
-    ed25519.Ed25519PrivateKey: OKPKey,
-}
 
 
 @dataclass
@@ -56,12 +50,21 @@ class Outsider:
         }
         values = {name: value for name, value in values.items() if value is not None}
         protected = {"alg": self.algorithm, "kid": self.kid, "typ": "JWT", **(header or {})}
-        kind = next(made for known, made in _KINDS.items() if isinstance(self.key, known))
-        registry = jws.JWSRegistry(algorithms=[self.algorithm], strict_check_header=False)
         kept = {name: value for name, value in protected.items() if value is not None}
-        return jws.serialize_compact(
-            kept, json.dumps(values), kind.import_key(self.key), registry=registry
-        )
+        parts = [encode_base64url(json.dumps(one).encode()) for one in (kept, values)]
+        content = ".".join(parts).encode()
+        return ".".join((*parts, encode_base64url(self._sign(content))))
+
+    def _sign(self, content: bytes) -> bytes:
+        if isinstance(self.key, ec.EllipticCurvePrivateKey):
+            made = self.key.sign(content, ec.ECDSA(hashes.SHA256()))
+            return b"".join(number.to_bytes(32, "big") for number in decode_dss_signature(made))
+        if isinstance(self.key, rsa.RSAPrivateKey):
+            scheme: Any = padding.PKCS1v15()
+            if self.algorithm == "PS256":
+                scheme = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+            return self.key.sign(content, scheme, hashes.SHA256())
+        return self.key.sign(content)
 
 
 @dataclass

@@ -257,7 +257,7 @@ async def test_applying_again_changes_nothing(house: FakeHouse) -> None:
 @in_house
 async def test_a_url_is_of_one_issuer(house: FakeHouse) -> None:
     await set_up(house)
-    with pytest.raises(TrothError, match="belongs to '(github|twin)'"):
+    with pytest.raises(TrothError, match=r"belongs to '(github|twin)'"):
         await apply(house, render_manifest("Issuer", "twin", url=GITHUB, identities=[RULE]))
 
 

@@ -29,7 +29,7 @@ SECONDS = 5.0
 """For all of it: discovery and keys."""
 WELL_KNOWN = "/.well-known/openid-configuration"
 
-_MAX_AGE = re.compile(r"(?:^|[\s,])max-age=\"?([0-9]{1,9})\"?", re.ASCII | re.IGNORECASE)
+_MAX_AGE = re.compile(r"(?:^|[\s,])max-age=\"?([0-9]{1,9})(?![0-9])", re.ASCII | re.IGNORECASE)
 _NOT_KEPT = re.compile(r"(?:^|[\s,])(no-store|no-cache)(?:$|[\s,=])", re.ASCII | re.IGNORECASE)
 
 

@@ -13,6 +13,7 @@ from tests.fuzz import (
     machine,
     manifests,
     names,
+    outsiders,
     protobufs,
     sdk,
     sockets,
@@ -24,6 +25,7 @@ from tests.fuzz.harness import Target
 MODULES = (
     names,
     manifests,
+    outsiders,
     issuance,
     api,
     protobufs,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from troth.core.ids import AuthorityId
 from troth.core.jose.jwk import derive_key_id
 from troth.identity.issuer import Issuer
-from troth.issuance.authorities import Authority, Use
+from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority
 from troth.policy.resource import Resource, index_identifiers
 from troth.policy.role import Role, expand_roles, list_actions
 
@@ -71,7 +71,9 @@ def make_bundle(
         by_identifier=index_identifiers(named.values()),
         authorities=published,
         key_ids={
-            one.id: derive_key_id(one.public_key) for one in published if one.use is Use.TOKEN
+            one.id: derive_key_id(one.public_key)
+            for one in published
+            if one.use in TOKEN_ALGORITHMS
         },
         issuers={issuer.url: issuer for issuer in issuers},
     )

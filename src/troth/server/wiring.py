@@ -230,7 +230,7 @@ def list_tasks(
             FinishWithdrawals(store, clock, store.holder),
             wakes=WITHDRAWN,
         ),
-        Task("authority.prepare", 60.0, prepare, irreversible=True),
+        Task("authority.prepare", 60.0, prepare, wakes=("declaration.",), irreversible=True),
         Task(
             "keys.erase",
             300.0,

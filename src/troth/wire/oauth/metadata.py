@@ -14,6 +14,10 @@ from troth.core.jose.dpop import ALGORITHMS as DPOP_ALGORITHMS
 ASSERTION_ALGORITHMS = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256")
 """What a client may sign its assertions with; RS256 alone of PKCS #1 v1.5, as RFC 7523 has it."""
 
+TOKEN_ALGORITHMS = ("ES256", "EdDSA", "RS256")
+"""What access tokens may be signed with, as their resource wants; RFC 9068, section 2.1, demands
+that RS256 is among them."""
+
 CLIENT_CREDENTIALS = "client_credentials"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a name
@@ -35,7 +39,7 @@ def render_metadata(
         "token_endpoint_auth_signing_alg_values_supported": list(ASSERTION_ALGORITHMS),
         "scopes_supported": sorted(scopes),
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["ES256"],
+        "id_token_signing_alg_values_supported": list(TOKEN_ALGORITHMS),
         "dpop_signing_alg_values_supported": list(DPOP_ALGORITHMS),
         "tls_client_certificate_bound_access_tokens": True,  # RFC 8705, section 3.3
         "mtls_endpoint_aliases": {"token_endpoint": f"{mutual_origin}/oauth/token"},

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from tests.fakes.stores import ENGINES, NOW, make_url
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SystemEntropy
 from troth.core.errors import Conflict, Invalid, NotFound, Unavailable
-from troth.drivers.keystores import BUILT_IN, Keystore
+from troth.drivers.keystores import BUILT_IN, KeyKind, Keystore
 from troth.drivers.keystores.file import open_folder
 from troth.drivers.keystores.sealed import Shelf, copy_keys
 from troth.store.engine import Store
@@ -73,8 +73,17 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Keystore:
     return open_store(request.param, tmp_path)
 
 
-def _verify(public_key: bytes, signature: bytes, data: bytes) -> None:
+def _verify(public_key: bytes, signature: bytes, data: bytes, kind: KeyKind = KeyKind.P256) -> None:
     key = load_der_public_key(public_key)
+    if kind is KeyKind.ED25519:
+        assert isinstance(key, ed25519.Ed25519PublicKey)
+        key.verify(signature, data)
+        return
+    if kind is KeyKind.RSA:
+        assert isinstance(key, rsa.RSAPublicKey)
+        assert key.key_size == 2048
+        key.verify(signature, data, padding.PKCS1v15(), hashes.SHA256())
+        return
     assert isinstance(key, ec.EllipticCurvePublicKey)
     assert key.curve.name == "secp256r1"
     key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
@@ -89,6 +98,26 @@ def test_a_new_key_signs_and_its_public_key_verifies(store: Keystore) -> None:
     assert store.public_key("x509-1") == public_key
     for data in (b"", b"to be signed", bytes(100_000)):
         _verify(public_key, store.sign("x509-1", data), data)
+
+
+@pytest.mark.parametrize("kind", KeyKind)
+def test_a_key_of_each_kind_signs_in_its_form(store: Keystore, kind: KeyKind) -> None:
+    public_key = store.create_key("a", kind)
+    assert store.public_key("a") == public_key
+    _verify(public_key, store.sign("a", b"data"), b"data", kind)
+    for data, signature in zip((b"x", b"y"), store.sign_all("a", (b"x", b"y")), strict=True):
+        _verify(public_key, signature, data, kind)
+    with pytest.raises(InvalidSignature):
+        _verify(public_key, store.sign("a", b"data"), b"other", kind)
+
+
+@pytest.mark.parametrize("name", LASTING)
+@pytest.mark.parametrize("kind", KeyKind)
+def test_a_key_of_each_kind_outlasts_the_process(name: str, kind: KeyKind, tmp_path: Path) -> None:
+    public_key = open_store(name, tmp_path).create_key("a", kind)
+    again = open_store(name, tmp_path)
+    assert again.public_key("a") == public_key
+    _verify(public_key, again.sign("a", b"data"), b"data", kind)
 
 
 def test_a_signature_is_over_the_data_and_by_the_key(store: Keystore) -> None:

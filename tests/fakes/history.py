@@ -13,6 +13,7 @@ from tests.fakes.stores import HOUR, NOW
 from tests.fakes.templates import describe_template, submit
 from troth.core.entropy import SeededEntropy
 from troth.core.ids import RequestId, SpiffeId
+from troth.drivers.keystores import KeyKind
 from troth.operations.call import Caller
 from troth.store.engine import Transaction
 from troth.store.records import HolderKind, Withdrawal
@@ -35,7 +36,8 @@ class NamedKeystore(FailingKeystore):
     def __init__(self) -> None:
         super().__init__(SeededEntropy())
 
-    def create_key(self, key_ref: str) -> bytes:
+    def create_key(self, key_ref: str, kind: KeyKind = KeyKind.P256) -> bytes:
+        assert kind is KeyKind.P256
         return self.public_key(key_ref)
 
     def _find(self, key_ref: str) -> ec.EllipticCurvePrivateKey:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tests.fakes.outsiders import FakeKeySource
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.core.ids import NodeId, RequestId, TrustDomain
@@ -176,6 +177,7 @@ async def open_house(
             started_at=clock.now(),
             vouchers=vouchers or Vouchers(),
             device_vouchers=device_vouchers or Vouchers(),
+            key_source=FakeKeySource(),
         )
         meter = FakeMeter()
         yield FakeHouse(

@@ -139,6 +139,31 @@ FUZZED: dict[str, str] = {
         drivers.keystores.sealed.SealedKeystore._open
         drivers.keystores.sealed.SealedKeystore._unseal
     """,
+    "discovery": """
+        wire.oauth.jwks._parse_object
+        wire.oauth.jwks.parse_discovery
+    """,
+    "issuer-answer": """
+        drivers.issuers.https._read_address
+        drivers.issuers.https.read_max_age
+    """,
+    "issuer-manifest": """
+        identity.issuer_fields._read_algorithm
+        identity.issuer_fields._read_algorithms
+        identity.issuer_fields._read_authorities
+        identity.issuer_fields._read_claim_text
+        identity.issuer_fields._read_conditions
+        identity.issuer_fields._read_flag
+        identity.issuer_fields._read_issuer_url
+        identity.issuer_fields._read_rule
+        identity.issuer_fields._read_rules
+        identity.issuer_fields._read_texts
+        identity.issuer_fields._read_url
+    """,
+    "key-set": """
+        wire.oauth.jwks._read_key
+        wire.oauth.jwks.parse_key_set
+    """,
     "manifest": """
         identity.readers._read_dns_name
         identity.readers.read_dns_names
@@ -348,6 +373,7 @@ ELSEWHERE: dict[str, str] = {
         cli.installation._parse_known
         cli.offers._read_offers
         operations.admission.read_claim
+        operations.assertion.OutsideIssuers.read
         operations.device.EnrollDevice._read_certificate
         operations.device.EnrollDevice._read_code
         operations.journal.TailJournal._read_after

@@ -15,6 +15,7 @@ from tests.fuzz import (
     manifests,
     names,
     oauth,
+    outsiders,
     protobufs,
     sdk,
     sockets,
@@ -27,6 +28,7 @@ from tests.fuzz.harness import Target
 MODULES = (
     names,
     manifests,
+    outsiders,
     issuance,
     api,
     protobufs,

@@ -30,6 +30,7 @@ from troth.core.manifest.field import METADATA
 from troth.core.manifest.problem import Limits
 from troth.identity.client_fields import CLIENT
 from troth.identity.fields import SPEC, TTL
+from troth.identity.issuer_fields import ISSUER_SPEC
 from troth.identity.lifecycle import PAST
 from troth.identity.selectors import KNOWN
 from troth.identity.template_fields import TEMPLATE_SPEC, TEMPLATE_TTL
@@ -228,6 +229,7 @@ def read_verbs(argument: ast.expr) -> set[str]:
         ("spec.client", CLIENT),
         ("Role.spec", ROLE_SPEC),
         ("Resource.spec", RESOURCE_SPEC),
+        ("Issuer.spec", ISSUER_SPEC),
         ("Resource.spec.token", TOKEN),
         ("Template.spec", TEMPLATE_SPEC),
         ("Template.spec.ttl", TEMPLATE_TTL),

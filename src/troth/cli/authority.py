@@ -40,7 +40,12 @@ def ls(terminal: Terminal) -> None:
 @command(app, "prepare", example="troth authority prepare x509-svid --reason 'yearly drill'")
 def prepare(
     terminal: Terminal,
-    use: Annotated[str, typer.Argument(help="x509-svid, jwt-svid or access-token.", metavar="USE")],
+    use: Annotated[
+        str,
+        typer.Argument(
+            help="x509-svid, jwt-svid, access-token, access-eddsa or access-rs256.", metavar="USE"
+        ),
+    ],
     reason: ReasonOption = "",
 ) -> None:
     """Make the next authority and publish it; it doesn't sign yet."""

@@ -12,13 +12,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from troth.core.errors import Invalid
+from troth.core.errors import Internal, Invalid
 from troth.core.ids import SpiffeId
 from troth.core.jose.claims import check_times, list_audiences
-from troth.core.jose.jwk import PublicKey, encode_base64url
-from troth.core.jose.jws import Token, parse_token, verify_token
-from troth.issuance.authorities import Authority, Use, require_signing
+from troth.core.jose.jwk import PublicKey, encode_base64url, load_key
+from troth.core.jose.jws import Token, parse_token, verify_signature, verify_token
+from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority, Use, require_signing
+from troth.issuance.der import load_verifier
+from troth.issuance.jwtsvid import check_jwt, finish_jwt
 from troth.issuance.profiles import ACCESS_TTL_CEILING, check_ttl, trim_seconds
 
 TYP = "at+jwt"
@@ -73,7 +76,7 @@ def plan_access_token(
     It lives for `ttl`, and no longer than its authority or any of `ends`: the client's
     registration, the certificate that it is bound to, the token that it was exchanged for.
     """
-    require_signing(issuer, Use.TOKEN, now)
+    require_signing(issuer, issuer.use if issuer.use in TOKEN_ALGORITHMS else Use.TOKEN, now)
     issued_at = trim_seconds(now)
     end = issued_at + check_ttl(ttl, ACCESS_TTL_CEILING)
     return AccessToken(
@@ -120,6 +123,28 @@ def render_claims(token: AccessToken) -> dict[str, Any]:
 def render_signing_input(token: AccessToken, header: bytes) -> bytes:
     """The bytes to sign; `header` is what `render_header` gives for the token's key."""
     return b".".join((header, _encode(render_claims(token))))
+
+
+def load_token_key(issuer: Authority) -> PublicKey:
+    """The key that verifies what `issuer` signs; `Internal` if it doesn't fit its use."""
+    if issuer.use is Use.TOKEN:
+        return load_verifier(issuer.public_key)
+    return load_key(issuer.public_key)
+
+
+def finish_token(issuer: Authority, key: PublicKey, content: bytes, signature: bytes) -> str:
+    """The compact token from the signing input and the keystore's signature, which is checked with
+    the recorded `key`: `Internal` if it is wrong."""
+    algorithm = TOKEN_ALGORITHMS[issuer.use]
+    if isinstance(key, ec.EllipticCurvePublicKey) and algorithm == "ES256":
+        text = finish_jwt(content, signature)
+        check_jwt(text, content, signature, key)
+        return text
+    try:
+        verify_signature(algorithm, key, content, signature)
+    except Invalid as error:
+        raise Internal("The keystore's signature doesn't verify; it was not given out.") from error
+    return b".".join((content, encode_base64url(signature).encode("ascii"))).decode("ascii")
 
 
 def nest_actors(actors: Sequence[str]) -> dict[str, Any]:

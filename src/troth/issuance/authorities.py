@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,6 +17,24 @@ class Use(StrEnum):
     X509 = "x509-svid"
     JWT = "jwt-svid"
     TOKEN = "access-token"  # noqa: S105 - a name
+    TOKEN_EDDSA = "access-eddsa"  # noqa: S105 - a name
+    TOKEN_RS256 = "access-rs256"  # noqa: S105 - a name
+
+
+TOKEN_ALGORITHMS: Mapping[Use, str] = {
+    Use.TOKEN: "ES256",
+    Use.TOKEN_EDDSA: "EdDSA",
+    Use.TOKEN_RS256: "RS256",
+}
+"""The uses that sign access tokens, each with the JWS `alg` of its keys."""
+
+REQUIRED_USES = (Use.X509, Use.JWT, Use.TOKEN)
+"""The uses that every server has; the others are made when something asks for them."""
+
+
+def find_token_use(algorithm: str) -> Use:
+    """The use that signs access tokens with `algorithm`."""
+    return next(use for use, known in TOKEN_ALGORITHMS.items() if known == algorithm)
 
 
 class AuthorityState(StrEnum):

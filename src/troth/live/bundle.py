@@ -1,5 +1,5 @@
-"""The bundle: what manifests declare about roles and resources, and the keys that sign; all of it,
-ready to be asked."""
+"""The bundle: what manifests declare about roles, resources and outside issuers, and the keys
+that sign; all of it, ready to be asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from troth.core.ids import AuthorityId
 from troth.core.jose.jwk import derive_key_id
-from troth.issuance.authorities import Authority, Use
+from troth.identity.issuer import Issuer
+from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority
 from troth.policy.resource import Resource, index_identifiers
 from troth.policy.role import Role, expand_roles, list_actions
 
@@ -17,8 +18,8 @@ from troth.policy.role import Role, expand_roles, list_actions
 class Bundle:
     """Declarations as of an epoch. Immutable; made anew when one changes.
 
-    `resources` are found by name, `by_identifier` by any of their URIs; `key_ids` are the `kid` of
-    those authorities that sign tokens.
+    `resources` are found by name, `by_identifier` by any of their URIs, `issuers` by URL; `key_ids`
+    are the `kid` of those authorities that sign tokens.
     """
 
     epoch: int
@@ -27,6 +28,7 @@ class Bundle:
     by_identifier: Mapping[str, Resource]
     authorities: tuple[Authority, ...]
     key_ids: Mapping[AuthorityId, str]
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)
     _actions: dict[tuple[tuple[str, ...], str], frozenset[str]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -57,6 +59,7 @@ def make_bundle(
     roles: Iterable[Role],
     resources: Iterable[Resource],
     authorities: Iterable[Authority],
+    issuers: Iterable[Issuer] = (),
 ) -> Bundle:
     """The bundle of these declarations."""
     named = {resource.name: resource for resource in resources}
@@ -68,6 +71,9 @@ def make_bundle(
         by_identifier=index_identifiers(named.values()),
         authorities=published,
         key_ids={
-            one.id: derive_key_id(one.public_key) for one in published if one.use is Use.TOKEN
+            one.id: derive_key_id(one.public_key)
+            for one in published
+            if one.use in TOKEN_ALGORITHMS
         },
+        issuers={issuer.url: issuer for issuer in issuers},
     )

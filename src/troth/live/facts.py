@@ -21,6 +21,7 @@ class Facts:
         self._capacity = capacity
         self._known: OrderedDict[IdentityId, Identity] = OrderedDict()
         self._named: dict[str, IdentityId] = {}
+        self._called: dict[str, IdentityId] = {}
         self._changed: OrderedDict[IdentityId, int] = OrderedDict()
         self._floor = 0
 
@@ -36,6 +37,11 @@ class Facts:
         found = self._named.get(spiffe_id)
         return None if found is None else self.find(found)
 
+    def find_called(self, name: str) -> Identity | None:
+        """As `find`, by the name of a living one."""
+        found = self._called.get(name)
+        return None if found is None else self.find(found)
+
     def remember(self, identity: Identity, epoch: int) -> None:
         """Keep what was read at `epoch` or later, unless it may have changed since."""
         if epoch < self._floor or epoch < self._changed.get(identity.id, 0):
@@ -44,15 +50,16 @@ class Facts:
         self._known.move_to_end(identity.id)
         if identity.state is not State.RETIRED:
             self._named[str(identity.spiffe_id)] = identity.id
+            self._called[identity.name] = identity.id
         if len(self._known) > self._capacity:
             _, oldest = self._known.popitem(last=False)
-            self._forget_name(oldest)
+            self._forget_names(oldest)
 
     def drop(self, identity_id: IdentityId, position: int) -> None:
         """The journal says at `position` that the identity changed."""
         known = self._known.pop(identity_id, None)
         if known is not None:
-            self._forget_name(known)
+            self._forget_names(known)
         self._changed[identity_id] = position
         self._changed.move_to_end(identity_id)
         if len(self._changed) > self._capacity:
@@ -62,10 +69,14 @@ class Facts:
         """Forget everything; nothing read before `epoch` will be kept."""
         self._known.clear()
         self._named.clear()
+        self._called.clear()
         self._changed.clear()
         self._floor = epoch
 
-    def _forget_name(self, identity: Identity) -> None:
-        name = str(identity.spiffe_id)
-        if self._named.get(name) == identity.id:
-            del self._named[name]
+    def _forget_names(self, identity: Identity) -> None:
+        for index, name in (
+            (self._named, str(identity.spiffe_id)),
+            (self._called, identity.name),
+        ):
+            if index.get(name) == identity.id:
+                del index[name]

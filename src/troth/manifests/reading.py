@@ -25,6 +25,8 @@ from troth.core.manifest.problem import (
 )
 from troth.identity.identity import IdentitySpec
 from troth.identity.identity_manifest import IDENTITY
+from troth.identity.issuer import Issuer
+from troth.identity.issuer_manifest import ISSUER, report_shared_urls
 from troth.identity.overlap import find_overlaps
 from troth.identity.template import MAX_TEMPLATES, Template
 from troth.identity.template_manifest import (
@@ -38,10 +40,10 @@ from troth.policy.resource_manifest import RESOURCE, report_shared_identifiers
 from troth.policy.role import Role
 from troth.policy.role_manifest import ROLE, report_cycles
 
-KINDS: tuple[ManifestKind, ...] = (IDENTITY, TEMPLATE, ROLE, RESOURCE)
+KINDS: tuple[ManifestKind, ...] = (IDENTITY, TEMPLATE, ROLE, RESOURCE, ISSUER)
 """Every kind that this version supports."""
 
-PLANNED = ("Policy", "AccessRule", "TrustPolicy", "Playbook", "Connector", "Issuer", "Federation")
+PLANNED = ("Policy", "AccessRule", "TrustPolicy", "Playbook", "Connector", "Federation")
 """Kinds of the language that it doesn't."""
 
 MAX_PROBLEMS = 1_000
@@ -58,6 +60,7 @@ class ManifestSet:
     templates: tuple[Template, ...] = ()
     roles: tuple[Role, ...] = ()
     resources: tuple[Resource, ...] = ()
+    issuers: tuple[Issuer, ...] = ()
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -103,6 +106,7 @@ def parse_manifests(
         templates=_values(read, TEMPLATE),
         roles=_values(read, ROLE),
         resources=_values(read, RESOURCE),
+        issuers=_values(read, ISSUER),
     )
 
 
@@ -120,6 +124,7 @@ def _report_together(read: Mapping[str, list[tuple[Node, Any]]]) -> None:
     _report_templates(templates, identities)
     report_cycles(read[ROLE.name])
     report_shared_identifiers(read[RESOURCE.name])
+    report_shared_urls(read[ISSUER.name])
 
 
 def _read_kind(node: Node) -> ManifestKind | None:

@@ -12,7 +12,7 @@ from troth.core.errors import Invalid, TrothError, Unavailable
 from troth.core.events import Event
 from troth.core.ids import new_ordered_id
 from troth.issuance.accesstoken import AccessToken, plan_access_token
-from troth.issuance.authorities import Authority, AuthorityState, Use
+from troth.issuance.authorities import Authority, AuthorityState, find_token_use
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Call, Caller
@@ -63,7 +63,7 @@ class TokenMaker:
         check_binding(resource, client)
         now = self.clock.now()
         self.snapshot.tokens.check_issuing([client.client_id], now)
-        authority = find_signer(bundle, now)
+        authority = find_signer(bundle, now, resource.token.algorithm)
         token = plan_access_token(
             issuer=authority,
             kid=bundle.key_ids[authority.id],
@@ -105,6 +105,7 @@ class TokenMaker:
             kid=token.kid,
             client=client.client_id,
             method=client.method,
+            vouched=client.vouched,
             resource=resource.name,
             audiences=token.audiences,
             scope=token.scopes,
@@ -147,12 +148,15 @@ def check_binding(resource: Resource, client: Proven) -> None:
     raise Invalid(f"The resource takes tokens alone that are bound to their holder: ask {how}.")
 
 
-def find_signer(bundle: Bundle, now: datetime) -> Authority:
-    """The authority that signs access tokens now."""
+def find_signer(bundle: Bundle, now: datetime, algorithm: str = "ES256") -> Authority:
+    """The authority that signs access tokens with `algorithm` now."""
+    use = find_token_use(algorithm)
     for authority in bundle.authorities:
-        if authority.use is Use.TOKEN and authority.state is AuthorityState.ACTIVE:
+        if authority.use is use and authority.state is AuthorityState.ACTIVE:
             return authority
-    raise Unavailable("No authority signs access tokens yet. Try again in a moment.")
+    raise Unavailable(
+        f"No authority signs access tokens with {algorithm} yet. Try again in a moment.", 1.0
+    )
 
 
 @dataclass(frozen=True, slots=True)

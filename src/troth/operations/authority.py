@@ -14,7 +14,14 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Refused
 from troth.core.ids import TrustDomain
 from troth.drivers.keystores import Keystore
-from troth.issuance.authorities import Authority, Step, Use, plan_step
+from troth.issuance.authorities import (
+    REQUIRED_USES,
+    Authority,
+    Step,
+    Use,
+    find_token_use,
+    plan_step,
+)
 from troth.operations.recording import BACKGROUND
 from troth.operations.succession import (
     AuthorityMaker,
@@ -24,6 +31,7 @@ from troth.operations.succession import (
     end_dead,
     hold_lease,
 )
+from troth.policy.resource import Resource
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 
@@ -45,12 +53,12 @@ class PrepareAuthorities:
     holder: str
 
     async def __call__(self) -> None:
-        """Take the next step for each use, if one is due.
+        """Take the next step for each use that is needed, if one is due.
 
         One that fails holds up no other; its error is raised at the end.
         """
         failed: Exception | None = None
-        for use in Use:
+        for use in await self.store.read(list_uses):
             try:
                 async with hold_lease(self.store, self.clock, use, self.holder) as held:
                     if held:
@@ -85,6 +93,21 @@ class PrepareAuthorities:
         elif step is Step.MAKE and made is not None:
             add_active(tx, BACKGROUND, made, now)
         end_dead(tx, BACKGROUND, use, now)
+
+
+def list_uses(tx: Transaction) -> list[Use]:
+    """The uses that every server has, and those whose tokens some resource wants or wanted.
+
+    One that no resource wants any more is kept on: another key is made in a moment, but who
+    verifies with this one might be cut off.
+    """
+    wanted = {
+        find_token_use(one.value.token.algorithm)
+        for one in tx.declarations.list()
+        if isinstance(one.value, Resource)
+    }
+    there = {one.use for one in tx.authorities.list() if one.published}
+    return [use for use in Use if use in REQUIRED_USES or use in wanted or use in there]
 
 
 def claim_trust_domain(tx: Transaction, trust_domain: TrustDomain) -> None:

@@ -7,7 +7,6 @@ what it was used for.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,6 +24,8 @@ from troth.identity.client import ClientKey
 from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.live.snapshot import Snapshot
+from troth.operations.assertion import OutsideIssuers, Unproven
+from troth.operations.assertion import digest_proof as digest_proof
 from troth.operations.declaration import read_bundle
 from troth.operations.svidclient import JWT_SPIFFE_ASSERTION, read_certificate, read_jwt_svid
 from troth.store.engine import Store
@@ -39,6 +40,8 @@ LONGEST_LIFE = timedelta(hours=1)
 MAX_JTI = 256
 CLIENT_METHODS = ("private_key_jwt", "tls_client_auth", "spiffe_jwt", "spiffe_x509")
 """How a client may prove who it is (RFC 7591, section 2)."""
+FEDERATED = "federated_jwt"
+"""How we call it in the journal; no standard has a word for it."""
 KEYS_KNOWN = 10_000
 
 UNKNOWN = (
@@ -57,7 +60,8 @@ class Proven:
 
     `method` is how (RFC 7591, section 2); `proofs` are digests of what may be used once, with the
     time after which it is refused for its age. What it is given is bound by `confirmation` (`cnf`)
-    and ends with `ends` at the latest. `dpop` are those of the digests that stand for DPoP proofs.
+    and ends with `ends` at the latest. `dpop` are those of the digests that stand for DPoP proofs;
+    `vouched` says which outside issuer vouched for whom, if one did.
     """
 
     identity: Identity
@@ -66,6 +70,7 @@ class Proven:
     confirmation: Mapping[str, str] = field(default_factory=dict)
     ends: tuple[datetime, ...] = ()
     dpop: frozenset[str] = frozenset()
+    vouched: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def client_id(self) -> str:
@@ -86,12 +91,14 @@ class Authenticator:
         clock: Clock,
         trust_domain: TrustDomain,
         audiences: frozenset[str],
+        outside: OutsideIssuers,
     ) -> None:
         self._store = store
         self._snapshot = snapshot
         self._clock = clock
         self._trust_domain = trust_domain
         self._audiences = audiences
+        self._outside = outside
         self._keys: dict[bytes, PublicKey] = {}
 
     async def authenticate(self, request: OAuthRequest) -> Proven:
@@ -100,7 +107,10 @@ class Authenticator:
         form = request.form
         kind = form.find("client_assertion_type")
         if kind == JWT_BEARER_ASSERTION:
-            return await self._by_private_key(request)
+            token = _read_assertion(form.require("client_assertion"))
+            if _names_outsider(token):
+                return await self._by_outside_issuer(request, token)
+            return await self._by_private_key(request, token)
         if kind == JWT_SPIFFE_ASSERTION:
             return await self._by_jwt_svid(request)
         if kind is not None:
@@ -142,9 +152,24 @@ class Authenticator:
             raise InvalidClient(UNKNOWN)
         return identity
 
-    async def _by_private_key(self, request: OAuthRequest) -> Proven:
+    async def _by_outside_issuer(self, request: OAuthRequest, token: Token) -> Proven:
+        now = self._clock.now()
+        bundle = await read_bundle(self._store, self._snapshot)
+        try:
+            vouched = await self._outside.read(token, bundle, self._audiences, now)
+        except Unproven as error:
+            raise InvalidClient(UNKNOWN) from error
+        except Invalid as error:
+            raise _blame(error) from error
+        identity = await self._find_called(vouched.identity)
+        if identity is None or not self._may_hold(identity, now):
+            raise InvalidClient(UNKNOWN)
+        _check_client_id(request, str(identity.spiffe_id))
+        told = {"issuer": vouched.issuer, "subject": vouched.subject}
+        return Proven(identity, FEDERATED, vouched.proofs, vouched=told)
+
+    async def _by_private_key(self, request: OAuthRequest, token: Token) -> Proven:
         form = request.form
-        token = _read_assertion(form.require("client_assertion"))
         client_id = _check_names(token, form.find("client_id"))
         now = self._clock.now()
         end = self._check_terms(token, now)
@@ -197,6 +222,17 @@ class Authenticator:
             facts.remember(identity, epoch)
         return found[0] if found else None
 
+    async def _find_called(self, name: str) -> Identity | None:
+        """The living identity of that name, live where it is known."""
+        facts, epoch = self._snapshot.facts, self._snapshot.epoch
+        known = facts.find_called(name)
+        if known is not None:
+            return known
+        found = await self._store.read(lambda tx: tx.identities.list_named([name]))
+        for identity in found:
+            facts.remember(identity, epoch)
+        return found[0] if found else None
+
     def _may_hold(self, identity: Identity, now: datetime) -> bool:
         cut_off = self._snapshot.find_cut_off(str(identity.spiffe_id))
         return cut_off is None and may_hold_credentials(identity, now)
@@ -229,11 +265,6 @@ def _check_client_id(request: OAuthRequest, proven: str) -> None:
         raise InvalidClient("The client_id is not the SPIFFE ID that was proved.")
 
 
-def digest_proof(kind: str, issuer: str, jti: str) -> str:
-    """What stands for a proof that may be used once: `jti` is unique with its issuer alone."""
-    return hashlib.sha256(f"{kind}\0{issuer}\0{jti}".encode()).hexdigest()
-
-
 def _read_assertion(text: str) -> Token:
     try:
         token = parse_token(text)
@@ -247,6 +278,12 @@ def _read_assertion(text: str) -> Token:
 
 def _blame(error: TrothError) -> InvalidClient:
     return InvalidClient(error.detail.replace("The token", "The client_assertion"))
+
+
+def _names_outsider(token: Token) -> bool:
+    """Whether a token says that it is of an OpenID issuer: those are URLs, our clients aren't."""
+    issuer = token.claims.get("iss")
+    return isinstance(issuer, str) and issuer.startswith("https://")
 
 
 def _check_names(token: Token, client_id: str | None) -> str:

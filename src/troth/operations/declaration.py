@@ -1,4 +1,4 @@
-"""Declarations (roles, resources): planned and applied with the other manifests."""
+"""Declarations (roles, resources, issuers): planned and applied with the other manifests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from troth.core.errors import Refused
+from troth.identity.issuer import Issuer
 from troth.identity.plan import Action
 from troth.live.bundle import Bundle, make_bundle
 from troth.live.snapshot import Snapshot
@@ -32,8 +33,8 @@ Changes = list[DeclaredChange[Declared]]
 
 
 def plan_declarations(tx: Transaction, parsed: ManifestSet, *, prune: bool) -> Changes:
-    """The steps for roles and resources; `Refused` if they can't be taken together."""
-    wanted: tuple[Declared, ...] = (*parsed.roles, *parsed.resources)
+    """The steps for roles, resources and issuers; `Refused` if they can't be taken together."""
+    wanted: tuple[Declared, ...] = (*parsed.roles, *parsed.resources, *parsed.issuers)
     current = [stored.value for stored in tx.declarations.list()]
     changes: Changes = []
     for kind in TYPES:
@@ -65,11 +66,14 @@ def _check_whole(changes: Changes) -> None:
     if ring := find_cycle(roles):
         refusals.append(f"Roles include each other: {' → '.join(ring)}.")
     owners: dict[str, str] = {}
+    urls: dict[str, str] = {}
     for one in remaining:
         if isinstance(one, Resource):
             for uri in one.identifiers:
                 if (owner := owners.setdefault(uri, one.name)) != one.name:
                     refusals.append(f"{uri} of resource '{one.name}' belongs to '{owner}'.")
+        elif isinstance(one, Issuer) and urls.setdefault(one.url, one.name) != one.name:
+            refusals.append(f"{one.url} of issuer '{one.name}' belongs to '{urls[one.url]}'.")
     for kind in TYPES:
         if sum(name_kind(one) == kind for one in remaining) > MOST:
             refusals.append(f"There would be more than {MOST:,} manifests of kind {kind}.")
@@ -114,6 +118,7 @@ async def read_bundle(store: Store, snapshot: Snapshot) -> Bundle:
         (one for one in found if isinstance(one, Role)),
         (one for one in found if isinstance(one, Resource)),
         (authority for authority in authorities if authority.published),
+        (one for one in found if isinstance(one, Issuer)),
     )
     snapshot.keep_bundle(bundle)
     return bundle

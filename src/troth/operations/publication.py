@@ -11,7 +11,7 @@ from troth.core.clock import Clock
 from troth.core.errors import NotFound, TrothError, Unavailable
 from troth.core.ids import AuthorityId
 from troth.core.jose.jwk import derive_key_id, render_jwk
-from troth.issuance.authorities import Use
+from troth.issuance.authorities import REQUIRED_USES, TOKEN_ALGORITHMS, Use
 from troth.live.snapshot import Snapshot
 from troth.operations.client import CLIENT_METHODS
 from troth.operations.declaration import read_bundle
@@ -119,9 +119,13 @@ class StoredPublication:
     async def show_token_keys(self) -> bytes:
         """The keys of access tokens, and no others; one is there before it signs."""
         keys = await self.store.read(
-            lambda tx: [a.public_key for a in tx.authorities.list(Use.TOKEN) if a.published]
+            lambda tx: [
+                (one.public_key, TOKEN_ALGORITHMS[one.use])
+                for one in tx.authorities.list()
+                if one.use in TOKEN_ALGORITHMS and one.published
+            ]
         )
-        jwks = [render_jwk(derive_key_id(key), key, "sig", "ES256") for key in keys]
+        jwks = [render_jwk(derive_key_id(key), key, "sig", alg) for key, alg in keys]
         return msgspec.json.encode({"keys": jwks})
 
     async def show_crl(self, authority_id: str) -> bytes:
@@ -142,7 +146,7 @@ class StoredPublication:
     def _find_missing(self, tx: Transaction) -> list[str]:
         obstacles = []
         now = self.clock.now()
-        for use in Use:
+        for use in REQUIRED_USES:
             authority = tx.authorities.find_active(use)
             if authority is None:
                 obstacles.append(f"There is no active {use.value} authority yet.")

@@ -14,6 +14,7 @@ from troth.core.clock import Clock
 from troth.core.errors import Refused, Unavailable
 from troth.core.ids import AuthorityId
 from troth.issuance.authorities import (
+    TOKEN_ALGORITHMS,
     Authority,
     AuthorityState,
     Use,
@@ -209,7 +210,7 @@ def _count_holders(tx: Transaction, authority: Authority, now: datetime) -> int:
 
     Access tokens have no rows: whoever holds one counts as one holder.
     """
-    if authority.use is Use.TOKEN:
+    if authority.use in TOKEN_ALGORITHMS:
         return int(authority.retired_at is not None and has_living(tx, authority, now))
     if authority.use is Use.JWT:
         return tx.jwt_svids.count_living(authority.id, now)
@@ -233,7 +234,7 @@ def _describe(tx: Transaction, authority: Authority, now: datetime) -> wire.Sign
 
 
 def _last_end(tx: Transaction, authority: Authority, now: datetime) -> datetime | None:
-    if authority.use is Use.TOKEN:
+    if authority.use in TOKEN_ALGORITHMS:
         end = last_token_end(authority)
         return end if end is not None and end > now else None
     signed = tx.certificates if authority.use is Use.X509 else tx.jwt_svids

@@ -19,8 +19,8 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict
 from troth.core.ids import AuthorityId, TrustDomain, new_id
-from troth.drivers.keystores import Keystore
-from troth.issuance.authorities import Authority, AuthorityState, Use
+from troth.drivers.keystores import KeyKind, Keystore
+from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority, AuthorityState, Use
 from troth.issuance.ca import draft_ca_certificate
 from troth.issuance.der import check_signed
 from troth.issuance.drafter import Drafter
@@ -42,6 +42,9 @@ from troth.store.records import (
     format_serial,
 )
 from troth.store.transaction import Transaction
+
+KEY_KINDS = {Use.TOKEN_EDDSA: KeyKind.ED25519, Use.TOKEN_RS256: KeyKind.RSA}
+"""What the keys of a use are, where they aren't P-256."""
 
 LEASE = "authorities"
 LEASE_TTL = timedelta(seconds=30)
@@ -90,7 +93,8 @@ class AuthorityMaker:
             created_at=now,
         )
         await self.store.transact(lambda tx: record_authority(tx, call, "intended", planned, now))
-        public_key = await asyncio.to_thread(self.keystore.create_key, key_ref)
+        kind = KEY_KINDS.get(use, KeyKind.P256)
+        public_key = await asyncio.to_thread(self.keystore.create_key, key_ref, kind)
         made = replace(planned, public_key=public_key)
         if use is not Use.X509:
             return made
@@ -196,7 +200,7 @@ def end_dead(tx: Transaction, call: Call[Any], use: Use, now: datetime) -> None:
 def has_living(tx: Transaction, authority: Authority, now: datetime) -> bool:
     """Whether anything that it signed lives. Nothing is added once it no longer is active: each
     intent is recorded in a transaction that looks (`may_record`)."""
-    if authority.use is Use.TOKEN:
+    if authority.use in TOKEN_ALGORITHMS:
         end = last_token_end(authority)  # access tokens have no rows
         return end is None or now < end
     signed = tx.certificates if authority.use is Use.X509 else tx.jwt_svids

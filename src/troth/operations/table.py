@@ -14,11 +14,13 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.ids import TrustDomain
 from troth.core.manifest.problem import Limits
+from troth.drivers.issuers import KeySource
 from troth.drivers.keystores import Keystore
 from troth.identity.lifecycle import TRANSITIONS
 from troth.identity.x509pop import Vouchers
 from troth.live.snapshot import Snapshot
 from troth.operations.accesstoken import RequestToken, TokenMaker
+from troth.operations.assertion import OutsideIssuers
 from troth.operations.attestation import AttestNode, Entrance, ReadmitNode
 from troth.operations.bearer import TokenJudge
 from troth.operations.call import Operation, Subscription
@@ -31,6 +33,7 @@ from troth.operations.gathering import LeafGatherer
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
 from troth.operations.instance import ListInstances, MoveInstance
 from troth.operations.introspection import AnswerSigner, IntrospectToken
+from troth.operations.issuerkeys import IssuerKeys
 from troth.operations.journal import ListJournal, TailJournal
 from troth.operations.jwtsvid import IssueJwtSvids
 from troth.operations.leaf import LeafIssuer
@@ -85,6 +88,7 @@ class Parts:
     started_at: datetime
     vouchers: Vouchers
     device_vouchers: Vouchers
+    key_source: KeySource
     usage: Usage | None = None
 
 
@@ -162,7 +166,8 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     """Those of the OAuth endpoints."""
     origin = p.publication.origin
     audiences = frozenset({origin, *(f"{origin}{path}" for path in OAUTH_ROUTES.values())})
-    authenticator = Authenticator(p.store, p.snapshot, p.clock, p.trust_domain, audiences)
+    outside = OutsideIssuers(IssuerKeys(p.key_source, p.clock))
+    authenticator = Authenticator(p.store, p.snapshot, p.clock, p.trust_domain, audiences, outside)
     gatherer = TokenGatherer(p.store, p.keystore)
     maker = TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin)
     dpop = DpopVerifier(p.store, p.clock, p.entropy)

@@ -17,10 +17,14 @@ from typing import Any
 from troth.core.errors import Refused, TrothError, Unavailable
 from troth.core.events import Event
 from troth.drivers.keystores import Keystore
-from troth.issuance.accesstoken import AccessToken, render_header, render_signing_input
-from troth.issuance.authorities import Authority
-from troth.issuance.der import load_verifier
-from troth.issuance.jwtsvid import check_jwt, finish_jwt
+from troth.issuance.accesstoken import (
+    AccessToken,
+    finish_token,
+    load_token_key,
+    render_header,
+    render_signing_input,
+)
+from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority
 from troth.operations.succession import may_record
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -57,7 +61,8 @@ class TokenGatherer:
         """
         header = self._headers.get(token.kid)
         if header is None:
-            header = self._headers[token.kid] = render_header(token.kid)
+            algorithm = TOKEN_ALGORITHMS[authority.use]
+            header = self._headers[token.kid] = render_header(token.kid, algorithm)
         signing_input = render_signing_input(token, header)
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Wanted(authority, signing_input, event, proofs, answer))
@@ -99,12 +104,11 @@ class TokenGatherer:
             by_key.setdefault(one.authority.key_ref, []).append(number)
         for key_ref, numbers in by_key.items():
             inputs = [batch[number].signing_input for number in numbers]
-            verifier = load_verifier(batch[numbers[0]].authority.public_key)
+            authority = batch[numbers[0]].authority
+            key = load_token_key(authority)
             signatures = self._keystore.sign_all(key_ref, inputs)
             for number, content, signature in zip(numbers, inputs, signatures, strict=True):
-                text = finish_jwt(content, signature)
-                check_jwt(text, content, signature, verifier)
-                tokens[number] = text
+                tokens[number] = finish_token(authority, key, content, signature)
         return [tokens[number] for number in range(len(batch))]
 
 

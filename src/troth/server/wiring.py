@@ -18,6 +18,7 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Refused
 from troth.core.manifest.problem import Limits
 from troth.core.tracing import NO_TRACER, Tracer
+from troth.drivers.issuers.https import open_source
 from troth.drivers.keystores.observed import ObservedKeystore
 from troth.issuance.drafter import Drafter
 from troth.live.snapshot import INDIFFERENT, Snapshot
@@ -176,6 +177,7 @@ async def build_house(
         started_at=clock.now(),
         vouchers=config.vouchers,
         device_vouchers=config.device_vouchers,
+        key_source=open_source(),
         usage=metrics,
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
@@ -228,7 +230,7 @@ def list_tasks(
             FinishWithdrawals(store, clock, store.holder),
             wakes=WITHDRAWN,
         ),
-        Task("authority.prepare", 60.0, prepare, irreversible=True),
+        Task("authority.prepare", 60.0, prepare, wakes=("declaration.",), irreversible=True),
         Task(
             "keys.erase",
             300.0,

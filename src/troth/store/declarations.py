@@ -12,14 +12,15 @@ import msgspec
 from sqlalchemy import delete, insert, select, update
 
 from troth.core.errors import Conflict
+from troth.identity.issuer import Issuer
 from troth.policy.resource import Resource
 from troth.policy.role import Role
 from troth.store.session import Session
 from troth.store.tables import declarations
 
-Declared = Role | Resource
+Declared = Role | Resource | Issuer
 
-TYPES: Mapping[str, type[Declared]] = {"Role": Role, "Resource": Resource}
+TYPES: Mapping[str, type[Declared]] = {"Role": Role, "Resource": Resource, "Issuer": Issuer}
 """Kind of manifest → what its domain makes of it."""
 
 _t = declarations.c

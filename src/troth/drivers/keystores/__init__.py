@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Protocol
 
 BUILT_IN: dict[str, str] = {
@@ -13,15 +14,28 @@ BUILT_IN: dict[str, str] = {
 """Name → ``module:factory``; loaded only when configured."""
 
 
+class KeyKind(StrEnum):
+    """What a key is, and so how it signs.
+
+    `P256`: ECDSA with SHA-256, as DER Ecdsa-Sig-Value (RFC 3279, section 2.2.3). `ED25519`: EdDSA,
+    64 bytes (RFC 8032, section 5.1.6). `RSA`: 2,048 bits, RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017,
+    section 8.2).
+    """
+
+    P256 = "p-256"
+    ED25519 = "ed25519"
+    RSA = "rsa-2048"
+
+
 class Keystore(Protocol):
-    """A home of ECDSA P-256 keys. All methods may block (file, HSM): call them in a thread.
+    """A home of private keys. All methods may block (file, HSM): call them in a thread.
 
     Errors: `NotFound` for an unknown `key_ref`, `Conflict` for one that exists, `Unavailable`
     when the store can't be reached or unsealed.
     """
 
-    def create_key(self, key_ref: str) -> bytes:
-        """Make a P-256 key under `key_ref`; returns DER SubjectPublicKeyInfo. Durable on return."""
+    def create_key(self, key_ref: str, kind: KeyKind = KeyKind.P256) -> bytes:
+        """Make a key under `key_ref`; returns DER SubjectPublicKeyInfo. Durable on return."""
         ...
 
     def public_key(self, key_ref: str) -> bytes:
@@ -29,7 +43,7 @@ class Keystore(Protocol):
         ...
 
     def sign(self, key_ref: str, data: bytes) -> bytes:
-        """ECDSA P-256 with SHA-256 over `data`; DER Ecdsa-Sig-Value (RFC 3279, section 2.2.3)."""
+        """The signature over `data`, in the form of the key's kind."""
         ...
 
     def sign_all(self, key_ref: str, batch: Sequence[bytes]) -> list[bytes]:

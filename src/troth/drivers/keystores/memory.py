@@ -5,11 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, NotFound
-from troth.drivers.keystores.p256 import check_key_ref, encode_public, make_key, sign_data
+from troth.drivers.keystores import KeyKind
+from troth.drivers.keystores.software import (
+    PrivateKey,
+    check_key_ref,
+    encode_public,
+    make_key,
+    sign_data,
+)
 
 
 def open_keystore(entropy: Entropy) -> MemoryKeystore:
@@ -22,13 +27,13 @@ class MemoryKeystore:
 
     def __init__(self, entropy: Entropy) -> None:
         self._entropy = entropy
-        self._keys: dict[str, ec.EllipticCurvePrivateKey] = {}
+        self._keys: dict[str, PrivateKey] = {}
         self._lock = threading.Lock()
 
-    def create_key(self, key_ref: str) -> bytes:
+    def create_key(self, key_ref: str, kind: KeyKind = KeyKind.P256) -> bytes:
         """Make a key; gone when the process ends."""
         check_key_ref(key_ref)
-        key = make_key(self._entropy)
+        key = make_key(self._entropy, kind)
         with self._lock:
             if key_ref in self._keys:
                 raise Conflict(f"A key {key_ref!r} exists already.")
@@ -40,11 +45,11 @@ class MemoryKeystore:
         return encode_public(self._find(key_ref))
 
     def sign(self, key_ref: str, data: bytes) -> bytes:
-        """DER signature."""
+        """One signature."""
         return sign_data(self._find(key_ref), data)
 
     def sign_all(self, key_ref: str, batch: Sequence[bytes]) -> list[bytes]:
-        """DER signatures."""
+        """A signature for each."""
         return [self.sign(key_ref, data) for data in batch]
 
     def list_keys(self) -> list[str]:
@@ -59,7 +64,7 @@ class MemoryKeystore:
             if self._keys.pop(key_ref, None) is None:
                 raise NotFound(f"There is no key {key_ref!r}.")
 
-    def _find(self, key_ref: str) -> ec.EllipticCurvePrivateKey:
+    def _find(self, key_ref: str) -> PrivateKey:
         check_key_ref(key_ref)
         with self._lock:
             key = self._keys.get(key_ref)

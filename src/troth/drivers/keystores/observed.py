@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from troth.core.clock import Clock
 from troth.core.errors import TrothError
 from troth.core.tracing import Tracer
-from troth.drivers.keystores import Keystore
+from troth.drivers.keystores import KeyKind, Keystore
 
 T = TypeVar("T")
 
@@ -31,10 +31,10 @@ class ObservedKeystore:
     tracer: Tracer
     meter: SignatureMeter
 
-    def create_key(self, key_ref: str) -> bytes:
+    def create_key(self, key_ref: str, kind: KeyKind = KeyKind.P256) -> bytes:
         """Make a key."""
         with self.tracer.within("keystore.create_key"):
-            return self.inner.create_key(key_ref)
+            return self.inner.create_key(key_ref, kind)
 
     def public_key(self, key_ref: str) -> bytes:
         """DER SubjectPublicKeyInfo."""

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -28,9 +27,12 @@ from cryptography.hazmat.primitives.serialization import (
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, NotFound, Unavailable
 from troth.core.x509 import UNREADABLE
-from troth.drivers.keystores.p256 import (
+from troth.drivers.keystores import KeyKind
+from troth.drivers.keystores.software import (
+    PrivateKey,
     check_key_ref,
     encode_public,
+    find_private_key,
     is_key_ref,
     make_key,
     sign_data,
@@ -122,7 +124,7 @@ class SealedKeystore:
         self._shelf = shelf
         self._cipher = cipher
         self._entropy = entropy
-        self._opened: dict[str, ec.EllipticCurvePrivateKey] = {}
+        self._opened: dict[str, PrivateKey] = {}
         self._lock = threading.Lock()
 
     def check_seal(self) -> None:
@@ -140,10 +142,10 @@ class SealedKeystore:
         if self._unseal(SEAL, sealed) != _SEAL_TEXT:
             raise Unavailable(f"{self._shelf.describe(SEAL)} is not the seal of a keystore.")
 
-    def create_key(self, key_ref: str) -> bytes:
+    def create_key(self, key_ref: str, kind: KeyKind = KeyKind.P256) -> bytes:
         """Make a key and lay it down; durable when this returns."""
         name = check_key_ref(key_ref) + _SUFFIX
-        key = make_key(self._entropy)
+        key = make_key(self._entropy, kind)
         plain = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         try:
             self._shelf.put(name, self._seal(name, plain))
@@ -158,11 +160,11 @@ class SealedKeystore:
         return encode_public(self._find(key_ref))
 
     def sign(self, key_ref: str, data: bytes) -> bytes:
-        """DER signature."""
+        """One signature."""
         return sign_data(self._find(key_ref), data)
 
     def sign_all(self, key_ref: str, batch: Sequence[bytes]) -> list[bytes]:
-        """DER signatures."""
+        """A signature for each."""
         key = self._find(key_ref)
         return [sign_data(key, data) for data in batch]
 
@@ -187,7 +189,7 @@ class SealedKeystore:
             if not self._shelf.remove(name):
                 raise NotFound(f"There is no key {key_ref!r}.")
 
-    def _find(self, key_ref: str) -> ec.EllipticCurvePrivateKey:
+    def _find(self, key_ref: str) -> PrivateKey:
         # Without the lock, which somebody may hold while a database is slow to answer.
         key = self._opened.get(check_key_ref(key_ref))
         if key is not None:
@@ -198,7 +200,7 @@ class SealedKeystore:
                 key = self._opened[key_ref] = self._open(key_ref)
         return key
 
-    def _open(self, key_ref: str) -> ec.EllipticCurvePrivateKey:
+    def _open(self, key_ref: str) -> PrivateKey:
         name = key_ref + _SUFFIX
         sealed = self._shelf.get(name)
         if sealed is None:
@@ -210,9 +212,10 @@ class SealedKeystore:
             key = load_der_private_key(self._unseal(name, sealed), None)
         except UNREADABLE as error:
             raise Unavailable(f"{where} holds no key; restore it from its backup.") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-            raise Unavailable(f"{where} holds a key that is not P-256.")
-        return key
+        found = find_private_key(key)
+        if found is None:
+            raise Unavailable(f"{where} holds a key of a kind that isn't used here.")
+        return found
 
     def _seal(self, name: str, plain: bytes) -> bytes:
         nonce = self._entropy.token(_NONCE_SIZE)

@@ -18,7 +18,7 @@ class ListAuthorities(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class PrepareAuthority(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Make the next authority of a use, with the reason that the journal keeps."""
 
-    use: Literal["x509-svid", "jwt-svid", "access-token"]
+    use: Literal["x509-svid", "jwt-svid", "access-token", "access-eddsa", "access-rs256"]
     reason: Reason
 
 

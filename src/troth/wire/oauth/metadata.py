@@ -16,6 +16,9 @@ ASSERTION_ALGORITHMS = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "P
 
 INTROSPECTION_ALGORITHMS = ("ES256",)
 """With what answers about tokens are signed (RFC 9701, section 7)."""
+TOKEN_ALGORITHMS = ("ES256", "EdDSA", "RS256")
+"""What access tokens may be signed with, as their resource wants; RFC 9068, section 2.1, demands
+that RS256 is among them."""
 
 CLIENT_CREDENTIALS = "client_credentials"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -38,7 +41,7 @@ def render_metadata(
         "token_endpoint_auth_signing_alg_values_supported": list(ASSERTION_ALGORITHMS),
         "scopes_supported": sorted(scopes),
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["ES256"],
+        "id_token_signing_alg_values_supported": list(TOKEN_ALGORITHMS),
         "dpop_signing_alg_values_supported": list(DPOP_ALGORITHMS),
         "tls_client_certificate_bound_access_tokens": True,  # RFC 8705, section 3.3
         "introspection_endpoint": f"{origin}/oauth/introspect",

@@ -108,8 +108,9 @@ def render_claims(token: AccessToken) -> dict[str, Any]:
         "exp": int(token.expires_at.timestamp()),
         "iat": int(token.issued_at.timestamp()),
         "jti": token.jti,
-        "scope": " ".join(token.scopes),
     }
+    if token.scopes:
+        claims["scope"] = " ".join(token.scopes)
     if token.actors:
         claims["act"] = nest_actors(token.actors)
     if token.confirmation:
@@ -171,7 +172,7 @@ def validate_access_token(
     if claims.get("iss") != issuer_url:
         raise Invalid("The token is of another issuer.")
     check_times(claims, now, LEEWAY)
-    if not set(list_audiences(claims)).intersection(audiences):
+    if not any(audience in audiences for audience in list_audiences(claims)):
         raise Invalid("The token is meant for another resource.")
     for name in ("sub", "client_id", "jti"):
         if not isinstance(claims.get(name), str):

@@ -38,6 +38,7 @@ INDIFFERENT = frozenset(
         "jwtsvid.intended",
         "jwtsvid.issued",
         "token.issued",
+        "token.exchanged",
     }
 )
 """Types of events that change nothing here, and are most of all events: whoever feeds a snapshot

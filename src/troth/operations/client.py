@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,7 +28,7 @@ from troth.live.snapshot import Snapshot
 from troth.operations.declaration import read_bundle
 from troth.operations.svidclient import JWT_SPIFFE_ASSERTION, read_certificate, read_jwt_svid
 from troth.store.engine import Store
-from troth.wire.oauth.errors import InvalidClient
+from troth.wire.oauth.errors import InvalidClient, InvalidGrant
 from troth.wire.oauth.metadata import ASSERTION_ALGORITHMS
 from troth.wire.oauth.request import OAuthRequest
 
@@ -137,22 +137,44 @@ class Authenticator:
 
     async def _require(self, spiffe_id: str, now: datetime) -> Identity:
         """The identity of that name, if it may hold a token now."""
-        identity = await self._find_identity(spiffe_id)
-        if identity is None or not self._may_hold(identity, now):
+        identity = await self.find_identity(spiffe_id)
+        if identity is None or not self.may_hold(identity, now):
             raise InvalidClient(UNKNOWN)
         return identity
 
+    async def take_assertion(self, request: OAuthRequest) -> Proven:
+        """The identity that signed the assertion of a JWT bearer grant (RFC 7523, section 2.1).
+
+        Nobody else needs to be authenticated (section 3.1); who does so all the same must be that
+        identity: the grant says nothing of who else may have its token. Raises `InvalidGrant`.
+        """
+        self._snapshot.check_fresh()
+        form = request.form
+        try:
+            proven = await self._prove(form.require("assertion"), form.find("client_id"))
+        except InvalidClient as error:
+            raise blame_grant(error) from error
+        if form.find("client_assertion_type") is None and request.certificate is None:
+            return replace(proven, method="jwt_bearer")
+        client = await self.authenticate(request)
+        if client.client_id != proven.client_id:
+            raise InvalidGrant("The assertion is not of the client that sends it.")
+        return replace(client, method="jwt_bearer", proofs={**client.proofs, **proven.proofs})
+
     async def _by_private_key(self, request: OAuthRequest) -> Proven:
         form = request.form
-        token = _read_assertion(form.require("client_assertion"))
-        client_id = _check_names(token, form.find("client_id"))
+        return await self._prove(form.require("client_assertion"), form.find("client_id"))
+
+    async def _prove(self, assertion: str, client_id: str | None) -> Proven:
+        token = _read_assertion(assertion)
+        client_id = _check_names(token, client_id)
         now = self._clock.now()
         end = self._check_terms(token, now)
-        identity = await self._find_identity(client_id)
+        identity = await self.find_identity(client_id)
         kid = token.header.get("kid")
         key = identity.client.find_key(kid if isinstance(kid, str) else None) if identity else None
         self._verify(token, key)
-        if identity is None or not self._may_hold(identity, now):
+        if identity is None or not self.may_hold(identity, now):
             raise InvalidClient(UNKNOWN)
         proof = digest_proof("assertion", client_id, str(token.claims["jti"]))
         return Proven(identity, "private_key_jwt", {proof: end + LEEWAY})
@@ -180,7 +202,7 @@ class Authenticator:
             )
         return datetime.fromtimestamp(claims["exp"], UTC)
 
-    async def _find_identity(self, client_id: str) -> Identity | None:
+    async def find_identity(self, client_id: str) -> Identity | None:
         """The living identity of that SPIFFE ID, live where it is known."""
         facts, epoch = self._snapshot.facts, self._snapshot.epoch
         known = facts.find_named(client_id)
@@ -197,7 +219,8 @@ class Authenticator:
             facts.remember(identity, epoch)
         return found[0] if found else None
 
-    def _may_hold(self, identity: Identity, now: datetime) -> bool:
+    def may_hold(self, identity: Identity, now: datetime) -> bool:
+        """Whether the identity may hold a token now."""
         cut_off = self._snapshot.find_cut_off(str(identity.spiffe_id))
         return cut_off is None and may_hold_credentials(identity, now)
 
@@ -243,6 +266,11 @@ def _read_assertion(text: str) -> Token:
         known = ", ".join(ASSERTION_ALGORITHMS)
         raise InvalidClient(f"The client_assertion's alg must be one of {known}.")
     return token
+
+
+def blame_grant(error: InvalidClient) -> InvalidGrant:
+    """The same fault where the assertion is the grant and not the client's proof."""
+    return InvalidGrant(error.detail.replace("client_assertion", "assertion"))
 
 
 def _blame(error: TrothError) -> InvalidClient:

@@ -57,7 +57,7 @@ NODE = frozenset(
 )
 WORKLOAD = frozenset({"revocation.follow"})
 DEVICE = frozenset({"device.renew"})
-ANYONE = frozenset({"node.attest", "device.enroll", "token.request"})
+ANYONE = frozenset({"node.attest", "device.enroll", "token.request", "token.exchange"})
 
 ROLES: Mapping[str, frozenset[str]] = {
     "admin": ADMINISTERS | ANYONE,

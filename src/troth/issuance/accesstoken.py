@@ -111,8 +111,9 @@ def render_claims(token: AccessToken) -> dict[str, Any]:
         "exp": int(token.expires_at.timestamp()),
         "iat": int(token.issued_at.timestamp()),
         "jti": token.jti,
-        "scope": " ".join(token.scopes),
     }
+    if token.scopes:
+        claims["scope"] = " ".join(token.scopes)
     if token.actors:
         claims["act"] = nest_actors(token.actors)
     if token.confirmation:

@@ -40,6 +40,7 @@ INDIFFERENT = frozenset(
         "jwtsvid.issued",
         "token.issued",
         "token.rejected",
+        "token.exchanged",
     }
 )
 """Types of events that change nothing here, and are most of all events: whoever feeds a snapshot

@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Invalid, TrothError, Unavailable
 from troth.core.events import Event
 from troth.core.ids import new_ordered_id
+from troth.identity.identity import Identity
 from troth.issuance.accesstoken import AccessToken, plan_access_token
 from troth.issuance.authorities import Authority, AuthorityState, find_token_use
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Call, Caller
-from troth.operations.client import Authenticator, Proven
+from troth.operations.client import Authenticator, Proven, blame_grant
 from troth.operations.declaration import read_bundle
-from troth.operations.dpop import Bound, DpopVerifier
+from troth.operations.delegate import Delegates
+from troth.operations.dpop import DpopVerifier
 from troth.operations.recording import make_event
 from troth.operations.tokens import Replayed, TokenGatherer
+from troth.operations.wish import read_wanted, refuse
+from troth.policy.narrowing import Access, Denial, narrow_access
 from troth.policy.resource import Binding, Resource
 from troth.store.engine import Store
 from troth.wire.oauth.answers import TokenAnswer
+from troth.wire.oauth.details import ACTION_TYPE, ActionDetail, render_details
 from troth.wire.oauth.errors import (
     InvalidClient,
     InvalidDpopProof,
-    InvalidScope,
     InvalidTarget,
     UnsupportedGrantType,
 )
-from troth.wire.oauth.form import Form
-from troth.wire.oauth.metadata import CLIENT_CREDENTIALS, GRANT_TYPES
+from troth.wire.oauth.metadata import CLIENT_CREDENTIALS, GRANT_TYPES, JWT_BEARER
 from troth.wire.oauth.request import OAuthRequest
 
 NO_TARGET = (
     "The resource is unknown, or nothing is permitted to this client there. Name one by its "
     "identifier in the parameter resource (RFC 8707)."
 )
+
+
+PASSED = "troth_passed"
+"""A private claim (RFC 7519, section 4.3): the audiences that a token was passed on through. It
+doesn't return to one of them, so that what it was narrowed to there is never widened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whom a token speaks for, and what it takes over from the one it was exchanged for.
+
+    `jti` is that one's, and empty where there is none; `ends` are those of what was shown for it.
+    """
+
+    subject: Identity
+    jti: str = ""
+    actors: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()
+    ends: tuple[datetime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +80,39 @@ class TokenMaker:
         bundle: Bundle,
         client: Proven,
         resource: Resource,
-        scopes: Collection[str],
+        access: Access,
+        *,
+        may_act: str = "",
+        origin: Origin | None = None,
     ) -> TokenAnswer:
-        """A token of `scopes` at `resource` for `client`, recorded before it is answered."""
+        """A token for `access` to `resource`, recorded before it is answered.
+
+        It speaks for `client` itself, or for the subject of what it is exchanged for; then `client`
+        is who asked. `may_act` names whoever may act on the subject's behalf.
+        """
         check_binding(resource, client)
+        origin = origin or Origin(client.identity)
         now = self.clock.now()
-        self.snapshot.tokens.check_issuing([client.client_id], now)
+        parties = (client.client_id, str(origin.subject.spiffe_id), *origin.actors)
+        self.snapshot.tokens.check_issuing(parties, now)
         authority = find_signer(bundle, now, resource.token.algorithm)
         token = plan_access_token(
             issuer=authority,
             kid=bundle.key_ids[authority.id],
             issuer_url=self.issuer_url,
-            subject=client.identity.spiffe_id,
+            subject=origin.subject.spiffe_id,
             client_id=client.client_id,
             audiences=(resource.audience,),
-            scopes=scopes,
+            scopes=access.scopes,
             ttl=resource.token.ttl,
-            ends=(client.identity.expires_at, *client.ends),
+            ends=(client.identity.expires_at, *client.ends, *origin.ends),
+            actors=origin.actors,
+            extra=_list_claims(access, resource, origin, may_act),
             confirmation=client.confirmation,
             jti=new_ordered_id("tok", now, self.entropy),
             now=now,
         )
-        event = self._describe(call, client, token, resource)
+        event = _describe(call, client, token, resource, origin)
         try:
             text = await self.gatherer.issue(authority, token, event, client.proofs)
         except Replayed as error:
@@ -88,34 +122,67 @@ class TokenMaker:
             token_type="DPoP" if "jkt" in token.confirmation else "Bearer",
             expires_in=int((token.expires_at - now).total_seconds()),
             scope=" ".join(token.scopes),
-        )
-
-    def _describe(
-        self, call: Call[OAuthRequest], client: Proven, token: AccessToken, resource: Resource
-    ) -> Event:
-        by_client = Call(
-            Caller(client.client_id, frozenset(), source=call.caller.source), call.request_id, None
-        )
-        return make_event(
-            by_client,
-            "token.issued",
-            str(token.subject),
-            token.issued_at,
-            jti=token.jti,
-            kid=token.kid,
-            client=client.client_id,
-            method=client.method,
-            vouched=client.vouched,
-            resource=resource.name,
-            audiences=token.audiences,
-            scope=token.scopes,
-            cnf=token.confirmation,
-            expires_at=token.expires_at.isoformat(),
+            authorization_details=token.extra.get("authorization_details", []),
         )
 
 
-def bind_client(client: Proven, bound: Bound) -> Proven:
-    """The client with what its DPoP proof binds to; a certificate's binding stays beside it."""
+def _list_claims(
+    access: Access, resource: Resource, origin: Origin, may_act: str
+) -> Mapping[str, Any]:
+    """The claims besides those of RFC 9068."""
+    claims: dict[str, Any] = {}
+    if access.details:
+        claims["authorization_details"] = render_details(
+            ActionDetail(
+                type=ACTION_TYPE,
+                actions=list(one.actions),
+                locations=[resource.audience],
+                identifier=one.identifier,
+            )
+            for one in access.details
+        )
+    if may_act:
+        claims["may_act"] = {"sub": may_act}  # RFC 8693, section 4.4
+    if origin.passed:
+        claims[PASSED] = list(origin.passed)
+    return claims
+
+
+def _describe(
+    call: Call[OAuthRequest], client: Proven, token: AccessToken, resource: Resource, origin: Origin
+) -> Event:
+    by_client = Call(
+        Caller(client.client_id, frozenset(), source=call.caller.source), call.request_id, None
+    )
+    what = {name: value for name, value in token.extra.items() if value}
+    if origin.jti:
+        kind = "delegation" if origin.actors else "impersonation"
+        what |= {"kind": kind, "actors": origin.actors, "from_jti": origin.jti}
+    return make_event(
+        by_client,
+        f"token.{'exchanged' if origin.jti else 'issued'}",
+        str(token.subject),
+        token.issued_at,
+        jti=token.jti,
+        kid=token.kid,
+        client=client.client_id,
+        method=client.method,
+        vouched=client.vouched,
+        resource=resource.name,
+        audiences=token.audiences,
+        scope=token.scopes,
+        cnf=token.confirmation,
+        expires_at=token.expires_at.isoformat(),
+        **what,
+    )
+
+
+async def bind_client(client: Proven, request: OAuthRequest, dpop: DpopVerifier) -> Proven:
+    """The client with what its DPoP proof binds to, if it sends one; a certificate's binding stays
+    beside it."""
+    if request.dpop is None:
+        return client
+    bound = await dpop.verify(request.dpop, "POST", request.url)
     return replace(
         client,
         confirmation={**client.confirmation, **bound.confirmation},
@@ -161,40 +228,48 @@ def find_signer(bundle: Bundle, now: datetime, algorithm: str = "ES256") -> Auth
 
 @dataclass(frozen=True, slots=True)
 class RequestToken:
-    """``token.request``: an access token for the client itself (RFC 6749, section 4.4)."""
+    """``token.request``: an access token for the client itself, as which it authenticates (RFC
+    6749, section 4.4) or which its assertion names (RFC 7523, section 2.1)."""
 
     store: Store
     snapshot: Snapshot
     authenticator: Authenticator
     dpop: DpopVerifier
     maker: TokenMaker
+    delegates: Delegates
 
     async def __call__(self, call: Call[OAuthRequest]) -> TokenAnswer:
         """The token; raises the refusals of RFC 6749, section 5.2, and RFC 8707, section 2."""
-        form = call.body.form
-        grant = form.require("grant_type")
-        if grant not in GRANT_TYPES:
-            raise UnsupportedGrantType(f"The grant_type may be {', '.join(GRANT_TYPES)}.")
-        client = await self.authenticator.authenticate(call.body)
-        if call.body.dpop is not None:
-            bound = await self.dpop.verify(call.body.dpop, "POST", call.body.url)
-            client = bind_client(client, bound)
+        grant = call.body.form.require("grant_type")
+        if grant == CLIENT_CREDENTIALS:
+            client = await self.authenticator.authenticate(call.body)
+            return await self._issue(call, client)
+        if grant == JWT_BEARER:
+            client = await self.authenticator.take_assertion(call.body)
+            try:
+                return await self._issue(call, client)
+            except InvalidClient as error:
+                raise blame_grant(error) from error
+        raise UnsupportedGrantType(f"The grant_type may be {', '.join(GRANT_TYPES)}.")
+
+    async def _issue(self, call: Call[OAuthRequest], client: Proven) -> TokenAnswer:
+        client = await bind_client(client, call.body, self.dpop)
         bundle = await read_bundle(self.store, self.snapshot)
-        assert grant == CLIENT_CREDENTIALS
-        resource = choose_resource(bundle, client, form)
+        wanted = read_wanted(call.body.form)
+        resource = choose_resource(bundle, client, wanted.target)
         permitted = bundle.find_actions(client.identity.roles, resource)
-        scopes = choose_scopes(form.find("scope"), permitted)
-        return await self.maker.make(call, bundle, client, resource, scopes)
+        access = narrow_access(wanted.at(resource), permitted)
+        if isinstance(access, Denial):
+            refuse(access)
+        may_act = await self.delegates.find_only(client.identity)
+        return await self.maker.make(call, bundle, client, resource, access, may_act=may_act)
 
 
-def choose_resource(bundle: Bundle, client: Proven, form: Form) -> Resource:
+def choose_resource(bundle: Bundle, client: Proven, target: str | None) -> Resource:
     """The resource that a request names, or the only one where the client may do something."""
-    named = (*form.list("resource"), *form.list("audience"))
-    if len(set(named)) > 1:
-        raise InvalidTarget("A token is for one resource: ask for one each (RFC 8707).")
     roles = client.identity.roles
-    if named:
-        found = bundle.by_identifier.get(named[0])
+    if target is not None:
+        found = bundle.by_identifier.get(target)
         if found is not None and bundle.find_actions(roles, found):
             return found
         raise InvalidTarget(NO_TARGET)
@@ -202,16 +277,3 @@ def choose_resource(bundle: Bundle, client: Proven, form: Form) -> Resource:
     if len(reached) != 1:
         raise InvalidTarget(NO_TARGET)
     return reached[0]
-
-
-def choose_scopes(asked: str | None, permitted: frozenset[str]) -> frozenset[str]:
-    """What of the scope asked for is permitted: all that is where none is named; never more.
-
-    RFC 6749, section 3.3: what isn't permitted is left out, and the answer says what is there.
-    """
-    if asked is None:
-        return permitted
-    granted = permitted.intersection(asked.split(" "))
-    if not granted:
-        raise InvalidScope("Nothing of this scope is permitted to this client there.")
-    return granted

@@ -8,7 +8,7 @@ what it was used for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,7 +29,7 @@ from troth.operations.assertion import digest_proof as digest_proof
 from troth.operations.declaration import read_bundle
 from troth.operations.svidclient import JWT_SPIFFE_ASSERTION, read_certificate, read_jwt_svid
 from troth.store.engine import Store
-from troth.wire.oauth.errors import InvalidClient
+from troth.wire.oauth.errors import InvalidClient, InvalidGrant
 from troth.wire.oauth.metadata import ASSERTION_ALGORITHMS
 from troth.wire.oauth.request import OAuthRequest
 
@@ -107,10 +107,7 @@ class Authenticator:
         form = request.form
         kind = form.find("client_assertion_type")
         if kind == JWT_BEARER_ASSERTION:
-            token = _read_assertion(form.require("client_assertion"))
-            if _names_outsider(token):
-                return await self._by_outside_issuer(request, token)
-            return await self._by_private_key(request, token)
+            return await self._prove(form.require("client_assertion"), form.find("client_id"))
         if kind == JWT_SPIFFE_ASSERTION:
             return await self._by_jwt_svid(request)
         if kind is not None:
@@ -128,7 +125,7 @@ class Authenticator:
     async def _by_certificate(self, request: OAuthRequest, der: bytes) -> Proven:
         now = self._clock.now()
         shown = read_certificate(der, self._snapshot, self._trust_domain, now)
-        _check_client_id(request, shown.spiffe_id)
+        _check_client_id(request.form.find("client_id"), shown.spiffe_id)
         identity = await self._require(shown.spiffe_id, now)
         return Proven(
             identity,
@@ -142,17 +139,24 @@ class Authenticator:
         bundle = await read_bundle(self._store, self._snapshot)
         text = request.form.require("client_assertion")
         spiffe_id = read_jwt_svid(text, bundle, self._trust_domain, self._audiences, now)
-        _check_client_id(request, spiffe_id)
+        _check_client_id(request.form.find("client_id"), spiffe_id)
         return Proven(await self._require(spiffe_id, now), "spiffe_jwt")
 
     async def _require(self, spiffe_id: str, now: datetime) -> Identity:
         """The identity of that name, if it may hold a token now."""
-        identity = await self._find_identity(spiffe_id)
-        if identity is None or not self._may_hold(identity, now):
+        identity = await self.find_identity(spiffe_id)
+        if identity is None or not self.may_hold(identity, now):
             raise InvalidClient(UNKNOWN)
         return identity
 
-    async def _by_outside_issuer(self, request: OAuthRequest, token: Token) -> Proven:
+    async def _prove(self, text: str, client_id: str | None) -> Proven:
+        """Whom an assertion names, by a key of its own or by an outside issuer."""
+        token = _read_assertion(text)
+        if _names_outsider(token):
+            return await self._by_outside_issuer(token, client_id)
+        return await self._by_private_key(token, client_id)
+
+    async def _by_outside_issuer(self, token: Token, claimed: str | None) -> Proven:
         now = self._clock.now()
         bundle = await read_bundle(self._store, self._snapshot)
         try:
@@ -162,22 +166,40 @@ class Authenticator:
         except Invalid as error:
             raise _blame(error) from error
         identity = await self._find_called(vouched.identity)
-        if identity is None or not self._may_hold(identity, now):
+        if identity is None or not self.may_hold(identity, now):
             raise InvalidClient(UNKNOWN)
-        _check_client_id(request, str(identity.spiffe_id))
+        _check_client_id(claimed, str(identity.spiffe_id))
         told = {"issuer": vouched.issuer, "subject": vouched.subject}
         return Proven(identity, FEDERATED, vouched.proofs, vouched=told)
 
-    async def _by_private_key(self, request: OAuthRequest, token: Token) -> Proven:
+    async def take_assertion(self, request: OAuthRequest) -> Proven:
+        """The identity that signed the assertion of a JWT bearer grant (RFC 7523, section 2.1).
+
+        Nobody else needs to be authenticated (section 3.1); who does so all the same must be that
+        identity: the grant says nothing of who else may have its token. Raises `InvalidGrant`.
+        """
+        self._snapshot.check_fresh()
         form = request.form
-        client_id = _check_names(token, form.find("client_id"))
+        try:
+            proven = await self._prove(form.require("assertion"), form.find("client_id"))
+        except InvalidClient as error:
+            raise blame_grant(error) from error
+        if form.find("client_assertion_type") is None and request.certificate is None:
+            return replace(proven, method="jwt_bearer")
+        client = await self.authenticate(request)
+        if client.client_id != proven.client_id:
+            raise InvalidGrant("The assertion is not of the client that sends it.")
+        return replace(client, method="jwt_bearer", proofs={**client.proofs, **proven.proofs})
+
+    async def _by_private_key(self, token: Token, claimed: str | None) -> Proven:
+        client_id = _check_names(token, claimed)
         now = self._clock.now()
         end = self._check_terms(token, now)
-        identity = await self._find_identity(client_id)
+        identity = await self.find_identity(client_id)
         kid = token.header.get("kid")
         key = identity.client.find_key(kid if isinstance(kid, str) else None) if identity else None
         self._verify(token, key)
-        if identity is None or not self._may_hold(identity, now):
+        if identity is None or not self.may_hold(identity, now):
             raise InvalidClient(UNKNOWN)
         proof = digest_proof("assertion", client_id, str(token.claims["jti"]))
         return Proven(identity, "private_key_jwt", {proof: end + LEEWAY})
@@ -205,7 +227,7 @@ class Authenticator:
             )
         return datetime.fromtimestamp(claims["exp"], UTC)
 
-    async def _find_identity(self, client_id: str) -> Identity | None:
+    async def find_identity(self, client_id: str) -> Identity | None:
         """The living identity of that SPIFFE ID, live where it is known."""
         facts, epoch = self._snapshot.facts, self._snapshot.epoch
         known = facts.find_named(client_id)
@@ -233,7 +255,8 @@ class Authenticator:
             facts.remember(identity, epoch)
         return found[0] if found else None
 
-    def _may_hold(self, identity: Identity, now: datetime) -> bool:
+    def may_hold(self, identity: Identity, now: datetime) -> bool:
+        """Whether the identity may hold a token now."""
         cut_off = self._snapshot.find_cut_off(str(identity.spiffe_id))
         return cut_off is None and may_hold_credentials(identity, now)
 
@@ -259,9 +282,8 @@ class Authenticator:
         return found
 
 
-def _check_client_id(request: OAuthRequest, proven: str) -> None:
-    client_id = request.form.find("client_id")
-    if client_id is not None and client_id != proven:
+def _check_client_id(claimed: str | None, proven: str) -> None:
+    if claimed is not None and claimed != proven:
         raise InvalidClient("The client_id is not the SPIFFE ID that was proved.")
 
 
@@ -274,6 +296,11 @@ def _read_assertion(text: str) -> Token:
         known = ", ".join(ASSERTION_ALGORITHMS)
         raise InvalidClient(f"The client_assertion's alg must be one of {known}.")
     return token
+
+
+def blame_grant(error: InvalidClient) -> InvalidGrant:
+    """The same fault where the assertion is the grant and not the client's proof."""
+    return InvalidGrant(error.detail.replace("client_assertion", "assertion"))
 
 
 def _blame(error: TrothError) -> InvalidClient:

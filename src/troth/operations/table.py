@@ -26,9 +26,11 @@ from troth.operations.bearer import TokenJudge
 from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
 from troth.operations.client import Authenticator
+from troth.operations.delegate import Delegates
 from troth.operations.device import EnrollDevice, RenewDevice
 from troth.operations.dpop import DpopVerifier
 from troth.operations.enrolment import InviteDevices
+from troth.operations.exchange import ExchangeToken, TokenReader
 from troth.operations.gathering import LeafGatherer
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
 from troth.operations.instance import ListInstances, MoveInstance
@@ -172,7 +174,10 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     maker = TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin)
     dpop = DpopVerifier(p.store, p.clock, p.entropy)
     refusals = RefusalJournal(p.store, p.clock)
-    request = RequestToken(p.store, p.snapshot, authenticator, dpop, maker)
+    delegates = Delegates(p.store, p.snapshot)
+    request = RequestToken(p.store, p.snapshot, authenticator, dpop, maker, delegates)
+    reader = TokenReader(p.snapshot, p.clock, authenticator, p.trust_domain, origin)
+    exchange = ExchangeToken(p.store, p.snapshot, authenticator, dpop, reader, maker)
     judge = TokenJudge(p.store, p.snapshot, p.clock, p.trust_domain, origin)
     signer = AnswerSigner(p.keystore, p.clock, origin)
     rejections = RejectionJournal(p.store, p.clock)
@@ -181,6 +186,7 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     surrender = SurrenderToken(p.store, p.snapshot, p.clock, authenticator, judge, restraint)
     return {
         "token.request": Journaled(request, refusals),
+        "token.exchange": Journaled(exchange, refusals),
         "token.introspect": Journaled(introspect, refusals),
         "token.surrender": Journaled(surrender, refusals),
         "token.revoke": RevokeTokens(p.store, p.clock),

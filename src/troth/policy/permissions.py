@@ -59,7 +59,14 @@ NODE = frozenset(
 WORKLOAD = frozenset({"revocation.follow"})
 DEVICE = frozenset({"device.renew"})
 ANYONE = frozenset(
-    {"node.attest", "device.enroll", "token.request", "token.introspect", "token.surrender"}
+    {
+        "node.attest",
+        "device.enroll",
+        "token.request",
+        "token.exchange",
+        "token.introspect",
+        "token.surrender",
+    }
 )
 
 ROLES: Mapping[str, frozenset[str]] = {

@@ -23,12 +23,12 @@ from troth.wire.oauth.errors import UseDpopNonce, name_error
 from troth.wire.oauth.form import MEDIA_TYPE, parse_form
 from troth.wire.oauth.introspection import Signed
 from troth.wire.oauth.request import OAuthRequest
-from troth.wire.oauth.routes import OAUTH_ROUTES
+from troth.wire.oauth.routes import OAUTH_ROUTES, choose_operation
 
 log = structlog.get_logger(__name__)
 
 MAX_BODY = 64 * 1024
-_PATHS = {path: name for name, path in OAUTH_ROUTES.items()}
+_PATHS = frozenset(OAUTH_ROUTES.values())
 _JSON = b"application/json"
 _HEADERS = [
     (b"cache-control", b"no-store"),  # RFC 6749, section 5.1
@@ -66,7 +66,6 @@ class OAuthEndpoints:
             raise _WrongMethod
         if scope["query_string"]:
             raise Invalid("Parameters belong into the body: addresses end up in logs (RFC 6749).")
-        name = _PATHS[path]
         span = span_of(scope)
         span.rename(f"POST {path}")
         span.note(http_route=path)
@@ -82,6 +81,7 @@ class OAuthEndpoints:
             url=f"{_find_origin(scope, headers)}{path}",
             accept=_join_header(headers, b"accept"),
         )
+        name = choose_operation(path, form)
         caller = await accept_anybody(scope)
         request_id = RequestId(request_id_of(scope))
         return await self.dispatcher.call(name, caller, request_id, request)

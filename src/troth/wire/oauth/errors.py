@@ -1,7 +1,7 @@
 """Refusals of the OAuth endpoints: kinds of our one error type, with the standard's own code.
 
-Sources: RFC 6749 section 5.2, RFC 8707 section 2, RFC 9449 sections 5 and 8, RFC 7009
-section 2.2.1.
+Sources: RFC 6749 section 5.2, RFC 8707 section 2, RFC 9396 section 5, RFC 9449 sections 5 and 8,
+RFC 7009 section 2.2.1.
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ class InvalidTarget(Denied):
     """The resource is unknown, or this client may do nothing with it."""
 
     oauth: ClassVar[str] = "invalid_target"
+
+
+class InvalidAuthorizationDetails(Invalid):
+    """The authorization details are malformed, of an unknown type, or not permitted."""
+
+    oauth: ClassVar[str] = "invalid_authorization_details"
 
 
 class UnauthorizedClient(Denied):

@@ -1,7 +1,8 @@
 """Discovery: what a client needs to know of the authorization server.
 
 Sources: RFC 8414 section 2, OpenID Connect Discovery 1.0 section 3, RFC 8705 section 5
-(`mtls_endpoint_aliases`), RFC 9449 section 5.1, RFC 9701 section 7, RFC 9068, RFC 9728.
+(`mtls_endpoint_aliases`), RFC 9396 section 10, RFC 9449 section 5.1, RFC 9701 section 7, RFC 9068,
+RFC 9728.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from troth.core.jose.dpop import ALGORITHMS as DPOP_ALGORITHMS
+from troth.wire.oauth.details import ACTION_TYPE
 
 ASSERTION_ALGORITHMS = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256")
 """What a client may sign its assertions with; RS256 alone of PKCS #1 v1.5, as RFC 7523 has it."""
@@ -23,7 +25,7 @@ that RS256 is among them."""
 CLIENT_CREDENTIALS = "client_credentials"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a name
-GRANT_TYPES = (CLIENT_CREDENTIALS,)
+GRANT_TYPES = (CLIENT_CREDENTIALS, JWT_BEARER, TOKEN_EXCHANGE)
 
 
 def render_metadata(
@@ -40,6 +42,7 @@ def render_metadata(
         "token_endpoint_auth_methods_supported": methods,
         "token_endpoint_auth_signing_alg_values_supported": list(ASSERTION_ALGORITHMS),
         "scopes_supported": sorted(scopes),
+        "authorization_details_types_supported": [ACTION_TYPE],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": list(TOKEN_ALGORITHMS),
         "dpop_signing_alg_values_supported": list(DPOP_ALGORITHMS),

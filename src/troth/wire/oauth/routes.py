@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from troth.wire.oauth.form import Form
+from troth.wire.oauth.metadata import TOKEN_EXCHANGE
+
 OAUTH_ROUTES: Mapping[str, str] = {
     "token.request": "/oauth/token",
     "token.introspect": "/oauth/introspect",
     "token.surrender": "/oauth/revoke",
+    "token.exchange": "/oauth/token",
 }
 METADATA_PATHS = (
     "/.well-known/oauth-authorization-server",  # RFC 8414, section 3
     "/.well-known/openid-configuration",  # OpenID Connect Discovery 1.0, section 4
 )
 JWKS_PATH = "/oauth/jwks"
+
+_BY_GRANT = {TOKEN_EXCHANGE: "token.exchange"}
+_FIRST_AT = {path: name for name, path in reversed([*OAUTH_ROUTES.items()])}
+
+
+def choose_operation(path: str, form: Form) -> str:
+    """The operation that a request to `path` is for: at the token endpoint its grant type says."""
+    name = _BY_GRANT.get(form.find("grant_type") or "", "")
+    return name if OAUTH_ROUTES.get(name) == path else _FIRST_AT[path]

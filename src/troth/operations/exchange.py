@@ -1,0 +1,238 @@
+"""``token.exchange``: a token in exchange for another one, narrower or for somebody to act with.
+
+Source: RFC 8693 (sections in brackets).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from troth.core.clock import Clock
+from troth.core.errors import Invalid, TrothError
+from troth.core.ids import TrustDomain
+from troth.core.jose.jws import parse_token
+from troth.identity.identity import Identity
+from troth.issuance.accesstoken import TYP, list_actors
+from troth.issuance.authorities import Use
+from troth.live.bundle import Bundle
+from troth.live.snapshot import Snapshot
+from troth.operations.accesstoken import NO_TARGET, PASSED, Origin, TokenMaker, bind_client
+from troth.operations.call import Call
+from troth.operations.client import Authenticator, Proven
+from troth.operations.declaration import read_bundle
+from troth.operations.dpop import DpopVerifier
+from troth.operations.livetoken import (
+    TokenKeys,
+    check_live,
+    list_signers,
+    read_end,
+    read_own_token,
+)
+from troth.operations.svidclient import read_jwt_svid
+from troth.operations.wish import read_wanted, refuse
+from troth.policy.delegation import Asker, SubjectToken, decide_exchange
+from troth.policy.narrowing import Access, Denial, Detail
+from troth.policy.resource import Resource
+from troth.store.engine import Store
+from troth.wire.oauth.answers import TokenAnswer
+from troth.wire.oauth.details import read_details
+from troth.wire.oauth.errors import InvalidClient, InvalidTarget, UnsupportedGrantType
+from troth.wire.oauth.form import Form
+from troth.wire.oauth.metadata import TOKEN_EXCHANGE
+from troth.wire.oauth.request import OAuthRequest
+
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a name [3]
+JWT = "urn:ietf:params:oauth:token-type:jwt"
+TOKEN_TYPES = (ACCESS_TOKEN, JWT)
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """A token that was shown and is live: what it says, and the identity it speaks for."""
+
+    token: SubjectToken
+    identity: Identity
+    jti: str
+    end: datetime
+
+
+class TokenReader:
+    """Reads the tokens that are to be exchanged. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        clock: Clock,
+        authenticator: Authenticator,
+        trust_domain: TrustDomain,
+        issuer_url: str,
+    ) -> None:
+        self._snapshot = snapshot
+        self._clock = clock
+        self._authenticator = authenticator
+        self._trust_domain = trust_domain
+        self._issuer_url = issuer_url
+        self._keys = TokenKeys()
+
+    async def read(self, name: str, form: Form, bundle: Bundle) -> Presented:
+        """The token in the parameter `name`, of the type in ``<name>_type``.
+
+        Raises `Invalid` for whatever is wrong with it: ``invalid_request`` it must be [2.2.2].
+        """
+        text, type_ = form.require(name), form.require(f"{name}_type")
+        if type_ not in TOKEN_TYPES:
+            raise Invalid(f"The {name}_type may be {' or '.join(TOKEN_TYPES)}.")
+        try:
+            typ = str(parse_token(text).header.get("typ", "")).lower()
+            if type_ == JWT and typ.removeprefix("application/") != TYP:
+                return await self._read_svid(text, bundle)
+            return await self._read_access_token(text, bundle)
+        except TrothError as error:
+            if error.retryable:
+                raise
+            detail = error.detail.replace("The token", f"The {name}")
+            raise Invalid(detail.replace("The JWT-SVID", f"The {name}")) from error
+
+    async def _read_access_token(self, text: str, bundle: Bundle) -> Presented:
+        now = self._clock.now()
+        claims = read_own_token(text, bundle, self._keys.list(bundle), self._issuer_url, now)
+        identity = await check_live(claims, self._snapshot, self._authenticator.find_identity, now)
+        return Presented(read_claims(claims, bundle), identity, claims["jti"], read_end(claims))
+
+    async def _read_svid(self, text: str, bundle: Bundle) -> Presented:
+        """A JWT-SVID that is meant for this issuer: for any other server it proves nothing here."""
+        now = self._clock.now()
+        trusted = replace(bundle, authorities=tuple(list_signers(bundle, Use.JWT)))
+        try:
+            read_jwt_svid(text, trusted, self._trust_domain, (self._issuer_url,), now)
+        except InvalidClient as error:
+            raise Invalid(error.detail) from error
+        claims = parse_token(text).claims
+        if read_end(claims) <= now:
+            raise Invalid("The token has expired; get a fresh one.")
+        if not isinstance(claims.get("jti"), str):
+            raise Invalid("The token has no jti, by which the journal could name it.")
+        identity = await check_live(claims, self._snapshot, self._authenticator.find_identity, now)
+        token = SubjectToken(str(claims["sub"]), str(claims["sub"]))
+        return Presented(token, identity, claims["jti"], read_end(claims))
+
+
+def read_claims(claims: Mapping[str, Any], bundle: Bundle) -> SubjectToken:
+    """What the claims of a verified access token say about delegation; else `Invalid`."""
+    try:
+        found = msgspec.convert(claims, _Claims)
+    except msgspec.ValidationError as error:
+        raise Invalid("The token's claims are none of ours.") from error
+    details = (Detail(tuple(d.actions), d.identifier) for d in read_details(found.details))
+    may_act = found.may_act
+    return SubjectToken(
+        subject=found.sub,
+        holder=found.client_id,
+        resource=bundle.by_identifier[found.aud],
+        access=Access(frozenset(found.scope.split()), tuple(details)),
+        actors=list_actors(claims),
+        passed=tuple(found.passed),
+        may_act=may_act.sub if may_act and may_act.iss in ("", found.iss) else "",
+        confirmation=found.cnf,
+    )
+
+
+class _Party(msgspec.Struct):
+    sub: str
+    iss: str = ""
+
+
+class _Claims(msgspec.Struct, kw_only=True):
+    iss: str
+    sub: str
+    client_id: str
+    aud: str
+    scope: str = ""
+    cnf: dict[str, str] = {}
+    may_act: _Party | None = None
+    passed: list[str] = msgspec.field(default_factory=list, name=PASSED)
+    details: Any = msgspec.field(default=None, name="authorization_details")
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeToken:
+    """``token.exchange``: as far as the subject and the client may both go, and never further than
+    the subject token (RFC 8693)."""
+
+    store: Store
+    snapshot: Snapshot
+    authenticator: Authenticator
+    dpop: DpopVerifier
+    reader: TokenReader
+    maker: TokenMaker
+
+    async def __call__(self, call: Call[OAuthRequest]) -> TokenAnswer:
+        """The token; raises the refusals of sections 2.2.2 and of RFC 6749, section 5.2."""
+        form = call.body.form
+        if form.require("grant_type") != TOKEN_EXCHANGE:
+            raise UnsupportedGrantType(f"The grant_type of an exchange is {TOKEN_EXCHANGE}.")
+        if form.find("requested_token_type") not in (None, ACCESS_TOKEN):
+            raise Invalid(f"The requested_token_type may be {ACCESS_TOKEN}.")
+        client = await self.authenticator.authenticate(call.body)
+        client = await bind_client(client, call.body, self.dpop)
+        bundle = await read_bundle(self.store, self.snapshot)
+        subject = await self.reader.read("subject_token", form, bundle)
+        actor_end = await self._check_actor(form, bundle, client)
+        wanted = read_wanted(form)
+        resource = find_target(bundle, subject.token, wanted.target)
+        decided = decide_exchange(
+            subject.token,
+            Asker(client.client_id, client.identity.name, client.confirmation),
+            subject.identity.delegates,
+            resource,
+            permit_both(bundle, subject.identity, client.identity, resource),
+            wanted.at(resource),
+        )
+        if isinstance(decided, Denial):
+            refuse(decided)
+        origin = Origin(
+            subject.identity,
+            subject.jti,
+            decided.passage.actors,
+            decided.passage.passed,
+            (subject.identity.expires_at, subject.end, actor_end),
+        )
+        made = await self.maker.make(call, bundle, client, resource, decided.access, origin=origin)
+        return msgspec.structs.replace(made, issued_token_type=ACCESS_TOKEN)
+
+    async def _check_actor(self, form: Form, bundle: Bundle, client: Proven) -> datetime:
+        """Until when the actor may act: who acts is who asks, and its token bounds that further.
+
+        A token of another party would show no more than that the client came by it.
+        """
+        if form.find("actor_token") is None:
+            if form.find("actor_token_type") is not None:
+                raise Invalid("There is an actor_token_type and no actor_token (RFC 8693, 2.1).")
+            return client.identity.expires_at
+        actor = await self.reader.read("actor_token", form, bundle)
+        if not actor.token.own or actor.token.subject != client.client_id:
+            raise Invalid("The actor_token must be the client's own: who acts is who asks.")
+        if actor.token.confirmation and actor.token.confirmation != client.confirmation:
+            raise Invalid("The actor_token is bound to a key of which there is no proof here.")
+        return actor.end
+
+
+def find_target(bundle: Bundle, token: SubjectToken, target: str | None) -> Resource:
+    """The resource that the request names, or else the one that the subject token is meant for."""
+    found = token.resource if target is None else bundle.by_identifier.get(target)
+    if found is None:
+        raise InvalidTarget(NO_TARGET)
+    return found
+
+
+def permit_both(
+    bundle: Bundle, subject: Identity, actor: Identity, resource: Resource
+) -> frozenset[str]:
+    """What both may do at the resource, by the roles that they hold now."""
+    theirs = bundle.find_actions(subject.roles, resource)
+    return theirs & bundle.find_actions(actor.roles, resource)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
 from troth.core.clock import Clock
 from troth.core.errors import TrothError
 from troth.core.ids import SpiffeId, TrustDomain
@@ -15,7 +13,7 @@ from troth.core.jose.jwk import PublicKey, derive_key_id, load_key
 from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.issuance.accesstoken import list_actors, verify_access_token
-from troth.issuance.authorities import Use
+from troth.issuance.authorities import TOKEN_ALGORITHMS
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.operations.declaration import read_bundle
@@ -180,17 +178,13 @@ class _Signers:
 
 
 def _load_signers(bundle: Bundle) -> _Signers:
-    named = {derive_key_id(a.public_key): a for a in bundle.authorities if a.use is Use.TOKEN}
-    keys = {kid: load_key(authority.public_key) for kid, authority in named.items()}
+    named = {
+        derive_key_id(one.public_key): one
+        for one in bundle.authorities
+        if one.use in TOKEN_ALGORITHMS
+    }
     return _Signers(
         bundle,
-        {kid: (key, _choose(key)) for kid, key in keys.items()},
+        {kid: (load_key(a.public_key), TOKEN_ALGORITHMS[a.use]) for kid, a in named.items()},
         frozenset(kid for kid, authority in named.items() if authority.distrusted),
     )
-
-
-def _choose(key: PublicKey) -> str:
-    """The one algorithm with which a key of ours signs."""
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return "ES256"
-    return "RS256" if isinstance(key, rsa.RSAPublicKey) else "EdDSA"

@@ -15,7 +15,7 @@ from troth.core.jose.jwk import PublicKey, derive_key_id, load_key
 from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.issuance.accesstoken import list_actors, validate_access_token
-from troth.issuance.authorities import Authority, AuthorityState, Use
+from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority, AuthorityState, Use
 from troth.issuance.profiles import trim_seconds
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
@@ -48,8 +48,11 @@ class TokenKeys:
     def list(self, bundle: Bundle) -> Mapping[str, tuple[PublicKey, str]]:
         """Key and algorithm by `kid`."""
         if bundle is not self._bundle:
-            found = [one.public_key for one in list_signers(bundle, Use.TOKEN)]
-            self._keys = {derive_key_id(key): (load_key(key), "ES256") for key in found}
+            self._keys = {
+                derive_key_id(one.public_key): (load_key(one.public_key), algorithm)
+                for use, algorithm in TOKEN_ALGORITHMS.items()
+                for one in list_signers(bundle, use)
+            }
             self._bundle = bundle
         return self._keys
 
@@ -86,7 +89,11 @@ async def check_live(
     subject = str(claims["sub"])
     issued_at = datetime.fromtimestamp(claims.get("iat", 0), UTC)
     found: dict[str, Identity] = {}
-    for name in {subject, str(claims.get("client_id", subject)), *list_actors(claims)}:
+    parties = {subject, str(claims.get("client_id", subject)), *list_actors(claims)}
+    ended = snapshot.tokens.find_ended(sorted(parties), int(issued_at.timestamp()))
+    if ended is not None or snapshot.tokens.is_revoked(str(claims.get("jti"))):
+        raise Invalid(NOT_LIVE)
+    for name in parties:
         identity = await find(name)
         if (
             identity is None

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.ids import AuthorityId, SpiffeId, TrustDomain
-from troth.drivers.keystores.p256 import encode_public, make_key
+from troth.drivers.keystores.software import encode_public, make_key
 from troth.operations.leaf import LeafIssuer, Wish
 from troth.operations.node import collect_roots
 from troth.operations.recording import BACKGROUND

@@ -13,10 +13,11 @@ from troth.drivers.keystores.file import Folder
 from troth.drivers.keystores.sealed import SealedKeystore
 
 
-@pytest.mark.parametrize(
-    "content",
-    [*_DER_KEYS[1:], bytes.fromhex("3010020100300506032b656e040404020000")],
-)
+WRONG = (*_DER_KEYS[1:], bytes.fromhex("3010020100300506032b656e040404020000"))
+
+
+# By number: the keys are others in each process, and all must have the same tests.
+@pytest.mark.parametrize("content", WRONG, ids=map(str, range(len(WRONG))))
 def test_what_is_no_p256_key_is_said_so(tmp_path: Path, content: bytes) -> None:
     _put(tmp_path / "a.key", _seal(content))
     store = SealedKeystore(Folder(tmp_path, SeededEntropy()), _CIPHER, SeededEntropy())

@@ -12,7 +12,6 @@ from troth.core.errors import Unavailable
 from troth.drivers.keystores.file import Folder
 from troth.drivers.keystores.sealed import SealedKeystore
 
-
 WRONG = (*_DER_KEYS[1:], bytes.fromhex("3010020100300506032b656e040404020000"))
 
 

@@ -36,13 +36,19 @@ def main() -> int:
     parser.add_argument(
         "--brief", action="store_true", help="no minute under load, no minutes for the reconciler"
     )
+    parser.add_argument(
+        "--pace",
+        type=float,
+        default=1.0,
+        help="how many times longer clients pause: more kills in the same time on a slow machine",
+    )
     options = parser.parse_args()
     seed = secrets.randbits(32) if options.seed is None else options.seed
     print(f"seed {seed}", file=sys.stderr, flush=True)
     reports: list[dict[str, Any]] = []
     for name in [options.database] if options.database else ENGINES:
         make, servers = ENGINES[name]
-        reports.append(soak(make(), servers, options.kills, seed, options.brief))
+        reports.append(soak(make(), servers, options, seed))
         print(json.dumps(reports[-1]), file=sys.stderr, flush=True)
         if reports[-1]["broken"]:
             break
@@ -51,15 +57,17 @@ def main() -> int:
     return 0 if totals["broken"] is None else 1
 
 
-def soak(database: Database, servers: int, kills: int, seed: int, brief: bool) -> dict[str, Any]:
+def soak(
+    database: Database, servers: int, options: argparse.Namespace, seed: int
+) -> dict[str, Any]:
     """One campaign; its report, in which `broken` says what went wrong, if anything did."""
     began = time.monotonic()
     broken = None
     say = speak(database.name)
     with open_folder() as folder:
-        campaign = Campaign(folder, database, servers, seed, say)
+        campaign = Campaign(folder, database, servers, seed, say, options.pace)
         try:
-            campaign.run(kills, patient=not brief)
+            campaign.run(options.kills, patient=not options.brief)
         except Exception as error:  # told, and never success
             broken = f"{type(error).__name__}: {error}"
             say(f"seed {seed}: {broken}")

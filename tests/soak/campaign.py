@@ -57,8 +57,15 @@ class Campaign:
     """One engine, some servers, all clients; one source of chance."""
 
     def __init__(
-        self, folder: Path, database: Database, servers: int, seed: int, say: Callable[[str], None]
+        self,
+        folder: Path,
+        database: Database,
+        servers: int,
+        seed: int,
+        say: Callable[[str], None],
+        pace: float = 1.0,
     ) -> None:
+        self._pace = pace
         self.random = random.Random(seed)
         self.tally = Tally()
         self.ledger = Ledger()
@@ -112,7 +119,9 @@ class Campaign:
     def _start_clients(self) -> None:
         for name, make in CLIENTS.items():
             seed = self.random.getrandbits(32)
-            self._clients.append(make(name, self.servers, self.ledger, seed, self._folder))
+            client = make(name, self.servers, self.ledger, seed, self._folder)
+            client.pace = self._pace
+            self._clients.append(client)
         for client in self._clients:
             client.start()
 

@@ -80,6 +80,8 @@ class Client(threading.Thread):
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.csr = make_csr(self._key)
         self._rounds = 0
+        self.pace = 1.0
+        """How many times longer than usual it pauses."""
 
     def run(self) -> None:
         try:
@@ -95,7 +97,7 @@ class Client(threading.Thread):
         self._over.set()
 
     def pause(self, seconds: float) -> None:
-        self._over.wait(seconds)
+        self._over.wait(seconds * self.pace)
 
     def round(self) -> None:
         """One piece of work; may raise `TrothError` anywhere."""

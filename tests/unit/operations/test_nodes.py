@@ -84,6 +84,7 @@ async def test_who_asks_again_is_the_same_node(house: FakeHouse) -> None:
     token, csr = await make_token(house, ttl=60), make_csr()
     first = await house.call("node.attest", attest(token, csr), ANONYMOUS)
     house.clock.advance(RETRY - timedelta(seconds=1))  # long after the token's own end
+    await house.settle()
     second = await house.call("node.attest", attest(token, csr), ANONYMOUS)
     assert second.node_id == first.node_id
     assert second.chain != first.chain
@@ -92,6 +93,7 @@ async def test_who_asks_again_is_the_same_node(house: FakeHouse) -> None:
     assert len(await house.events("node.attested")) == 1
     assert not await house.events("certificate.revoked")
     house.clock.advance(timedelta(seconds=1))
+    await house.settle()
     with pytest.raises(Refused, match="expired"):
         await house.call("node.attest", attest(token, csr), ANONYMOUS)
 

@@ -14,4 +14,5 @@ down_revision = "0006"
 
 def upgrade() -> None:
     """One column, empty in the tokens of before."""
-    op.add_column("join_tokens", sa.Column("key_hash", sa.String(64)))
+    digest = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
+    op.add_column("join_tokens", sa.Column("key_hash", digest))

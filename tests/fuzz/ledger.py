@@ -322,6 +322,18 @@ FUZZED: dict[str, str] = {
         operations.client._read_assertion
         operations.svidclient.read_jwt_svid
     """,
+    "authorization-details": """
+        operations.wish.read_wanted
+        wire.oauth.details.parse_details
+        wire.oauth.details.read_details
+    """,
+    "exchanged-claims": """
+        operations.exchange.read_claims
+    """,
+    "subject-token": """
+        operations.livetoken.read_end
+        operations.livetoken.read_own_token
+    """,
 }
 """By target: the functions that its inputs reach."""
 
@@ -380,6 +392,9 @@ ELSEWHERE: dict[str, str] = {
         operations.jwtsvid._read_wish
         operations.manifest.SubmitManifests._parse
         operations.client.Authenticator._load
+        operations.exchange.TokenReader.read
+        operations.exchange.TokenReader._read_access_token
+        operations.exchange.TokenReader._read_svid
         operations.svidclient.read_certificate
         server.http.app._read_place
         server.http.callers._ByCertificate._read_proof
@@ -452,6 +467,7 @@ ELSEWHERE: dict[str, str] = {
         drivers.tracers.load_tracer
         server.keyring._load
         wire.backup.<module>
+        wire.oauth.details.<module>
     """,
     "bytes are passed on as they are; who asked for them reads them": """
         agent.sealing.SealedFile.load

@@ -7,10 +7,9 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
-import pytest
 
-from tests.fakes.stores import NOW, make_event, make_url, seal_all, transact
-from troth.core.clock import SystemClock, VirtualClock
+from tests.fakes.stores import NOW, make_event, seal_all, transact
+from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.store.engine import open_store
 from troth.store.journal import CHANNEL
@@ -22,25 +21,6 @@ SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1
 AND (classid::bigint << 32) + objid::bigint = ('x0' || %s)::bit(64)::bigint
 """
 """The backend of the server whose name ends with those fifteen digits."""
-
-
-@pytest.fixture
-def url(tmp_path):
-    return make_url("postgresql", tmp_path)
-
-
-@pytest.fixture
-def open_node(url):
-    """Opens one more server's store on the test's database."""
-    stores = []
-
-    def open_one(clock=None):
-        stores.append(open_store(url, clock=clock or SystemClock()))
-        return stores[-1]
-
-    yield open_one
-    for store in stores:
-        store.close()
 
 
 def _find_presence(seed):

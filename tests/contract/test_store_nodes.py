@@ -20,7 +20,6 @@ from tests.fakes.stores import (
     make_certificate,
     make_event,
     make_named,
-    make_url,
     read,
     seal_all,
     transact,
@@ -36,25 +35,6 @@ from troth.store.sealer import LEASE, Sealer
 from troth.store.session import name_holder
 
 LIMIT_SECONDS = 0.25
-
-
-@pytest.fixture
-def url(tmp_path):
-    return make_url("postgresql", tmp_path)
-
-
-@pytest.fixture
-def open_node(url):
-    """Opens one more server's store on the test's database."""
-    stores = []
-
-    def open_one(clock=None):
-        stores.append(open_store(url, clock=clock or SystemClock()))
-        return stores[-1]
-
-    yield open_one
-    for store in stores:
-        store.close()
 
 
 @pytest.fixture

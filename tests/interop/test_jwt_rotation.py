@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from spiffe import WorkloadApiClient
-from troth.wire.jwt import parse_unverified
 
 from tests.e2e.processes import Server, open_folder, wait_for
+from troth.core.jose.jws import parse_token
 from troth.wire.api.authorities import ForceAuthority, ListAuthorities, PrepareAuthority
 
 pytestmark = [pytest.mark.interop, pytest.mark.e2e]
@@ -48,7 +48,7 @@ class Caller(threading.Thread):
                     token = ""
                 before = token
                 if token:
-                    self._note(str(parse_unverified(token).header["kid"]))
+                    self._note(str(parse_token(token).header["kid"]))
                 self.rounds += 1
                 self._over.wait(0.05)
 

@@ -19,6 +19,7 @@ from troth.core.errors import Refused
 from troth.core.manifest.problem import Limits
 from troth.core.tracing import NO_TRACER, Tracer
 from troth.drivers.issuers.https import open_source
+from troth.drivers.keystores import Keystore
 from troth.drivers.keystores.observed import ObservedKeystore
 from troth.issuance.drafter import Drafter
 from troth.live.snapshot import INDIFFERENT, Snapshot
@@ -146,15 +147,7 @@ async def build_house(
     drafter = Drafter()
     prepare = PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain, store.holder)
     await prepare()
-    publish = PublishCrls(
-        store,
-        clock,
-        keystore,
-        drafter,
-        timedelta(seconds=config.crl.lifetime),
-        timedelta(seconds=config.crl.period),
-        store.holder,
-    )
+    publish = make_publisher(config, store, clock, keystore, drafter)
     await publish()
     lease = timedelta(seconds=config.lease)
     snapshot = Snapshot(clock, lease)
@@ -196,6 +189,21 @@ async def build_house(
         tasks=list_tasks(parts, prepare, publish, sealer, metrics),
         certify=certify,
         local_node=await name_local_node(config, store, entropy),
+    )
+
+
+def make_publisher(
+    config: Config, store: Store, clock: Clock, keystore: Keystore, drafter: Drafter
+) -> PublishCrls:
+    """What makes revocation lists, as often and for as long as configured."""
+    return PublishCrls(
+        store,
+        clock,
+        keystore,
+        drafter,
+        timedelta(seconds=config.crl.lifetime),
+        timedelta(seconds=config.crl.period),
+        store.holder,
     )
 
 

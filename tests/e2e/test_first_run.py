@@ -137,7 +137,7 @@ def test_a_restart_keeps_authorities_identities_and_roots(lone_troth):
     (node,) = troth.call("node.ls", ListNodes()).items
     assert (node.name, node.state) == ("local", "active")
     assert len(troth.read_journal("node.attested")) == 1, "it came back with what it had"
-    assert len(troth.read_journal("authority.activated")) == 2, "one for X.509, one for tokens"
+    assert len(troth.read_journal("authority.activated")) == 3, "one a use"
 
     # The same directory as another trust domain would be a mixture of two.
     troth.daemon.stop()

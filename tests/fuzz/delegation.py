@@ -6,14 +6,10 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import strategies as st
-
 from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import json_documents, mutated_json, mutated_text
-from tests.fuzz.oauth import KEY, NOW, _dump, _sign
 from troth.live.bundle import make_bundle
 from troth.operations.exchange import read_claims
-from troth.operations.livetoken import read_own_token
 from troth.operations.wish import read_wanted
 from troth.policy.resource import Binding, Resource, TokenFormat, TokenTerms
 from troth.wire.oauth.details import MAX_DETAILS, parse_details, read_details, render_details
@@ -74,27 +70,6 @@ _CLAIMS = {
     "troth_passed": ["https://archive.example.org"],
     "authorization_details": [_DETAIL],
 }
-
-
-_TIMES = {"exp": int(NOW.timestamp()) + 60, "iat": int(NOW.timestamp()), "jti": "tok_1"}
-_HEADER = {"alg": "ES256", "kid": "k", "typ": "at+jwt"}
-_KEYS = {"k": (KEY.public_key(), "ES256")}
-
-
-@fuzz(
-    mutated_text(_sign(_dump(_HEADER), _dump(_CLAIMS | _TIMES)))
-    | st.builds(_sign, st.just(_dump(_HEADER)), json_documents(_CLAIMS | _TIMES))
-    | st.builds(_sign, json_documents(_HEADER), st.just(_dump(_CLAIMS | _TIMES))),
-    examples=200,
-)
-def fuzz_subject_token(text: str) -> None:
-    """Signed with our own key, so that claims are reached; only sound ones pass."""
-    claims = answer(read_own_token, text, _BUNDLE, _KEYS, _CLAIMS["iss"], NOW)
-    if claims is None:
-        return
-    assert claims["iss"] == _CLAIMS["iss"]
-    assert claims["exp"] > NOW.timestamp()
-    answer(read_claims, claims, _BUNDLE)
 
 
 @fuzz(mutated_json(_CLAIMS).filter(lambda found: isinstance(found, dict)), examples=150)

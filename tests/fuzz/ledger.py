@@ -330,10 +330,6 @@ FUZZED: dict[str, str] = {
     "exchanged-claims": """
         operations.exchange.read_claims
     """,
-    "subject-token": """
-        operations.livetoken.read_end
-        operations.livetoken.read_own_token
-    """,
 }
 """By target: the functions that its inputs reach."""
 

@@ -312,7 +312,8 @@ class Audit:
         demand(not open_ends, f"without a fate in the journal: {sorted(open_ends)[:3]}")
         sql = "select use, count(*) from authorities where state = 'active' group by use"
         active = dict(self._records.rows(sql))
-        demand(active == {"x509-svid": 1, "jwt-svid": 1}, f"active authorities: {active}")
+        expected = {"access-token": 1, "jwt-svid": 1, "x509-svid": 1}
+        demand(active == expected, f"active authorities: {active}")
 
     def _check_machines(self) -> None:
         """Devices, workloads that were met and manifests, from the first to the last."""

@@ -1,9 +1,14 @@
-"""Whether an access token counts now: what it says itself, and all that is known live."""
+"""Tokens that come back to us: whether one is ours, and whether it still counts.
+
+A token has no row. It counts while it is signed by a key of ours that nobody has cause to distrust,
+hasn't ended, and everybody who stands in it may still hold one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from troth.core.clock import Clock
@@ -13,7 +18,7 @@ from troth.core.jose.jwk import PublicKey, derive_key_id, load_key
 from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.issuance.accesstoken import list_actors, verify_access_token
-from troth.issuance.authorities import TOKEN_ALGORITHMS
+from troth.issuance.authorities import TOKEN_ALGORITHMS, Use
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.operations.declaration import read_bundle
@@ -41,16 +46,24 @@ class Verified:
         """The SPIFFE ID for which it speaks."""
         return str(self.claims["sub"])
 
+    @property
+    def end(self) -> datetime:
+        """When it ends, if nothing ends it before."""
+        return datetime.fromtimestamp(self.claims["exp"], UTC)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Why a token doesn't count, in a sentence for the journal, never for who asks.
+    """Why a token doesn't count, in a sentence for the journal.
 
-    `token` is there once its signature was found to be ours.
+    `token` is there once its signature was found to be ours. `evident` says that the reason is to
+    be seen in the token itself; any other is not for whoever asks, who would learn from it what is
+    registered.
     """
 
     reason: str
     token: Verified | None = None
+    evident: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +107,21 @@ class TokenJudge:
             claims = token.claims
             actors = list_actors(claims)
         except TrothError as error:
-            return Rejected(error.detail)
+            return Rejected(error.detail, evident=True)
         parties = dict.fromkeys((claims["sub"], claims["client_id"], *actors))
         verified = Verified(claims, str(token.header["kid"]), tuple(parties))
         # By our own clock: leeway is for verifiers.
         if now.timestamp() >= claims["exp"]:
-            return Rejected("The token has expired.", verified)
+            return Rejected("The token has expired; get a fresh one.", verified, evident=True)
         return verified
 
     async def judge(self, text: str, bundle: Bundle) -> Bearer | Rejected:
         """The bearer of a token that counts now, whomever it is meant for."""
         token = self.verify(text, bundle)
-        if isinstance(token, Rejected):
-            return token
+        return token if isinstance(token, Rejected) else await self.weigh(token, bundle)
+
+    async def weigh(self, token: Verified, bundle: Bundle) -> Bearer | Rejected:
+        """The bearer of a token that was verified, if it counts now."""
         objection = self._find_objection(token, bundle)
         if objection:
             return Rejected(objection, token)
@@ -119,6 +134,9 @@ class TokenJudge:
             if identity is not None and not may_hold_credentials(identity, now):
                 over = "expired" if identity.expires_at <= now else identity.state.value
                 return Rejected(f"{name} is {over}.", token)
+            if identity is not None and token.claims["iat"] < int(identity.created_at.timestamp()):
+                # A new holder of the name has nothing to do with the tokens of a retired one.
+                return Rejected(f"{name} was registered after the token was issued.", token)
         # Once more: the journal may have moved on while identities were read.
         objection = self._find_objection(token, bundle)
         subject = known.get(token.subject)
@@ -170,7 +188,7 @@ class TokenJudge:
 @dataclass(frozen=True, slots=True)
 class _Signers:
     """Who signs access tokens or did, retired ones as long as what they signed may live: keys with
-    their algorithms by `kid`, and which of them are trusted no more."""
+    their algorithms by `kid`; and which of them, or of those of JWT-SVIDs, are trusted no more."""
 
     bundle: Bundle
     keys: Mapping[str, tuple[PublicKey, str]]
@@ -181,10 +199,14 @@ def _load_signers(bundle: Bundle) -> _Signers:
     named = {
         derive_key_id(one.public_key): one
         for one in bundle.authorities
-        if one.use in TOKEN_ALGORITHMS
+        if one.use in (*TOKEN_ALGORITHMS, Use.JWT)
     }
     return _Signers(
         bundle,
-        {kid: (load_key(a.public_key), TOKEN_ALGORITHMS[a.use]) for kid, a in named.items()},
+        {
+            kid: (load_key(a.public_key), TOKEN_ALGORITHMS[a.use])
+            for kid, a in named.items()
+            if a.use in TOKEN_ALGORITHMS
+        },
         frozenset(kid for kid, authority in named.items() if authority.distrusted),
     )

@@ -6,7 +6,7 @@ Source: RFC 8693 (sections in brackets).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,21 +18,14 @@ from troth.core.ids import TrustDomain
 from troth.core.jose.jws import parse_token
 from troth.identity.identity import Identity
 from troth.issuance.accesstoken import TYP, list_actors
-from troth.issuance.authorities import Use
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.operations.accesstoken import NO_TARGET, PASSED, Origin, TokenMaker, bind_client
+from troth.operations.bearer import Bearer, Rejected, TokenJudge, Verified
 from troth.operations.call import Call
 from troth.operations.client import Authenticator, Proven
 from troth.operations.declaration import read_bundle
 from troth.operations.dpop import DpopVerifier
-from troth.operations.livetoken import (
-    TokenKeys,
-    check_live,
-    list_signers,
-    read_end,
-    read_own_token,
-)
 from troth.operations.svidclient import read_jwt_svid
 from troth.operations.wish import read_wanted, refuse
 from troth.policy.delegation import Asker, SubjectToken, decide_exchange
@@ -50,6 +43,12 @@ ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a
 JWT = "urn:ietf:params:oauth:token-type:jwt"
 TOKEN_TYPES = (ACCESS_TOKEN, JWT)
 
+NOT_LIVE = (
+    "The token is not live: it has ended or was revoked, or somebody who stands in it may hold no "
+    "tokens now."
+)
+"""One sentence for all that depends on what is registered: its bearer learns nothing from it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Presented:
@@ -61,23 +60,14 @@ class Presented:
     end: datetime
 
 
+@dataclass(frozen=True, slots=True)
 class TokenReader:
-    """Reads the tokens that are to be exchanged. Belongs to one event loop."""
+    """Reads the tokens that are to be exchanged."""
 
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        clock: Clock,
-        authenticator: Authenticator,
-        trust_domain: TrustDomain,
-        issuer_url: str,
-    ) -> None:
-        self._snapshot = snapshot
-        self._clock = clock
-        self._authenticator = authenticator
-        self._trust_domain = trust_domain
-        self._issuer_url = issuer_url
-        self._keys = TokenKeys()
+    judge: TokenJudge
+    clock: Clock
+    trust_domain: TrustDomain
+    issuer_url: str
 
     async def read(self, name: str, form: Form, bundle: Bundle) -> Presented:
         """The token in the parameter `name`, of the type in ``<name>_type``.
@@ -99,27 +89,31 @@ class TokenReader:
             raise Invalid(detail.replace("The JWT-SVID", f"The {name}")) from error
 
     async def _read_access_token(self, text: str, bundle: Bundle) -> Presented:
-        now = self._clock.now()
-        claims = read_own_token(text, bundle, self._keys.list(bundle), self._issuer_url, now)
-        identity = await check_live(claims, self._snapshot, self._authenticator.find_identity, now)
-        return Presented(read_claims(claims, bundle), identity, claims["jti"], read_end(claims))
+        bearer = _require(await self.judge.judge(text, bundle))
+        token = bearer.token
+        return Presented(read_claims(token.claims, bundle), bearer.subject, token.jti, token.end)
 
     async def _read_svid(self, text: str, bundle: Bundle) -> Presented:
         """A JWT-SVID that is meant for this issuer: for any other server it proves nothing here."""
-        now = self._clock.now()
-        trusted = replace(bundle, authorities=tuple(list_signers(bundle, Use.JWT)))
+        now = self.clock.now()
         try:
-            read_jwt_svid(text, trusted, self._trust_domain, (self._issuer_url,), now)
+            subject = read_jwt_svid(text, bundle, self.trust_domain, (self.issuer_url,), now)
         except InvalidClient as error:
             raise Invalid(error.detail) from error
-        claims = parse_token(text).claims
-        if read_end(claims) <= now:
-            raise Invalid("The token has expired; get a fresh one.")
-        if not isinstance(claims.get("jti"), str):
+        token = parse_token(text)
+        if not isinstance(token.claims.get("jti"), str):
             raise Invalid("The token has no jti, by which the journal could name it.")
-        identity = await check_live(claims, self._snapshot, self._authenticator.find_identity, now)
-        token = SubjectToken(str(claims["sub"]), str(claims["sub"]))
-        return Presented(token, identity, claims["jti"], read_end(claims))
+        shown = Verified(token.claims, str(token.header.get("kid")), (subject,))
+        if shown.end <= now:  # by our own clock: leeway is for verifiers
+            raise Invalid("The token has expired; get a fresh one.")
+        bearer = _require(await self.judge.weigh(shown, bundle))
+        return Presented(SubjectToken(subject, subject), bearer.subject, shown.jti, shown.end)
+
+
+def _require(found: Bearer | Rejected) -> Bearer:
+    if isinstance(found, Rejected):
+        raise Invalid(found.reason if found.evident else NOT_LIVE)
+    return found
 
 
 def read_claims(claims: Mapping[str, Any], bundle: Bundle) -> SubjectToken:
@@ -128,12 +122,15 @@ def read_claims(claims: Mapping[str, Any], bundle: Bundle) -> SubjectToken:
         found = msgspec.convert(claims, _Claims)
     except msgspec.ValidationError as error:
         raise Invalid("The token's claims are none of ours.") from error
+    resource = bundle.by_identifier.get(found.aud)
+    if resource is None:
+        raise Invalid("The token is meant for a resource that is declared no more.")
     details = (Detail(tuple(d.actions), d.identifier) for d in read_details(found.details))
     may_act = found.may_act
     return SubjectToken(
         subject=found.sub,
         holder=found.client_id,
-        resource=bundle.by_identifier[found.aud],
+        resource=resource,
         access=Access(frozenset(found.scope.split()), tuple(details)),
         actors=list_actors(claims),
         passed=tuple(found.passed),

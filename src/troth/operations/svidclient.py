@@ -61,7 +61,7 @@ def read_jwt_svid(
     keys = [
         render_jwk(derive_key_id(authority.public_key), authority.public_key, "jwt-svid")
         for authority in bundle.authorities
-        if authority.use is Use.JWT
+        if authority.use is Use.JWT and not authority.distrusted
     ]
     known = {trust_domain.name: keys}
     try:

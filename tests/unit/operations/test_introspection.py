@@ -115,7 +115,7 @@ async def test_an_answer_is_never_kept_longer_than_the_token_lives(house: FakeHo
     assert answer["cache_until"] == answer["exp"]
     await wait(house, 0.5)
     assert await introspect(house, server, token) == INACTIVE
-    assert await reasons(house) == ["The token has expired."]
+    assert await reasons(house) == ["The token has expired; get a fresh one."]
 
 
 @in_house

@@ -129,6 +129,22 @@ def test_a_signature_is_over_the_data_and_by_the_key(store: Keystore) -> None:
             _verify(public_key, signature, data)
 
 
+def test_a_secret_is_derived_for_each_purpose(store: Keystore) -> None:
+    one = store.derive_secret("one")
+    assert len(one) == 32
+    assert store.derive_secret("one") == one != store.derive_secret("two")
+    assert store.list_keys() == []
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_a_derived_secret_is_the_same_wherever_the_keys_are_shared(
+    name: str, tmp_path: Path
+) -> None:
+    first, again = open_store(name, tmp_path), open_store(name, tmp_path)
+    assert first.derive_secret("one") == again.derive_secret("one")
+    assert KEK not in first.derive_secret("one")
+
+
 def test_keys_are_listed_in_order(store: Keystore) -> None:
     assert store.list_keys() == []
     for name in ("b", "c-1", "a_2"):

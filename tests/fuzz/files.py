@@ -279,7 +279,7 @@ def fuzz_key_file(found: tuple[bytes, bytes], path: Path) -> None:
     directory = path / "keys"
     _put(directory / "a.key", content)
     shelf = KeyFolder(directory, SeededEntropy())
-    store = SealedKeystore(shelf, _CIPHER, SeededEntropy())
+    store = SealedKeystore(shelf, _KEK, SeededEntropy())
     assert store.list_keys() == ["a"]
     if answer(store.public_key, "a") is not None:
         assert store.sign("a", b"data")

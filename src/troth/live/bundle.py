@@ -3,7 +3,7 @@ that sign; all of it, ready to be asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from troth.core.ids import AuthorityId
@@ -43,6 +43,12 @@ class Bundle:
             if len(self._actions) < _MOST_REMEMBERED:
                 self._actions[key] = known
         return known
+
+    def find_common(
+        self, roles: tuple[str, ...], resources: Collection[Resource]
+    ) -> frozenset[str]:
+        """What the holder of `roles` may do at each of `resources`, of which there is one."""
+        return frozenset.intersection(*(self.find_actions(roles, one) for one in resources))
 
     def list_reached(self, roles: tuple[str, ...]) -> list[Resource]:
         """The resources with which the holder of `roles` may do something."""

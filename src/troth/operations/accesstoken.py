@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Invalid, TrothError, Unavailable
 from troth.core.events import Event
 from troth.core.ids import new_ordered_id
+from troth.core.tier import Tier, lower_tier
 from troth.identity.identity import Identity
 from troth.issuance.accesstoken import AccessToken, plan_access_token
 from troth.issuance.authorities import Authority, AuthorityState, find_token_use
@@ -26,8 +27,9 @@ from troth.operations.recording import make_event
 from troth.operations.tokens import Replayed, TokenGatherer
 from troth.operations.wish import read_wanted, refuse
 from troth.policy.narrowing import Access, Denial, narrow_access
-from troth.policy.resource import Binding, Resource
+from troth.policy.resource import Binding, Resource, Target, TokenFormat, find_unshared
 from troth.store.engine import Store
+from troth.trust.proof import rate_proof
 from troth.wire.oauth.answers import TokenAnswer
 from troth.wire.oauth.details import ACTION_TYPE, ActionDetail, render_details
 from troth.wire.oauth.errors import (
@@ -48,13 +50,16 @@ NO_TARGET = (
 PASSED = "troth_passed"
 """A private claim (RFC 7519, section 4.3): the audiences that a token was passed on through. It
 doesn't return to one of them, so that what it was narrowed to there is never widened again."""
+TIER = "troth_tier"
+"""A private claim: the trust tier that the proof earned for which the token was given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Whom a token speaks for, and what it takes over from the one it was exchanged for.
 
-    `jti` is that one's, and empty where there is none; `ends` are those of what was shown for it.
+    `jti` is that one's, and empty where there is none; `ends` are those of what was shown for it,
+    and `tier` is how much it was trusted.
     """
 
     subject: Identity
@@ -62,6 +67,7 @@ class Origin:
     actors: tuple[str, ...] = ()
     passed: tuple[str, ...] = ()
     ends: tuple[datetime, ...] = ()
+    tier: Tier = Tier.HIGH
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,42 +85,45 @@ class TokenMaker:
         call: Call[OAuthRequest],
         bundle: Bundle,
         client: Proven,
-        resource: Resource,
+        target: Target,
         access: Access,
         *,
         may_act: str = "",
         origin: Origin | None = None,
     ) -> TokenAnswer:
-        """A token for `access` to `resource`, recorded before it is answered.
+        """A token for `access` to `target`, recorded before it is answered.
 
         It speaks for `client` itself, or for the subject of what it is exchanged for; then `client`
         is who asked. `may_act` names whoever may act on the subject's behalf.
         """
-        check_binding(resource, client)
+        for resource in target.resources:
+            check_binding(resource, client)
         origin = origin or Origin(client.identity)
+        tier = lower_tier(rate_proof(client.method), origin.tier)
         now = self.clock.now()
         parties = (client.client_id, str(origin.subject.spiffe_id), *origin.actors)
         self.snapshot.tokens.check_issuing(parties, now)
-        authority = find_signer(bundle, now, resource.token.algorithm)
+        authority = find_signer(bundle, now, target.algorithm)
         token = plan_access_token(
             issuer=authority,
             kid=bundle.key_ids[authority.id],
             issuer_url=self.issuer_url,
             subject=origin.subject.spiffe_id,
             client_id=client.client_id,
-            audiences=(resource.audience,),
+            audiences=target.audiences,
             scopes=access.scopes,
-            ttl=resource.token.ttl,
+            ttl=target.limit_ttl(tier),
             ends=(client.identity.expires_at, *client.ends, *origin.ends),
             actors=origin.actors,
-            extra=_list_claims(access, resource, origin, may_act),
+            extra={TIER: tier.value, **_list_claims(access, target, origin, may_act)},
             confirmation=client.confirmation,
             jti=new_ordered_id("tok", now, self.entropy),
             now=now,
         )
-        event = _describe(call, client, token, resource, origin)
+        event = _describe(call, client, token, target, origin)
         try:
-            text = await self.gatherer.issue(authority, token, event, client.proofs)
+            opaque = target.format is TokenFormat.OPAQUE
+            text = await self.gatherer.issue(authority, token, event, client.proofs, opaque=opaque)
         except Replayed as error:
             raise _blame_proof(client, error) from error
         return TokenAnswer(
@@ -126,9 +135,7 @@ class TokenMaker:
         )
 
 
-def _list_claims(
-    access: Access, resource: Resource, origin: Origin, may_act: str
-) -> Mapping[str, Any]:
+def _list_claims(access: Access, target: Target, origin: Origin, may_act: str) -> Mapping[str, Any]:
     """The claims besides those of RFC 9068."""
     claims: dict[str, Any] = {}
     if access.details:
@@ -136,7 +143,7 @@ def _list_claims(
             ActionDetail(
                 type=ACTION_TYPE,
                 actions=list(one.actions),
-                locations=[resource.audience],
+                locations=[target.resources[0].audience],
                 identifier=one.identifier,
             )
             for one in access.details
@@ -149,7 +156,7 @@ def _list_claims(
 
 
 def _describe(
-    call: Call[OAuthRequest], client: Proven, token: AccessToken, resource: Resource, origin: Origin
+    call: Call[OAuthRequest], client: Proven, token: AccessToken, target: Target, origin: Origin
 ) -> Event:
     by_client = Call(
         Caller(client.client_id, frozenset(), source=call.caller.source), call.request_id, None
@@ -168,7 +175,7 @@ def _describe(
         client=client.client_id,
         method=client.method,
         vouched=client.vouched,
-        resource=resource.name,
+        resource=target.name,
         audiences=token.audiences,
         scope=token.scopes,
         cnf=token.confirmation,
@@ -256,24 +263,29 @@ class RequestToken:
         client = await bind_client(client, call.body, self.dpop)
         bundle = await read_bundle(self.store, self.snapshot)
         wanted = read_wanted(call.body.form)
-        resource = choose_resource(bundle, client, wanted.target)
-        permitted = bundle.find_actions(client.identity.roles, resource)
-        access = narrow_access(wanted.at(resource), permitted)
+        target = choose_target(bundle, client, wanted.targets)
+        permitted = bundle.find_common(client.identity.roles, target.resources)
+        access = narrow_access(wanted.at(*target.resources), permitted)
         if isinstance(access, Denial):
             refuse(access)
         may_act = await self.delegates.find_only(client.identity)
-        return await self.maker.make(call, bundle, client, resource, access, may_act=may_act)
+        return await self.maker.make(call, bundle, client, target, access, may_act=may_act)
 
 
-def choose_resource(bundle: Bundle, client: Proven, target: str | None) -> Resource:
-    """The resource that a request names, or the only one where the client may do something."""
+def choose_target(bundle: Bundle, client: Proven, named: Collection[str]) -> Target:
+    """What a request names, or the only resource where the client may do something."""
     roles = client.identity.roles
-    if target is not None:
-        found = bundle.by_identifier.get(target)
-        if found is not None and bundle.find_actions(roles, found):
-            return found
-        raise InvalidTarget(NO_TARGET)
-    reached = bundle.list_reached(roles)
-    if len(reached) != 1:
-        raise InvalidTarget(NO_TARGET)
-    return reached[0]
+    if not named:
+        reached = bundle.list_reached(roles)
+        if len(reached) != 1:
+            raise InvalidTarget(NO_TARGET)
+        return Target((reached[0],))
+    found: dict[str, Resource] = {}
+    for identifier in named:
+        resource = bundle.by_identifier.get(identifier)
+        if resource is None or not bundle.find_actions(roles, resource):
+            raise InvalidTarget(NO_TARGET)
+        found[resource.name] = resource
+    if len(found) > 1 and (reason := find_unshared([*found.values()])):
+        raise InvalidTarget(reason)
+    return Target(tuple(found.values()))

@@ -6,6 +6,7 @@ hasn't ended, and everybody who stands in it may still hold one.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,9 +20,11 @@ from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.issuance.accesstoken import list_actors, verify_access_token
 from troth.issuance.authorities import TOKEN_ALGORITHMS, Use
+from troth.issuance.opaque import is_opaque
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.operations.declaration import read_bundle
+from troth.operations.sealing import TokenSealer
 from troth.store.engine import Store
 
 
@@ -85,20 +88,39 @@ class TokenJudge:
         clock: Clock,
         trust_domain: TrustDomain,
         issuer_url: str,
+        sealer: TokenSealer,
     ) -> None:
         self._store = store
         self._snapshot = snapshot
         self._clock = clock
         self._trust_domain = trust_domain
         self._issuer_url = issuer_url
+        self._sealer = sealer
         self._signers: _Signers | None = None
 
     async def read_bundle(self) -> Bundle:
         """What is declared now."""
         return await read_bundle(self._store, self._snapshot)
 
-    def verify(self, text: str, bundle: Bundle) -> Verified | Rejected:
-        """What a token says, if it is one of ours and its time isn't over."""
+    async def verify(self, text: str, bundle: Bundle) -> Verified | Rejected:
+        """What a token says, in either form, if it is one of ours and its time isn't over."""
+        try:
+            return self._verify(await self._open(text), bundle)
+        except TrothError as error:
+            if error.retryable:
+                raise
+            return Rejected(error.detail, evident=True)
+
+    async def _open(self, text: str) -> str:
+        """The signed token in an opaque one; any other as it is."""
+        if not is_opaque(text):
+            return text
+        now = self._clock.now()
+        if self._sealer.is_ready(text, now):
+            return self._sealer.open(text, now)
+        return await asyncio.to_thread(self._sealer.open, text, now)
+
+    def _verify(self, text: str, bundle: Bundle) -> Verified | Rejected:
         now = self._clock.now()
         try:
             token = verify_access_token(
@@ -117,7 +139,7 @@ class TokenJudge:
 
     async def judge(self, text: str, bundle: Bundle) -> Bearer | Rejected:
         """The bearer of a token that counts now, whomever it is meant for."""
-        token = self.verify(text, bundle)
+        token = await self.verify(text, bundle)
         return token if isinstance(token, Rejected) else await self.weigh(token, bundle)
 
     async def weigh(self, token: Verified, bundle: Bundle) -> Bearer | Rejected:

@@ -16,11 +16,13 @@ from troth.core.clock import Clock
 from troth.core.errors import Invalid, TrothError
 from troth.core.ids import TrustDomain
 from troth.core.jose.jws import parse_token
+from troth.core.tier import Tier, read_tier
 from troth.identity.identity import Identity
 from troth.issuance.accesstoken import TYP, list_actors
+from troth.issuance.opaque import is_opaque
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
-from troth.operations.accesstoken import NO_TARGET, PASSED, Origin, TokenMaker, bind_client
+from troth.operations.accesstoken import NO_TARGET, PASSED, TIER, Origin, TokenMaker, bind_client
 from troth.operations.bearer import Bearer, Rejected, TokenJudge, Verified
 from troth.operations.call import Call
 from troth.operations.client import Authenticator, Proven
@@ -30,7 +32,7 @@ from troth.operations.svidclient import read_jwt_svid
 from troth.operations.wish import read_wanted, refuse
 from troth.policy.delegation import Asker, SubjectToken, decide_exchange
 from troth.policy.narrowing import Access, Denial, Detail
-from troth.policy.resource import Resource
+from troth.policy.resource import Resource, Target
 from troth.store.engine import Store
 from troth.wire.oauth.answers import TokenAnswer
 from troth.wire.oauth.details import read_details
@@ -58,6 +60,7 @@ class Presented:
     identity: Identity
     jti: str
     end: datetime
+    tier: Tier = Tier.HIGH
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,7 @@ class TokenReader:
         if type_ not in TOKEN_TYPES:
             raise Invalid(f"The {name}_type may be {' or '.join(TOKEN_TYPES)}.")
         try:
-            typ = str(parse_token(text).header.get("typ", "")).lower()
-            if type_ == JWT and typ.removeprefix("application/") != TYP:
+            if type_ == JWT and not is_opaque(text) and not _is_access_token(text):
                 return await self._read_svid(text, bundle)
             return await self._read_access_token(text, bundle)
         except TrothError as error:
@@ -91,7 +93,9 @@ class TokenReader:
     async def _read_access_token(self, text: str, bundle: Bundle) -> Presented:
         bearer = _require(await self.judge.judge(text, bundle))
         token = bearer.token
-        return Presented(read_claims(token.claims, bundle), bearer.subject, token.jti, token.end)
+        said = read_claims(token.claims, bundle)
+        tier = read_tier(token.claims.get(TIER))
+        return Presented(said, bearer.subject, token.jti, token.end, tier)
 
     async def _read_svid(self, text: str, bundle: Bundle) -> Presented:
         """A JWT-SVID that is meant for this issuer: for any other server it proves nothing here."""
@@ -110,6 +114,11 @@ class TokenReader:
         return Presented(SubjectToken(subject, subject), bearer.subject, shown.jti, shown.end)
 
 
+def _is_access_token(text: str) -> bool:
+    typ = str(parse_token(text).header.get("typ", "")).lower()
+    return typ.removeprefix("application/") == TYP
+
+
 def _require(found: Bearer | Rejected) -> Bearer:
     if isinstance(found, Rejected):
         raise Invalid(found.reason if found.evident else NOT_LIVE)
@@ -122,6 +131,8 @@ def read_claims(claims: Mapping[str, Any], bundle: Bundle) -> SubjectToken:
         found = msgspec.convert(claims, _Claims)
     except msgspec.ValidationError as error:
         raise Invalid("The token's claims are none of ours.") from error
+    if not isinstance(found.aud, str):
+        raise Invalid("The token is for several resources; exchange one that is for one alone.")
     resource = bundle.by_identifier.get(found.aud)
     if resource is None:
         raise Invalid("The token is meant for a resource that is declared no more.")
@@ -148,7 +159,7 @@ class _Claims(msgspec.Struct, kw_only=True):
     iss: str
     sub: str
     client_id: str
-    aud: str
+    aud: str | list[str]
     scope: str = ""
     cnf: dict[str, str] = {}
     may_act: _Party | None = None
@@ -181,7 +192,7 @@ class ExchangeToken:
         subject = await self.reader.read("subject_token", form, bundle)
         actor_end = await self._check_actor(form, bundle, client)
         wanted = read_wanted(form)
-        resource = find_target(bundle, subject.token, wanted.target)
+        resource = find_target(bundle, subject.token, wanted.only_target)
         decided = decide_exchange(
             subject.token,
             Asker(client.client_id, client.identity.name, client.confirmation),
@@ -198,8 +209,10 @@ class ExchangeToken:
             decided.passage.actors,
             decided.passage.passed,
             (subject.identity.expires_at, subject.end, actor_end),
+            subject.tier,
         )
-        made = await self.maker.make(call, bundle, client, resource, decided.access, origin=origin)
+        target = Target((resource,))
+        made = await self.maker.make(call, bundle, client, target, decided.access, origin=origin)
         return msgspec.structs.replace(made, issued_token_type=ACCESS_TOKEN)
 
     async def _check_actor(self, form: Form, bundle: Bundle, client: Proven) -> datetime:

@@ -15,11 +15,12 @@ import msgspec
 from troth.core.clock import Clock
 from troth.core.jose.claims import list_audiences
 from troth.core.jose.jwk import derive_key_id
+from troth.core.tier import read_tier
 from troth.drivers.keystores import Keystore
 from troth.issuance.introspection import MEDIA_TYPE, render_introspection
 from troth.issuance.jwtsvid import check_jwt, finish_jwt
 from troth.live.bundle import Bundle
-from troth.operations.accesstoken import find_signer
+from troth.operations.accesstoken import TIER, find_signer
 from troth.operations.bearer import Bearer, Rejected, TokenJudge
 from troth.operations.call import Call
 from troth.operations.client import Authenticator, Proven
@@ -105,9 +106,7 @@ class IntrospectToken:
     ) -> Introspection:
         claims, subject = bearer.token.claims, bearer.subject
         # Where one token is for several resources of the asker, what holds at all of them.
-        permitted = frozenset.intersection(
-            *(bundle.find_actions(subject.roles, resource) for resource in resources)
-        )
+        permitted = bundle.find_common(subject.roles, resources)
         known = {action for resource in resources for action in resource.actions}
         scopes = [name for name in str(claims.get("scope", "")).split() if name in known]
         bound = claims.get("cnf", {})
@@ -126,6 +125,7 @@ class IntrospectToken:
             jti=bearer.token.jti,
             roles=list(subject.roles),
             permitted_actions=sorted(permitted.intersection(scopes)),
+            trust_tier=read_tier(claims.get(TIER)).value,
             cache_until=min(soon, claims["exp"]),
             **{name: claims[name] for name in optional if name in claims},
         )

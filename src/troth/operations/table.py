@@ -60,6 +60,7 @@ from troth.operations.rotation import (
     RevokeAuthority,
     TaintAuthority,
 )
+from troth.operations.sealing import TokenSealer
 from troth.operations.sight import SightWorkload
 from troth.operations.status import About, ShowStatus, Usage
 from troth.operations.succession import AuthorityMaker
@@ -170,13 +171,14 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     audiences = frozenset({origin, *(f"{origin}{path}" for path in OAUTH_ROUTES.values())})
     outside = OutsideIssuers(IssuerKeys(p.key_source, p.clock))
     authenticator = Authenticator(p.store, p.snapshot, p.clock, p.trust_domain, audiences, outside)
-    gatherer = TokenGatherer(p.store, p.keystore)
+    sealer = TokenSealer(p.keystore, p.entropy)
+    gatherer = TokenGatherer(p.store, p.keystore, sealer)
     maker = TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin)
     dpop = DpopVerifier(p.store, p.clock, p.entropy)
     refusals = RefusalJournal(p.store, p.clock)
     delegates = Delegates(p.store, p.snapshot)
     request = RequestToken(p.store, p.snapshot, authenticator, dpop, maker, delegates)
-    judge = TokenJudge(p.store, p.snapshot, p.clock, p.trust_domain, origin)
+    judge = TokenJudge(p.store, p.snapshot, p.clock, p.trust_domain, origin, sealer)
     reader = TokenReader(judge, p.clock, p.trust_domain, origin)
     exchange = ExchangeToken(p.store, p.snapshot, authenticator, dpop, reader, maker)
     signer = AnswerSigner(p.keystore, p.clock, origin)

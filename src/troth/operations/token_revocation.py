@@ -126,7 +126,7 @@ class SurrenderToken:
         client = await self.authenticator.authenticate(call.body)
         text = call.body.form.require("token")
         _check_type(text)
-        found = self.judge.verify(text, await self.judge.read_bundle())
+        found = await self.judge.verify(text, await self.judge.read_bundle())
         mine = isinstance(found, Verified) and found.claims["client_id"] == client.client_id
         if isinstance(found, Verified) and mine and not self.snapshot.tokens.is_revoked(found.jti):
             self.restraint.throttle.check(client.client_id)

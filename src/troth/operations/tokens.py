@@ -25,6 +25,7 @@ from troth.issuance.accesstoken import (
     render_signing_input,
 )
 from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority
+from troth.operations.sealing import TokenSealer
 from troth.operations.succession import may_record
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -39,23 +40,32 @@ class _Wanted:
     event: Event
     proofs: Mapping[str, datetime]
     answer: asyncio.Future[str]
+    sealed_at: datetime | None = None
     context: Context = field(default_factory=copy_context)
 
 
 class TokenGatherer:
     """Records and signs tokens in common batches. Belongs to one event loop."""
 
-    def __init__(self, store: Store, keystore: Keystore) -> None:
+    def __init__(self, store: Store, keystore: Keystore, sealer: TokenSealer) -> None:
         self._store = store
         self._keystore = keystore
+        self._sealer = sealer
         self._waiting: deque[_Wanted] = deque()
         self._work: asyncio.Task[None] | None = None
         self._headers: dict[str, bytes] = {}
 
     async def issue(
-        self, authority: Authority, token: AccessToken, event: Event, proofs: Mapping[str, datetime]
+        self,
+        authority: Authority,
+        token: AccessToken,
+        event: Event,
+        proofs: Mapping[str, datetime],
+        *,
+        opaque: bool = False,
     ) -> str:
-        """The signed token, once `event` is durable and `proofs` are used up.
+        """The signed token, sealed if it is to be `opaque`, once `event` is durable and `proofs`
+        are used up.
 
         `Replayed` if one of them was used before, `Unavailable` if it can't be signed now.
         """
@@ -65,7 +75,8 @@ class TokenGatherer:
             header = self._headers[token.kid] = render_header(token.kid, algorithm)
         signing_input = render_signing_input(token, header)
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Wanted(authority, signing_input, event, proofs, answer))
+        sealed_at = token.issued_at if opaque else None
+        self._waiting.append(_Wanted(authority, signing_input, event, proofs, answer, sealed_at))
         if self._work is None:
             self._work = asyncio.create_task(self._work_off(), name="tokens gathered")
         return await answer
@@ -108,7 +119,9 @@ class TokenGatherer:
             key = load_token_key(authority)
             signatures = self._keystore.sign_all(key_ref, inputs)
             for number, content, signature in zip(numbers, inputs, signatures, strict=True):
-                tokens[number] = finish_token(authority, key, content, signature)
+                text = finish_token(authority, key, content, signature)
+                at = batch[number].sealed_at
+                tokens[number] = text if at is None else self._sealer.seal(text, at)
         return [tokens[number] for number in range(len(batch))]
 
 

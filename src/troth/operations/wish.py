@@ -20,21 +20,31 @@ _ERRORS: dict[Fault, type[TrothError]] = {
 }
 
 
+MOST_TARGETS = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """The parameters of a request that say what the token is to be for.
 
-    `target` is an identifier of a resource, or None if the request names none.
+    `targets` are identifiers of resources; none if the request names none.
     """
 
-    target: str | None
+    targets: tuple[str, ...]
     scopes: frozenset[str] | None
     details: tuple[ActionDetail, ...]
 
-    def at(self, resource: Resource) -> Wish:
-        """The same as a wish at the one resource that the token is for."""
+    @property
+    def only_target(self) -> str | None:
+        """The one resource that the request names, if it names any; `InvalidTarget` for several."""
+        if len(self.targets) > 1:
+            raise InvalidTarget("A token is exchanged for one resource: ask for one each.")
+        return self.targets[0] if self.targets else None
+
+    def at(self, *resources: Resource) -> Wish:
+        """The same as a wish at what the token is for."""
         for detail in self.details:
-            if not set(detail.locations) <= set(resource.identifiers):
+            if len(resources) > 1 or not set(detail.locations) <= set(resources[0].identifiers):
                 raise InvalidAuthorizationDetails(
                     "The locations of the authorization_details must be those of the one resource "
                     "that the token is for."
@@ -44,9 +54,9 @@ class Wanted:
 
 
 def read_wanted(form: Form) -> Wanted:
-    """What a form asks for; `InvalidTarget` if it names several resources.
+    """What a form asks for; `InvalidTarget` if it names very many resources.
 
-    The resource is told by `resource` (RFC 8707, section 2), by `audience`, which means the same
+    A resource is told by `resource` (RFC 8707, section 2), by `audience`, which means the same
     here (RFC 8693, section 2.1), or else by the `locations` of authorization details (RFC 9396,
     section 2.2).
     """
@@ -54,10 +64,10 @@ def read_wanted(form: Form) -> Wanted:
     details = () if text is None else tuple(parse_details(text))
     named = {*form.list("resource"), *form.list("audience")}
     named = named or {location for one in details for location in one.locations}
-    if len(named) > 1:
-        raise InvalidTarget("A token is for one resource: ask for one each (RFC 8707).")
+    if len(named) > MOST_TARGETS:
+        raise InvalidTarget(f"A token is for {MOST_TARGETS} resources at most (RFC 8707).")
     scopes = None if scope is None else frozenset(scope.split(" "))
-    return Wanted(next(iter(named), None), scopes, details)
+    return Wanted(tuple(sorted(named)), scopes, details)
 
 
 def refuse(denial: Denial) -> NoReturn:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+
+from troth.core.tier import Tier
 
 
 class TokenFormat(StrEnum):
@@ -29,12 +31,22 @@ class Binding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenTerms:
-    """What tokens for a resource are like. `ttl` is a ceiling, `algorithm` a JWS `alg`."""
+    """What tokens for a resource are like. `ttl` is a ceiling, `algorithm` a JWS `alg`.
+
+    `ttls` are lower ceilings for holders of some trust tiers. `shared_with` names the resources
+    with which one token may be for both; they must say the same.
+    """
 
     format: TokenFormat
     algorithm: str
     ttl: timedelta
     binding: Binding
+    ttls: Mapping[Tier, timedelta] = field(default_factory=dict)
+    shared_with: tuple[str, ...] = ()
+
+    def limit_ttl(self, tier: Tier) -> timedelta:
+        """How long a token may live that is given to a holder of that tier."""
+        return min(self.ttl, self.ttls.get(tier, self.ttl))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,48 @@ class Resource:
     def audience(self) -> str:
         """What stands in `aud` of its tokens."""
         return self.identifiers[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one token is for: a resource, or several that share tokens."""
+
+    resources: tuple[Resource, ...]
+
+    @property
+    def name(self) -> str:
+        """The resources' names."""
+        return " ".join(resource.name for resource in self.resources)
+
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """What stands in `aud`."""
+        return tuple(resource.audience for resource in self.resources)
+
+    @property
+    def format(self) -> TokenFormat:
+        """How its tokens look; alike for all."""
+        return self.resources[0].token.format
+
+    @property
+    def algorithm(self) -> str:
+        """What its tokens are signed with; alike for all."""
+        return self.resources[0].token.algorithm
+
+    def limit_ttl(self, tier: Tier) -> timedelta:
+        """How long a token may live: no resource takes one for longer than it said."""
+        return min(resource.token.limit_ttl(tier) for resource in self.resources)
+
+
+def find_unshared(resources: Sequence[Resource]) -> str:
+    """Why these resources can't share a token, in a sentence; "" if they can."""
+    for one in resources:
+        for other in resources:
+            if other.name != one.name and other.name not in one.token.shared_with:
+                return "Only resources that all name each other (sharedWith) share a token."
+    if len({(one.token.format, one.token.algorithm) for one in resources}) > 1:
+        return "Resources that want tokens of different forms share none: ask for one each."
+    return ""
 
 
 def index_identifiers(resources: Iterable[Resource]) -> dict[str, Resource]:

@@ -12,6 +12,7 @@ from troth.core.manifest import reader
 from troth.core.manifest.field import Field, list_schema, read_members, text_schema
 from troth.core.manifest.kind import ManifestKind
 from troth.core.manifest.problem import Node, show_value, suggest_word
+from troth.core.tier import Tier
 from troth.policy.resource import Binding, Resource, TokenFormat, TokenTerms
 from troth.policy.role_manifest import (
     ACTION_PATTERN,
@@ -28,6 +29,8 @@ MAX_IDENTIFIER = 512
 MAX_SERVERS = 64
 TTL_CEILING = timedelta(hours=1)
 TTL_DEFAULT = timedelta(minutes=5)
+TTLS_DEFAULT = {Tier.LOW: timedelta(minutes=5)}
+"""A holder of the least trust comes back often, whatever the others may do."""
 ALGORITHMS = ("ES256", "EdDSA", "RS256")
 """What access tokens can be signed with (RFC 7518, section 3.1; RFC 8037, section 3.1)."""
 
@@ -101,6 +104,20 @@ def _choice(name: str, description: str, known: tuple[str, ...]) -> Field:
     )
 
 
+def _read_ttls(node: Node) -> dict[Tier, timedelta]:
+    if not isinstance(node.value, Mapping):
+        raise Invalid(f"must be a mapping such as {{low: 1m}}, not {show_value(node.value)}.")
+    found: dict[Tier, timedelta] = {}
+    for name in node.value:
+        inner = node.child(name)
+        try:
+            tier = _read_word(Node(name, inner.path, *_around(node)), tuple(Tier))
+            found[Tier(tier)] = reader.read_ttl(inner, TTL_CEILING)
+        except Invalid as error:
+            inner.error(error.detail)
+    return found
+
+
 TOKEN = (
     _choice("format", "how its tokens look", tuple(TokenFormat)),
     _choice("algorithm", "what its tokens are signed with", ALGORITHMS),
@@ -111,6 +128,26 @@ TOKEN = (
         lambda node: reader.read_ttl(node, TTL_CEILING),
         text_schema(24, reader.DURATION_PATTERN),
         default=lambda _: TTL_DEFAULT,
+    ),
+    Field(
+        "ttlByTier",
+        "ttls",
+        "lower ceilings for holders of a trust tier, such as {low: 1m, medium: 5m}.",
+        _read_ttls,
+        lambda limits: {
+            "type": "object",
+            "propertyNames": {"enum": [*Tier]},
+            "additionalProperties": text_schema(24, reader.DURATION_PATTERN)(limits),
+        },
+        default=lambda _: TTLS_DEFAULT,
+    ),
+    Field(
+        "sharedWith",
+        "shared_with",
+        "names of resources with which one token may be for both; each must name the others.",
+        _read_servers,
+        lambda _: names_schema(MAX_SERVERS),
+        default=lambda _: (),
     ),
     _choice("binding", "which tokens it takes, by how they are bound to their holder", (*Binding,)),
 )
@@ -180,6 +217,8 @@ def make_resource(node: Node, values: dict[str, Any]) -> Resource:
         values.pop("algorithm"),
         values.pop("ttl"),
         Binding(values.pop("binding")),
+        values.pop("ttls"),
+        values.pop("shared_with"),
     )
     resource = Resource(**values, token=terms)
     section = node.child("spec")

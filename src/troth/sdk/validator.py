@@ -23,6 +23,7 @@ from troth.core.errors import Passing, TrothError, Unavailable
 from troth.core.jose.dpop import LEEWAY as PROOF_LEEWAY
 from troth.core.jose.dpop import read_proof
 from troth.core.jose.jws import MAX_TOKEN_SIZE, parse_token
+from troth.core.tier import Tier, read_tier
 from troth.core.x509 import UNREADABLE
 from troth.issuance.accesstoken import LEEWAY, list_actors, validate_parsed_token
 from troth.issuance.der import read_signer
@@ -80,6 +81,11 @@ class ValidToken:
     expires_at: datetime
     jti: str
     claims: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def tier(self) -> Tier:
+        """How much the proof is trusted for which it was given; `LOW` if it doesn't say."""
+        return read_tier(self.claims.get("troth_tier"))
 
 
 @dataclass(slots=True)

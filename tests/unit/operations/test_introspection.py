@@ -87,6 +87,7 @@ async def test_a_live_token_says_who_it_is_and_what_it_may(house: FakeHouse) -> 
         "iss": ORIGIN,
         "roles": ["clerk"],
         "permitted_actions": ["read", "write"],
+        "trust_tier": "medium",
         "cache_until": now + 1,
     }
     assert not await house.events("token.rejected")

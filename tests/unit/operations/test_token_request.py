@@ -62,6 +62,7 @@ async def test_a_client_gets_a_token_for_itself(house: FakeHouse) -> None:
         "iat": now,
         "exp": now + 300,
         "scope": "read write",
+        "troth_tier": "medium",
     }
     (issued,) = await house.events("token.issued")
     assert issued.actor == issued.subject == client.spiffe_id

@@ -57,3 +57,8 @@ class Keystore(Protocol):
     def delete_key(self, key_ref: str) -> None:
         """Destroy the key for good."""
         ...
+
+    def derive_secret(self, purpose: str) -> bytes:
+        """32 secret bytes for `purpose`: the same on every server that shares these keys, and
+        nothing that anybody could find out from those of another purpose."""
+        ...

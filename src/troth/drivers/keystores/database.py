@@ -8,7 +8,7 @@ keeps it in its memory. The table is the store's; it is handed in as a shelf.
 from __future__ import annotations
 
 from troth.core.entropy import Entropy
-from troth.drivers.keystores.sealed import SealedKeystore, Shelf, make_cipher
+from troth.drivers.keystores.sealed import SealedKeystore, Shelf
 
 
 def open_keystore(shelf: Shelf, key_encryption_key: bytes, entropy: Entropy) -> SealedKeystore:
@@ -17,6 +17,6 @@ def open_keystore(shelf: Shelf, key_encryption_key: bytes, entropy: Entropy) -> 
     `key_encryption_key` is 32 bytes, the same for every server. Raises `Unavailable` when it is
     not the one that the store was made with, or the database is away.
     """
-    store = SealedKeystore(shelf, make_cipher(key_encryption_key), entropy)
+    store = SealedKeystore(shelf, key_encryption_key, entropy)
     store.check_seal()
     return store

@@ -20,8 +20,8 @@ def open_keystore(directory: Path, key_encryption_key: bytes, entropy: Entropy) 
     `key_encryption_key` is 32 bytes. Raises `Unavailable` when the directory is open to others or
     the key is not the one that the store was made with.
     """
-    cipher = make_cipher(key_encryption_key)
-    store = SealedKeystore(open_folder(directory, entropy), cipher, entropy)
+    make_cipher(key_encryption_key)  # tells what is wrong before anything is made
+    store = SealedKeystore(open_folder(directory, entropy), key_encryption_key, entropy)
     store.check_seal()
     return store
 

@@ -11,6 +11,7 @@ from troth.drivers.keystores import KeyKind
 from troth.drivers.keystores.software import (
     PrivateKey,
     check_key_ref,
+    derive_secret,
     encode_public,
     make_key,
     sign_data,
@@ -28,6 +29,7 @@ class MemoryKeystore:
     def __init__(self, entropy: Entropy) -> None:
         self._entropy = entropy
         self._keys: dict[str, PrivateKey] = {}
+        self._root = entropy.token(32)
         self._lock = threading.Lock()
 
     def create_key(self, key_ref: str, kind: KeyKind = KeyKind.P256) -> bytes:
@@ -63,6 +65,10 @@ class MemoryKeystore:
         with self._lock:
             if self._keys.pop(key_ref, None) is None:
                 raise NotFound(f"There is no key {key_ref!r}.")
+
+    def derive_secret(self, purpose: str) -> bytes:
+        """From a secret that is as old as this store."""
+        return derive_secret(self._root, purpose)
 
     def _find(self, key_ref: str) -> PrivateKey:
         check_key_ref(key_ref)

@@ -57,6 +57,11 @@ class ObservedKeystore:
         with self.tracer.within("keystore.delete_key"):
             self.inner.delete_key(key_ref)
 
+    def derive_secret(self, purpose: str) -> bytes:
+        """Secret bytes for a purpose."""
+        with self.tracer.within("keystore.derive_secret"):
+            return self.inner.derive_secret(purpose)
+
     def _sign(self, count: int, sign: Callable[[], T]) -> T:
         began = self.clock.monotonic()
         outcome = "internal"

@@ -31,6 +31,7 @@ from troth.drivers.keystores import KeyKind
 from troth.drivers.keystores.software import (
     PrivateKey,
     check_key_ref,
+    derive_secret,
     encode_public,
     find_private_key,
     is_key_ref,
@@ -120,9 +121,10 @@ class SealedKeystore:
     Only the first use of a key goes to the shelf: signing does without it from then on.
     """
 
-    def __init__(self, shelf: Shelf, cipher: AESGCM, entropy: Entropy) -> None:
+    def __init__(self, shelf: Shelf, key_encryption_key: bytes, entropy: Entropy) -> None:
         self._shelf = shelf
-        self._cipher = cipher
+        self._cipher = make_cipher(key_encryption_key)
+        self._root = key_encryption_key
         self._entropy = entropy
         self._opened: dict[str, PrivateKey] = {}
         self._lock = threading.Lock()
@@ -188,6 +190,10 @@ class SealedKeystore:
             self._opened.pop(key_ref, None)
             if not self._shelf.remove(name):
                 raise NotFound(f"There is no key {key_ref!r}.")
+
+    def derive_secret(self, purpose: str) -> bytes:
+        """From the key-encryption key, which every server that shares these keys has."""
+        return derive_secret(self._root, purpose)
 
     def _find(self, key_ref: str) -> PrivateKey:
         # Without the lock, which somebody may hold while a database is slow to answer.

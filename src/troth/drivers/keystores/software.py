@@ -6,6 +6,7 @@ import re
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from troth.core.entropy import Entropy
@@ -14,11 +15,18 @@ from troth.drivers.keystores import KeyKind
 
 _KEY_REF = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}", re.ASCII)
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
+_DERIVED = b"troth derived secret\n"
 _RSA_BITS = 2048
 _RSA_EXPONENT = 65_537
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def derive_secret(root: bytes, purpose: str) -> bytes:
+    """32 bytes from a secret `root` (HKDF with SHA-256, RFC 5869)."""
+    info = _DERIVED + purpose.encode()
+    return HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(root)
 
 
 def check_key_ref(key_ref: str) -> str:

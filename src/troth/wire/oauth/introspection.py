@@ -38,6 +38,7 @@ class Introspection(Struct, frozen=True, kw_only=True):
     authorization_details: Sequence[Any] | UnsetType = UNSET
     roles: Sequence[str] | UnsetType = UNSET
     permitted_actions: Sequence[str] | UnsetType = UNSET
+    trust_tier: str | UnsetType = UNSET
     cache_until: int | UnsetType = UNSET
 
 

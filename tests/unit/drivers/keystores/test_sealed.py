@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.files import _CIPHER, _DER_KEYS, _put, _seal
+from tests.fuzz.files import _DER_KEYS, _KEK, _put, _seal
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Unavailable
 from troth.drivers.keystores.file import Folder
@@ -20,6 +20,6 @@ WRONG = (*_DER_KEYS[1:3], *_DER_KEYS[4:], bytes.fromhex("3010020100300506032b656
 @pytest.mark.parametrize("content", WRONG, ids=map(str, range(len(WRONG))))
 def test_what_is_no_key_that_signs_here_is_said_so(tmp_path: Path, content: bytes) -> None:
     _put(tmp_path / "a.key", _seal(content))
-    store = SealedKeystore(Folder(tmp_path, SeededEntropy()), _CIPHER, SeededEntropy())
+    store = SealedKeystore(Folder(tmp_path, SeededEntropy()), _KEK, SeededEntropy())
     with pytest.raises(Unavailable, match=r"a\.key holds"):
         store.sign("a", b"data")

@@ -52,6 +52,7 @@ from troth.operations.pacing import JOINS, Turns
 from troth.operations.publication import Publication
 from troth.operations.refusal import Journaled, RefusalJournal
 from troth.operations.rejection import RejectionJournal
+from troth.operations.resource import ListResources, ShowResource
 from troth.operations.revocation import FollowRevocations
 from troth.operations.rotation import (
     ActivateAuthority,
@@ -107,6 +108,8 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "identity.show": ShowIdentity(p.store),
         "identity.sight": SightWorkload(p.store, p.clock, p.entropy, p.snapshot, p.trust_domain),
         "template.ls": ListTemplates(p.store),
+        "resource.ls": ListResources(p.store),
+        "resource.show": ShowResource(p.store),
         **moves,
         **_list_instance_operations(p),
         "manifest.plan": SubmitManifests(

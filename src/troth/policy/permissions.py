@@ -13,6 +13,8 @@ READS = frozenset(
         "identity.ls",
         "identity.show",
         "template.ls",
+        "resource.ls",
+        "resource.show",
         "instance.ls",
         "certificate.ls",
         "node.ls",

@@ -26,12 +26,15 @@ from troth.sdk.exchange import check_https
 from troth.sdk.validator import Sight, TokenValidator, ValidToken
 from troth.wire.api.problems import MEDIA_TYPE, Problem
 from troth.wire.oauth.answers import plain_text
+from troth.wire.oauth.protected import (
+    METADATA_SECONDS,
+    WELL_KNOWN,
+    find_metadata_path,
+    render_resource_metadata,
+)
 
 TOKEN = "troth.token"  # noqa: S105 - a name
 """Where an application finds the `ValidToken` of a request: in the ASGI scope, the WSGI environ."""
-
-WELL_KNOWN = "/.well-known/oauth-protected-resource"
-METADATA_SECONDS = 300
 
 Headers = list[tuple[str, str]]
 
@@ -93,7 +96,8 @@ class ProtectedResource:
 
     `identifier` is the URI by which clients name it (RFC 8707), and its origin the one where it is
     reached unless `origin` names another. The first of `routes` that matches counts, and **what
-    none matches is refused**. `name` is for people.
+    none matches is refused**. `scopes` are those that the application asks for by itself, beyond
+    what its routes need: clients learn of them from the metadata. `name` is for people.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class ProtectedResource:
         *,
         origin: str = "",
         name: str = "",
+        scopes: Collection[str] = (),
     ) -> None:
         place = urlsplit(check_https(origin or identifier))
         self.identifier = identifier
@@ -113,9 +118,10 @@ class ProtectedResource:
         self._name = name
         for route in self._routes:
             _check_route(route)
-        # A path of the identifier follows the well-known one (RFC 9728, section 3.1).
-        path = "" if origin else place.path.rstrip("/")
-        self.metadata_path = WELL_KNOWN + path
+        for action in scopes:
+            _check_action(action)
+        self._scopes = {*scopes, *(action for route in self._routes for action in route.actions)}
+        self.metadata_path = WELL_KNOWN if origin else find_metadata_path(identifier)
 
     # Deciding
 
@@ -164,18 +170,14 @@ class ProtectedResource:
     def describe(self) -> Mapping[str, Any]:
         """The metadata document (RFC 9728, section 2)."""
         binding = self.validator.binding
-        document: dict[str, Any] = {
-            "resource": self.identifier,
-            "authorization_servers": [self.validator.issuer_url],
-            "bearer_methods_supported": ["header"],
-            "scopes_supported": sorted({a for route in self._routes for a in route.actions}),
-            "tls_client_certificate_bound_access_tokens": binding is Binding.MTLS,
-            "dpop_signing_alg_values_supported": list(PROOF_ALGORITHMS),
-            "dpop_bound_access_tokens_required": binding is Binding.DPOP,
-        }
-        if self._name:
-            document["resource_name"] = self._name
-        return document
+        return render_resource_metadata(
+            self.identifier,
+            self.validator.issuer_url,
+            self._scopes,
+            mtls_only=binding is Binding.MTLS,
+            dpop_only=binding is Binding.DPOP,
+            name=self._name,
+        )
 
     def answer_metadata(self, method: str) -> Answer:
         """The metadata document as an answer."""
@@ -257,5 +259,9 @@ def _check_route(route: Route) -> None:
             "its end only, and a public route needs no actions."
         )
     for action in route.actions:
-        if not action.isascii() or not action.isprintable() or set(action) & set(' "\\'):
-            raise Invalid(f"{action!r} can't be an action: it has what no scope may (RFC 6749).")
+        _check_action(action)
+
+
+def _check_action(action: str) -> None:
+    if not action.isascii() or not action.isprintable() or set(action) & set(' "\\'):
+        raise Invalid(f"{action!r} can't be an action: it has what no scope may (RFC 6749).")

@@ -1,0 +1,64 @@
+"""Resources as they are declared: listed and shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from troth.core.errors import NotFound
+from troth.operations.call import Call
+from troth.policy.resource import Resource
+from troth.store.engine import Store
+from troth.store.transaction import Transaction
+from troth.wire.api import resources as wire
+
+
+@dataclass(frozen=True, slots=True)
+class ListResources:
+    """``resource.ls``: all resources."""
+
+    store: Store
+
+    async def __call__(self, call: Call[wire.ListResources]) -> wire.ResourceList:
+        """By name."""
+        return wire.ResourceList(items=await self.store.read(_collect))
+
+
+@dataclass(frozen=True, slots=True)
+class ShowResource:
+    """``resource.show``: one resource."""
+
+    store: Store
+
+    async def __call__(self, call: Call[wire.NameResource]) -> wire.ResourceView:
+        """Raises `NotFound` if no resource has that name."""
+        name = call.body.name
+        for view in await self.store.read(_collect):
+            if view.name == name:
+                return view
+        raise NotFound(f"There is no resource {name[:128]!r}.")
+
+
+def _collect(tx: Transaction) -> list[wire.ResourceView]:
+    return [
+        _view(stored.value, stored.revision)
+        for stored in tx.declarations.list()
+        if isinstance(stored.value, Resource)
+    ]
+
+
+def _view(resource: Resource, revision: int) -> wire.ResourceView:
+    return wire.ResourceView(
+        name=resource.name,
+        owner=resource.owner,
+        purpose=resource.purpose,
+        labels=dict(resource.labels),
+        identifiers=list(resource.identifiers),
+        servers=list(resource.servers),
+        actions=dict(resource.actions),
+        passes_to=list(resource.passes_to),
+        format=resource.token.format.value,
+        algorithm=resource.token.algorithm,
+        ttl=int(resource.token.ttl.total_seconds()),
+        binding=resource.token.binding.value,
+        revision=revision,
+    )

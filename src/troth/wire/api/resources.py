@@ -1,0 +1,42 @@
+"""Resources on the wire: the APIs that are declared, and what tokens for them are like."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from troth.wire.api.identities import Name
+
+
+class ListResources(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """List resources by name."""
+
+
+class NameResource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Name one resource."""
+
+    name: Name
+
+
+class ResourceView(Struct, frozen=True, kw_only=True):
+    """One resource as its manifest has it; the first of `identifiers` is the audience of its
+    tokens, `ttl` their longest life in seconds."""
+
+    name: str
+    owner: str
+    purpose: str
+    labels: dict[str, str]
+    identifiers: list[str]
+    servers: list[str]
+    actions: dict[str, str]
+    passes_to: list[str]
+    format: str
+    algorithm: str
+    ttl: int
+    binding: str
+    revision: int
+
+
+class ResourceList(Struct, frozen=True, kw_only=True):
+    """All resources."""
+
+    items: list[ResourceView]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from troth.cli.command import command, make_app
@@ -99,7 +100,7 @@ def metadata(
     if envoy:
         _print_envoy(terminal, view, issuer, document)
         return
-    _print_json(terminal, document)
+    terminal.show(document, lambda: [_render_json(document)])
     if not terminal.json:
         terminal.say(f"Serve it at {path} of {identifier}.")
 
@@ -125,9 +126,6 @@ def _print_envoy(
     ca_file = str((terminal.options.ca_file or terminal.options.data / CA_FILE).absolute())
     leeway = int(LEEWAY.total_seconds())
     parts = render_envoy(Protection(document, issuer, ca_file, leeway))
-    if terminal.json:
-        _print_json(terminal, parts)
-        return
     words = ENVOY_WORDS.format(
         name=view.name,
         identifier=view.identifiers[0],
@@ -136,16 +134,14 @@ def _print_envoy(
         ttl=describe_duration_seconds(view.ttl),
     )
     comment = "".join(f"# {line}".rstrip() + "\n" for line in words.splitlines())
-    # The width keeps one value on one line: people compare such files line by line.
-    typer.echo(comment + yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, width=10_000))
+    # The width keeps one value on one line: such files are compared line by line.
+    text = yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, width=10_000)
+    terminal.show(parts, lambda: [comment + text])
 
 
-def _print_json(terminal: Terminal, document: dict[str, Any]) -> None:
-    """JSON for people too: it is what they asked for."""
-    import msgspec
-
-    encoded = msgspec.json.format(msgspec.json.encode(document), indent=2)
-    typer.echo(encoded.decode())
+def _render_json(document: dict[str, Any]) -> str:
+    """For people too: JSON is what they asked for."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
 
 
 def _describe(view: resources.ResourceView) -> list[tuple[str, object]]:

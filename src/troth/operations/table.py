@@ -107,9 +107,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "identity.ls": ListIdentities(p.store, p.clock),
         "identity.show": ShowIdentity(p.store),
         "identity.sight": SightWorkload(p.store, p.clock, p.entropy, p.snapshot, p.trust_domain),
-        "template.ls": ListTemplates(p.store),
-        "resource.ls": ListResources(p.store),
-        "resource.show": ShowResource(p.store),
+        **_list_declared_operations(p),
         **moves,
         **_list_instance_operations(p),
         "manifest.plan": SubmitManifests(
@@ -156,6 +154,15 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "authority.revoke": RevokeAuthority(p.store, p.clock),
         "journal.ls": ListJournal(p.store),
         "status.show": ShowStatus(p.store, p.snapshot, p.publication, p.clock, _describe(p)),
+    }
+
+
+def _list_declared_operations(p: Parts) -> Mapping[str, Operation]:
+    """Those that read what manifests declared."""
+    return {
+        "template.ls": ListTemplates(p.store),
+        "resource.ls": ListResources(p.store),
+        "resource.show": ShowResource(p.store),
     }
 
 

@@ -28,6 +28,9 @@ TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105
 GRANT_TYPES = (CLIENT_CREDENTIALS, JWT_BEARER, TOKEN_EXCHANGE)
 
 
+AUTHORIZATION_PATH = "/oauth/authorize"
+
+
 def render_metadata(
     origin: str, mutual_origin: str, methods: Iterable[str], scopes: Iterable[str]
 ) -> dict[str, Any]:
@@ -35,6 +38,9 @@ def render_metadata(
     methods = list(methods)
     return {
         "issuer": origin,
+        # REQUIRED (OpenID Connect Discovery 1.0, section 3), and clients look for it even where
+        # they never go there; who does learns that there is no front channel.
+        "authorization_endpoint": f"{origin}{AUTHORIZATION_PATH}",
         "token_endpoint": f"{origin}/oauth/token",
         "jwks_uri": f"{origin}/oauth/jwks",
         "grant_types_supported": list(GRANT_TYPES),

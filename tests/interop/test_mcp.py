@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from mcp.client.auth import OAuthTokenError
 
 from tests.e2e.processes import Daemon, Programs, Server, open_folder, wait_for
 from tests.fakes.issuer import make_private_key
@@ -25,7 +26,6 @@ from troth.sdk.workload import NoIdentity
 from troth.wire.api.manifests import ManifestDocument, SubmitManifests
 from troth.wire.yaml import load_documents
 
-pytest.importorskip("mcp", reason="the PyPI package 'mcp' isn't installed")
 pytestmark = [pytest.mark.interop, pytest.mark.e2e]
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "mcp.md"
@@ -223,11 +223,17 @@ def test_an_agent_acts_for_its_owner_until_it_is_quarantined(stand: Stand) -> No
             return client.post(stand.url, json={}, headers=headers).status_code == 401
 
     wait_for(is_refused, "the MCP server refuses the agent", 5)
-    with pytest.raises(BaseException) as caught:
+    with pytest.raises(ExceptionGroup):
         stand.call("read_notes", {}, headers=headers)
-    print("CAUGHT", repr(caught.value))
     # The agent's own program can't get another, and its owner works on.
     with pytest.raises(NoIdentity):
         stand.open_oauth(ASSISTANT).exchange(task, stand.url)
     assert not stand.call("whoami", {}, auth=stand.as_planner()).is_error
 
+
+def test_a_client_that_is_cut_off_gets_no_token(stand: Stand) -> None:
+    assert not stand.call("whoami", {}, auth=stand.as_planner()).is_error
+    stand.troth.move("planner", "quarantine")
+    with pytest.raises(ExceptionGroup) as caught:
+        stand.call("whoami", {}, auth=stand.as_planner())
+    assert caught.group_contains(OAuthTokenError, match="invalid_client", depth=None)

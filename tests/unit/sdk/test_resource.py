@@ -267,6 +267,15 @@ def test_metadata_are_served_to_anybody(stage: Stage, kind: str) -> None:
     assert stage.ask(kind, "POST", "/.well-known/oauth-protected-resource").status == 405
 
 
+def test_what_the_application_asks_for_itself_stands_in_the_metadata(stage: Stage) -> None:
+    validator = stage.resource.validator
+    routes = [Route("*", "/mcp", ("use",))]
+    resource = ProtectedResource(f"{API}/mcp", validator, routes, scopes=["write", "read"])
+    assert resource.describe()["scopes_supported"] == ["read", "use", "write"]
+    with pytest.raises(Invalid, match="can't be an action"):
+        ProtectedResource(API, validator, [], scopes=["two words"])
+
+
 def test_a_resource_with_a_path_has_its_metadata_behind_the_well_known_one(stage: Stage) -> None:
     validator = stage.resource.validator
     resource = ProtectedResource(f"{API}/v2", validator, [])

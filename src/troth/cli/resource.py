@@ -156,7 +156,13 @@ def _describe(view: resources.ResourceView) -> list[tuple[str, object]]:
         ("served by", ", ".join(view.servers)),
         ("passes to", ", ".join(view.passes_to)),
         ("tokens", f"{view.format}, {view.algorithm}, {describe_duration_seconds(view.ttl)}"),
+        ("tiers", _describe_tiers(view.ttls)),
         ("binding", view.binding),
+        ("shares tokens with", ", ".join(view.shared_with)),
         ("labels", " ".join(f"{key}={value}" for key, value in sorted(view.labels.items()))),
         ("revision", view.revision),
     ]
+
+
+def _describe_tiers(ttls: dict[str, int]) -> str:
+    return ", ".join(f"{tier}: {describe_duration_seconds(ttl)}" for tier, ttl in ttls.items())

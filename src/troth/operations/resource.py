@@ -59,6 +59,8 @@ def _view(resource: Resource, revision: int) -> wire.ResourceView:
         format=resource.token.format.value,
         algorithm=resource.token.algorithm,
         ttl=int(resource.token.ttl.total_seconds()),
+        ttls={tier.value: int(ttl.total_seconds()) for tier, ttl in resource.token.ttls.items()},
         binding=resource.token.binding.value,
+        shared_with=list(resource.token.shared_with),
         revision=revision,
     )

@@ -29,7 +29,9 @@ def make_view(**changes: Any) -> resources.ResourceView:
         "format": "jwt",
         "algorithm": "ES256",
         "ttl": 300,
+        "ttls": {"low": 60},
         "binding": "none",
+        "shared_with": ["archive"],
         "revision": 3,
     }
     return resources.ResourceView(**(values | changes))
@@ -53,7 +55,7 @@ def test_resources_are_listed(api: FakeApi, run: Run) -> None:
 
 def test_one_is_shown(ledger: FakeApi, run: Run) -> None:
     shown = run("resource", "show", "ledger").stdout
-    for words in ("urn:ledger", "read: See entries", "ledger-api", "ES256"):
+    for words in ("urn:ledger", "read: See entries", "ledger-api", "ES256", "low: 1 m", "archive"):
         assert words in shown
 
 

@@ -19,7 +19,8 @@ class NameResource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class ResourceView(Struct, frozen=True, kw_only=True):
     """One resource as its manifest has it; the first of `identifiers` is the audience of its
-    tokens, `ttl` their longest life in seconds."""
+    tokens, `ttl` their longest life in seconds, `ttls` that for each tier of trust. It shares
+    tokens with the resources in `shared_with`."""
 
     name: str
     owner: str
@@ -32,7 +33,9 @@ class ResourceView(Struct, frozen=True, kw_only=True):
     format: str
     algorithm: str
     ttl: int
+    ttls: dict[str, int]
     binding: str
+    shared_with: list[str]
     revision: int
 
 

@@ -33,8 +33,8 @@ ACTS: tuple[Act, ...] = (
     Act("roles", "APIs and roles come from a manifest too", tokens.apply_roles),
     Act("token", "The reporter calls an API with a token", tokens.call_api),
     Act("delegation", "Orders passes the caller on to payments", tokens.pass_on),
-    Act("tokens-cut-off", "The reporter turns bad, and its next call fails", tokens.cut_off),
-    Act("tokens-anew", "Let back in, it needs a new token", tokens.let_back_in),
+    Act("cutoff", "The reporter turns bad, and its next call fails", tokens.cut_off),
+    Act("readmission", "Let back in, it needs a new token", tokens.let_back_in),
     Act("evidence", "Doctor explains, openssl verifies", trials.explain_and_verify),
     Act("crash", "The server is killed under traffic", trials.crash),
 )

@@ -8,7 +8,6 @@ from typing import Any
 
 from troth.cli.demonstration.narration import Narrator, Step
 from troth.cli.demonstration.opening import compose_manifest
-from troth.cli.demonstration.processes import Process
 from troth.cli.demonstration.scene import Scene
 from troth.core.errors import Unavailable
 from troth.wire.api import identities
@@ -21,6 +20,8 @@ PROMISE = 0.25
 
 CALLS = 5
 """How many answered, and later refused, calls show that it isn't chance."""
+
+PROGRAMS = ("client", "orders-api", "payments-api")
 
 PLACES = {
     "orders": "the orders API (SDK)",
@@ -109,14 +110,14 @@ def apply_roles(scene: Scene, step: Step) -> None:
     peer = ("--peer", scene.name(payments), "--peer-resource", PAYMENTS)
     address = ("--peer-url", f"https://127.0.0.1:{port}")
     port = _start_api(scene, "orders", ORDERS, "reporter", *peer, *address)
-    client = _start_client(scene, orders, port)
+    _start_client(scene, orders, port)
+    started = [f"{name} pid {scene.processes[name].pid}" for name in PROGRAMS]
+    tell.say(f"Started: {', '.join(started)}. Each of them has its identity from the agent.")
+    refused = _ask(scene, "client", "bare")
     tell.check(
-        "two APIs behind troth.sdk's TokenMiddleware, and a client of the reporter, are ready",
-        client.running,
-        ", ".join(
-            f"{name} pid {scene.processes[name].pid}"
-            for name in ("orders-api", "payments-api", "client")
-        ),
+        "without a token troth.sdk's middleware lets nobody in, and says where to get one",
+        refused["status"] == 401 and refused.get("resource_metadata", "").startswith("https://"),
+        f"GET /orders {refused['status']}, resource_metadata {refused.get('resource_metadata')}",
     )
     step.facts.update(documents=len(actions))
 
@@ -131,7 +132,7 @@ def _start_api(scene: Scene, service: str, resource: str, caller: str, *more: st
     return int(scene.start(f"{service}-api", command).expect("ready")["port"])
 
 
-def _start_client(scene: Scene, peer: str, port: int) -> Process:
+def _start_client(scene: Scene, peer: str, port: int) -> None:
     actor = scene.stage["reporter"]
     command = [
         *scene.stage.compose(actor, "client", scene.stage.place_python(actor)),
@@ -139,9 +140,7 @@ def _start_client(scene: Scene, peer: str, port: int) -> Process:
         *("--resource", ORDERS, "--peer", scene.name(peer)),
         *("--url", f"https://127.0.0.1:{port}"),
     ]
-    client = scene.start("client", command)
-    client.expect("ready")
-    return client
+    scene.start("client", command).expect("ready")
 
 
 def _describe_servers(scene: Scene) -> tuple[str, ...]:
@@ -358,7 +357,7 @@ def let_back_in(scene: Scene, step: Step) -> None:
         + f"; payments: {now['payments']['latest']}",
     )
     tell.check("although it hasn't expired", left > 0, f"it would have had {left:.0f} s left")
-    for name in ("client", "orders-api", "payments-api"):
+    for name in PROGRAMS:
         scene.company.stop(scene.processes[name])
     step.facts.update(seconds=round(seconds, 3))
 

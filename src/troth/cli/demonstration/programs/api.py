@@ -13,15 +13,15 @@ import socket
 import threading
 from argparse import Namespace
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
+import httpcore
 import httpx
-import uvicorn
-import uvicorn.loops.asyncio
 
 from troth.cli.demonstration.programs.life import Voice, become, hear, make_parser
-from troth.cli.demonstration.programs.series import Series, describe_refusal
-from troth.core.errors import TrothError
+from troth.cli.demonstration.programs.series import PAUSE, Series, describe_refusal
+from troth.core.errors import TrothError, Unavailable
 from troth.policy.resource import Binding
 from troth.sdk.asgi import TokenMiddleware
 from troth.sdk.client import AccessToken, OAuthClient
@@ -33,8 +33,11 @@ from troth.sdk.listener import TlsProtocol, use_guard
 from troth.sdk.resource import TOKEN, ProtectedResource, Route
 from troth.sdk.validator import TokenValidator, ValidToken
 
-_LOADED_EARLY = (encodings.idna, uvicorn.loops.asyncio)
+_LOADED_EARLY = (encodings.idna, httpcore)
 """What libraries import late, when this user may not be able to read it."""
+
+LOADED_BY_NAME = ("uvicorn.lifespan.off", "uvicorn.loops.asyncio")
+"""The same, and not with this module: no part of the command line brings a server along."""
 
 SECONDS = 5.0
 ROUTES = [
@@ -175,6 +178,8 @@ class Api:
 
 def serve(app: Any, guard: PeerGuard, caller: str) -> int:
     """Serve over mutual TLS to `caller` in a thread of its own; returns the port."""
+    import uvicorn
+
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
@@ -187,7 +192,12 @@ def serve(app: Any, guard: PeerGuard, caller: str) -> int:
         ssl_context_factory=use_guard(guard, {caller}),
     )
     server = uvicorn.Server(config)
-    threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(PAUSE)
+        if not thread.is_alive():
+            raise Unavailable("The API's server didn't start; its log says why.")
     return int(listener.getsockname()[1])
 
 
@@ -199,6 +209,8 @@ def main() -> None:
     for name in ("peer", "peer-resource", "peer-url"):
         parser.add_argument(f"--{name}", default="")
     options = parser.parse_args()
+    for name in LOADED_BY_NAME:
+        import_module(name)
     become(options.uid)
     voice = Voice()
     with PeerGuard([options.server], options.agent) as guard:

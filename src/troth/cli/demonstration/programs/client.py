@@ -9,6 +9,7 @@ import encodings.idna
 from argparse import Namespace
 from typing import Any
 
+import httpcore
 import httpx
 
 from troth.cli.demonstration.programs.life import Voice, become, hear, make_parser
@@ -22,7 +23,7 @@ from troth.sdk.httpx import TokenAuth
 from troth.sdk.issuer import Issuer
 from troth.sdk.tokens import TokenSource
 
-_LOADED_EARLY = (encodings.idna,)
+_LOADED_EARLY = (encodings.idna, httpcore)
 """What libraries import late, when this user may not be able to read it."""
 
 SECONDS = 5.0
@@ -49,6 +50,12 @@ class Client:
     def call(self) -> dict[str, Any]:
         """Read what the API has."""
         return self._call("GET", "/orders")
+
+    def bare(self) -> dict[str, Any]:
+        """The same without a token."""
+        with self._connect() as http:
+            answer = http.get("/orders")
+        return {"status": answer.status_code, **read_challenge(answer)}
 
     def passed(self) -> dict[str, Any]:
         """Read what the API must ask another one for."""
@@ -112,6 +119,7 @@ def main() -> None:
         actions = {
             "token": client.token,
             "call": client.call,
+            "bare": client.bare,
             "passed": client.passed,
             "cancel": client.cancel,
             "overreach": client.overreach,

@@ -23,6 +23,11 @@ STEPS = [
     "quarantine",
     "release",
     "instance",
+    "roles",
+    "token",
+    "delegation",
+    "cutoff",
+    "readmission",
     "evidence",
     "crash",
 ]
@@ -67,6 +72,13 @@ def test_every_step_of_the_demo_holds(folder, options):
     assert facts["rotation"]["answered"] > 500
     assert facts["quarantine"]["new"] <= 1
     assert max(facts["quarantine"]["kept"], facts["quarantine"]["through_envoy"]) <= 5
+    cutoff = facts["cutoff"]
+    assert set(cutoff) == {"orders", "payments", "introspection"}
+    assert max(cutoff.values()) <= 0.25
+    assert facts["delegation"]["subject"] == "spiffe://troth.local/reporter"
+    (actor,) = facts["delegation"]["actors"]
+    assert actor == "spiffe://troth.local/orders" + ("-worker" if options else "")
+    assert "eyJ" not in told  # no token, nor a part of one that could be put together
     assert find_processes(data) == []
 
 
@@ -92,7 +104,7 @@ def test_a_demo_that_is_interrupted_leaves_no_process_behind(folder):
 
     told = output.read_text()
     assert code == 1, told
-    assert told.splitlines()[-1] == f"demo: {len(STEPS)} steps, 6 failed", told
+    assert told.splitlines()[-1] == f"demo: {len(STEPS)} steps, {len(STEPS) - 5} failed", told
     assert "Stopped by you" in told
     assert find_processes(data) == []
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from troth.cli.demonstration.narration import Step
 from troth.cli.demonstration.proxies import CONNECTION_SECONDS, Egress
-from troth.cli.demonstration.scene import ACTORS, WORKER, Scene
+from troth.cli.demonstration.scene import ACTORS, WORKERS, Scene
 from troth.cli.demonstration.stage import WEAKER
 from troth.core.errors import Unavailable
 from troth.wire.api import identities, status
@@ -15,7 +17,11 @@ from troth.wire.api import identities, status
 X509_SECONDS = 16
 """Short, so that half lives pass while one watches. A service would take an hour."""
 
+REPORTER_SECONDS = 60
+"""Longer: access tokens end with the certificate, and are to die of nothing but a quarantine."""
+
 ROTATIONS = 2
+NO_ROLES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 MANIFEST = """\
 # Written by `troth demo`. What may hold an identity is said here; no secret is handed out.
@@ -32,6 +38,7 @@ spec:
   expires: 1d
   selectors: [{selectors}]
   ttl: {{x509: {seconds}s, jwt: 60s}}
+  roles: [{roles}]
 """
 
 
@@ -80,8 +87,8 @@ def apply_identities(scene: Scene, step: Step) -> None:
     step.facts.update(states=states)
 
 
-def compose_manifest(scene: Scene) -> str:
-    """The identities of the story, as YAML documents."""
+def compose_manifest(scene: Scene, roles: Mapping[str, Sequence[str]] = NO_ROLES) -> str:
+    """The identities of the story, as YAML documents, with the roles that they have."""
     stage = scene.stage
     reporter = stage["reporter"]
     rows = [
@@ -95,16 +102,17 @@ def compose_manifest(scene: Scene) -> str:
         ),
     ]
     if not stage.users:
-        worker = stage[WORKER]
-        selectors = stage.select(worker, stage.place_python(worker))
-        rows.append((WORKER, "service", "a second program of orders", selectors))
+        for service, name in WORKERS.items():
+            selectors = stage.select(stage[name], stage.place_python(stage[name]))
+            rows.append((name, "service", f"a second program of {service}", selectors))
     return "---\n".join(
         MANIFEST.format(
             name=name,
             kind=kind,
             purpose=purpose,
             selectors=", ".join(f'"{selector}"' for selector in selectors),
-            seconds=X509_SECONDS,
+            seconds=REPORTER_SECONDS if name == "reporter" else X509_SECONDS,
+            roles=", ".join(roles.get(name, ())),
         )
         for name, kind, purpose, selectors in rows
     )
@@ -119,8 +127,8 @@ def start_services(scene: Scene, step: Step) -> None:
     """Two services behind Envoys that speak mutual TLS."""
     tell, stage = scene.narrator, scene.stage
     scene.start_service("payments")
-    callers = [scene.name("orders"), scene.name("reporter")]
-    port = scene.start_envoy("payments", callers if stage.users else [*callers, scene.name(WORKER)])
+    names = dict.fromkeys(("orders", "reporter", scene.find_worker("orders").name))
+    port = scene.start_envoy("payments", [scene.name(name) for name in names])
     egress = Egress(stage["orders"].folder / "egress.sock", scene.name("payments"), port)
     orders = scene.start_service("orders", "--through", egress.path)
     for name in ("reporter", "impostor"):

@@ -62,9 +62,9 @@ class Process:
                 return found
 
     def ask(self, word: str, patience: float = PATIENCE) -> dict[str, Any]:
-        """Give a command and wait for the event that answers it."""
+        """Give a command, what it is about after a space, and wait for the event of its name."""
         self.command(word)
-        return self.expect(word, patience)
+        return self.expect(word.partition(" ")[0], patience)
 
     def command(self, word: str) -> None:
         """Give a command without waiting."""

@@ -32,8 +32,8 @@ TRUST_DOMAIN = "troth.local"
 LISTEN = "localhost"
 PORT_TRIES = 3
 ACTORS = ("orders", "payments", "reporter", "impostor")
-WORKER = "orders-worker"
-"""Without users of their own, the stubborn copy of orders needs an identity of its own."""
+WORKERS = {"orders": "orders-worker", "payments": "payments-worker"}
+"""Without users of their own, a second program of a service needs an identity of its own."""
 
 _FLUSH = ("--file-flush-interval-msec", "50")  # of Envoy's logs, which the story reads
 
@@ -48,7 +48,7 @@ class Scene:
         self.narrator = narrator
         self.clock = clock
         self.stage = Stage(data, users=users)
-        self.stage.build(ACTORS if users else (*ACTORS, WORKER))
+        self.stage.build(ACTORS if users else (*ACTORS, *WORKERS.values()))
         self.environment = make_environment(self.agent_socket)
         self.company = Company(self.stage.logs, self.environment)
         self.api = ApiClient.over_socket(str(data / ADMIN_SOCKET))
@@ -71,9 +71,13 @@ class Scene:
         return f"https://{LISTEN}:{self._ports[0]}"
 
     @property
-    def worker(self) -> Actor:
-        """As whom the stubborn copy of orders runs."""
-        return self.stage["orders"] if self.stage.users else self.stage[WORKER]
+    def mutual_url(self) -> str:
+        """The URL of the server's mutual-TLS listener."""
+        return f"https://{LISTEN}:{self._ports[1]}"
+
+    def find_worker(self, service: str) -> Actor:
+        """As whom programs of a service run that aren't its Envoy; named as its identity is."""
+        return self.stage[service] if self.stage.users else self.stage[WORKERS[service]]
 
     def name(self, identity: str) -> str:
         """The SPIFFE ID of an identity."""
@@ -185,7 +189,7 @@ class Scene:
         """Start the application of a service."""
         actor = self.stage[name]
         own = ("--name", name, "--socket", actor.folder / "app.sock")
-        return self._start(name, [*self.stage.compose(actor, "service"), *own, *options])
+        return self.start(name, [*self.stage.compose(actor, "service"), *own, *options])
 
     def start_workload(self, process: str, actor: Actor, port: int) -> Process:
         """Start a workload that speaks SPIFFE itself."""
@@ -194,17 +198,17 @@ class Scene:
             *("--agent", f"unix://{self.agent_socket}", "--peer", self.name("payments")),
             *("--address", f"127.0.0.1:{port}", "--folder", actor.folder),
         ]
-        return self._start(process, command)
+        return self.start(process, command)
 
     def start_holder(self, port: int) -> Process:
         """Start the stubborn copy of orders."""
-        actor = self.worker
+        actor = self.find_worker("orders")
         command = [
             *self.stage.compose(actor, "holder", self.stage.place_python(actor)),
             *("--agent", f"unix://{self.agent_socket}", "--folder", actor.folder),
             *("--host", "127.0.0.1", "--port", str(port)),
         ]
-        return self._start("holder", command)
+        return self.start("holder", command)
 
     def start_envoy(self, name: str, callers: list[str], egress: Egress | None = None) -> int:
         """Start a service's Envoy and wait until it serves; returns its port for mutual TLS."""
@@ -222,7 +226,8 @@ class Scene:
         self.wait(self.envoys[name].is_live, f"the Envoy of {name} serves")
         return self.envoys[name].read_port()
 
-    def _start(self, name: str, command: list[str | Path]) -> Process:
+    def start(self, name: str, command: list[str | Path]) -> Process:
+        """Start one of our programs under a name of its own."""
         extra = {} if self.stage.users else describe_python_path()
         process = self.company.start_program(name, command, extra)
         self.processes[name] = process

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from troth.cli.demonstration import opening, trials
+from troth.cli.demonstration import opening, tokens, trials
 from troth.cli.demonstration.narration import Step
 from troth.cli.demonstration.scene import Scene
 
@@ -30,6 +30,11 @@ ACTS: tuple[Act, ...] = (
     Act("quarantine", "Orders turns bad and is cut off", trials.quarantine),
     Act("release", "Orders is let back in", trials.release),
     Act("instance", "One running copy is locked alone", trials.lock_instance),
+    Act("roles", "APIs and roles come from a manifest too", tokens.apply_roles),
+    Act("token", "The reporter calls an API with a token", tokens.call_api),
+    Act("delegation", "Orders passes the caller on to payments", tokens.pass_on),
+    Act("cutoff", "The reporter turns bad, and its next call fails", tokens.cut_off),
+    Act("readmission", "Let back in, it needs a new token", tokens.let_back_in),
     Act("evidence", "Doctor explains, openssl verifies", trials.explain_and_verify),
     Act("crash", "The server is killed under traffic", trials.crash),
 )

@@ -14,7 +14,7 @@ from cryptography import x509
 from troth.cli.demonstration.narration import Step
 from troth.cli.demonstration.opening import X509_SECONDS
 from troth.cli.demonstration.processes import Process
-from troth.cli.demonstration.scene import WORKER, Scene
+from troth.cli.demonstration.scene import WORKERS, Scene
 from troth.core.errors import Unavailable
 from troth.wire.api import identities, status
 from troth.wire.api.journal import JournalEntry
@@ -108,7 +108,7 @@ def _arm_holder(scene: Scene) -> str:
 
 
 def _move(scene: Scene, verb: str, reason: str) -> None:
-    names = ["orders"] if scene.stage.users else [WORKER, "orders"]
+    names = ["orders"] if scene.stage.users else [WORKERS["orders"], "orders"]
     for name in names:
         scene.api.call(f"identity.{verb}", identities.MoveIdentity(name=name, reason=reason))
 

@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc._channel
+import grpc._interceptor
 from cryptography.hazmat.primitives.serialization import Encoding
 from spiffe import WorkloadApiClient
 
 from troth.cli.demonstration.programs.life import Voice, become, hear, make_parser
 
-_LOADED_EARLY = (encodings.idna,)
+_LOADED_EARLY = (encodings.idna, grpc._channel, grpc._interceptor)
 PAUSE = 0.02
 SECONDS = 5.0
 

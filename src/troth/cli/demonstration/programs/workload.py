@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc._channel
+import grpc._interceptor
 from cryptography.hazmat.primitives.serialization import Encoding
 from spiffe import SpiffeId, WorkloadApiClient, X509Source
 from spiffetls import ClientTlsMode, dial
@@ -22,7 +24,7 @@ from spiffetls.tlsconfig.authorize import authorize_id
 
 from troth.cli.demonstration.programs.life import Voice, become, hear, make_parser
 
-_LOADED_EARLY = (encodings.idna, timezone)
+_LOADED_EARLY = (encodings.idna, timezone, grpc._channel, grpc._interceptor)
 """What libraries import late, when this user may not be able to read it."""
 
 SECONDS = 5.0

@@ -17,7 +17,7 @@ from troth.core.ids import SpiffeId, TrustDomain
 from troth.core.jose.jwk import PublicKey, derive_key_id, load_key
 from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
-from troth.issuance.accesstoken import list_actors, verify_access_token
+from troth.issuance.accesstoken import ACCESS, Kind, verify_access_token
 from troth.issuance.authorities import TOKEN_ALGORITHMS, Use
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
@@ -97,27 +97,27 @@ class TokenJudge:
         """What is declared now."""
         return await read_bundle(self._store, self._snapshot)
 
-    def verify(self, text: str, bundle: Bundle) -> Verified | Rejected:
-        """What a token says, if it is one of ours and its time isn't over."""
+    def verify(self, text: str, bundle: Bundle, kind: Kind = ACCESS) -> Verified | Rejected:
+        """What a token says, if it is one of ours of that kind and its time isn't over."""
         now = self._clock.now()
         try:
+            keys = self._load(bundle).keys
             token = verify_access_token(
-                text, issuer_url=self._issuer_url, keys=self._load(bundle).keys, now=now
+                text, issuer_url=self._issuer_url, keys=keys, now=now, kind=kind
             )
             claims = token.claims
-            actors = list_actors(claims)
+            parties = dict.fromkeys(kind.list_parties(claims))
         except TrothError as error:
             return Rejected(error.detail, evident=True)
-        parties = dict.fromkeys((claims["sub"], claims["client_id"], *actors))
         verified = Verified(claims, str(token.header["kid"]), tuple(parties))
         # By our own clock: leeway is for verifiers.
         if now.timestamp() >= claims["exp"]:
             return Rejected("The token has expired; get a fresh one.", verified, evident=True)
         return verified
 
-    async def judge(self, text: str, bundle: Bundle) -> Bearer | Rejected:
+    async def judge(self, text: str, bundle: Bundle, kind: Kind = ACCESS) -> Bearer | Rejected:
         """The bearer of a token that counts now, whomever it is meant for."""
-        token = self.verify(text, bundle)
+        token = self.verify(text, bundle, kind)
         return token if isinstance(token, Rejected) else await self.weigh(token, bundle)
 
     async def weigh(self, token: Verified, bundle: Bundle) -> Bearer | Rejected:

@@ -63,7 +63,16 @@ class TokenGatherer:
         if header is None:
             algorithm = TOKEN_ALGORITHMS[authority.use]
             header = self._headers[token.kid] = render_header(token.kid, algorithm)
-        signing_input = render_signing_input(token, header)
+        return await self.sign(authority, render_signing_input(token, header), event, proofs)
+
+    async def sign(
+        self,
+        authority: Authority,
+        signing_input: bytes,
+        event: Event,
+        proofs: Mapping[str, datetime],
+    ) -> str:
+        """As `issue`, for a token of another kind: the bytes that its authority is to sign."""
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Wanted(authority, signing_input, event, proofs, answer))
         if self._work is None:

@@ -35,8 +35,9 @@ LEEWAY = timedelta(seconds=30)
 class Kind:
     """What tells one kind of token from every other that the same keys sign.
 
-    `typ` stands in the header (RFC 8725, section 3.11); without the claims that are `required`, each
-    a text, it is none. `list_parties` names who stands in it: its subject, who asked for it, others.
+    `typ` stands in the header (RFC 8725, section 3.11); without the claims that are `required`,
+    each a text, it is none. `list_parties` names who stands in it: its subject, who asked for it,
+    and any others.
     """
 
     name: str

@@ -332,6 +332,7 @@ FUZZED: dict[str, str] = {
     """,
     "transaction-context": """
         operations.txntoken.read_transaction
+        wire.oauth.transaction.check_context
         wire.oauth.transaction.parse_context
     """,
     "transaction-claims": """

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import json_documents, mutated_json, mutated_text
+from troth.core.jose.jws import STRICT_JSON
+from troth.issuance.txntoken import TXN
 from troth.live.bundle import make_bundle
 from troth.operations.exchange import read_claims
+from troth.operations.txntoken import read_claims as read_claims_of_transaction
+from troth.operations.txntoken import read_transaction
 from troth.operations.wish import read_wanted
 from troth.policy.resource import Binding, Resource, TokenFormat, TokenTerms
+from troth.policy.transaction import extend_context
+from troth.sdk.txntoken import _read
+from troth.sdk.validator import ValidToken
 from troth.wire.oauth.details import MAX_DETAILS, parse_details, read_details, render_details
 from troth.wire.oauth.form import Form
+from troth.wire.oauth.transaction import MAX_CONTEXT, encode_member, parse_context
 
 _LEDGER = "https://ledger.example.org"
 _DETAIL = {
@@ -80,3 +88,61 @@ def fuzz_exchanged_claims(claims: dict[str, Any]) -> None:
     if token is not None:
         assert all(isinstance(actor, str) for actor in token.actors)
         assert token.resource is _BUNDLE.resources["ledger"]
+
+
+_CONTEXT = {"action": "BUY", "quantity": 100, "who": {"geo": ["US", None, True, 1.5]}}
+_CONTEXTS = json_documents(_CONTEXT, [_CONTEXT], {"a": {"b": {"c": {}}}}).map(
+    lambda raw: raw.decode(errors="surrogateescape")
+) | mutated_text(json.dumps(_CONTEXT))
+
+
+@fuzz(_CONTEXTS, examples=200)
+def fuzz_transaction_context(text: str) -> None:
+    """What is taken into a token is read out of it as it was, and never changes afterwards."""
+    form = Form(
+        {
+            "audience": ("example.org",),
+            "scope": ("read",),
+            "subject_token": ("a.b.c",),
+            "request_context": (text,),
+            "request_details": (text,),
+        }
+    )
+    wanted = answer(read_transaction, form, "example.org")
+    found = answer(parse_context, "request_details", text)
+    if found is None:
+        assert wanted is None
+        return
+    written = encode_member(found)
+    assert len(written) <= MAX_CONTEXT
+    assert STRICT_JSON.decode(written.decode()) == found
+    assert extend_context("tctx", found, found, encode_member) == found
+
+
+_TXN_CLAIMS = {
+    "aud": "example.org",
+    "sub": "spiffe://example.org/a",
+    "txn": "txn_1",
+    "jti": "tok_1",
+    "scope": "read write",
+    "req_wl": "spiffe://example.org/a,spiffe://example.org/b",
+    "troth_resource": _LEDGER,
+    "act": {"sub": "spiffe://example.org/b"},
+    "rctx": _CONTEXT,
+    "tctx": _CONTEXT,
+}
+
+
+@fuzz(mutated_json(_TXN_CLAIMS).filter(lambda found: isinstance(found, dict)), examples=150)
+def fuzz_transaction_claims(claims: dict[str, Any]) -> None:
+    """Claims of a transaction token that we signed, perhaps in another version of ours."""
+    # What its kind requires was looked at when it was verified.
+    if not all(isinstance(claims.get(name), str) for name in TXN.required):
+        return
+    found = answer(read_claims_of_transaction, claims, "example.org", _BUNDLE)
+    if found is not None:
+        assert found.resource is _BUNDLE.resources["ledger"]
+        assert all(isinstance(one, str) for one in (*found.workloads, *found.actors))
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    token = ValidToken("s", "c", (), frozenset(), moment, "j", claims)
+    answer(_read, "a.b.c", token)

@@ -330,6 +330,15 @@ FUZZED: dict[str, str] = {
     "exchanged-claims": """
         operations.exchange.read_claims
     """,
+    "transaction-context": """
+        operations.txntoken.read_transaction
+        wire.oauth.transaction.check_context
+        wire.oauth.transaction.parse_context
+    """,
+    "transaction-claims": """
+        operations.txntoken.read_claims
+        sdk.txntoken._read
+    """,
 }
 """By target: the functions that its inputs reach."""
 

@@ -6,7 +6,7 @@ Sources: RFC 9068 (sections in brackets), RFC 7519, RFC 8693 section 4 (`act`, `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,6 +29,23 @@ TYP = "at+jwt"
 
 LEEWAY = timedelta(seconds=30)
 """How far a verifier's clock may differ from the issuer's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What tells one kind of token from every other that the same keys sign.
+
+    `typ` stands in the header (RFC 8725, section 3.11); without the claims that are `required`,
+    each a text, it is none. `list_parties` names who stands in it: its subject, who asked for it,
+    and any others.
+    """
+
+    name: str
+    typ: str
+    source: str
+    required: tuple[str, ...]
+    leeway: timedelta
+    list_parties: Callable[[Mapping[str, Any]], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +112,9 @@ def plan_access_token(
     )
 
 
-def render_header(kid: str, algorithm: str = "ES256") -> bytes:
-    """The header of all access tokens signed with one key, in base64url."""
-    return _encode({"alg": algorithm, "kid": kid, "typ": TYP})
+def render_header(kid: str, algorithm: str = "ES256", typ: str = TYP) -> bytes:
+    """The header of all tokens of a kind signed with one key, in base64url."""
+    return _encode({"alg": algorithm, "kid": kid, "typ": typ})
 
 
 def render_claims(token: AccessToken) -> dict[str, Any]:
@@ -123,7 +140,12 @@ def render_claims(token: AccessToken) -> dict[str, Any]:
 
 def render_signing_input(token: AccessToken, header: bytes) -> bytes:
     """The bytes to sign; `header` is what `render_header` gives for the token's key."""
-    return b".".join((header, _encode(render_claims(token))))
+    return encode_signing_input(header, render_claims(token))
+
+
+def encode_signing_input(header: bytes, claims: Mapping[str, Any]) -> bytes:
+    """The bytes to sign for any claims (RFC 7515, section 5.1)."""
+    return b".".join((header, _encode(claims)))
 
 
 def load_token_key(issuer: Authority) -> PublicKey:
@@ -169,6 +191,20 @@ def list_actors(claims: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(actors)
 
 
+def _list_parties(claims: Mapping[str, Any]) -> tuple[str, ...]:
+    return (claims["sub"], claims["client_id"], *list_actors(claims))
+
+
+ACCESS = Kind(
+    name="access token",
+    typ=TYP,
+    source="RFC 9068, 4",
+    required=("sub", "client_id", "jti"),
+    leeway=LEEWAY,
+    list_parties=_list_parties,
+)
+
+
 def validate_access_token(
     text: str,
     *,
@@ -194,9 +230,10 @@ def validate_parsed_token(
     audiences: Collection[str],
     keys: Mapping[str, tuple[PublicKey, str]],
     now: datetime,
+    kind: Kind = ACCESS,
 ) -> Mapping[str, Any]:
-    """As `validate_access_token`, for a token that was taken apart already."""
-    _verify(token, issuer_url, keys, now)
+    """As `validate_access_token`, for a token that was taken apart already, of that `kind`."""
+    _verify(token, issuer_url, keys, now, kind)
     if not set(list_audiences(token.claims)).intersection(audiences):
         raise Invalid("The token is meant for another resource.")
     return token.claims
@@ -208,19 +245,24 @@ def verify_access_token(
     issuer_url: str,
     keys: Mapping[str, tuple[PublicKey, str]],
     now: datetime,
+    kind: Kind = ACCESS,
 ) -> Token:
-    """As `validate_access_token`, whomever it is meant for."""
+    """As `validate_access_token`, whomever it is meant for, of that `kind`."""
     token = parse_token(text)
-    _verify(token, issuer_url, keys, now)
+    _verify(token, issuer_url, keys, now, kind)
     return token
 
 
 def _verify(
-    token: Token, issuer_url: str, keys: Mapping[str, tuple[PublicKey, str]], now: datetime
+    token: Token,
+    issuer_url: str,
+    keys: Mapping[str, tuple[PublicKey, str]],
+    now: datetime,
+    kind: Kind,
 ) -> None:
     header, claims = token.header, token.claims
-    if str(header.get("typ", "")).lower().removeprefix("application/") != TYP:
-        raise Invalid("The token is no access token: its typ must be at+jwt (RFC 9068, 4).")
+    if str(header.get("typ", "")).lower().removeprefix("application/") != kind.typ:
+        raise Invalid(f"The token is no {kind.name}: its typ must be {kind.typ} ({kind.source}).")
     for name in ("jwk", "jku", "x5u", "x5c"):
         if name in header:
             raise Invalid(f"The token's header must not bring a key of its own ({name}).")
@@ -231,10 +273,10 @@ def _verify(
     verify_token(token, key, (algorithm,))
     if claims.get("iss") != issuer_url:
         raise Invalid("The token is of another issuer.")
-    check_times(claims, now, LEEWAY)
-    for name in ("sub", "client_id", "jti"):
+    check_times(claims, now, kind.leeway)
+    for name in kind.required:
         if not isinstance(claims.get(name), str):
-            raise Invalid(f"The token has no {name} (RFC 9068, 2.2).")
+            raise Invalid(f"The token has no {name}, as every {kind.name} has ({kind.source}).")
 
 
 def _encode(value: object) -> bytes:

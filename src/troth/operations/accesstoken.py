@@ -125,7 +125,7 @@ class TokenMaker:
             opaque = target.format is TokenFormat.OPAQUE
             text = await self.gatherer.issue(authority, token, event, client.proofs, opaque=opaque)
         except Replayed as error:
-            raise _blame_proof(client, error) from error
+            raise blame_proof(client, error) from error
         return TokenAnswer(
             access_token=text,
             token_type="DPoP" if "jkt" in token.confirmation else "Bearer",
@@ -198,7 +198,7 @@ async def bind_client(client: Proven, request: OAuthRequest, dpop: DpopVerifier)
     )
 
 
-def _blame_proof(client: Proven, error: Replayed) -> TrothError:
+def blame_proof(client: Proven, error: Replayed) -> TrothError:
     """One of the proofs was used before: the DPoP proof, or the assertion."""
     if error.digests & client.dpop:
         return InvalidDpopProof(f"The proof can't be taken. {error.detail}")

@@ -18,7 +18,7 @@ from troth.core.ids import SpiffeId, TrustDomain
 from troth.core.jose.jwk import PublicKey, derive_key_id, load_key
 from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
-from troth.issuance.accesstoken import list_actors, verify_access_token
+from troth.issuance.accesstoken import ACCESS, Kind, verify_access_token
 from troth.issuance.authorities import TOKEN_ALGORITHMS, Use
 from troth.issuance.opaque import is_opaque
 from troth.live.bundle import Bundle
@@ -102,10 +102,11 @@ class TokenJudge:
         """What is declared now."""
         return await read_bundle(self._store, self._snapshot)
 
-    async def verify(self, text: str, bundle: Bundle) -> Verified | Rejected:
-        """What a token says, in either form, if it is one of ours and its time isn't over."""
+    async def verify(self, text: str, bundle: Bundle, kind: Kind = ACCESS) -> Verified | Rejected:
+        """What a token says, in either form, if it is one of ours of that kind and its time isn't
+        over."""
         try:
-            return self._verify(await self._open(text), bundle)
+            return self._verify(await self._open(text), bundle, kind)
         except TrothError as error:
             if error.retryable:
                 raise
@@ -120,26 +121,26 @@ class TokenJudge:
             return self._sealer.open(text, now)
         return await asyncio.to_thread(self._sealer.open, text, now)
 
-    def _verify(self, text: str, bundle: Bundle) -> Verified | Rejected:
+    def _verify(self, text: str, bundle: Bundle, kind: Kind) -> Verified | Rejected:
         now = self._clock.now()
         try:
+            keys = self._load(bundle).keys
             token = verify_access_token(
-                text, issuer_url=self._issuer_url, keys=self._load(bundle).keys, now=now
+                text, issuer_url=self._issuer_url, keys=keys, now=now, kind=kind
             )
             claims = token.claims
-            actors = list_actors(claims)
+            parties = dict.fromkeys(kind.list_parties(claims))
         except TrothError as error:
             return Rejected(error.detail, evident=True)
-        parties = dict.fromkeys((claims["sub"], claims["client_id"], *actors))
         verified = Verified(claims, str(token.header["kid"]), tuple(parties))
         # By our own clock: leeway is for verifiers.
         if now.timestamp() >= claims["exp"]:
             return Rejected("The token has expired; get a fresh one.", verified, evident=True)
         return verified
 
-    async def judge(self, text: str, bundle: Bundle) -> Bearer | Rejected:
+    async def judge(self, text: str, bundle: Bundle, kind: Kind = ACCESS) -> Bearer | Rejected:
         """The bearer of a token that counts now, whomever it is meant for."""
-        token = await self.verify(text, bundle)
+        token = await self.verify(text, bundle, kind)
         return token if isinstance(token, Rejected) else await self.weigh(token, bundle)
 
     async def weigh(self, token: Verified, bundle: Bundle) -> Bearer | Rejected:

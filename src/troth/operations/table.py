@@ -70,6 +70,7 @@ from troth.operations.throttle import RENEWALS, Throttle
 from troth.operations.token import CreateJoinToken
 from troth.operations.token_revocation import RevokeTokens, SurrenderToken, restrain
 from troth.operations.tokens import TokenGatherer
+from troth.operations.txntoken import ExchangeForEither, IssueTxnToken, TxnTokenMaker
 from troth.store.engine import Store
 from troth.wire.oauth.routes import OAUTH_ROUTES
 
@@ -94,6 +95,7 @@ class Parts:
     device_vouchers: Vouchers
     key_source: KeySource
     usage: Usage | None = None
+    draft_transaction_tokens: bool = False
 
 
 def list_operations(p: Parts) -> Mapping[str, Operation]:
@@ -191,6 +193,11 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     judge = TokenJudge(p.store, p.snapshot, p.clock, p.trust_domain, origin, sealer)
     reader = TokenReader(judge, p.clock, p.trust_domain, origin)
     exchange = ExchangeToken(p.store, p.snapshot, authenticator, dpop, reader, maker)
+    exchanges: Operation = exchange
+    if p.draft_transaction_tokens:
+        minter = TxnTokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin, p.trust_domain)
+        issue = IssueTxnToken(p.store, p.snapshot, authenticator, dpop, reader, minter)
+        exchanges = ExchangeForEither(exchange, issue)
     signer = AnswerSigner(p.keystore, p.clock, origin)
     rejections = RejectionJournal(p.store, p.clock)
     restraint = restrain(rejections, p.clock)
@@ -198,7 +205,7 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     surrender = SurrenderToken(p.store, p.snapshot, p.clock, authenticator, judge, restraint)
     return {
         "token.request": Journaled(request, refusals),
-        "token.exchange": Journaled(exchange, refusals),
+        "token.exchange": Journaled(exchanges, refusals),
         "token.introspect": Journaled(introspect, refusals),
         "token.surrender": Journaled(surrender, refusals),
         "token.revoke": RevokeTokens(p.store, p.clock),

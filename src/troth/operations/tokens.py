@@ -73,9 +73,21 @@ class TokenGatherer:
         if header is None:
             algorithm = TOKEN_ALGORITHMS[authority.use]
             header = self._headers[token.kid] = render_header(token.kid, algorithm)
-        signing_input = render_signing_input(token, header)
-        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        content = render_signing_input(token, header)
         sealed_at = token.issued_at if opaque else None
+        return await self.sign(authority, content, event, proofs, sealed_at=sealed_at)
+
+    async def sign(
+        self,
+        authority: Authority,
+        signing_input: bytes,
+        event: Event,
+        proofs: Mapping[str, datetime],
+        *,
+        sealed_at: datetime | None = None,
+    ) -> str:
+        """As `issue`, for a token of another kind: the bytes that its authority is to sign."""
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Wanted(authority, signing_input, event, proofs, answer, sealed_at))
         if self._work is None:
             self._work = asyncio.create_task(self._work_off(), name="tokens gathered")

@@ -25,7 +25,7 @@ from troth.core.jose.dpop import read_proof
 from troth.core.jose.jws import MAX_TOKEN_SIZE, parse_token
 from troth.core.tier import Tier, read_tier
 from troth.core.x509 import UNREADABLE
-from troth.issuance.accesstoken import LEEWAY, list_actors, validate_parsed_token
+from troth.issuance.accesstoken import ACCESS, Kind, list_actors, validate_parsed_token
 from troth.issuance.der import read_signer
 from troth.issuance.presented import format_serial
 from troth.policy.resource import Binding
@@ -108,7 +108,8 @@ class _KeysWanted(Exception):
 
 
 class TokenValidator:
-    """Judges the access tokens of one issuer for one resource. Any thread may use it.
+    """Judges the access tokens of one issuer for one resource, or its tokens of another `kind`.
+    Any thread may use it.
 
     `audiences` are the identifiers of this resource; `guard` knows whom to refuse, and None says
     that every token shall be good until it ends; `binding` is which tokens are taken at all.
@@ -124,8 +125,10 @@ class TokenValidator:
         keys: KeySet | None = None,
         clock: Clock | None = None,
         capacity: int = CAPACITY,
+        kind: Kind = ACCESS,
     ) -> None:
         self.issuer_url = issuer.url
+        self._kind = kind
         self.binding = binding
         self._audiences = frozenset((audiences,) if isinstance(audiences, str) else audiences)
         self._guard = guard
@@ -203,8 +206,9 @@ class TokenValidator:
                 audiences=self._audiences,
                 keys=usable,
                 now=self._clock.now(),
+                kind=self._kind,
             )
-            seen = _note(str(kid), claims)
+            seen = _note(str(kid), claims, self._kind)
         except (InvalidToken, Passing):
             raise
         except TrothError as error:
@@ -262,14 +266,14 @@ class TokenValidator:
             raise InvalidProof("The DPoP proof was used before; make a new one for each request.")
 
 
-def _note(kid: str, claims: Mapping[str, Any]) -> _Seen:
-    actors = list_actors(claims)
+def _note(kid: str, claims: Mapping[str, Any], kind: Kind) -> _Seen:
+    parties = kind.list_parties(claims)
     certificate, proof_key = _read_confirmation(claims)
     scope = claims.get("scope", "")
     valid = ValidToken(
         subject=claims["sub"],
-        client_id=claims["client_id"],
-        actors=actors,
+        client_id=parties[1],
+        actors=list_actors(claims),
         scopes=frozenset(scope.split() if isinstance(scope, str) else ()),
         expires_at=datetime.fromtimestamp(claims["exp"], UTC),
         jti=claims["jti"],
@@ -280,9 +284,9 @@ def _note(kid: str, claims: Mapping[str, Any]) -> _Seen:
         raise InvalidToken("The token has no iat (RFC 9068, 2.2).")
     return _Seen(
         valid=valid,
-        ends=claims["exp"] + LEEWAY.total_seconds(),
+        ends=claims["exp"] + kind.leeway.total_seconds(),
         kid=kid,
-        parties=tuple(dict.fromkeys((valid.subject, valid.client_id, *actors))),
+        parties=tuple(dict.fromkeys(parties)),
         issued_at=int(issued_at),
         certificate=certificate,
         proof_key=proof_key,

@@ -114,6 +114,8 @@ class Config:
     """Where spans go, or None to trace nothing."""
     open_metrics: bool
     """Whether anybody may read a part of the metrics."""
+    draft_transaction_tokens: bool
+    """Whether the token endpoint gives transaction tokens, which are a draft."""
     agent_environ: Mapping[str, str] = field(repr=False)
     """What the local agent gets of our environment: none of the secrets that may be in there."""
 
@@ -223,6 +225,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         ),
         telemetry=telemetry,
         open_metrics=settings.telemetry.metrics == "anyone",
+        draft_transaction_tokens=settings.oauth.draft_transaction_tokens,
         agent_environ={
             **{
                 name: value

@@ -284,6 +284,19 @@ class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "anyone"
 
 
+class OAuthSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the token endpoint offers beyond what is a standard already."""
+
+    draft_transaction_tokens: Annotated[
+        bool,
+        Meta(
+            description="Whether an access token can be exchanged for a transaction token, as "
+            "draft-ietf-oauth-transaction-tokens-10 has it. A draft: names and rules may change "
+            "with any release."
+        ),
+    ] = False
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration file."""
 
@@ -322,6 +335,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     crl: Crl = Crl()
     x509pop: X509popSettings = X509popSettings()
+    oauth: OAuthSettings = OAuthSettings()
     log: Log = Log()
     telemetry: Telemetry = Telemetry()
 
@@ -381,4 +395,7 @@ def _name_type(kind: Any) -> str:
         return " | ".join(str(value) for value in kind.values)
     if isinstance(kind, msgspec.inspect.DictType):
         return "table"
-    return {"IntType": "integer", "FloatType": "number", "StrType": "text"}[type(kind).__name__]
+    return _TYPES[type(kind).__name__]
+
+
+_TYPES = {"BoolType": "boolean", "IntType": "integer", "FloatType": "number", "StrType": "text"}

@@ -172,6 +172,7 @@ async def build_house(
         device_vouchers=config.device_vouchers,
         key_source=open_source(),
         usage=metrics,
+        draft_transaction_tokens=config.draft_transaction_tokens,
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
     sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT)

@@ -141,6 +141,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"jti": "x" * 257}, "jti must be a text"),
     ({"header": {"typ": "at+jwt"}}, "is no assertion"),
     ({"header": {"typ": "dpop+jwt"}}, "is no assertion"),
+    ({"header": {"typ": "txntoken+jwt"}}, "is no assertion"),
+    ({"header": {"typ": "oauth-id-jag+jwt"}}, "is no assertion"),
     ({"header": {"crit": ["x"], "x": 1}}, "crit"),
 ]
 

@@ -109,6 +109,17 @@ def test_no_password_in_what_is_logged(tmp_path: Path):
     assert "deadbeef" not in repr(config)
 
 
+def test_a_draft_is_off_until_somebody_wants_it(tmp_path: Path):
+    variable = "TROTH_OAUTH_DRAFT_TRANSACTION_TOKENS"
+    assert load().draft_transaction_tokens is False
+    path = write(tmp_path, "[oauth]\ndraft_transaction_tokens = true")
+    assert load(config_file=path).draft_transaction_tokens is True
+    assert load({variable: "false"}, config_file=path).draft_transaction_tokens is False
+    assert load({variable: "true"}).draft_transaction_tokens is True
+    for text in ("True", "1", "yes", ""):
+        assert "expected true or false" in complaint({variable: text})
+
+
 def test_an_argument_beats_the_environment_beats_the_file(tmp_path: Path):
     path = write(tmp_path, FULL)
     environ = {
@@ -183,6 +194,7 @@ def test_picked_ports_go_into_a_derived_origin_alone():
         ("[ttl]\nx509_ceiling = 999999", ["ttl.x509_ceiling", "86400"]),
         ("[crl]\nlifetime = 172799", ["crl.lifetime", ">= 172800"]),
         ("[crl]\nlifetime = 172800\nperiod = 3600", ["crl.lifetime", "176400"]),
+        ("[oauth]\ndraft_transaction_tokens = 1", ["draft_transaction_tokens", "expected `bool`"]),
         ("lease = 9\nlease = x", ["not TOML", "line 2"]),
         ("a = " + "[" * 5000, ["not TOML"]),
         ("a = " + "9" * 5000, ["not TOML"]),

@@ -97,7 +97,7 @@ def _load_object(raw: bytes) -> dict[str, Any]:
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deep(raw):
         raise Invalid(f"The token's header and claims may be nested {MAX_DEPTH} levels deep.")
     try:
-        value = _DECODER.decode(raw.decode())
+        value = STRICT_JSON.decode(raw.decode())
     except (ValueError, RecursionError) as error:
         raise Invalid("The token's header and claims must be JSON, each name once.") from error
     if not isinstance(value, dict):
@@ -132,8 +132,8 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
-"""Made once: making one takes longer than reading a token with it."""
+STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+"""Each name once. Made once: making one takes longer than reading a token with it."""
 
 
 def _ecdsa(hash_: hashes.HashAlgorithm, size: int) -> _Verify:

@@ -260,12 +260,16 @@ def _note(kid: str, claims: Mapping[str, Any]) -> _Seen:
     actors = list_actors(claims)
     certificate, proof_key = _read_confirmation(claims)
     scope = claims.get("scope", "")
+    try:
+        expires_at = datetime.fromtimestamp(claims["exp"], UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidToken("The token's exp is no moment that a calendar has.") from error
     valid = ValidToken(
         subject=claims["sub"],
         client_id=claims["client_id"],
         actors=actors,
         scopes=frozenset(scope.split() if isinstance(scope, str) else ()),
-        expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+        expires_at=expires_at,
         jti=claims["jti"],
         claims=claims,
     )

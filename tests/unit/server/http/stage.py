@@ -215,7 +215,7 @@ class Documents:
         self.obstacles: list[str] = []
         self.missing = False
 
-    origin = "https://localhost:8443"
+    origin, mutual_origin = "https://localhost:8443", "https://localhost:8444"
 
     async def show_bundle(self) -> bytes:
         if self.missing:

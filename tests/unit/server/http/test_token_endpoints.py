@@ -69,7 +69,13 @@ class Desk:
             else:
                 answer.body += message["body"]
 
-        request = {"method": "POST", "path": path, "query_string": b"", "headers": list(headers)}
+        request = {
+            "method": "POST",
+            "scheme": "https",
+            "path": path,
+            "query_string": b"",
+            "headers": list(headers),
+        }
         endpoints = OAuthEndpoints(self.house.dispatcher, Limits())
         await endpoints({"type": "http", **request, **scope}, receive, send)
         assert answer.headers["cache-control"] == "no-store"

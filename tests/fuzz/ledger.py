@@ -246,6 +246,7 @@ FUZZED: dict[str, str] = {
     "workload-answer": """
         cli.svid._render_crl
         cli.svid._render_key
+        sdk.credential.X509Credential.show
         sdk.tls._load
         sdk.workload.WorkloadApi.validate_jwt
         sdk.workload._convert_update
@@ -314,6 +315,7 @@ FUZZED: dict[str, str] = {
         core.jose.dpop.read_proof
     """,
     "oauth-form": """
+        server.http.oauth.OAuthEndpoints._read_request
         server.http.oauth._read_body
         server.http.oauth._read_rest
         wire.oauth.form.parse_form
@@ -333,6 +335,34 @@ FUZZED: dict[str, str] = {
     "subject-token": """
         operations.livetoken.read_end
         operations.livetoken.read_own_token
+    """,
+    "bearers": """
+        sdk.asgi._read_request
+        sdk.resource.ProtectedResource.read_sight
+    """,
+    "issuer": """
+        sdk.issuer.Issuer._read_refusal
+        sdk.issuer.Issuer.read_metadata
+        sdk.issuer._read_object
+        sdk.issuer._read_retry
+        sdk.keys._load
+    """,
+    "shown-token": """
+        sdk.validator._read_certificate
+        sdk.validator._read_confirmation
+    """,
+    "wsgi": """
+        sdk.wsgi.TokenMiddleware._read
+        sdk.wsgi.find_certificate
+    """,
+    "request-url": """
+        sdk.requests._read_origin
+    """,
+    "decode": """
+        cli.decoding.decode_token
+        cli.decoding.read_keys
+        cli.secrets.read_token
+        cli.token.decode
     """,
 }
 """By target: the functions that its inputs reach."""
@@ -364,8 +394,10 @@ ELSEWHERE: dict[str, str] = {
     """,
     "it runs transactions, or gathers what they find": """
         operations.declaration.read_bundle
+        operations.bearer.TokenJudge.read_bundle
         operations.dpop._load
         live.snapshot.Snapshot.load
+        live.tokens.TokenRevocations.load
         operations.admission.read_identities
         operations.crl.PublishCrls._read
         operations.feed.FollowJournal._read_news
@@ -404,6 +436,7 @@ ELSEWHERE: dict[str, str] = {
         agent.files._render_bundle
         agent.files._render_svid
         issuance.ca._load_key
+        issuance.accesstoken.load_token_key
         issuance.crl.<module>
         issuance.crl.lint_crl
         issuance.crl.list_serials
@@ -415,7 +448,10 @@ ELSEWHERE: dict[str, str] = {
         issuance.x509svid._check_point
         issuance.x509tbs.<module>
         live.recent.read_change
+        live.recent._read_token
         operations.node.SyncNode._collect
+        operations.bearer.TokenJudge._load
+        operations.bearer._load_signers
         operations.servercert.CertifyServer.__call__
         operations.servercert.ServerPair.not_after
         operations.succession._store
@@ -434,7 +470,6 @@ ELSEWHERE: dict[str, str] = {
         cli.main.LazyGroup.parse_args
         cli.manifest._read_bytes
         cli.manifest._read_manifests
-        cli.svid._read_token
         cli.terminal.make_request
         store.postgres.parse_url
     """,

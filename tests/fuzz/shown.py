@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from requests import PreparedRequest
 from urllib3.util import parse_url
 
-from tests.fakes.issuer import make_private_key
+from tests.fakes.issuer import encode_spki, make_private_key
 from tests.fakes.oauth import API, ISSUER, NOW, FakeAuthorizationServer
 from tests.fakes.proofs import find_thumbprint, make_proof
 from tests.fuzz.bearers import _sign
@@ -67,7 +67,7 @@ def _open_validator() -> TokenValidator:
 _HEADER = {
     "alg": "ES256",
     "typ": "at+jwt",
-    "kid": derive_key_id(FakeAuthorizationServer(number=3).key.public_key()),
+    "kid": derive_key_id(encode_spki(KEY)),
 }
 _CLAIMS: dict[str, Any] = {
     "iss": ISSUER,
@@ -176,7 +176,7 @@ def fuzz_wsgi(environ: dict[str, Any]) -> None:
         return []
 
     shown = dict(environ)
-    TokenMiddleware(app, resource)(environ, lambda *head: started.append(head))  # type: ignore[arg-type]
+    TokenMiddleware(app, resource)(environ, lambda *head: started.append(head))
     assert len(reached) + len(started) == 1
     if reached:
         assert reached[0].claims["iss"] == ISSUER

@@ -157,7 +157,9 @@ class TokenValidator:
         text = sight.token
         if len(text) > MAX_TOKEN_SIZE:
             raise InvalidToken("The token is longer than any of ours.")
-        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+        if not text.isascii():
+            raise InvalidToken("The token is no JWT: those are of ASCII characters alone.")
+        digest = hashlib.sha256(text.encode("ascii")).digest()
         seen = self._seen.get(digest)
         if seen is None or seen.kid not in self._keys.usable:
             seen = self._meet(text)

@@ -126,7 +126,7 @@ def read_claims(claims: Mapping[str, Any], bundle: Bundle) -> SubjectToken:
     """What the claims of a verified access token say about delegation; else `Invalid`."""
     try:
         found = msgspec.convert(claims, _Claims)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         raise Invalid("The token's claims are none of ours.") from error
     details = (Detail(tuple(d.actions), d.identifier) for d in read_details(found.details))
     may_act = found.may_act

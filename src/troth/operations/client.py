@@ -98,10 +98,17 @@ class Authenticator:
         self._keys: dict[bytes, PublicKey] = {}
 
     async def authenticate(self, request: OAuthRequest) -> Proven:
-        """The client; raises `InvalidClient` (RFC 6749, section 5.2)."""
+        """The client; raises `InvalidClient`, or `Invalid` for who proves it in several ways
+        (RFC 6749, sections 2.3 and 5.2). A certificate beside an assertion isn't one: on the
+        mutual-TLS listener everybody shows one."""
         self._snapshot.check_fresh()
         form = request.form
         kind = form.find("client_assertion_type")
+        if _brings_secret(request) and (kind is not None or request.certificate is not None):
+            raise Invalid(
+                "Prove who you are in one way (RFC 6749, 2.3): there are no client secrets here, "
+                "so leave out the Authorization header and client_secret."
+            )
         if kind == JWT_BEARER_ASSERTION:
             return await self._prove(form.require("client_assertion"), form.find("client_id"))
         if kind == JWT_SPIFFE_ASSERTION:
@@ -180,7 +187,8 @@ class Authenticator:
             proven = await self._prove(form.require("assertion"), form.find("client_id"))
         except InvalidClient as error:
             raise blame_grant(error) from error
-        if form.find("client_assertion_type") is None and request.certificate is None:
+        silent = form.find("client_assertion_type") is None and request.certificate is None
+        if silent and not _brings_secret(request):
             return replace(proven, method="jwt_bearer")
         client = await self.authenticate(request)
         if client.client_id != proven.client_id:
@@ -287,6 +295,11 @@ class Authenticator:
                 self._keys.clear()
             found = self._keys[public_key] = load_key(public_key)
         return found
+
+
+def _brings_secret(request: OAuthRequest) -> bool:
+    """Whether a client tries to prove itself by a secret (RFC 6749, section 2.3.1)."""
+    return request.authorization is not None or request.form.find("client_secret") is not None
 
 
 def _check_client_id(claimed: str | None, proven: str) -> None:

@@ -69,7 +69,7 @@ def watch() -> Iterator[Work]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "read", count)
         for name, (kind, curve, verify) in known.items():
-            patch.setitem(jws._ALGORITHMS, name, (kind, curve, note(name, verify)))  # type: ignore[arg-type]
+            patch.setitem(jws._ALGORITHMS, name, (kind, curve, note(name, verify)))
         yield work
 
 

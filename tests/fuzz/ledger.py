@@ -6,7 +6,10 @@ appears in the source and stands in neither table fails a test, and so does one 
 
 from __future__ import annotations
 
+from tests.fuzz.services import SERVICES
+
 FUZZED: dict[str, str] = {
+    **SERVICES,
     "agent-answer": """
         agent.connection._load_credential
         agent.connection._read_body
@@ -335,34 +338,6 @@ FUZZED: dict[str, str] = {
     "subject-token": """
         operations.livetoken.read_end
         operations.livetoken.read_own_token
-    """,
-    "bearers": """
-        sdk.asgi._read_request
-        sdk.resource.ProtectedResource.read_sight
-    """,
-    "issuer": """
-        sdk.issuer.Issuer._read_refusal
-        sdk.issuer.Issuer.read_metadata
-        sdk.issuer._read_object
-        sdk.issuer._read_retry
-        sdk.keys._load
-    """,
-    "shown-token": """
-        sdk.validator._read_certificate
-        sdk.validator._read_confirmation
-    """,
-    "wsgi": """
-        sdk.wsgi.TokenMiddleware._read
-        sdk.wsgi.find_certificate
-    """,
-    "request-url": """
-        sdk.requests._read_origin
-    """,
-    "decode": """
-        cli.decoding.decode_token
-        cli.decoding.read_keys
-        cli.secrets.read_token
-        cli.token.decode
     """,
 }
 """By target: the functions that its inputs reach."""

@@ -6,7 +6,10 @@ appears in the source and stands in neither table fails a test, and so does one 
 
 from __future__ import annotations
 
+from tests.fuzz.services import SERVICES
+
 FUZZED: dict[str, str] = {
+    **SERVICES,
     "agent-answer": """
         agent.connection._load_credential
         agent.connection._read_body
@@ -246,6 +249,7 @@ FUZZED: dict[str, str] = {
     "workload-answer": """
         cli.svid._render_crl
         cli.svid._render_key
+        sdk.credential.X509Credential.show
         sdk.tls._load
         sdk.workload.WorkloadApi.validate_jwt
         sdk.workload._convert_update
@@ -314,6 +318,7 @@ FUZZED: dict[str, str] = {
         core.jose.dpop.read_proof
     """,
     "oauth-form": """
+        server.http.oauth.OAuthEndpoints._read_request
         server.http.oauth._read_body
         server.http.oauth._read_rest
         wire.oauth.form.parse_form
@@ -369,8 +374,10 @@ ELSEWHERE: dict[str, str] = {
     """,
     "it runs transactions, or gathers what they find": """
         operations.declaration.read_bundle
+        operations.bearer.TokenJudge.read_bundle
         operations.dpop._load
         live.snapshot.Snapshot.load
+        live.tokens.TokenRevocations.load
         operations.admission.read_identities
         operations.crl.PublishCrls._read
         operations.feed.FollowJournal._read_news
@@ -409,6 +416,7 @@ ELSEWHERE: dict[str, str] = {
         agent.files._render_bundle
         agent.files._render_svid
         issuance.ca._load_key
+        issuance.accesstoken.load_token_key
         issuance.crl.<module>
         issuance.crl.lint_crl
         issuance.crl.list_serials
@@ -420,7 +428,10 @@ ELSEWHERE: dict[str, str] = {
         issuance.x509svid._check_point
         issuance.x509tbs.<module>
         live.recent.read_change
+        live.recent._read_token
         operations.node.SyncNode._collect
+        operations.bearer.TokenJudge._load
+        operations.bearer._load_signers
         operations.servercert.CertifyServer.__call__
         operations.servercert.ServerPair.not_after
         operations.succession._store
@@ -439,7 +450,6 @@ ELSEWHERE: dict[str, str] = {
         cli.main.LazyGroup.parse_args
         cli.manifest._read_bytes
         cli.manifest._read_manifests
-        cli.svid._read_token
         cli.terminal.make_request
         store.postgres.parse_url
     """,

@@ -25,8 +25,10 @@ from troth.live.bundle import make_bundle
 from troth.manifests.reading import parse_manifests
 from troth.operations.client import _read_assertion
 from troth.operations.svidclient import read_jwt_svid
-from troth.server.http.oauth import MAX_BODY, _read_body
+from troth.server.http.oauth import MAX_BODY, OAuthEndpoints, _read_body
+from troth.server.settings import Limits as ServerLimits
 from troth.wire.oauth.form import MAX_REPEATED, parse_form
+from troth.wire.oauth.request import OAuthRequest
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DOMAIN = TrustDomain("example.org")
@@ -47,29 +49,49 @@ FORM = urlencode(
 ).encode()
 
 
-@fuzz(mutated(FORM, b"a=1&a=2", b"resource=a&resource=b", b"%ff=%00"))
-def fuzz_oauth_form(body: bytes) -> None:
-    """Read in pieces as a connection gives them, then as a form."""
+_FORM_HEADER = (b"content-type", b"application/x-www-form-urlencoded")
+_HEADERS = st.lists(
+    st.tuples(
+        st.sampled_from([b"content-type", b"host", b"dpop", b"authorization", b"accept"]),
+        mutated(b"application/x-www-form-urlencoded; charset=utf-8", b"localhost:8443", b"a, b"),
+    ),
+    max_size=3,
+)
 
-    async def read() -> bytes:
-        pieces = [body[:7], body[7:]]
 
-        async def receive() -> dict[str, Any]:
-            return {
-                "type": "http.request",
-                "body": pieces.pop(0),
-                "more_body": bool(pieces),
-            }
+def _send_in_pieces(body: bytes) -> Any:
+    pieces = [body[:7], body[7:]]
 
-        return await _read_body(receive, 5)
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
 
+    return receive
+
+
+@fuzz(
+    st.tuples(
+        mutated(FORM, b"a=1&a=2", b"resource=a&resource=b", b"%ff=%00"),
+        st.just([_FORM_HEADER]) | _HEADERS.map(lambda more: [_FORM_HEADER, *more]) | _HEADERS,
+    )
+)
+def fuzz_oauth_form(found: tuple[bytes, list[tuple[bytes, bytes]]]) -> None:
+    """Read in pieces as a connection gives them, then as a form; and the request around it."""
+    body, headers = found
+    scope = {"scheme": "https", "path": "/oauth/token", "query_string": b"", "headers": headers}
+    endpoints = OAuthEndpoints(None, ServerLimits())  # type: ignore[arg-type]  # asked by nobody
+
+    def read_request() -> OAuthRequest:
+        return asyncio.run(endpoints._read_request(scope, _send_in_pieces(body)))
+
+    request = answer(read_request)
     try:
-        whole = asyncio.run(read())
+        whole = asyncio.run(_read_body(_send_in_pieces(body), 5))
     except TrothError:
         assert len(body) > MAX_BODY
         return
     assert whole == body
     form = answer(parse_form, whole)
+    assert request is None or request.form == form
     if form is not None:
         assert all(1 <= len(values) <= MAX_REPEATED for values in form.fields.values())
         assert all(all(values) for values in form.fields.values())

@@ -19,8 +19,10 @@ from tests.fuzz import (
     outsiders,
     protobufs,
     sdk,
+    shown,
     sockets,
     store,
+    terminal,
     tokens,
     workload,
 )
@@ -40,6 +42,7 @@ MODULES = (
     files,
     backups,
     sdk,
+    shown,
     oauth,
     bearers,
     tokens,
@@ -47,6 +50,7 @@ MODULES = (
     workload,
     sockets,
     store,
+    terminal,
 )
 
 TARGETS: dict[str, Target] = {

@@ -76,7 +76,14 @@ _HEADERS = st.dictionaries(st.sampled_from(["retry-after"]), mutated_text("5", "
 _ANSWERS = st.builds(Answer, st.sampled_from([200, 302, 400, 401, 429, 500]), _HEADERS, _DOCUMENTS)
 
 
-@fuzz(st.tuples(st.none() | _ANSWERS, st.lists(_ANSWERS, min_size=1, max_size=2)))
+_KEY_SETS = json_documents({"keys": [*_SERVER.published, {"kty": "RSA"}, 7]})
+_WITH_KEYS = _KEY_SETS.map(lambda body: (None, [Answer(200, {}, body)]))
+
+
+@fuzz(
+    st.tuples(st.none() | _ANSWERS, st.lists(_ANSWERS, min_size=1, max_size=2)) | _WITH_KEYS,
+    examples=120,
+)
 def fuzz_issuer(found: tuple[Answer | None, list[Answer]]) -> None:
     """Whatever an issuer says of itself and to requests is taken, or refused in a sentence."""
     metadata, answers = found

@@ -22,6 +22,7 @@ from tests.fakes.issuer import FakeIssuer, encode_spki
 from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import JSON, mutated, mutated_der, mutated_text
 from troth.cli.svid import view_update, write_svids
+from troth.sdk.credential import X509Credential
 from troth.sdk.tls import Contexts, Pair
 from troth.sdk.workload import WorkloadApi
 from troth.wire.protobuf import build_messages
@@ -110,6 +111,14 @@ def open_agent() -> Iterator[Stage]:
             thread.join()
             loop.run_until_complete(agent.close())
             loop.close()
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the agent gave, as whoever asks for tokens holds it."""
+
+    spiffe_id: str
+    pair: Pair
 
 
 # Its answers
@@ -208,4 +217,6 @@ def fuzz_workload_answer(data: bytes, stage: Stage) -> None:
     answer(write_svids, stage.folder, update, internal=True)
     for svid in update.svids:
         assert all(der[:1] == b"\x30" for der in (*svid.chain, *svid.bundle))
-        answer(Contexts().install, Pair(svid.key, svid.chain, svid.bundle), internal=True)
+        pair = Pair(svid.key, svid.chain, svid.bundle)
+        answer(Contexts().install, pair, internal=True)
+        answer(X509Credential(Held(svid.spiffe_id, pair)).show, "https://localhost", internal=True)

@@ -11,7 +11,7 @@ from enum import Enum
 
 from troth.core.events import SealedEvent
 from troth.identity.identity import State
-from troth.issuance.authorities import Use
+from troth.issuance.authorities import TOKEN_ALGORITHMS
 from troth.issuance.profiles import JWT_TTL_CEILING
 
 CAPACITY = 10_000
@@ -69,7 +69,7 @@ def read_change(sealed: SealedEvent) -> Change | None:
         end = datetime.fromisoformat(str(body["not_after"]))
         return Change(sealed.position, About.CERTIFICATE, str(body["serial"]), end)
     if kind == "authority.revoked" or (
-        kind == "authority.tainted" and body.get("use") == Use.TOKEN
+        kind == "authority.tainted" and body.get("use") in TOKEN_ALGORITHMS
     ):
         end = datetime.fromisoformat(str(body["not_after"]))
         return Change(sealed.position, About.AUTHORITY, str(body["key_id"]), end)

@@ -12,19 +12,18 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from troth.core.clock import Clock
 from troth.core.errors import Invalid, TrothError
 from troth.core.ids import SpiffeId, TrustDomain
 from troth.core.jose.claims import check_times, list_audiences
 from troth.core.jose.jwk import PublicKey, load_key
 from troth.core.jose.jws import Token, fits_algorithm, parse_token, verify_signature
+from troth.core.jose.nobody import verify_for_nobody
 from troth.identity.client import ClientKey
 from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.live.snapshot import Snapshot
-from troth.operations.assertion import OutsideIssuers, Unproven
+from troth.operations.assertion import OutsideIssuers, Unproven, check_type
 from troth.operations.assertion import digest_proof as digest_proof
 from troth.operations.declaration import read_bundle
 from troth.operations.svidclient import JWT_SPIFFE_ASSERTION, read_certificate, read_jwt_svid
@@ -49,9 +48,6 @@ UNKNOWN = (
     "tokens now."
 )
 """One sentence for all that depends on what is registered: an outsider learns nothing from it."""
-
-_NOBODY = ec.derive_private_key(1, ec.SECP256R1()).public_key()
-"""Whose signature is checked where no key is known: so that the answer takes as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +98,17 @@ class Authenticator:
         self._keys: dict[bytes, PublicKey] = {}
 
     async def authenticate(self, request: OAuthRequest) -> Proven:
-        """The client; raises `InvalidClient` (RFC 6749, section 5.2)."""
+        """The client; raises `InvalidClient`, or `Invalid` for who proves it in several ways
+        (RFC 6749, sections 2.3 and 5.2). A certificate beside an assertion isn't one: on the
+        mutual-TLS listener everybody shows one."""
         self._snapshot.check_fresh()
         form = request.form
         kind = form.find("client_assertion_type")
+        if _brings_secret(request) and (kind is not None or request.certificate is not None):
+            raise Invalid(
+                "Prove who you are in one way (RFC 6749, 2.3): there are no client secrets here, "
+                "so leave out the Authorization header and client_secret."
+            )
         if kind == JWT_BEARER_ASSERTION:
             return await self._prove(form.require("client_assertion"), form.find("client_id"))
         if kind == JWT_SPIFFE_ASSERTION:
@@ -184,7 +187,8 @@ class Authenticator:
             proven = await self._prove(form.require("assertion"), form.find("client_id"))
         except InvalidClient as error:
             raise blame_grant(error) from error
-        if form.find("client_assertion_type") is None and request.certificate is None:
+        silent = form.find("client_assertion_type") is None and request.certificate is None
+        if silent and not _brings_secret(request):
             return replace(proven, method="jwt_bearer")
         client = await self.authenticate(request)
         if client.client_id != proven.client_id:
@@ -195,12 +199,18 @@ class Authenticator:
         client_id = _check_names(token, claimed)
         now = self._clock.now()
         end = self._check_terms(token, now)
+        live = self._snapshot.facts.find_named(client_id) is not None
         identity = await self.find_identity(client_id)
         kid = token.header.get("kid")
         key = identity.client.find_key(kid if isinstance(kid, str) else None) if identity else None
-        self._verify(token, key)
-        if identity is None or not self.may_hold(identity, now):
-            raise InvalidClient(UNKNOWN)
+        try:
+            self._verify(token, key)
+            if identity is None or not self.may_hold(identity, now):
+                raise InvalidClient(UNKNOWN)
+        except InvalidClient:
+            if live:  # so that the answer takes as long as for one that had to be looked up
+                await self._look_up(client_id)
+            raise
         proof = digest_proof("assertion", client_id, str(token.claims["jti"]))
         return Proven(identity, "private_key_jwt", {proof: end + LEEWAY})
 
@@ -209,6 +219,7 @@ class Authenticator:
         (RFC 7523, section 3)."""
         claims = token.claims
         try:
+            check_type(token)
             check_times(claims, now, LEEWAY)
             meant = list_audiences(claims)
         except Invalid as error:
@@ -233,6 +244,13 @@ class Authenticator:
         known = facts.find_named(client_id)
         if known is not None:
             return known
+        found = await self._look_up(client_id)
+        if found is not None:
+            facts.remember(found, epoch)
+        return found
+
+    async def _look_up(self, client_id: str) -> Identity | None:
+        """The living identity of that SPIFFE ID, from the store."""
         try:
             spiffe_id = SpiffeId.parse(client_id)
         except TrothError:
@@ -240,8 +258,6 @@ class Authenticator:
         if spiffe_id.trust_domain != self._trust_domain:
             return None
         found = await self._store.read(lambda tx: tx.identities.list_living_at([spiffe_id]))
-        for identity in found:
-            facts.remember(identity, epoch)
         return found[0] if found else None
 
     async def _find_called(self, name: str) -> Identity | None:
@@ -263,15 +279,14 @@ class Authenticator:
     def _verify(self, token: Token, key: ClientKey | None) -> None:
         """Raise `InvalidClient` unless `key` signed the assertion."""
         algorithm = str(token.header["alg"])
-        known = _NOBODY if key is None else self._load(key.public_key)
-        if not fits_algorithm(algorithm, known):
-            known, algorithm, key = _NOBODY, "ES256", None
+        known = None if key is None else self._load(key.public_key)
         try:
-            verify_signature(algorithm, known, token.signing_input, token.signature)
+            if known is None or not fits_algorithm(algorithm, known):
+                verify_for_nobody(token)
+            else:
+                verify_signature(algorithm, known, token.signing_input, token.signature)
         except Invalid as error:
             raise InvalidClient(UNKNOWN) from error
-        if key is None:
-            raise InvalidClient(UNKNOWN)
 
     def _load(self, public_key: bytes) -> PublicKey:
         found = self._keys.get(public_key)
@@ -280,6 +295,11 @@ class Authenticator:
                 self._keys.clear()
             found = self._keys[public_key] = load_key(public_key)
         return found
+
+
+def _brings_secret(request: OAuthRequest) -> bool:
+    """Whether a client tries to prove itself by a secret (RFC 6749, section 2.3.1)."""
+    return request.authorization is not None or request.form.find("client_secret") is not None
 
 
 def _check_client_id(claimed: str | None, proven: str) -> None:

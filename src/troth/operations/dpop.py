@@ -9,7 +9,7 @@ that no proof was made long in advance.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,7 +18,7 @@ import msgspec
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, TrothError
-from troth.core.jose.dpop import LEEWAY, MAX_AGE, read_proof
+from troth.core.jose.dpop import LEEWAY, MAX_AGE, normalise_url, read_proof
 from troth.core.jose.jwk import encode_base64url
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -40,12 +40,16 @@ class Bound:
 
 
 class DpopVerifier:
-    """Takes proofs, and gives out nonces for them. Belongs to one event loop."""
+    """Takes proofs, and gives out nonces for them. Belongs to one event loop.
 
-    def __init__(self, store: Store, clock: Clock, entropy: Entropy) -> None:
+    `urls` are the endpoints that take them, as the metadata name them.
+    """
+
+    def __init__(self, store: Store, clock: Clock, entropy: Entropy, urls: Collection[str]) -> None:
         self._store = store
         self._clock = clock
         self._entropy = entropy
+        self._urls = frozenset(map(normalise_url, urls))
         self._nonces: dict[int, str] = {}
         self._looked = -1.0
 
@@ -53,6 +57,12 @@ class DpopVerifier:
         """What the proof for a request to `url` binds to; `UseDpopNonce` without a nonce of ours
         [8], `InvalidDpopProof` if it is none [5]."""
         now = self._clock.now()
+        # Who sends a request writes its Host: it must not make a proof for others one for us.
+        if normalise_url(url) not in self._urls:
+            raise InvalidDpopProof(
+                "The request came to a name that isn't this server's: use the endpoints of its "
+                "metadata, and make the DPoP proof for them."
+            )
         try:
             proof = read_proof(text, method, url, now)
         except TrothError as error:

@@ -129,7 +129,7 @@ def read_claims(claims: Mapping[str, Any], bundle: Bundle) -> SubjectToken:
     """What the claims of a verified access token say about delegation; else `Invalid`."""
     try:
         found = msgspec.convert(claims, _Claims)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         raise Invalid("The token's claims are none of ours.") from error
     if not isinstance(found.aud, str):
         raise Invalid("The token is for several resources; exchange one that is for one alone.")

@@ -12,7 +12,7 @@ import structlog
 from troth.core.events import SealedEvent
 from troth.core.ids import IdentityId, SpiffeId
 from troth.identity.identity import State
-from troth.issuance.authorities import Authority, AuthorityState, Use
+from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority, AuthorityState, Use
 from troth.issuance.profiles import JWT_TTL_CEILING, TOKENS_OVER
 from troth.live.recent import mark_event
 from troth.live.snapshot import CUT_OFF, INDIFFERENT, Seed, Snapshot
@@ -44,7 +44,8 @@ async def read_seed(store: Store, now: datetime) -> Seed:
             revoked=dict(tx.certificates.list_revoked(now)),
             distrusted={
                 name_key(authority): authority.not_after
-                for authority in (*tx.authorities.list(Use.X509), *tx.authorities.list(Use.TOKEN))
+                for use in (Use.X509, *TOKEN_ALGORITHMS)
+                for authority in tx.authorities.list(use)
                 if _is_distrusted(authority) and authority.not_after > now
             },
             tokens=dict(tx.token_revocations.list_tokens(now)),
@@ -63,7 +64,7 @@ async def read_seed(store: Store, now: datetime) -> Seed:
 
 def _is_distrusted(authority: Authority) -> bool:
     """A certificate of a tainted authority is replaced while it lasts; a token counts no more."""
-    tainted = authority.use is Use.TOKEN and authority.state is AuthorityState.TAINTED
+    tainted = authority.use in TOKEN_ALGORITHMS and authority.state is AuthorityState.TAINTED
     return tainted or authority.state is AuthorityState.REVOKED
 
 

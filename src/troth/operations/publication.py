@@ -31,6 +31,11 @@ class Publication(Protocol):
         """The URL under which the public listener is reached from outside."""
         ...
 
+    @property
+    def mutual_origin(self) -> str:
+        """Likewise of the mutual-TLS listener."""
+        ...
+
     async def show_bundle(self) -> bytes:
         """The SPIFFE bundle document (JSON) of this trust domain."""
         ...

@@ -73,6 +73,8 @@ class Journaled:
     async def __call__(self, call: Call[OAuthRequest]) -> Any:
         """What the operation answers; a refusal is told, and raised on."""
         try:
+            if call.body.fault is not None:
+                raise call.body.fault
             return await self.operation(call)
         except TrothError as error:
             await self.refusals.tell(call, error)

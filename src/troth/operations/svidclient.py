@@ -56,7 +56,8 @@ def read_jwt_svid(
     """The SPIFFE ID of a JWT-SVID that is meant for this server alone; else `InvalidClient`.
 
     It may be shown again until it ends: agents hand the same one out while it is good. So it must
-    name nobody else as audience, who could show it here.
+    name nobody else as audience, who could show it here. What a tainted authority signed proves
+    nothing: somebody else may hold its key.
     """
     keys = [
         render_jwk(derive_key_id(authority.public_key), authority.public_key, "jwt-svid")

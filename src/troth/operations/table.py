@@ -72,7 +72,7 @@ from troth.operations.token_revocation import RevokeTokens, SurrenderToken, rest
 from troth.operations.tokens import TokenGatherer
 from troth.operations.txntoken import ExchangeForEither, IssueTxnToken, TxnTokenMaker
 from troth.store.engine import Store
-from troth.wire.oauth.routes import OAUTH_ROUTES
+from troth.wire.oauth.routes import OAUTH_ROUTES, TOKEN_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,8 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     sealer = TokenSealer(p.keystore, p.entropy)
     gatherer = TokenGatherer(p.store, p.keystore, sealer)
     maker = TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin)
-    dpop = DpopVerifier(p.store, p.clock, p.entropy)
+    urls = [f"{one}{TOKEN_PATH}" for one in (origin, p.publication.mutual_origin)]
+    dpop = DpopVerifier(p.store, p.clock, p.entropy, urls)
     refusals = RefusalJournal(p.store, p.clock)
     delegates = Delegates(p.store, p.snapshot)
     request = RequestToken(p.store, p.snapshot, authenticator, dpop, maker, delegates)

@@ -137,7 +137,10 @@ class SurrenderToken:
             await self.store.transact(lambda tx: use_up(tx, client))
         if isinstance(found, Verified) and not mine:
             reason = "A client can't surrender the token of another one."
-            await self.restraint.rejections.record(call, client, Rejected(reason, found))
+            found = Rejected(reason, found)
+        elif isinstance(found, Verified) or found.token is not None:
+            return  # it ended before, as tokens do
+        await self.restraint.rejections.record(call, client, found)
 
     async def _revoke(self, call: Call[OAuthRequest], client: Proven, token: Verified) -> None:
         now = self.clock.now()

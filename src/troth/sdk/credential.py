@@ -15,9 +15,10 @@ from typing import Protocol
 
 from cryptography import x509
 
-from troth.core.errors import Denied, Unavailable
+from troth.core.errors import Denied, Invalid, Unavailable
 from troth.core.ids import SpiffeId
 from troth.core.jose.jwk import encode_base64url
+from troth.core.x509 import UNREADABLE
 from troth.sdk.following import SERVER_PATH
 from troth.sdk.tls import Pair, make_api_context
 from troth.sdk.workload import WorkloadApi
@@ -83,13 +84,16 @@ class X509Credential:
         pair, known = require_pair(self._holder), self._known
         if known is not None and known[0] is pair:
             return known[1]
-        leaf = x509.load_der_x509_certificate(pair.chain[0])
         spiffe_id = self._holder.spiffe_id
+        try:
+            end = x509.load_der_x509_certificate(pair.chain[0]).not_valid_after_utc
+        except UNREADABLE as error:
+            raise Invalid("The certificate that the agent gave can't be read.") from error
         shown = Shown(
             [("client_id", spiffe_id)],
             make_context(pair, spiffe_id),
             thumbprint(pair.chain[0]),
-            leaf.not_valid_after_utc,
+            end,
         )
         self._known = (pair, shown)
         return shown

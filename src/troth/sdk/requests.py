@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from requests import PreparedRequest, Response
 from requests.auth import AuthBase
 
+from troth.core.errors import Invalid
 from troth.sdk.challenge import blames_token
 from troth.sdk.client import AccessToken
 from troth.sdk.tokens import TokenSource
@@ -36,11 +37,13 @@ class TokenAuth(AuthBase):
         self._source = source
         self._resource = resource
         self._scopes = scopes
-        self._origin = _read_origin(urlsplit(origin or resource))
+        self._origin = _read_origin(origin or resource)
+        if self._origin is None:
+            raise Invalid(f"{(origin or resource)[:200]!r} is no URL.")
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
         """Sign a request that is about to be sent."""
-        if _read_origin(urlsplit(r.url or "")) != self._origin:
+        if _read_origin(r.url or "") != self._origin:
             return r
         token = self._source.fetch(self._resource, self._scopes)
         r.headers["Authorization"] = token.header
@@ -72,6 +75,12 @@ class TokenAuth(AuthBase):
         return fresh
 
 
-def _read_origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+def _read_origin(url: str) -> tuple[str, str | None, int | None] | None:
+    """Scheme, host and port; None for what is no URL, whatever it is requested with."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
     default = {"https": 443, "http": 80}.get(parts.scheme)
-    return parts.scheme, parts.hostname, parts.port or default
+    return parts.scheme, parts.hostname, port or default

@@ -237,7 +237,7 @@ class ProtectedResource:
 
 def quote_path(path: str) -> str:
     """A decoded path as a client would have sent it: for servers that don't keep the original."""
-    return quote(path, safe="/:@!$&'()*+,;=~-._")
+    return quote(path, safe="/:@!$&'()*+,;=~-._", errors="surrogatepass")
 
 
 def _find_status(error: TrothError) -> int:

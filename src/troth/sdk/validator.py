@@ -166,7 +166,9 @@ class TokenValidator:
         text = sight.token
         if len(text) > MAX_TOKEN_SIZE:
             raise InvalidToken("The token is longer than any of ours.")
-        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+        if not text.isascii():
+            raise InvalidToken("The token is no JWT: those are of ASCII characters alone.")
+        digest = hashlib.sha256(text.encode("ascii")).digest()
         seen = self._seen.get(digest)
         if seen is None or seen.kid not in self._keys.usable:
             seen = self._meet(text)
@@ -270,12 +272,16 @@ def _note(kid: str, claims: Mapping[str, Any], kind: Kind) -> _Seen:
     parties = kind.list_parties(claims)
     certificate, proof_key = _read_confirmation(claims)
     scope = claims.get("scope", "")
+    try:
+        expires_at = datetime.fromtimestamp(claims["exp"], UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidToken("The token's exp is no moment that a calendar has.") from error
     valid = ValidToken(
         subject=claims["sub"],
         client_id=parties[1],
         actors=list_actors(claims),
         scopes=frozenset(scope.split() if isinstance(scope, str) else ()),
-        expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+        expires_at=expires_at,
         jti=claims["jti"],
         claims=claims,
     )

@@ -52,7 +52,12 @@ def test_tokens_that_ended() -> None:
     assert read_change(sealed(4, "token.revoked", **fields)) == Change(
         4, About.BEARER, WEB, end, None, moment
     )
-    for use, distrusted in (("access-token", True), ("x509-svid", False)):
+    for use, distrusted in (
+        ("access-token", True),
+        ("access-eddsa", True),
+        ("access-rs256", True),
+        ("x509-svid", False),
+    ):
         fields = {"key_id": "k", "use": use, "not_after": end.isoformat()}
         assert bool(read_change(sealed(5, "authority.tainted", **fields))) == distrusted
 

@@ -104,10 +104,10 @@ async def test_a_nonce_ends_and_a_foreign_one_is_none(house: FakeHouse) -> None:
 @in_house
 async def test_two_servers_take_each_other_s_nonces(house: FakeHouse) -> None:
     parts = house.parts
-    one, two = (DpopVerifier(parts.store, parts.clock, parts.entropy) for _ in range(2))
+    one, two = (DpopVerifier(parts.store, parts.clock, parts.entropy, [URL]) for _ in range(2))
     nonce = await one.make_nonce()
     assert await two.make_nonce() == nonce
-    three = DpopVerifier(parts.store, parts.clock, parts.entropy)
+    three = DpopVerifier(parts.store, parts.clock, parts.entropy, [URL])
     bound = await three.verify(prove(house.clock.now(), nonce=nonce), "POST", URL)
     assert bound.confirmation["jkt"]
 

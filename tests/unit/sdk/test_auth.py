@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from tests.fakes.oauth import API, FakeAuthorizationServer, FakeCredential
+from troth.core.errors import Invalid
 from troth.sdk.challenge import blames_token
 from troth.sdk.client import OAuthClient
 from troth.sdk.httpx import TokenAuth as HttpxAuth
@@ -159,3 +160,17 @@ def test_requests_sends_a_token_and_another_one_if_it_was_refused(
 )
 def test_a_challenge_blames_the_token_or_it_doesn_t(status, challenge, blamed) -> None:
     assert blames_token(status, [challenge]) is blamed
+
+
+@pytest.mark.parametrize("url", ["other://[::1]:99999/", ":", "other:x"])
+def test_requests_shows_the_token_to_nobody_whose_url_can_t_be_read(
+    source: TokenSource, url: str
+) -> None:
+    request = requests.PreparedRequest()
+    request.prepare(method="GET", url=url)
+    assert "Authorization" not in RequestsAuth(source, API)(request).headers
+
+
+def test_requests_wants_an_origin_that_can_be_read(source: TokenSource) -> None:
+    with pytest.raises(Invalid, match="is no URL"):
+        RequestsAuth(source, API, origin="https://[::1]:99999/")

@@ -20,7 +20,7 @@ from troth.policy.resource import Binding
 from troth.sdk.asgi import TokenMiddleware
 from troth.sdk.credential import thumbprint
 from troth.sdk.errors import InvalidToken
-from troth.sdk.resource import TOKEN, ProtectedResource, Route
+from troth.sdk.resource import TOKEN, ProtectedResource, Route, quote_path
 from troth.sdk.validator import TokenValidator
 from troth.sdk.wsgi import TokenMiddleware as WsgiMiddleware
 from troth.wire.api.problems import Unreachable
@@ -222,6 +222,10 @@ def test_a_route_never_matches_what_programs_read_in_several_ways(path: str, met
         assert parts[:2] == ["", "files"]
         assert not {".", ".."} & set(parts)
         assert "" not in parts[1:-1]
+
+
+def test_a_path_that_no_client_could_send_reaches_nothing() -> None:
+    assert quote_path("/a\ud800b/é") == "/a%ED%A0%80b/%C3%A9"
 
 
 def test_tokens_in_the_query_count_for_nothing(stage: Stage) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from troth.core.errors import Invalid
 
-_MAX_TIME = 1 << 53
+MAX_TIME = 1 << 53
 """Seconds; JSON may hold integers that no float can, and a float is what the clock gives."""
 
 
@@ -44,6 +44,6 @@ def _read_time(claims: Mapping[str, Any], name: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Invalid(f"The token's {name} must be a number of seconds.")
-    if not abs(value) <= _MAX_TIME:  # NaN and infinity among them
+    if not abs(value) <= MAX_TIME:  # NaN and infinity among them
         raise Invalid(f"The token's {name} must be a number of seconds.")
     return value

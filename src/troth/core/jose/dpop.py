@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from troth.core.errors import Invalid
+from troth.core.jose.claims import MAX_TIME
 from troth.core.jose.jwk import encode_base64url, load_jwk, thumbprint_jwk
 from troth.core.jose.jws import parse_token, verify_token
 
@@ -61,7 +62,7 @@ def read_proof(
         raise Invalid(f"The DPoP proof needs a jti of 1 to {MAX_JTI} characters, a new one each.")
     if claims.get("htm") != method:
         raise Invalid("The DPoP proof's htm is not the method of this request.")
-    if _normalise(claims.get("htu")) != _normalise(url):
+    if normalise_url(claims.get("htu")) != normalise_url(url):
         raise Invalid("The DPoP proof's htu is not the URL of this request.")
     if access_token is not None and claims.get("ath") != _hash(access_token):
         raise Invalid("The DPoP proof's ath is not the hash of the access token.")
@@ -75,7 +76,8 @@ def _read_time(claims: Mapping[str, Any], now: datetime) -> datetime:
     made = claims.get("iat")
     if isinstance(made, bool) or not isinstance(made, int | float):
         raise Invalid("The DPoP proof has no iat.")
-    age = now.timestamp() - made
+    # JSON may hold integers that no float can.
+    age = now.timestamp() - max(-MAX_TIME, min(made, MAX_TIME))
     if not -LEEWAY.total_seconds() <= age <= MAX_AGE.total_seconds():
         raise Invalid("The DPoP proof's iat is too far from now; make a new one for each request.")
     return now - timedelta(seconds=age)
@@ -86,7 +88,7 @@ def _hash(access_token: str) -> str:
     return encode_base64url(hashlib.sha256(access_token.encode("ascii", "replace")).digest())
 
 
-def _normalise(url: object) -> str:
+def normalise_url(url: object) -> str:
     """Scheme and host in lower case, no default port, a path, no query or fragment [4.3]."""
     if not isinstance(url, str):
         return ""

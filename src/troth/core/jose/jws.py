@@ -98,8 +98,13 @@ def _load_object(raw: bytes) -> dict[str, Any]:
         raise Invalid(f"The token's header and claims may be nested {MAX_DEPTH} levels deep.")
     try:
         value = STRICT_JSON.decode(raw.decode())
+        if b"\\u" in raw:
+            # Half a surrogate pair is no character, and nothing could be written with it.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise Invalid("The token's header and claims must be JSON, each name once.") from error
+        raise Invalid(
+            "The token's header and claims must be JSON of whole characters, each name once."
+        ) from error
     if not isinstance(value, dict):
         raise Invalid("The token's header and claims must be JSON objects.")
     return value

@@ -20,7 +20,7 @@ from troth.server.http.exchange import connection_of, request_id_of, span_of
 from troth.server.settings import Limits
 from troth.wire.oauth.answers import Refusal, plain_text
 from troth.wire.oauth.errors import UseDpopNonce, name_error
-from troth.wire.oauth.form import MEDIA_TYPE, parse_form
+from troth.wire.oauth.form import MEDIA_TYPE, Form, parse_form
 from troth.wire.oauth.introspection import Signed
 from troth.wire.oauth.request import OAuthRequest
 from troth.wire.oauth.routes import OAUTH_ROUTES, choose_operation
@@ -64,27 +64,34 @@ class OAuthEndpoints:
         path = scope["path"]
         if scope["method"] != "POST":
             raise _WrongMethod
-        if scope["query_string"]:
-            raise Invalid("Parameters belong into the body: addresses end up in logs (RFC 6749).")
         span = span_of(scope)
         span.rename(f"POST {path}")
         span.note(http_route=path)
+        try:
+            request = await self._read_request(scope, receive)
+        except TrothError as error:
+            request = OAuthRequest(Form({}), fault=error)
+        name = choose_operation(path, request.form)
+        caller = await accept_anybody(scope)
+        request_id = RequestId(request_id_of(scope))
+        return await self.dispatcher.call(name, caller, request_id, request)
+
+    async def _read_request(self, scope: Any, receive: Any) -> OAuthRequest:
+        """The request; `Invalid` or `TooLarge` for one that is none."""
+        if scope["query_string"]:
+            raise Invalid("Parameters belong into the body: addresses end up in logs (RFC 6749).")
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         _check_media_type(headers)
         form = parse_form(await _read_body(receive, self.limits.body_seconds))
         connection = connection_of(scope)
-        request = OAuthRequest(
+        return OAuthRequest(
             form,
             certificate=connection.certificate if connection else None,
             authorization=_find_header(headers, b"authorization"),
             dpop=_find_header(headers, b"dpop"),
-            url=f"{_find_origin(scope, headers)}{path}",
+            url=f"{_find_origin(scope, headers)}{scope['path']}",
             accept=_join_header(headers, b"accept"),
         )
-        name = choose_operation(path, form)
-        caller = await accept_anybody(scope)
-        request_id = RequestId(request_id_of(scope))
-        return await self.dispatcher.call(name, caller, request_id, request)
 
 
 def _render(answer: Any) -> tuple[bytes, bytes]:

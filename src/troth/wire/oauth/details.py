@@ -64,7 +64,7 @@ def read_details(claim: object) -> list[ActionDetail]:
         return []
     try:
         return msgspec.convert(claim, _Details)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, UnicodeError, RecursionError) as error:
         raise Invalid("The token's authorization_details are none of ours.") from error
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from troth.wire.oauth.form import Form
 from troth.wire.oauth.metadata import TOKEN_EXCHANGE
 
+TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 OAUTH_ROUTES: Mapping[str, str] = {
-    "token.request": "/oauth/token",
+    "token.request": TOKEN_PATH,
     "token.introspect": "/oauth/introspect",
     "token.surrender": "/oauth/revoke",
-    "token.exchange": "/oauth/token",
+    "token.exchange": TOKEN_PATH,
 }
 METADATA_PATHS = (
     "/.well-known/oauth-authorization-server",  # RFC 8414, section 3

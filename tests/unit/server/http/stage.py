@@ -34,6 +34,7 @@ from troth.server.settings import Limits
 from troth.server.tls import ServerTls
 from troth.wire.api import nodes
 from troth.wire.api.routes import ROUTES
+from troth.wire.oauth.routes import OAUTH_ROUTES
 
 AGENT = "spiffe://troth.test/troth/node/n1"
 
@@ -215,7 +216,7 @@ class Documents:
         self.obstacles: list[str] = []
         self.missing = False
 
-    origin = "https://localhost:8443"
+    origin, mutual_origin = "https://localhost:8443", "https://localhost:8444"
 
     async def show_bundle(self) -> bytes:
         if self.missing:
@@ -346,7 +347,10 @@ async def open_stage(
     server = authority.issue()
     tls = ServerTls(server.chain, server.key, [authority.der])
     dispatcher = Dispatcher(
-        {route.name: operations.run for route in ROUTES if not route.stream},
+        {
+            **{route.name: operations.run for route in ROUTES if not route.stream},
+            **dict.fromkeys(OAUTH_ROUTES, operations.run),
+        },
         {route.name: operations.open for route in ROUTES if route.stream},
         clock,
         SeededEntropy(),

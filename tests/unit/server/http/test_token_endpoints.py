@@ -176,10 +176,14 @@ def test_what_is_no_proper_request_gets_the_standards_error(path: str, tmp_path:
             await desk.post(path, form, FORM, (b"content-encoding", b"gzip")),
             await desk.post(path, b"", FORM, query_string=form),
             await desk.post(path, form + b"&x=%ff", FORM),
+            await desk.post(path, form, FORM, (b"dpop", b"a.b.c"), (b"dpop", b"a.b.c")),
         ]
         for answer in wrong:
             assert (answer.status, answer.json["error"]) == (400, "invalid_request")
             assert desk.token not in answer.body.decode()
+        told = (await desk.house.events("token.refused"))[-len(wrong) :]
+        assert {one.body["error"] for one in told} == {"invalid_request"}
+        assert desk.token not in str(told)
         assert (await desk.post(path, b"", FORM, method="GET")).status == 405
         assert (await desk.post(path, b"x=" + b"y" * 70_000, FORM)).status == 413
 

@@ -15,6 +15,7 @@ from troth.core.ids import new_ordered_id
 from troth.identity.identity import Identity
 from troth.issuance.accesstoken import AccessToken, plan_access_token
 from troth.issuance.authorities import Authority, AuthorityState, find_token_use
+from troth.issuance.instance import INSTANCES, join_instances
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Call, Caller
@@ -54,7 +55,8 @@ doesn't return to one of them, so that what it was narrowed to there is never wi
 class Origin:
     """Whom a token speaks for, and what it takes over from the one it was exchanged for.
 
-    `jti` is that one's, and empty where there is none; `ends` are those of what was shown for it.
+    `jti` is that one's, and empty where there is none; `ends` are those of what was shown for it,
+    `instances` the running copies that obtained it.
     """
 
     subject: Identity
@@ -62,6 +64,7 @@ class Origin:
     actors: tuple[str, ...] = ()
     passed: tuple[str, ...] = ()
     ends: tuple[datetime, ...] = ()
+    instances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,8 @@ class TokenMaker:
         origin = origin or Origin(client.identity)
         now = self.clock.now()
         parties = (client.client_id, str(origin.subject.spiffe_id), *origin.actors)
-        self.snapshot.tokens.check_issuing(parties, now)
+        instances = join_instances(client.instance, origin.instances)
+        self.snapshot.tokens.check_issuing((*parties, *instances), now)
         authority = find_signer(bundle, now, resource.token.algorithm)
         token = plan_access_token(
             issuer=authority,
@@ -107,7 +111,7 @@ class TokenMaker:
             ttl=resource.token.ttl,
             ends=(client.identity.expires_at, *client.ends, *origin.ends),
             actors=origin.actors,
-            extra=_list_claims(access, resource, origin, may_act),
+            extra=_list_claims(access, resource, origin, may_act, instances),
             confirmation=client.confirmation,
             jti=new_ordered_id("tok", now, self.entropy),
             now=now,
@@ -127,7 +131,7 @@ class TokenMaker:
 
 
 def _list_claims(
-    access: Access, resource: Resource, origin: Origin, may_act: str
+    access: Access, resource: Resource, origin: Origin, may_act: str, instances: tuple[str, ...]
 ) -> Mapping[str, Any]:
     """The claims besides those of RFC 9068."""
     claims: dict[str, Any] = {}
@@ -145,6 +149,8 @@ def _list_claims(
         claims["may_act"] = {"sub": may_act}  # RFC 8693, section 4.4
     if origin.passed:
         claims[PASSED] = list(origin.passed)
+    if instances:
+        claims[INSTANCES] = list(instances)
     return claims
 
 

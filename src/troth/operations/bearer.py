@@ -19,6 +19,7 @@ from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.issuance.accesstoken import list_actors, verify_access_token
 from troth.issuance.authorities import TOKEN_ALGORITHMS, Use
+from troth.issuance.instance import list_instances
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.operations.declaration import read_bundle
@@ -30,11 +31,13 @@ class Verified:
     """A token of ours that hasn't expired, whatever has become of it since.
 
     `parties` are its subject, its client and its actors, each once; all of them must be good.
+    `instances` are the running copies that obtained it, as far as they are known.
     """
 
     claims: Mapping[str, Any]
     kid: str
     parties: tuple[str, ...]
+    instances: tuple[str, ...] = ()
 
     @property
     def jti(self) -> str:
@@ -105,11 +108,11 @@ class TokenJudge:
                 text, issuer_url=self._issuer_url, keys=self._load(bundle).keys, now=now
             )
             claims = token.claims
-            actors = list_actors(claims)
+            actors, instances = list_actors(claims), list_instances(claims)
         except TrothError as error:
             return Rejected(error.detail, evident=True)
         parties = dict.fromkeys((claims["sub"], claims["client_id"], *actors))
-        verified = Verified(claims, str(token.header["kid"]), tuple(parties))
+        verified = Verified(claims, str(token.header["kid"]), tuple(parties), instances)
         # By our own clock: leeway is for verifiers.
         if now.timestamp() >= claims["exp"]:
             return Rejected("The token has expired; get a fresh one.", verified, evident=True)
@@ -156,7 +159,7 @@ class TokenJudge:
         issued_at = token.claims.get("iat")
         if not isinstance(issued_at, int):
             return "The token has no iat."
-        ended = snapshot.tokens.find_ended(token.parties, issued_at)
+        ended = snapshot.tokens.find_ended((*token.parties, *token.instances), issued_at)
         if ended is not None:
             return f"All tokens of {ended} up to then were revoked."
         if token.kid in self._load(bundle).distrusted or snapshot.is_distrusted(token.kid):

@@ -58,6 +58,7 @@ class Presented:
     identity: Identity
     jti: str
     end: datetime
+    instances: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +92,26 @@ class TokenReader:
     async def _read_access_token(self, text: str, bundle: Bundle) -> Presented:
         bearer = _require(await self.judge.judge(text, bundle))
         token = bearer.token
-        return Presented(read_claims(token.claims, bundle), bearer.subject, token.jti, token.end)
+        said = read_claims(token.claims, bundle)
+        return Presented(said, bearer.subject, token.jti, token.end, token.instances)
 
     async def _read_svid(self, text: str, bundle: Bundle) -> Presented:
         """A JWT-SVID that is meant for this issuer: for any other server it proves nothing here."""
         now = self.clock.now()
         try:
-            subject = read_jwt_svid(text, bundle, self.trust_domain, (self.issuer_url,), now)
+            svid = read_jwt_svid(text, bundle, self.trust_domain, (self.issuer_url,), now)
         except InvalidClient as error:
             raise Invalid(error.detail) from error
         token = parse_token(text)
         if not isinstance(token.claims.get("jti"), str):
             raise Invalid("The token has no jti, by which the journal could name it.")
-        shown = Verified(token.claims, str(token.header.get("kid")), (subject,))
+        subject, instances = svid.spiffe_id, (svid.instance,) if svid.instance else ()
+        shown = Verified(token.claims, str(token.header.get("kid")), (subject,), instances)
         if shown.end <= now:  # by our own clock: leeway is for verifiers
             raise Invalid("The token has expired; get a fresh one.")
         bearer = _require(await self.judge.weigh(shown, bundle))
-        return Presented(SubjectToken(subject, subject), bearer.subject, shown.jti, shown.end)
+        said = SubjectToken(subject, subject)
+        return Presented(said, bearer.subject, shown.jti, shown.end, instances)
 
 
 def _require(found: Bearer | Rejected) -> Bearer:
@@ -198,6 +202,7 @@ class ExchangeToken:
             decided.passage.actors,
             decided.passage.passed,
             (subject.identity.expires_at, subject.end, actor_end),
+            subject.instances,
         )
         made = await self.maker.make(call, bundle, client, resource, decided.access, origin=origin)
         return msgspec.structs.replace(made, issued_token_type=ACCESS_TOKEN)

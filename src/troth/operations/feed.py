@@ -10,9 +10,9 @@ from typing import Protocol
 import structlog
 
 from troth.core.events import SealedEvent
-from troth.core.ids import IdentityId, SpiffeId
+from troth.core.ids import IdentityId
 from troth.identity.identity import State
-from troth.issuance.authorities import Authority, AuthorityState, Use
+from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority, AuthorityState, Use
 from troth.issuance.profiles import JWT_TTL_CEILING, TOKENS_OVER
 from troth.live.recent import mark_event
 from troth.live.snapshot import CUT_OFF, INDIFFERENT, Seed, Snapshot
@@ -44,11 +44,12 @@ async def read_seed(store: Store, now: datetime) -> Seed:
             revoked=dict(tx.certificates.list_revoked(now)),
             distrusted={
                 name_key(authority): authority.not_after
-                for authority in (*tx.authorities.list(Use.X509), *tx.authorities.list(Use.TOKEN))
+                for use in (Use.X509, *TOKEN_ALGORITHMS)
+                for authority in tx.authorities.list(use)
                 if _is_distrusted(authority) and authority.not_after > now
             },
             tokens=dict(tx.token_revocations.list_tokens(now)),
-            issued_until=_find_last([(n, at) for n, at, _ in retired] + ended),
+            issued_until=_find_last([(str(n), at) for n, at, _ in retired] + ended),
             ended={
                 str(name): now + JWT_TTL_CEILING
                 for name in (
@@ -63,14 +64,14 @@ async def read_seed(store: Store, now: datetime) -> Seed:
 
 def _is_distrusted(authority: Authority) -> bool:
     """A certificate of a tainted authority is replaced while it lasts; a token counts no more."""
-    tainted = authority.use is Use.TOKEN and authority.state is AuthorityState.TAINTED
+    tainted = authority.state is AuthorityState.TAINTED and authority.use in TOKEN_ALGORITHMS
     return tainted or authority.state is AuthorityState.REVOKED
 
 
-def _find_last(moments: Iterable[tuple[SpiffeId, datetime]]) -> dict[str, datetime]:
+def _find_last(moments: Iterable[tuple[str, datetime]]) -> dict[str, datetime]:
     found: dict[str, datetime] = {}
     for name, moment in moments:
-        found[str(name)] = max(moment, found.get(str(name), moment))
+        found[name] = max(moment, found.get(name, moment))
     return found
 
 

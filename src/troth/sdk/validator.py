@@ -26,6 +26,7 @@ from troth.core.jose.jws import MAX_TOKEN_SIZE, parse_token
 from troth.core.x509 import UNREADABLE
 from troth.issuance.accesstoken import LEEWAY, list_actors, validate_parsed_token
 from troth.issuance.der import read_signer
+from troth.issuance.instance import list_instances
 from troth.issuance.presented import format_serial
 from troth.policy.resource import Binding
 from troth.sdk.credential import thumbprint
@@ -84,7 +85,10 @@ class ValidToken:
 
 @dataclass(slots=True)
 class _Seen:
-    """What is remembered of a token. What a certificate says is read when it is first shown."""
+    """What is remembered of a token. What a certificate says is read when it is first shown.
+
+    `parties` are all whose end is its end: SPIFFE IDs, and ids of running copies.
+    """
 
     valid: ValidToken
     ends: float
@@ -276,7 +280,9 @@ def _note(kid: str, claims: Mapping[str, Any]) -> _Seen:
         valid=valid,
         ends=claims["exp"] + LEEWAY.total_seconds(),
         kid=kid,
-        parties=tuple(dict.fromkeys((valid.subject, valid.client_id, *actors))),
+        parties=tuple(
+            dict.fromkeys((valid.subject, valid.client_id, *actors, *list_instances(claims)))
+        ),
         issued_at=int(issued_at),
         certificate=certificate,
         proof_key=proof_key,

@@ -247,7 +247,9 @@ async def test_only_who_operates_revokes_what_others_hold(town: Town) -> None:
             await town.one.call(
                 "token.revoke", RevokeTokens(identity="billing", reason="x"), caller
             )
-    for fields in ({}, {"identity": "billing", "jti": "tok_00"}):
+    named = {"identity": "billing", "jti": "tok_00", "instance": "ins_00"}
+    pairs = [{k: v for k, v in named.items() if k != left_out} for left_out in named]
+    for fields in ({}, named, *pairs):
         with pytest.raises(Invalid, match="Name either"):
             await town.one.call("token.revoke", RevokeTokens(reason="x", **fields), ADMIN)
     operator = Caller("uid:7", frozenset({"operator"}), source="test")

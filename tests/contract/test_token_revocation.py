@@ -29,7 +29,7 @@ from tests.fakes.issuer import make_private_key
 from tests.fakes.stores import ENGINES, NOW, SECOND, make_named, make_url, read, transact
 from troth.core.clock import VirtualClock
 from troth.core.errors import Denied, Invalid, Limited, Refused, TrothError, Unavailable
-from troth.core.ids import IdentityId, RequestId, SpiffeId
+from troth.core.ids import IdentityId, RequestId
 from troth.core.jose.jws import parse_token
 from troth.identity.identity import State
 from troth.issuance.profiles import TOKENS_OVER
@@ -247,7 +247,9 @@ async def test_only_who_operates_revokes_what_others_hold(town: Town) -> None:
             await town.one.call(
                 "token.revoke", RevokeTokens(identity="billing", reason="x"), caller
             )
-    for fields in ({}, {"identity": "billing", "jti": "tok_00"}):
+    named = {"identity": "billing", "jti": "tok_00", "instance": "ins_00"}
+    pairs = [{k: v for k, v in named.items() if k != left_out} for left_out in named]
+    for fields in ({}, named, *pairs):
         with pytest.raises(Invalid, match="Name either"):
             await town.one.call("token.revoke", RevokeTokens(reason="x", **fields), ADMIN)
     operator = Caller("uid:7", frozenset({"operator"}), source="test")
@@ -426,10 +428,7 @@ def store(request, tmp_path):
 
 
 def test_the_store_keeps_what_ended_until_it_would_be_over(store):
-    api, web = (
-        SpiffeId.parse("spiffe://example.org/api"),
-        SpiffeId.parse("spiffe://example.org/web"),
-    )
+    api, web = "spiffe://example.org/api", "ins_00ff"
     assert transact(store, lambda tx: tx.token_revocations.add("tok_1", NOW + SECOND))
     assert not transact(store, lambda tx: tx.token_revocations.add("tok_1", NOW + 9 * SECOND))
     transact(store, lambda tx: tx.token_revocations.end_issued(api, NOW))

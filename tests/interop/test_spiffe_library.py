@@ -42,5 +42,7 @@ def test_it_validates_our_jwt_svid_with_our_bundle(issuer: FakeIssuer) -> None:
         render_jwks([(kid, issuer.jwt.public_key)]),
     ):
         bundle = JwtBundle.parse(DOMAIN, document)
-        svid = JwtSvid.parse_and_validate(issuer.issue_jwt(), bundle, {"ledger"})
-        assert str(svid.spiffe_id) == "spiffe://example.org/payments"
+        for copy in ("", "ins_1f"):  # a private claim is passed over
+            token = issuer.issue_jwt(instance=copy)
+            svid = JwtSvid.parse_and_validate(token, bundle, {"ledger"})
+            assert str(svid.spiffe_id) == "spiffe://example.org/payments"

@@ -224,6 +224,7 @@ def describe_joining(options: Options, url: str) -> list[str]:
     app,
     "revoke",
     example="troth token revoke --identity billing --reason 'laptop stolen'\n"
+    "troth token revoke --instance ins_3f9c… --reason 'odd requests'\n"
     "troth token revoke --token /run/billing/token",
 )
 def revoke(
@@ -233,6 +234,10 @@ def revoke(
     ] = "",
     identity: Annotated[
         str, typer.Option(help="Instead: end all tokens that this identity has.")
+    ] = "",
+    instance: Annotated[
+        str,
+        typer.Option(help="Instead: end all tokens that this running copy obtained.", metavar="ID"),
     ] = "",
     token: Annotated[
         str,
@@ -245,14 +250,15 @@ def revoke(
     spiffe_id: IdentityOption = "",
     jwt: JwtOption = False,
 ) -> None:
-    """End an access token before its time, or all that an identity is subject, client or actor of.
+    """End an access token before its time, or all of an identity or of one running copy.
 
-    The identity may fetch new ones; to keep it from that, quarantine it. A token of your own you
+    Of an identity all end that it is subject, client or actor of. It may fetch new ones; to keep it
+    from that, quarantine it, or lock the copy. A token of your own you
     end with --token, as the workload that you are (RFC 7009); the others are an operator's to end.
     """
-    if sum(map(bool, (jti, identity, token))) != 1:
+    if sum(map(bool, (jti, identity, instance, token))) != 1:
         raise typer.BadParameter(
-            "name the jti of one token, --identity, or --token.", param_hint="JTI"
+            "name the jti of one token, --identity, --instance, or --token.", param_hint="JTI"
         )
     if token:
         open_client(terminal, spiffe_id, jwt=jwt).revoke(read_token(token, "--token"))
@@ -262,13 +268,18 @@ def revoke(
         tokens.RevokeTokens,
         jti=jti or None,
         identity=identity or None,
+        instance=instance or None,
         reason=require(reason, "--reason", "why do you revoke it?"),
     )
     made = terminal.call("token.revoke", request)
     terminal.show(made, lambda: [_describe_end(made)])
     if made.spiffe_id:
         terminal.say("To keep it from fetching others: `troth identity quarantine`.")
+    if made.instance:
+        terminal.say("To keep it from fetching others: `troth instance lock`.")
 
 
 def _describe_end(made: tokens.TokensRevoked) -> str:
-    return f"token {made.jti} is revoked" if made.jti else f"all tokens of {made.spiffe_id} ended"
+    if made.jti:
+        return f"token {made.jti} is revoked"
+    return f"all tokens of {made.spiffe_id or made.instance} ended"

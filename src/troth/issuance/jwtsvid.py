@@ -23,6 +23,7 @@ from troth.core.jose.jwk import derive_key_id, encode_base64url, load_jwk
 from troth.core.jose.jws import Token, parse_token, verify_token
 from troth.issuance.authorities import Authority, Use, require_signing
 from troth.issuance.der import verify_signature
+from troth.issuance.instance import INSTANCE
 from troth.issuance.profiles import JWT_TTL_CEILING, check_ttl, trim_seconds
 
 MAX_AUDIENCES = 16
@@ -42,7 +43,8 @@ _KEY_USES = ("jwt-svid", "sig")
 
 @dataclass(frozen=True, slots=True)
 class JwtPlan:
-    """Everything a token will say. `issuer_url` is the OpenID issuer, when one is published."""
+    """Everything a token will say. `issuer_url` is the OpenID issuer, when one is published;
+    `instance` the running copy that it is issued to, "" if it shall not say."""
 
     spiffe_id: SpiffeId
     audiences: tuple[str, ...]
@@ -51,6 +53,7 @@ class JwtPlan:
     kid: str
     issued_at: datetime
     expires_at: datetime
+    instance: str = ""
 
 
 def plan_jwt_svid(
@@ -63,6 +66,7 @@ def plan_jwt_svid(
     now: datetime,
     issuer_url: str | None = None,
     kid: str | None = None,
+    instance: str = "",
 ) -> JwtPlan:
     """Decide what to state; raises `Invalid` or `Refused` with the reason.
 
@@ -84,6 +88,7 @@ def plan_jwt_svid(
         kid=kid or derive_key_id(issuer.public_key),
         issued_at=issued_at,
         expires_at=min(issued_at + ttl, trim_seconds(issuer.not_after)),
+        instance=instance,
     )
 
 
@@ -107,6 +112,8 @@ def render_signing_input(plan: JwtPlan, header: bytes | None = None) -> bytes:
     }
     if plan.issuer_url is not None:
         claims["iss"] = plan.issuer_url
+    if plan.instance:
+        claims[INSTANCE] = plan.instance
     return b".".join((header or render_header(plan.kid), _encode(_dump(claims))))
 
 

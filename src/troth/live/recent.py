@@ -36,10 +36,10 @@ class About(Enum):
 class Change:
     """One change at a position of the journal.
 
-    `key` is a SPIFFE ID, a serial, a key identifier or a token's ``jti``; `until` is when nothing
-    of it can live any more, and None for an identity that isn't at its end. `state` is an
-    identity's. Tokens of `key`, a SPIFFE ID, that were issued up to `since` are refused, whatever
-    its state.
+    `key` is a SPIFFE ID, an instance's id, a serial, a key identifier or a token's ``jti``; `until`
+    is when nothing of it can live any more, and None for an identity that isn't at its end. `state`
+    is an identity's. Tokens of `key`, an identity or an instance, that were issued up to `since`
+    are refused, whatever its state.
     """
 
     position: int
@@ -77,13 +77,15 @@ def read_change(sealed: SealedEvent) -> Change | None:
 
 
 def _read_token(sealed: SealedEvent) -> Change:
-    """One token by its ``jti``, or all that were issued to an identity up to a moment."""
+    """One token by its ``jti``, or all that were issued up to a moment to an identity, or to one
+    running copy."""
     body = sealed.event.body
     end = datetime.fromisoformat(str(body["expires_at"]))
     if "jti" in body:
         return Change(sealed.position, About.TOKEN, str(body["jti"]), end)
     since = datetime.fromisoformat(str(body["issued_until"]))
-    return Change(sealed.position, About.BEARER, str(body["spiffe_id"]), end, None, since)
+    holder = str(body["instance"] if "instance" in body else body["spiffe_id"])
+    return Change(sealed.position, About.BEARER, holder, end, None, since)
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,8 +175,9 @@ class Revocations:
         """Why this access token must be refused now, in sentences; empty if nothing speaks against
         it.
 
-        `parties` are the SPIFFE IDs of its subject, its client and all of its actors, `issued_at`
-        is its ``iat``, and `signer` the ``kid`` of the key that signed it.
+        `parties` are the SPIFFE IDs of its subject, its client and all of its actors, and the ids
+        of the instances that obtained it; `issued_at` is its ``iat``, and `signer` the ``kid`` of
+        the key that signed it.
         """
         known = self._known
         if known is None or self.age > self.lease:

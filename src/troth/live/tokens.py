@@ -1,7 +1,7 @@
 """Access tokens that ended early: complete, for as long as they would have lived.
 
 A token that was issued has no row. So single ones are known by their ``jti``, and all that an
-identity had by the second up to which they were issued.
+identity or one running copy of it had by the second up to which they were issued.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class TokenRevocations:
         self._issued_until: dict[str, int] = {}
 
     def load(self, revoked: Mapping[str, datetime], issued_until: Mapping[str, datetime]) -> None:
-        """Start anew: ``jti`` with their expiry, SPIFFE IDs with the moment of the last token that
-        counts no more."""
+        """Start anew: ``jti`` with their expiry; SPIFFE IDs and ids of instances with the moment of
+        the last token that counts no more."""
         self._revoked = dict(revoked)
         self._issued_until = {name: int(at.timestamp()) for name, at in issued_until.items()}
 
@@ -33,20 +33,21 @@ class TokenRevocations:
         """One token ended, that would have expired at `until`."""
         self._revoked[jti] = until
 
-    def end_issued(self, spiffe_id: str, moment: datetime) -> None:
-        """All tokens ended that concern this identity and were issued up to `moment`.
+    def end_issued(self, holder: str, moment: datetime) -> None:
+        """All tokens ended that concern this identity or instance and were issued up to `moment`.
 
         An ``iat`` has no fraction of a second, so those of the whole second are meant.
         """
         second = int(moment.timestamp())
-        self._issued_until[spiffe_id] = max(second, self._issued_until.get(spiffe_id, 0))
+        self._issued_until[holder] = max(second, self._issued_until.get(holder, 0))
 
     def is_revoked(self, jti: str) -> bool:
         """Whether the token of this ``jti`` ended by itself."""
         return jti in self._revoked
 
     def find_ended(self, parties: Collection[str], issued_at: int) -> str | None:
-        """Whose tokens, of these SPIFFE IDs, ended since that ``iat``; None if nobody's."""
+        """Whose tokens, of these identities and instances, ended since that ``iat``; None if
+        nobody's."""
         for name in parties:
             if issued_at <= self._issued_until.get(name, -1):
                 return name
@@ -62,7 +63,7 @@ class TokenRevocations:
         return count_seconds(self._revoked.items())
 
     def list_issued_until(self) -> dict[str, int]:
-        """SPIFFE IDs, and the second up to which their tokens ended."""
+        """SPIFFE IDs and ids of instances, and the second up to which their tokens ended."""
         return dict(self._issued_until)
 
     def drop_expired(self) -> None:

@@ -16,6 +16,7 @@ from troth.core.tier import Tier, lower_tier
 from troth.identity.identity import Identity
 from troth.issuance.accesstoken import AccessToken, plan_access_token
 from troth.issuance.authorities import Authority, AuthorityState, find_token_use
+from troth.issuance.instance import INSTANCES, join_instances
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Call, Caller
@@ -59,7 +60,7 @@ class Origin:
     """Whom a token speaks for, and what it takes over from the one it was exchanged for.
 
     `jti` is that one's, and empty where there is none; `ends` are those of what was shown for it,
-    and `tier` is how much it was trusted.
+    `tier` how much it was trusted, and `instances` the running copies that obtained it.
     """
 
     subject: Identity
@@ -68,6 +69,7 @@ class Origin:
     passed: tuple[str, ...] = ()
     ends: tuple[datetime, ...] = ()
     tier: Tier = Tier.HIGH
+    instances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ class TokenMaker:
         tier = lower_tier(rate_proof(client.method), origin.tier)
         now = self.clock.now()
         parties = (client.client_id, str(origin.subject.spiffe_id), *origin.actors)
-        self.snapshot.tokens.check_issuing(parties, now)
+        instances = join_instances(client.instance, origin.instances)
+        self.snapshot.tokens.check_issuing((*parties, *instances), now)
         authority = find_signer(bundle, now, target.algorithm)
         token = plan_access_token(
             issuer=authority,
@@ -115,7 +118,7 @@ class TokenMaker:
             ttl=target.limit_ttl(tier),
             ends=(client.identity.expires_at, *client.ends, *origin.ends),
             actors=origin.actors,
-            extra={TIER: tier.value, **_list_claims(access, target, origin, may_act)},
+            extra={TIER: tier.value, **_list_claims(access, target, origin, may_act, instances)},
             confirmation=client.confirmation,
             jti=new_ordered_id("tok", now, self.entropy),
             now=now,
@@ -135,7 +138,9 @@ class TokenMaker:
         )
 
 
-def _list_claims(access: Access, target: Target, origin: Origin, may_act: str) -> Mapping[str, Any]:
+def _list_claims(
+    access: Access, target: Target, origin: Origin, may_act: str, instances: tuple[str, ...]
+) -> Mapping[str, Any]:
     """The claims besides those of RFC 9068."""
     claims: dict[str, Any] = {}
     if access.details:
@@ -152,6 +157,8 @@ def _list_claims(access: Access, target: Target, origin: Origin, may_act: str) -
         claims["may_act"] = {"sub": may_act}  # RFC 8693, section 4.4
     if origin.passed:
         claims[PASSED] = list(origin.passed)
+    if instances:
+        claims[INSTANCES] = list(instances)
     return claims
 
 

@@ -20,6 +20,7 @@ from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.issuance.accesstoken import ACCESS, Kind, verify_access_token
 from troth.issuance.authorities import TOKEN_ALGORITHMS, Use
+from troth.issuance.instance import list_instances
 from troth.issuance.opaque import is_opaque
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
@@ -33,11 +34,13 @@ class Verified:
     """A token of ours that hasn't expired, whatever has become of it since.
 
     `parties` are its subject, its client and its actors, each once; all of them must be good.
+    `instances` are the running copies that obtained it, as far as they are known.
     """
 
     claims: Mapping[str, Any]
     kid: str
     parties: tuple[str, ...]
+    instances: tuple[str, ...] = ()
 
     @property
     def jti(self) -> str:
@@ -130,9 +133,10 @@ class TokenJudge:
             )
             claims = token.claims
             parties = dict.fromkeys(kind.list_parties(claims))
+            instances = list_instances(claims)
         except TrothError as error:
             return Rejected(error.detail, evident=True)
-        verified = Verified(claims, str(token.header["kid"]), tuple(parties))
+        verified = Verified(claims, str(token.header["kid"]), tuple(parties), instances)
         # By our own clock: leeway is for verifiers.
         if now.timestamp() >= claims["exp"]:
             return Rejected("The token has expired; get a fresh one.", verified, evident=True)
@@ -179,7 +183,7 @@ class TokenJudge:
         issued_at = token.claims.get("iat")
         if not isinstance(issued_at, int):
             return "The token has no iat."
-        ended = snapshot.tokens.find_ended(token.parties, issued_at)
+        ended = snapshot.tokens.find_ended((*token.parties, *token.instances), issued_at)
         if ended is not None:
             return f"All tokens of {ended} up to then were revoked."
         if token.kid in self._load(bundle).distrusted or snapshot.is_distrusted(token.kid):

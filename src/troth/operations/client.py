@@ -42,6 +42,8 @@ CLIENT_METHODS = ("private_key_jwt", "tls_client_auth", "spiffe_jwt", "spiffe_x5
 FEDERATED = "federated_jwt"
 """How we call it in the journal; no standard has a word for it."""
 KEYS_KNOWN = 10_000
+SERIALS_KNOWN = 50_000
+"""Certificates of which it is known to which running copy they were issued."""
 
 UNKNOWN = (
     "The client is unknown here, its proof doesn't fit what is registered, or it may hold no "
@@ -57,7 +59,8 @@ class Proven:
     `method` is how (RFC 7591, section 2); `proofs` are digests of what may be used once, with the
     time after which it is refused for its age. What it is given is bound by `confirmation` (`cnf`)
     and ends with `ends` at the latest. `dpop` are those of the digests that stand for DPoP proofs;
-    `vouched` says which outside issuer vouched for whom, if one did.
+    `vouched` says which outside issuer vouched for whom, if one did. `instance` is the running copy
+    that asks, "" where the proof doesn't tell.
     """
 
     identity: Identity
@@ -67,6 +70,7 @@ class Proven:
     ends: tuple[datetime, ...] = ()
     dpop: frozenset[str] = frozenset()
     vouched: Mapping[str, str] = field(default_factory=dict)
+    instance: str = ""
 
     @property
     def client_id(self) -> str:
@@ -96,6 +100,7 @@ class Authenticator:
         self._audiences = audiences
         self._outside = outside
         self._keys: dict[bytes, PublicKey] = {}
+        self._instances: dict[str, str] = {}
 
     async def authenticate(self, request: OAuthRequest) -> Proven:
         """The client; raises `InvalidClient`, or `Invalid` for who proves it in several ways
@@ -135,15 +140,31 @@ class Authenticator:
             "tls_client_auth",
             confirmation={"x5t#S256": shown.thumbprint},
             ends=(shown.not_after,),
+            instance=await self._find_instance(shown.serial),
         )
 
     async def _by_jwt_svid(self, request: OAuthRequest) -> Proven:
         now = self._clock.now()
         bundle = await read_bundle(self._store, self._snapshot)
         text = request.form.require("client_assertion")
-        spiffe_id = read_jwt_svid(text, bundle, self._trust_domain, self._audiences, now)
-        _check_client_id(request.form.find("client_id"), spiffe_id)
-        return Proven(await self._require(spiffe_id, now), "spiffe_jwt")
+        shown = read_jwt_svid(text, bundle, self._trust_domain, self._audiences, now)
+        _check_client_id(request.form.find("client_id"), shown.spiffe_id)
+        identity = await self._require(shown.spiffe_id, now)
+        # A copy that was cut off may have kept it.
+        if self._snapshot.tokens.find_ended((shown.instance,), shown.issued_at) is not None:
+            raise InvalidClient("The JWT-SVID counts no more; get a new one.")
+        return Proven(identity, "spiffe_jwt", instance=shown.instance)
+
+    async def _find_instance(self, serial: str) -> str:
+        """The running copy with this certificate; "" if it is none's. That never changes, so each
+        certificate is looked for once."""
+        known = self._instances.get(serial)
+        if known is None:
+            found = await self._store.read(lambda tx: tx.certificates.find_instance(serial))
+            while len(self._instances) >= SERIALS_KNOWN:
+                del self._instances[next(iter(self._instances))]
+            known = self._instances[serial] = found or ""
+        return known
 
     async def _require(self, spiffe_id: str, now: datetime) -> Identity:
         """The identity of that name, if it may hold a token now."""

@@ -60,6 +60,7 @@ class Presented:
     identity: Identity
     jti: str
     end: datetime
+    instances: tuple[str, ...]
     tier: Tier = Tier.HIGH
 
 
@@ -95,23 +96,25 @@ class TokenReader:
         token = bearer.token
         said = read_claims(token.claims, bundle)
         tier = read_tier(token.claims.get(TIER))
-        return Presented(said, bearer.subject, token.jti, token.end, tier)
+        return Presented(said, bearer.subject, token.jti, token.end, token.instances, tier)
 
     async def _read_svid(self, text: str, bundle: Bundle) -> Presented:
         """A JWT-SVID that is meant for this issuer: for any other server it proves nothing here."""
         now = self.clock.now()
         try:
-            subject = read_jwt_svid(text, bundle, self.trust_domain, (self.issuer_url,), now)
+            svid = read_jwt_svid(text, bundle, self.trust_domain, (self.issuer_url,), now)
         except InvalidClient as error:
             raise Invalid(error.detail) from error
         token = parse_token(text)
         if not isinstance(token.claims.get("jti"), str):
             raise Invalid("The token has no jti, by which the journal could name it.")
-        shown = Verified(token.claims, str(token.header.get("kid")), (subject,))
+        subject, instances = svid.spiffe_id, (svid.instance,) if svid.instance else ()
+        shown = Verified(token.claims, str(token.header.get("kid")), (subject,), instances)
         if shown.end <= now:  # by our own clock: leeway is for verifiers
             raise Invalid("The token has expired; get a fresh one.")
         bearer = _require(await self.judge.weigh(shown, bundle))
-        return Presented(SubjectToken(subject, subject), bearer.subject, shown.jti, shown.end)
+        said = SubjectToken(subject, subject)
+        return Presented(said, bearer.subject, shown.jti, shown.end, instances)
 
 
 def _is_access_token(text: str) -> bool:
@@ -210,6 +213,7 @@ class ExchangeToken:
             decided.passage.passed,
             (subject.identity.expires_at, subject.end, actor_end),
             subject.tier,
+            subject.instances,
         )
         target = Target((resource,))
         made = await self.maker.make(call, bundle, client, target, decided.access, origin=origin)

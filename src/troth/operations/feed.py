@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from troth.core.events import SealedEvent
-from troth.core.ids import IdentityId, SpiffeId
+from troth.core.ids import IdentityId
 from troth.identity.identity import State
 from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority, AuthorityState, Use
 from troth.issuance.profiles import JWT_TTL_CEILING, TOKENS_OVER
@@ -49,7 +49,7 @@ async def read_seed(store: Store, now: datetime) -> Seed:
                 if _is_distrusted(authority) and authority.not_after > now
             },
             tokens=dict(tx.token_revocations.list_tokens(now)),
-            issued_until=_find_last([(n, at) for n, at, _ in retired] + ended),
+            issued_until=_find_last([(str(n), at) for n, at, _ in retired] + ended),
             ended={
                 str(name): now + JWT_TTL_CEILING
                 for name in (
@@ -68,10 +68,10 @@ def _is_distrusted(authority: Authority) -> bool:
     return tainted or authority.state is AuthorityState.REVOKED
 
 
-def _find_last(moments: Iterable[tuple[SpiffeId, datetime]]) -> dict[str, datetime]:
+def _find_last(moments: Iterable[tuple[str, datetime]]) -> dict[str, datetime]:
     found: dict[str, datetime] = {}
     for name, moment in moments:
-        found[str(name)] = max(moment, found.get(str(name), moment))
+        found[name] = max(moment, found.get(name, moment))
     return found
 
 

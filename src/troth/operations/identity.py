@@ -220,7 +220,7 @@ def move_in(
     record_identity(tx, call, PAST[verb], moved, now, reason=reason)
     if verb in ("release", "resume"):
         # What was cut off stays ended, also for who learned of it only now.
-        tx.token_revocations.end_issued(moved.spiffe_id, now)
+        tx.token_revocations.end_issued(str(moved.spiffe_id), now)
     if verb not in REVOKES:
         return moved
     if later:

@@ -10,6 +10,7 @@ from troth.core.ids import InstanceId
 from troth.identity.identity import Identity, Instance
 from troth.operations.call import Call
 from troth.operations.recording import record_event, record_revocations
+from troth.operations.token_revocation import end_tokens
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.wire.api import identities as wire
@@ -34,7 +35,8 @@ class ListInstances:
 
 @dataclass(frozen=True, slots=True)
 class MoveInstance:
-    """``instance.lock`` and ``instance.unlock``; locking revokes what this copy holds."""
+    """``instance.lock`` and ``instance.unlock``; locking revokes the certificates that this copy
+    holds and ends the access tokens that it obtained."""
 
     lock: bool
     store: Store
@@ -68,6 +70,7 @@ class MoveInstance:
                 withdrawn = "privilegeWithdrawn"
                 serials = tx.certificates.revoke_for_instance(instance.id, now, withdrawn)
                 record_revocations(tx, call, serials, withdrawn, now)
+                end_tokens(tx, call, identity, now, call.body.reason, instance.id)
             moved = replace(instance, locked=self.lock, locked_reason=reason)
             return _view(tx, identity, moved)
 

@@ -160,6 +160,8 @@ class IssueJwtSvids:
         header = render_header(kid)
         for number, wish in enumerate(wishes):
             try:
+                # It would prove nothing: the second in which this copy's tokens ended isn't over.
+                self.snapshot.tokens.check_issuing((wish.claim.instance_id,), now)
                 plan = plan_jwt_svid(
                     spiffe_id=wish.identity.spiffe_id,
                     audiences=wish.audiences,
@@ -169,6 +171,7 @@ class IssueJwtSvids:
                     ttl=limit_ttl(wish.identity.jwt_ttl, wish.identity, now),
                     now=now,
                     kid=kid,
+                    instance=wish.claim.instance_id,
                 )
             except TrothError as refusal:
                 refusals[number] = refusal

@@ -17,6 +17,7 @@ from troth.core.jose.claims import list_audiences
 from troth.core.jose.jwk import derive_key_id, encode_base64url, render_jwk
 from troth.core.jose.jws import parse_token
 from troth.issuance.authorities import Use
+from troth.issuance.instance import find_instance
 from troth.issuance.jwtsvid import validate_jwt_svid
 from troth.issuance.presented import read_presented
 from troth.live.bundle import Bundle
@@ -28,11 +29,21 @@ JWT_SPIFFE_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
 
 @dataclass(frozen=True, slots=True)
 class CertifiedClient:
-    """Whom a certificate names, its thumbprint for `cnf`, and its end."""
+    """Whom a certificate names, its thumbprint for `cnf`, its end, and its serial."""
 
     spiffe_id: str
     thumbprint: str
     not_after: datetime
+    serial: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownJwtSvid:
+    """Whom a JWT-SVID names; the running copy that it was issued to ("": it doesn't say); `iat`."""
+
+    spiffe_id: str
+    instance: str
+    issued_at: int
 
 
 def read_certificate(
@@ -47,13 +58,13 @@ def read_certificate(
     if snapshot.is_revoked(shown.serial) or snapshot.is_distrusted(shown.signer):
         raise InvalidClient("The client certificate was revoked; get a new one.")
     thumbprint = encode_base64url(hashlib.sha256(der).digest())
-    return CertifiedClient(str(shown.spiffe_id), thumbprint, shown.not_after)
+    return CertifiedClient(str(shown.spiffe_id), thumbprint, shown.not_after, shown.serial)
 
 
 def read_jwt_svid(
     text: str, bundle: Bundle, trust_domain: TrustDomain, audiences: Collection[str], now: datetime
-) -> str:
-    """The SPIFFE ID of a JWT-SVID that is meant for this server alone; else `InvalidClient`.
+) -> ShownJwtSvid:
+    """What a JWT-SVID says that is meant for this server alone; else `InvalidClient`.
 
     It may be shown again until it ends: agents hand the same one out while it is good. So it must
     name nobody else as audience, who could show it here. What a tainted authority signed proves
@@ -70,8 +81,12 @@ def read_jwt_svid(
         # Its own audience first: what else is wrong is told by the validation.
         audience = next((one for one in meant if one in audiences), min(audiences))
         claims = validate_jwt_svid(text, audience, known, now)
+        instance = find_instance(claims)
     except TrothError as error:
         raise InvalidClient(error.detail.replace("The token", "The JWT-SVID")) from error
     if not set(meant) <= set(audiences):
         raise InvalidClient("The JWT-SVID must be meant for this server alone.")
-    return str(claims["sub"])
+    issued_at = claims.get("iat")
+    if not isinstance(issued_at, int):
+        raise InvalidClient("The JWT-SVID has no iat.")
+    return ShownJwtSvid(str(claims["sub"]), instance, issued_at)

@@ -1,8 +1,8 @@
 """The end of access tokens before their time: ``token.revoke`` and ``token.surrender``.
 
 They are two, since a name is a permission: whoever operates the server ends tokens that others
-hold, by their ``jti`` or by whose they are; any client gives its own up, by showing them (RFC 7009;
-sections in brackets).
+hold, by their ``jti`` or by whose they are, an identity's or one running copy's; any client gives
+its own up, by showing them (RFC 7009; sections in brackets).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from troth.core.clock import Clock
 from troth.core.errors import Invalid, Refused, TrothError
+from troth.core.ids import InstanceId
 from troth.core.jose.jws import parse_token
 from troth.identity.identity import Identity
 from troth.issuance.accesstoken import LEEWAY, TYP
@@ -43,7 +44,7 @@ lived."""
 
 @dataclass(frozen=True, slots=True)
 class RevokeTokens:
-    """``token.revoke``: end one token, or all that an identity has."""
+    """``token.revoke``: end one token, or all that an identity or one running copy of it has."""
 
     store: Store
     clock: Clock
@@ -51,13 +52,20 @@ class RevokeTokens:
     async def __call__(self, call: Call[wire.RevokeTokens]) -> wire.TokensRevoked:
         """What ended; `Refused` if that token was revoked before."""
         body, now = call.body, self.clock.now()
-        if (body.jti is None) == (body.identity is None):
-            raise Invalid("Name either the jti of one token, or an identity whose tokens all end.")
+        if [body.jti, body.identity, body.instance].count(None) != 2:
+            raise Invalid(
+                "Name either the jti of one token, or an identity or an instance whose tokens all "
+                "end."
+            )
 
         def revoke(tx: Transaction) -> wire.TokensRevoked:
             if body.jti is not None:
                 return _revoke_one(tx, call, body.jti, now)
-            return _revoke_all(tx, call, tx.identities.get_named(body.identity or ""), now)
+            if body.instance is not None:
+                return _revoke_instance(tx, call, InstanceId(body.instance), now)
+            identity = tx.identities.get_named(body.identity or "")
+            until = end_tokens(tx, call, identity, now, body.reason)
+            return _answer(until, spiffe_id=str(identity.spiffe_id))
 
         return await self.store.transact(revoke)
 
@@ -73,25 +81,43 @@ def _revoke_one(
     return wire.TokensRevoked(expires_at=end, jti=jti)
 
 
-def _revoke_all(
-    tx: Transaction, call: Call[wire.RevokeTokens], identity: Identity, now: datetime
+def _revoke_instance(
+    tx: Transaction, call: Call[wire.RevokeTokens], instance_id: InstanceId, now: datetime
 ) -> wire.TokensRevoked:
-    until = now + REACH
-    tx.token_revocations.end_issued(identity.spiffe_id, until)
-    spiffe_id = str(identity.spiffe_id)
+    instance = tx.instances.get(instance_id)
+    identity = tx.identities.get(instance.identity_id)
+    until = end_tokens(tx, call, identity, now, call.body.reason, instance.id)
+    return _answer(until, instance=instance.id)
+
+
+def end_tokens(
+    tx: Transaction,
+    call: Call[Any],
+    identity: Identity,
+    now: datetime,
+    reason: str,
+    instance: InstanceId | None = None,
+) -> datetime:
+    """End all that was issued to an identity, or to that running copy of it alone; the moment up to
+    which tokens ended."""
+    until, spiffe_id = now + REACH, str(identity.spiffe_id)
+    whose = {"spiffe_id": spiffe_id} if instance is None else {"instance": instance}
+    tx.token_revocations.end_issued(instance or spiffe_id, until)
     _record(
         tx,
         call,
         spiffe_id,
         now,
         until + TOKENS_OVER,
-        spiffe_id=spiffe_id,
         issued_until=until.isoformat(),
-        reason=call.body.reason,
+        reason=reason,
+        **whose,
     )
-    return wire.TokensRevoked(
-        expires_at=until + TOKENS_OVER, spiffe_id=spiffe_id, issued_until=until
-    )
+    return until
+
+
+def _answer(until: datetime, **whose: str) -> wire.TokensRevoked:
+    return wire.TokensRevoked(expires_at=until + TOKENS_OVER, issued_until=until, **whose)
 
 
 @dataclass(frozen=True, slots=True)

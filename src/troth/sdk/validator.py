@@ -27,6 +27,7 @@ from troth.core.tier import Tier, read_tier
 from troth.core.x509 import UNREADABLE
 from troth.issuance.accesstoken import ACCESS, Kind, list_actors, validate_parsed_token
 from troth.issuance.der import read_signer
+from troth.issuance.instance import list_instances
 from troth.issuance.presented import format_serial
 from troth.policy.resource import Binding
 from troth.sdk.credential import thumbprint
@@ -90,7 +91,10 @@ class ValidToken:
 
 @dataclass(slots=True)
 class _Seen:
-    """What is remembered of a token. What a certificate says is read when it is first shown."""
+    """What is remembered of a token. What a certificate says is read when it is first shown.
+
+    `parties` are all whose end is its end: SPIFFE IDs, and ids of running copies.
+    """
 
     valid: ValidToken
     ends: float
@@ -292,7 +296,7 @@ def _note(kid: str, claims: Mapping[str, Any], kind: Kind) -> _Seen:
         valid=valid,
         ends=claims["exp"] + kind.leeway.total_seconds(),
         kid=kid,
-        parties=tuple(dict.fromkeys(parties)),
+        parties=tuple(dict.fromkeys((*parties, *list_instances(claims)))),
         issued_at=int(issued_at),
         certificate=certificate,
         proof_key=proof_key,

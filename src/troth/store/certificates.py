@@ -48,6 +48,7 @@ _SERIAL = re.compile(rf"[0-9a-f]{{{SERIAL_DIGITS}}}", re.ASCII)
 _t = certificates.c
 # Built once: building and hashing a statement costs more than running it.
 _FIND = select(certificates).where(_t.serial == bindparam("wanted"))
+_FIND_INSTANCE = select(_t.instance_id).where(_t.serial == bindparam("wanted"))
 _ADD = RowInsert(
     certificates,
     "serial",
@@ -87,6 +88,11 @@ class CertificateGateway:
         """The certificate's record, in whatever state, or None."""
         row = self._session.execute(_FIND, {"wanted": serial}).first()
         return None if row is None else _read(row)
+
+    def find_instance(self, serial: str) -> InstanceId | None:
+        """The running copy that the certificate was issued to; None if to none, or if unknown."""
+        found = self._session.execute(_FIND_INSTANCE, {"wanted": serial}).scalar()
+        return None if found is None else InstanceId(found)
 
     def get(self, serial: str) -> CertificateRecord:
         """The certificate's record; `NotFound` if there is none."""

@@ -353,7 +353,8 @@ withdrawals = Table(
 )
 
 # Access tokens that end early, until they would have expired anyway. `subject` is a token's jti, or
-# a SPIFFE ID all of whose tokens ended that were issued up to `issued_until`.
+# the SPIFFE ID of an identity or the id of an instance, all of whose tokens ended that were issued
+# up to `issued_until`.
 token_revocations = Table(
     "token_revocations",
     metadata,

@@ -7,9 +7,7 @@ from typing import Any
 
 from sqlalchemy import delete, select, update
 
-from troth.core.ids import SpiffeId
 from troth.issuance.profiles import TOKENS_OVER
-from troth.store.identities import read_spiffe_id
 from troth.store.session import Session
 from troth.store.tables import token_revocations
 
@@ -17,9 +15,11 @@ _t = token_revocations.c
 
 
 class TokenRevocationGateway:
-    """What ended early: single tokens by their ``jti``, and those of identities by SPIFFE ID.
+    """What ended early: single tokens by their ``jti``, those of an identity by its SPIFFE ID, and
+    those of a running copy by its id.
 
-    The two never meet in one key: a ``jti`` of ours is no URI.
+    They never meet in one key: neither a ``jti`` nor an id of ours is a URI, and their prefixes
+    differ.
     """
 
     def __init__(self, session: Session) -> None:
@@ -29,13 +29,12 @@ class TokenRevocationGateway:
         """Note that a token ended, until `expires_at`; False if that was noted before."""
         return self._add({"subject": jti, "issued_until": None, "expires_at": expires_at})
 
-    def end_issued(self, spiffe_id: SpiffeId, moment: datetime) -> None:
-        """Note that all tokens ended that were issued to an identity up to `moment`; what is known
-        of a later moment stays."""
+    def end_issued(self, holder: str, moment: datetime) -> None:
+        """Note that all tokens ended that were issued up to `moment` to `holder`, an identity or a
+        running copy; what is known of a later moment stays."""
         values = {"issued_until": moment, "expires_at": moment + TOKENS_OVER}
-        subject = str(spiffe_id)
-        if not self._add({"subject": subject, **values}):
-            mine = _t.subject == subject, _t.issued_until < moment
+        if not self._add({"subject": holder, **values}):
+            mine = _t.subject == holder, _t.issued_until < moment
             self._session.execute(update(token_revocations).where(*mine), values)
 
     def _add(self, row: dict[str, Any]) -> bool:
@@ -48,11 +47,11 @@ class TokenRevocationGateway:
         rows = self._session.execute(query.where(_t.expires_at > now))
         return [(row.subject, row.expires_at) for row in rows]
 
-    def list_issued_until(self, now: datetime) -> list[tuple[SpiffeId, datetime]]:
-        """Identities, and up to when their tokens ended: for live snapshots."""
+    def list_issued_until(self, now: datetime) -> list[tuple[str, datetime]]:
+        """Identities and running copies, and up to when their tokens ended: for live snapshots."""
         query = select(_t.subject, _t.issued_until).where(_t.issued_until.is_not(None))
         rows = self._session.execute(query.where(_t.expires_at > now))
-        return [(read_spiffe_id(row.subject), row.issued_until) for row in rows]
+        return [(row.subject, row.issued_until) for row in rows]
 
     def purge(self, now: datetime, limit: int) -> int:
         """Forget at most `limit` of what would have expired by now; how many went."""

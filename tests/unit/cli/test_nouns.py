@@ -267,21 +267,30 @@ def _line(value: object) -> bytes:
     return msgspec.json.encode(value) + b"\n"
 
 
-def test_token_revoke_names_a_token_or_an_identity(api: FakeApi, run: Run) -> None:
+def test_token_revoke_names_a_token_an_identity_or_a_copy(api: FakeApi, run: Run) -> None:
     end = datetime(2026, 1, 1, tzinfo=UTC)
     name = "spiffe://example.org/billing"
     api.answers["token.revoke"] = lambda request: tokens.TokensRevoked(
-        expires_at=end, jti=request.jti, spiffe_id=name if request.identity else None
+        expires_at=end,
+        jti=request.jti,
+        spiffe_id=name if request.identity else None,
+        instance=request.instance,
     )
     one = run("token", "revoke", "tok_0a1b", "--reason", "leaked")
     assert one.stdout == "token tok_0a1b is revoked\n"
     every = run("token", "revoke", "--identity", "billing", "--reason", "stolen")
     assert every.stdout == f"all tokens of {name} ended\n"
     assert "quarantine" in every.stderr
-    assert [(r.jti, r.identity, r.reason) for r in api.named("token.revoke")] == [
-        ("tok_0a1b", None, "leaked"),
-        (None, "billing", "stolen"),
+    copy = run("token", "revoke", "--instance", "ins_1f", "--reason", "odd")
+    assert copy.stdout == "all tokens of ins_1f ended\n"
+    assert "instance lock" in copy.stderr
+    asked = [(r.jti, r.identity, r.instance, r.reason) for r in api.named("token.revoke")]
+    assert asked == [
+        ("tok_0a1b", None, None, "leaked"),
+        (None, "billing", None, "stolen"),
+        (None, None, "ins_1f", "odd"),
     ]
-    for words in ([], ["tok_0a1b", "--identity", "billing"]):
+    both = ["--identity", "billing", "--instance", "ins_1f"]
+    for words in ([], ["tok_0a1b", "--identity", "billing"], both):
         assert run("token", "revoke", *words, "--reason", "x").exit_code == 2
     assert run("token", "revoke", "tok_0a1b").exit_code == 2

@@ -57,6 +57,11 @@ def test_the_claims_are_those_of_the_plan() -> None:
     }
 
 
+def test_it_says_which_running_copy_it_is_of_if_it_is_one_s() -> None:
+    assert _part(ISSUER.issue_jwt(instance="ins_1f"), 1)["troth_instance"] == "ins_1f"
+    assert "troth_instance" not in _part(ISSUER.issue_jwt(), 1)
+
+
 def test_without_an_issuer_url_there_is_no_iss() -> None:
     assert "iss" not in _part(ISSUER.issue_jwt(), 1)
 

@@ -8,6 +8,7 @@ import pytest
 
 from troth.core.events import Event, SealedEvent
 from troth.identity.identity import State
+from troth.issuance.authorities import TOKEN_ALGORITHMS, Use
 from troth.live.recent import About, Change, RecentChanges, mark_event, read_change, sum_up
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -52,14 +53,18 @@ def test_tokens_that_ended() -> None:
     assert read_change(sealed(4, "token.revoked", **fields)) == Change(
         4, About.BEARER, WEB, end, None, moment
     )
-    for use, distrusted in (
-        ("access-token", True),
-        ("access-eddsa", True),
-        ("access-rs256", True),
-        ("x509-svid", False),
-    ):
-        fields = {"key_id": "k", "use": use, "not_after": end.isoformat()}
-        assert bool(read_change(sealed(5, "authority.tainted", **fields))) == distrusted
+    copy = {"instance": "ins_1", "issued_until": moment.isoformat(), "expires_at": end.isoformat()}
+    change = read_change(sealed(5, "token.revoked", **copy))
+    assert change == Change(5, About.BEARER, "ins_1", end, None, moment)
+    assert sum_up([change]).issued_until == {"ins_1": int(moment.timestamp())}
+
+
+@pytest.mark.parametrize("use", Use)
+def test_of_a_tainted_authority_tokens_are_refused_at_once(use: Use) -> None:
+    end = NOW + timedelta(minutes=5)
+    fields = {"key_id": "k", "use": use.value, "not_after": end.isoformat()}
+    change = read_change(sealed(5, "authority.tainted", **fields))
+    assert change == (Change(5, About.AUTHORITY, "k", end) if use in TOKEN_ALGORITHMS else None)
 
 
 def test_an_end_of_tokens_is_told_whatever_comes_after_it() -> None:

@@ -224,7 +224,8 @@ async def test_a_lock_an_eviction_and_an_authority_reach_it_too(house: FakeHouse
 
 @in_house
 async def test_a_lock_and_an_eviction_reach_certificates_and_no_token(house: FakeHouse) -> None:
-    """What revocation-reach.md says: a token names neither its instance nor its node."""
+    """What revocation-reach.md says: whoever checks a JWT-SVID's identity asks for no instance and
+    no node."""
     serial = await register(house)
     known = Revocations(house.clock)
     async with follow(house) as values:

@@ -16,12 +16,17 @@ from tests.fakes.clients import (
     render_manifest,
     request_token,
 )
-from tests.fakes.house import FakeHouse, in_house
+from tests.fakes.house import LEASE, FakeHouse, in_house
 from troth.core.errors import Internal, Invalid, Unavailable
 from troth.core.jose.jwk import load_jwk
 from troth.core.jose.jws import parse_token
 from troth.issuance.accesstoken import validate_access_token
 from troth.issuance.authorities import AuthorityState, Use
+from troth.live.recent import About
+from troth.live.snapshot import Snapshot
+from troth.operations.bearer import Bearer, Rejected
+from troth.operations.feed import read_seed
+from troth.wire.api.authorities import ForceAuthority, MoveAuthority, PrepareAuthority
 
 URI = "https://other.example.org"
 USES = {"EdDSA": Use.TOKEN_EDDSA, "RS256": Use.TOKEN_RS256}
@@ -58,6 +63,11 @@ async def validate(house: FakeHouse, text: str, algorithm: str | None = None) ->
         keys={kid: (load_jwk(jwk), algorithm or jwk["alg"]) for kid, jwk in keys.items()},
         now=house.clock.now(),
     )
+
+
+def find_judge(house: FakeHouse) -> Any:
+    journaled: Any = house.dispatcher.operations["token.introspect"]
+    return journaled.operation.judge
 
 
 @in_house
@@ -135,3 +145,37 @@ async def test_a_key_that_no_resource_wants_any_more_is_kept_on(house: FakeHouse
     await house.settle()
     kept = await house.parts.store.read(lambda tx: tx.authorities.list(Use.TOKEN_EDDSA))
     assert [one.state for one in kept] == [AuthorityState.ACTIVE]
+
+
+@pytest.mark.parametrize("algorithm", USES)
+def test_a_tainted_authority_s_tokens_end_at_once(algorithm: str, tmp_path: Any) -> None:
+    """At introspection, at whoever follows revocations, and at a server that starts after it."""
+
+    async def run(house: FakeHouse) -> None:
+        client = await add_resource(house, algorithm)
+        await house.prepare()
+        await house.settle()
+        text = (await request_token(house, client.ask(resource=URI))).access_token
+        ledger = (await request_token(house, client.ask())).access_token
+        (old,) = await house.parts.store.read(lambda tx: tx.authorities.list(USES[algorithm]))
+        body = PrepareAuthority(use=USES[algorithm].value, reason="a test")
+        made = await house.call("authority.prepare", body)
+        await house.call("authority.activate", ForceAuthority(id=made.id, reason="t", force=True))
+        await house.settle()
+        judge = find_judge(house)
+        assert isinstance(await judge.judge(text, await judge.read_bundle()), Bearer)
+        await house.call("authority.taint", MoveAuthority(id=old.id, reason="was copied"))
+        await house.settle()
+        found = await judge.judge(text, await judge.read_bundle())
+        assert isinstance(found, Rejected)
+        assert "trusted no more" in found.reason
+        assert isinstance(await judge.judge(ledger, await judge.read_bundle()), Bearer)
+        kid = parse_token(text).header["kid"]
+        change = (house.parts.snapshot.recent.since(0) or [])[-1]
+        assert (change.about, change.key) == (About.AUTHORITY, kid)
+        anew = Snapshot(house.clock, LEASE)
+        anew.load(await read_seed(house.parts.store, house.clock.now()))
+        for snapshot in (house.parts.snapshot, anew):
+            assert list(snapshot.list_refused().distrusted) == [kid]
+
+    in_house(run)(tmp_path)

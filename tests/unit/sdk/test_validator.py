@@ -132,6 +132,31 @@ def test_the_client_counts_beside_the_subject(stage: Stage) -> None:
         stage.check(text)
 
 
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("copy", ["ins_actor", "ins_subject"])
+def test_a_copy_that_is_locked_takes_what_it_obtained_with_it(
+    stage: Stage, copy: str, seen: bool
+) -> None:
+    text = stage.server.issue(troth_instances=["ins_actor", "ins_subject"])
+    sibling = stage.server.issue(troth_instances=["ins_sibling", "ins_subject_s_sibling"])
+    plain = stage.server.issue()
+    if seen:
+        stage.check(text)
+    now = int(stage.clock.now().timestamp())
+    change = RevocationChange(
+        since=1, epoch=2, mark="m", as_of=0, lease=15, issued_until={copy: now + 1}
+    )
+    stage.known.take(change, stage.clock.monotonic())
+    with pytest.raises(InvalidToken, match=copy):
+        stage.check(text)
+    stage.check(sibling)
+    stage.check(plain)
+    stage.advance(2)
+    stage.check(stage.server.issue(troth_instances=["ins_actor", "ins_subject"]))
+    with pytest.raises(InvalidToken, match=copy):
+        stage.check(text)
+
+
 def test_a_key_that_is_trusted_no_more_ends_what_it_signed(stage: Stage) -> None:
     text = stage.server.issue()
     stage.check(text)
@@ -272,6 +297,8 @@ def test_keys_that_can_t_be_used_are_passed_over(stage: Stage) -> None:
         {"cnf": {"jkt": 7}},
         {"cnf": None, "act": "x"},
         {"act": {"sub": 7}},
+        {"troth_instances": "ins_1"},
+        {"troth_instances": [7]},
     ],
 )
 def test_what_is_no_sound_token_is_refused(stage: Stage, claims: dict[str, Any]) -> None:

@@ -27,9 +27,9 @@ class RevocationSnapshot(Struct, frozen=True, kw_only=True, tag_field="message",
     `cut_off` maps SPIFFE IDs to the state that cuts them off; `revoked` serials (lower-case hex) of
     unexpired certificates to their expiry; `distrusted` key identifiers (hex, or the ``kid`` of a
     key of tokens) of authorities that are trusted no more to theirs. `tokens` maps the ``jti`` of
-    revoked access tokens to their expiry, and `issued_until` SPIFFE IDs to the second up to which,
-    itself included, tokens were issued that count no more: those of which they are subject, client
-    or actor.
+    revoked access tokens to their expiry, and `issued_until` SPIFFE IDs and ids of instances to the
+    second up to which, itself included, tokens were issued that count no more: those of which an
+    identity is subject, client or actor, and those that an instance obtained.
 
     `as_of` is when this was known to be true, in seconds since the stream was opened, and may be
     negative; `lease` for how many seconds from then on it holds without another word. `mark` tells

@@ -16,6 +16,7 @@ from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import json_documents, mutated_text
 from troth.core.jose.jwk import encode_base64url
 from troth.issuance.accesstoken import LEEWAY, TYP, list_actors, verify_access_token
+from troth.issuance.instance import list_instances
 from troth.issuance.introspection import MEDIA_TYPE
 from troth.issuance.jwtsvid import finish_jwt
 from troth.operations.introspection import accepts
@@ -35,6 +36,7 @@ _CLAIMS: dict[str, Any] = {
     "jti": "tok_1",
     "scope": "read",
     "act": {"sub": "spiffe://example.org/c", "act": {"sub": "spiffe://example.org/d"}},
+    "troth_instances": ["ins_1", "ins_2"],
 }
 
 
@@ -70,6 +72,8 @@ def fuzz_access_token(text: str) -> None:
     assert all(isinstance(token.claims[name], str) for name in ("sub", "client_id", "jti"))
     actors = answer(list_actors, token.claims)
     assert actors is None or all(isinstance(actor, str) for actor in actors)
+    instances = answer(list_instances, token.claims)
+    assert instances is None or all(isinstance(one, str) for one in instances)
 
 
 @fuzz(mutated_text(f"application/json, {MEDIA_TYPE};q=0.5"))

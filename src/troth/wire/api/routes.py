@@ -158,7 +158,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/instances/{id}/lock",
         identities.MoveInstance,
         identities.InstanceView,
-        "Cut one running copy off; its siblings go on.",
+        "Cut one running copy off, with its tokens; its siblings go on.",
     ),
     _r(
         "instance.unlock",
@@ -230,7 +230,7 @@ ROUTES: tuple[Route, ...] = (
         "/v1/tokens/revoke",
         tokens.RevokeTokens,
         tokens.TokensRevoked,
-        "End an access token, or all of an identity, before their time.",
+        "End an access token, or all of an identity or a running copy, before their time.",
     ),
     _r(
         "node.attest",

@@ -213,7 +213,7 @@ def fuzz_request_url(text: str) -> None:
     request = PreparedRequest()
     try:
         request.prepare(method="GET", url=text)
-    except (requests.RequestException, UnicodeError):
+    except (requests.RequestException, ValueError):  # no request was made
         return
     auth = TokenAuth(_Source(), API)  # type: ignore[arg-type]
     signed = answer(auth, request)

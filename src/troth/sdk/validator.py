@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -28,10 +28,13 @@ from troth.core.x509 import UNREADABLE
 from troth.issuance.accesstoken import ACCESS, Kind, list_actors, validate_parsed_token
 from troth.issuance.der import read_signer
 from troth.issuance.instance import list_instances
+from troth.issuance.opaque import is_opaque
 from troth.issuance.presented import format_serial
 from troth.policy.resource import Binding
+from troth.sdk.client import OAuthClient
 from troth.sdk.credential import thumbprint
 from troth.sdk.errors import InvalidProof, InvalidToken
+from troth.sdk.inquiry import KEPT, Inquirer
 from troth.sdk.issuer import Issuer
 from troth.sdk.keys import KeySet
 from troth.sdk.replay import ReplayMemory
@@ -105,10 +108,16 @@ class _Seen:
     proof_key: str | None
     signed: tuple[str, str] | None = None
     """Serial and signer of the certificate that it is bound to."""
+    kept_until: float = 0.0
+    """Of an opaque token: until when the issuer's word is relied on, on the monotonic clock."""
 
 
-class _KeysWanted(Exception):
-    """The issuer must be asked for its keys before anything can be said."""
+class _IssuerWanted(Exception):
+    """The issuer must be asked before anything can be said: for its keys, or about the token."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        super().__init__()
+        self.ask = ask
 
 
 class TokenValidator:
@@ -117,6 +126,7 @@ class TokenValidator:
 
     `audiences` are the identifiers of this resource; `guard` knows whom to refuse, and None says
     that every token shall be good until it ends; `binding` is which tokens are taken at all.
+    `client` asks the issuer about opaque tokens, once a second each; without it none is taken.
     """
 
     def __init__(
@@ -130,6 +140,7 @@ class TokenValidator:
         clock: Clock | None = None,
         capacity: int = CAPACITY,
         kind: Kind = ACCESS,
+        client: OAuthClient | None = None,
     ) -> None:
         self.issuer_url = issuer.url
         self._kind = kind
@@ -138,6 +149,7 @@ class TokenValidator:
         self._guard = guard
         self._clock = clock or SystemClock()
         self._keys = keys or KeySet(issuer, self._clock)
+        self._inquirer = Inquirer(client, self._audiences, self._clock) if client else None
         self._capacity = capacity
         self._seen: dict[bytes, _Seen] = {}
         self._headers: dict[str, Mapping[str, Any]] = {}
@@ -145,28 +157,29 @@ class TokenValidator:
 
     def check(self, sight: Sight) -> ValidToken:
         """What the token says; raises `InvalidToken`, `InvalidProof`, or `Unavailable` where
-        nobody can say. Asks the issuer, and blocks meanwhile, where its keys aren't known."""
+        nobody can say. Asks the issuer, and blocks meanwhile, where its keys aren't known, or about
+        an opaque token."""
         try:
             return self._check(sight)
-        except _KeysWanted:
-            self._keys.refresh()
+        except _IssuerWanted as wanted:
+            wanted.ask()
         return self._check_finally(sight)
 
     async def check_async(self, sight: Sight) -> ValidToken:
         """As `check`, without blocking the event loop."""
         try:
             return self._check(sight)
-        except _KeysWanted:
-            await asyncio.to_thread(self._keys.refresh)
+        except _IssuerWanted as wanted:
+            await asyncio.to_thread(wanted.ask)
         return self._check_finally(sight)
 
     def _check_finally(self, sight: Sight) -> ValidToken:
         try:
-            return self._check(sight)
-        except _KeysWanted as error:  # the interval is over already: the clock jumped
-            raise Unavailable("The issuer's keys aren't known; try again.", 1.0) from error
+            return self._check(sight, asked=True)
+        except _IssuerWanted as error:  # the interval is over already: the clock jumped
+            raise Unavailable("The issuer's word isn't known; try again.", 1.0) from error
 
-    def _check(self, sight: Sight) -> ValidToken:
+    def _check(self, sight: Sight, *, asked: bool = False) -> ValidToken:
         text = sight.token
         if len(text) > MAX_TOKEN_SIZE:
             raise InvalidToken("The token is longer than any of ours.")
@@ -174,7 +187,9 @@ class TokenValidator:
             raise InvalidToken("The token is no JWT: those are of ASCII characters alone.")
         digest = hashlib.sha256(text.encode("ascii")).digest()
         seen = self._seen.get(digest)
-        if seen is None or seen.kid not in self._keys.usable:
+        if is_opaque(text):
+            seen = self._recall(text, digest, asked=asked)
+        elif seen is None or seen.kid not in self._keys.usable:
             seen = self._meet(text)
             self._remember(digest, seen)
         elif self._clock.now().timestamp() >= seen.ends:
@@ -194,6 +209,29 @@ class TokenValidator:
             # Last: only the proof of a request that is let in is used up.
             self._check_proof(seen.proof_key, sight)
         return seen.valid
+
+    # An opaque token
+
+    def _recall(self, text: str, digest: bytes, *, asked: bool) -> _Seen:
+        """What the issuer said of an opaque token a moment ago; `asked`: just now."""
+        seen, inquirer = self._seen.get(digest), self._inquirer
+        if inquirer is None:
+            raise InvalidToken("The token is opaque, and this resource takes JWTs alone.")
+        if seen is None or (self._clock.monotonic() >= seen.kept_until and not asked):
+            raise _IssuerWanted(lambda: self._inquire(inquirer, text, digest))
+        if self._clock.now().timestamp() >= seen.ends:
+            raise InvalidToken("The token has expired; get a fresh one.")
+        return seen
+
+    def _inquire(self, inquirer: Inquirer, text: str, digest: bytes) -> None:
+        kept_until = self._clock.monotonic() + KEPT  # from the question on
+        try:
+            seen = _note("", inquirer.ask(text), self._kind)
+        except InvalidToken:
+            self._seen.pop(digest, None)
+            raise
+        seen.kept_until = kept_until
+        self._remember(digest, seen)
 
     # A token's first sight
 
@@ -226,7 +264,7 @@ class TokenValidator:
     def _want_keys(self) -> None:
         """Have the issuer asked if that may be; raise `Unavailable` if it doesn't answer."""
         if self._keys.askable:
-            raise _KeysWanted
+            raise _IssuerWanted(self._keys.refresh)
         self._keys.check()
 
     def _remember(self, digest: bytes, seen: _Seen) -> None:

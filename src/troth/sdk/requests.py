@@ -77,6 +77,8 @@ class TokenAuth(AuthBase):
 
 def _read_origin(url: str) -> tuple[str, str | None, int | None] | None:
     """Scheme, host and port; None for what is no URL, whatever it is requested with."""
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return None  # `urlsplit` would read over some of that, and who connects may not
     try:
         parts = urlsplit(url)
         port = parts.port

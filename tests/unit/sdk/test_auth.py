@@ -162,7 +162,9 @@ def test_a_challenge_blames_the_token_or_it_doesn_t(status, challenge, blamed) -
     assert blames_token(status, [challenge]) is blamed
 
 
-@pytest.mark.parametrize("url", ["other://[::1]:99999/", ":", "other:x"])
+@pytest.mark.parametrize(
+    "url", ["other://[::1]:99999/", ":", "other:x", f"\x1b{API}/", f"\x00{API}"]
+)
 def test_requests_shows_the_token_to_nobody_whose_url_can_t_be_read(
     source: TokenSource, url: str
 ) -> None:

@@ -7,8 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.fuzz.harness import answer, fuzz
-from tests.fuzz.mutations import json_documents, mutated_json, mutated_text
+from tests.fuzz.mutations import json_documents, mutated, mutated_json, mutated_text
+from troth.core.jose.jwk import decode_base64url, encode_base64url
 from troth.core.jose.jws import STRICT_JSON
+from troth.core.tier import Tier, read_tier
+from troth.issuance.opaque import PREFIX, find_span, open_token, read_span, seal_token
 from troth.issuance.txntoken import TXN
 from troth.live.bundle import make_bundle
 from troth.operations.exchange import read_claims
@@ -77,7 +80,24 @@ _CLAIMS = {
     "may_act": {"sub": "spiffe://example.org/d"},
     "troth_passed": ["https://archive.example.org"],
     "authorization_details": [_DETAIL],
+    "troth_tier": "medium",
 }
+_MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+_KEY = bytes(32)
+_OPAQUE = seal_token("a.b.c", _KEY, find_span(_MOMENT), b"n" * 12)
+_RAW = decode_base64url(_OPAQUE.removeprefix(PREFIX))
+
+
+@fuzz(
+    mutated_text(_OPAQUE) | mutated(_RAW).map(lambda raw: PREFIX + encode_base64url(raw)),
+    examples=200,
+)
+def fuzz_opaque_token(text: str) -> None:
+    """Only what was sealed opens, as it was; what names no span that is near asks for no key."""
+    span = answer(read_span, text, _MOMENT)
+    found = answer(open_token, text, _KEY)
+    assert found in (None, "a.b.c")
+    assert found is None or (text == _OPAQUE and span == find_span(_MOMENT))
 
 
 @fuzz(mutated_json(_CLAIMS).filter(lambda found: isinstance(found, dict)), examples=150)
@@ -85,6 +105,7 @@ def fuzz_exchanged_claims(claims: dict[str, Any]) -> None:
     """Claims of a token that we signed, perhaps in another version of ours."""
     claims = claims | {"aud": _LEDGER} if claims.get("aud") != _LEDGER else claims
     token = answer(read_claims, claims, _BUNDLE)
+    assert read_tier(claims.get("troth_tier")) in Tier
     if token is not None:
         assert all(isinstance(actor, str) for actor in token.actors)
         assert token.resource is _BUNDLE.resources["ledger"]

@@ -305,6 +305,7 @@ FUZZED: dict[str, str] = {
         policy.resource_manifest._read_actions
         policy.resource_manifest._read_identifier
         policy.resource_manifest._read_identifiers
+        policy.resource_manifest._read_ttls
         policy.resource_manifest._read_servers
         policy.resource_manifest._read_word
         policy.role_manifest._read_granted
@@ -332,7 +333,12 @@ FUZZED: dict[str, str] = {
         wire.oauth.details.parse_details
         wire.oauth.details.read_details
     """,
+    "opaque-token": """
+        issuance.opaque._decode
+        issuance.opaque.read_span
+    """,
     "exchanged-claims": """
+        core.tier.read_tier
         operations.exchange.read_claims
     """,
     "transaction-context": """

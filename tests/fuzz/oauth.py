@@ -159,7 +159,14 @@ _MANIFESTS: tuple[dict[str, Any], ...] = (
             "servers": ["ledger-api"],
             "actions": {"read": "See it", "write": "Change it"},
             "passesTo": ["archive"],
-            "token": {"format": "opaque", "algorithm": "EdDSA", "ttl": "5m", "binding": "mtls"},
+            "token": {
+                "format": "opaque",
+                "algorithm": "EdDSA",
+                "ttl": "5m",
+                "binding": "mtls",
+                "ttlByTier": {"low": "1m", "high": "10m"},
+                "sharedWith": ["archive"],
+            },
         },
     },
     {

@@ -27,6 +27,7 @@ from troth.live.snapshot import Snapshot
 from troth.operations.assertion import OutsideIssuers, Unproven
 from troth.operations.assertion import digest_proof as digest_proof
 from troth.operations.declaration import read_bundle
+from troth.operations.peer import PeerReader
 from troth.operations.svidclient import JWT_SPIFFE_ASSERTION, read_certificate, read_jwt_svid
 from troth.store.engine import Store
 from troth.wire.oauth.errors import InvalidClient, InvalidGrant
@@ -99,6 +100,7 @@ class Authenticator:
         self._trust_domain = trust_domain
         self._audiences = audiences
         self._outside = outside
+        self._peers = PeerReader(store, snapshot, clock, trust_domain)
         self._keys: dict[bytes, PublicKey] = {}
 
     async def authenticate(self, request: OAuthRequest) -> Proven:
@@ -124,7 +126,7 @@ class Authenticator:
 
     async def _by_certificate(self, request: OAuthRequest, der: bytes) -> Proven:
         now = self._clock.now()
-        shown = read_certificate(der, self._snapshot, self._trust_domain, now)
+        shown = await read_certificate(der, self._peers)
         _check_client_id(request.form.find("client_id"), shown.spiffe_id)
         identity = await self._require(shown.spiffe_id, now)
         return Proven(

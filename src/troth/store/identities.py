@@ -42,6 +42,7 @@ from troth.store.tables import (
     identities,
     identity_nodes,
     instances,
+    is_client,
     is_living,
     is_retired,
     sightings,
@@ -238,6 +239,11 @@ class IdentityGateway:
             if len(page) < _PAGE or (limit is not None and len(found) >= limit):
                 return found if limit is None else found[:limit]
             after = page[-1].name
+
+    def list_certificates(self) -> set[bytes]:
+        """The self-signed certificates (DER) of all living identities that registered any."""
+        rows = self._session.execute(select(_t.client).where(is_living, is_client))
+        return {der for row in rows for der in _read_client(row.client).certificates}
 
     def list_named(self, names: Iterable[str]) -> list[Identity]:
         """The living identities that have any of these names."""

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -47,21 +47,20 @@ def is_registered(der: bytes, registered: Iterable[bytes]) -> bool:
     return any(found)
 
 
-def read_end(der: bytes) -> datetime | None:
-    """When a certificate ends; None if it can't be read."""
-    try:
-        return x509.load_der_x509_certificate(der).not_valid_after_utc
-    except UNREADABLE:
-        return None
+class Validity(NamedTuple):
+    """From when to when a certificate holds."""
+
+    start: datetime
+    end: datetime
 
 
-def is_valid_at(der: bytes, now: datetime) -> bool:
-    """Whether `now` lies within the validity of a certificate."""
+def read_validity(der: bytes) -> Validity | None:
+    """From when to when a certificate holds; None if it can't be read."""
     try:
         certificate = x509.load_der_x509_certificate(der)
-        return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
+        return Validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     except UNREADABLE:
-        return False
+        return None
 
 
 def find_faults(certificate: x509.Certificate) -> Iterator[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from troth.core.clock import Clock
-from troth.identity.selfsigned import read_end
+from troth.identity.selfsigned import read_validity
 from troth.store.engine import Store
 
 Install = Callable[[frozenset[bytes]], Awaitable[None]]
@@ -36,7 +37,12 @@ class RefreshAnchors:
         """Look, and install them if they aren't those of the last time."""
         registered = await self.store.read(lambda tx: tx.identities.list_certificates())
         now = self.clock.now()
-        wanted = frozenset(der for der in registered if (end := read_end(der)) and end > now)
+        wanted = frozenset(der for der in registered if _is_current(der, now))
         if wanted != self._anchored.certificates:
             await self.install(wanted)
             self._anchored.certificates = wanted
+
+
+def _is_current(der: bytes, now: datetime) -> bool:
+    validity = read_validity(der)
+    return validity is not None and now < validity.end

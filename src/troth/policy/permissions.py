@@ -12,6 +12,7 @@ READS = frozenset(
     {
         "identity.ls",
         "identity.show",
+        "client_secret.ls",
         "template.ls",
         "instance.ls",
         "certificate.ls",
@@ -30,6 +31,7 @@ OPERATES = AUDITS | {
     "instance.lock",
     "instance.unlock",
     "certificate.revoke",
+    "client_secret.revoke",
     "token.revoke",
     "node.evict",
 }
@@ -38,6 +40,7 @@ ADMINISTERS = OPERATES | {
     "identity.activate",
     "identity.retire",
     "manifest.apply",
+    "client_secret.create",
     "token.join",
     "device.invite",
     "node.readmit",

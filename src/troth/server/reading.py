@@ -169,6 +169,10 @@ def _read_text(text: str, setting: Setting, variable: str) -> Any:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
             raise Invalid(f"{variable}: {setting.name}: expected a number. {setting.help}")
         return float(text)
+    if setting.type == "boolean":
+        if text not in ("true", "false"):
+            raise Invalid(f"{variable}: {setting.name}: expected true or false. {setting.help}")
+        return text == "true"
     if setting.type == "table":
         try:
             return msgspec.json.decode(text, type=dict[str, str])

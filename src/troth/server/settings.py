@@ -284,6 +284,19 @@ class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "anyone"
 
 
+class OAuth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How clients may prove themselves to the token service, beside keys and certificates."""
+
+    client_secrets: Annotated[
+        bool,
+        Meta(
+            description="Whether clients may prove themselves by a secret (client_secret_basic), "
+            "for old programs that can do nothing better. A secret can be copied: each one that "
+            "lives is a finding of `troth doctor`."
+        ),
+    ] = False
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration file."""
 
@@ -321,6 +334,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ttl: Ttl = Ttl()
     limits: Limits = Limits()
     crl: Crl = Crl()
+    oauth: OAuth = OAuth()
     x509pop: X509popSettings = X509popSettings()
     log: Log = Log()
     telemetry: Telemetry = Telemetry()
@@ -381,4 +395,6 @@ def _name_type(kind: Any) -> str:
         return " | ".join(str(value) for value in kind.values)
     if isinstance(kind, msgspec.inspect.DictType):
         return "table"
-    return {"IntType": "integer", "FloatType": "number", "StrType": "text"}[type(kind).__name__]
+    return {"BoolType": "boolean", "IntType": "integer", "FloatType": "number", "StrType": "text"}[
+        type(kind).__name__
+    ]

@@ -10,7 +10,7 @@ from troth.wire.oauth.form import Form
 @dataclass(frozen=True, slots=True)
 class OAuthRequest:
     """`certificate` is the client's (DER) where TLS asked for one; `authorization`, `dpop` and
-    `accept` are those headers; `url` is where it was sent, without query."""
+    `accept` are those headers; `url` is where it was sent, without query, and `source` by whom."""
 
     form: Form
     certificate: bytes | None = None
@@ -18,3 +18,4 @@ class OAuthRequest:
     dpop: str | None = None
     url: str = ""
     accept: str | None = None
+    source: str = ""

@@ -67,10 +67,12 @@ def make_certificate(
     signer: bytes | None = None,
     extensions: Iterable[tuple[x509.ExtensionType, bool]] = (),
     subject: x509.Name | None = None,
+    bare: bool = False,
 ) -> Made:
     """A certificate that signs itself, or of `issuer`, with `names` as URIs.
 
-    It ends `life` after `now`. `signer` is the key identifier of who is said to have signed it.
+    It ends `life` after `now`. `signer` is the key identifier of who is said to have signed
+    it; a `bare` one names no keys.
     """
     now = now or datetime.now(UTC)
     key = key or ec.generate_private_key(ec.SECP256R1())
@@ -91,11 +93,12 @@ def make_certificate(
         builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True)
     if ca:
         builder = builder.add_extension(usage("digital_signature", "key_cert_sign"), critical=True)
-    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    builder = builder.add_extension(own, critical=False)
     signing = issuer.key if issuer else key
-    named = signer or x509.SubjectKeyIdentifier.from_public_key(signing.public_key()).digest
-    builder = builder.add_extension(x509.AuthorityKeyIdentifier(named, None, None), critical=False)
+    if not bare:
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        builder = builder.add_extension(own, critical=False)
+        named = signer or x509.SubjectKeyIdentifier.from_public_key(signing.public_key()).digest
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier(named, None, None), False)
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
     algorithm = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
 from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,10 +30,10 @@ from sqlalchemy import (
 from troth.core.errors import Conflict, NotFound
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain
 from troth.identity.attendance import Phase
-from troth.identity.client import NO_CLIENT, Client, ClientKey
 from troth.identity.identity import Identity, Kind, State
 from troth.identity.selectors import CERTIFIED, Selector
 from troth.store.bulk import RowInsert
+from troth.store.clients import read_client, write_client
 from troth.store.columns import Document, Moment, store_document, store_moment
 from troth.store.session import Session
 from troth.store.tables import (
@@ -243,7 +242,7 @@ class IdentityGateway:
     def list_certificates(self) -> set[bytes]:
         """The self-signed certificates (DER) of all living identities that registered any."""
         rows = self._session.execute(select(_t.client).where(is_living, is_client))
-        return {der for row in rows for der in _read_client(row.client).certificates}
+        return {der for row in rows for der in read_client(row.client).certificates}
 
     def list_named(self, names: Iterable[str]) -> list[Identity]:
         """The living identities that have any of these names."""
@@ -447,7 +446,7 @@ def _write(identity: Identity) -> dict[str, Any]:
         "template": identity.template or None,
         "roles": identity.roles or None,
         "delegates": identity.delegates or None,
-        "client": _write_client(identity.client),
+        "client": write_client(identity.client),
     }
 
 
@@ -478,24 +477,8 @@ def _read(row: Row[Any]) -> Identity:
         template=row.template or "",
         roles=tuple(row.roles or ()),
         delegates=tuple(row.delegates or ()),
-        client=_read_client(row.client),
+        client=read_client(row.client),
     )
-
-
-def _write_client(client: Client) -> dict[str, Any] | None:
-    if client == NO_CLIENT:
-        return None
-    return {
-        "keys": [[key.kid, b64encode(key.public_key).decode()] for key in client.keys],
-        "certificates": [b64encode(der).decode() for der in client.certificates],
-    }
-
-
-def _read_client(value: Any) -> Client:
-    if value is None:
-        return NO_CLIENT
-    keys = tuple(ClientKey(kid, b64decode(key)) for kid, key in value["keys"])
-    return Client(keys, tuple(map(b64decode, value["certificates"])))
 
 
 def _read_selectors(texts: Iterable[str]) -> tuple[Selector, ...]:

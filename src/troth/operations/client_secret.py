@@ -73,7 +73,7 @@ class CreateClientSecret:
                 expires_at=min(now + timedelta(seconds=call.body.ttl), identity.expires_at),
             )
             tx.client_secrets.add(secret)
-            _record(tx, call, "created", secret, identity, now)
+            _note(tx, call, "created", secret, identity, now)
             return wire.ClientSecretCreated(
                 id=secret_id,
                 client_id=str(identity.spiffe_id),
@@ -139,7 +139,7 @@ class RevokeClientSecret:
             identity = tx.identities.get(secret.identity_id)
             if secret.is_live(now):
                 tx.client_secrets.revoke(secret.id, now)
-                _record(tx, call, "revoked", secret, identity, now, reason=call.body.reason)
+                _note(tx, call, "revoked", secret, identity, now, reason=call.body.reason)
             return _view(tx.client_secrets.get(secret.id), identity)
 
         return await self.store.transact(revoke)
@@ -242,7 +242,7 @@ def _suggest(identity: Identity) -> str:
     return "spiffe_x509 or spiffe_jwt with its SVID from the agent"
 
 
-def _record(
+def _note(
     tx: Transaction,
     call: Call[Any],
     verbed: str,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.fakes.clients import LEDGER_MANIFESTS
 from tests.fakes.house import DOMAIN, FailingKeystore, FakeHouse, open_house
 from tests.fakes.stores import HOUR, NOW
 from tests.fakes.templates import describe_template, submit
@@ -80,7 +81,7 @@ async def live(house: FakeHouse) -> None:
 
 async def _meet_others(house: FakeHouse, node: Caller) -> None:
     """A workload that a template fits, and devices without an agent."""
-    await house.call("manifest.apply", submit(describe_template()))
+    await house.call("manifest.apply", submit(describe_template(), LEDGER_MANIFESTS[0]))
     await house.settle()
     sight = SightWorkload(selectors=["unix:gid:1500", "unix:uid:1500"], pid=7)
     await house.call("identity.sight", sight, node)

@@ -37,7 +37,7 @@ class ServerTls:
     """
 
     def __init__(self, chain_pem: bytes, key_pem: bytes, client_roots: Sequence[bytes]) -> None:
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()
         self._pair = (chain_pem, key_pem)
         self._roots = tuple(client_roots)
         self._clients: frozenset[bytes] = frozenset()
@@ -72,7 +72,14 @@ class ServerTls:
         load is passed over; so is what bears the name of a root, which would be taken for the
         issuer of our own certificates.
         """
-        self._install(clients=frozenset(certificates))
+        wanted = frozenset(certificates)
+        with self._changing:
+            if wanted >= self._clients:
+                # OpenSSL sorts all anchors anew for each that comes: those that are there stay.
+                _load_clients(self._inner_mutual, wanted - self._clients, self._roots)
+                self._clients = wanted
+            else:
+                self._install(clients=wanted)
 
     def _install(
         self,

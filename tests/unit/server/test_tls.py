@@ -143,6 +143,22 @@ def test_they_are_no_anchors_of_the_public_listener_and_go_when_they_are_removed
     assert not shake(tls, pair)
 
 
+def test_one_more_is_added_to_those_that_are_there_and_stays_through_rotations(tmp_path: Path):
+    first, second = (make_certificate("billing", bare=True) for _ in range(2))
+    pairs = [made.write(tmp_path) for made in (first, second)]
+    tls = open_tls([first])
+    inner = tls._inner_mutual
+    tls.trust_clients([first.der, second.der])
+    assert tls._inner_mutual is inner
+    assert [shake(tls, pair) for pair in pairs] == [True, True]
+    pair = share_authority().issue()
+    tls.install(pair.chain, pair.key, [share_authority().der])
+    assert tls._inner_mutual is not inner
+    assert [shake(tls, pair) for pair in pairs] == [True, True]
+    tls.trust_clients([second.der])
+    assert [shake(tls, pair) for pair in pairs] == [False, True]
+
+
 def test_bad_ones_keep_nobody_out(tmp_path: Path):
     authority = share_authority()
     subject = x509.load_der_x509_certificate(authority.der).subject

@@ -24,7 +24,6 @@ from troth.identity.selfsigned import (
 )
 from troth.manifests.reading import parse_manifests
 
-NOW = datetime.now(UTC)
 SERVER_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
 CLIENT_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
@@ -88,7 +87,7 @@ def test_a_key_that_tls_does_not_know() -> None:
 def plan(*pems: str) -> list[str]:
     manifest = render_identity("billing", make_private_key(1), client={"certificates": list(pems)})
     limits = Limits(trust_domain=TrustDomain("example.org"))
-    found = parse_manifests([PlainDocument(manifest)], limits, NOW)
+    found = parse_manifests([PlainDocument(manifest)], limits, datetime.now(UTC))
     return [problem.message for problem in found.errors]
 
 

@@ -19,7 +19,7 @@ from tests.fakes.stores import (
     transact,
 )
 from troth.core.clock import VirtualClock
-from troth.core.ids import AuthorityId
+from troth.core.ids import AuthorityId, IdentityId
 from troth.issuance.authorities import AuthorityState
 from troth.store.database import Link
 from troth.store.engine import open_database, open_store
@@ -76,6 +76,14 @@ PASSING: dict[str, tuple[str, Callable[[Transaction], Any]]] = {
     "who holds certificates": (
         "ix_certificates_authority_id",
         lambda tx: tx.certificates.count_unreplaced(AUTHORITY, NOW),
+    ),
+    "certificates of clients": (
+        "ix_identities_client",
+        lambda tx: tx.identities.list_certificates(),
+    ),
+    "secrets of a client": (
+        "ix_client_secrets_identity_id",
+        lambda tx: tx.client_secrets.count_live(IdentityId("idn_1"), NOW),
     ),
     "the end of tokens": (
         "ix_jwt_svids_authority_id",

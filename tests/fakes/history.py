@@ -13,11 +13,11 @@ from tests.fakes.house import DOMAIN, FailingKeystore, FakeHouse, open_house
 from tests.fakes.stores import HOUR, NOW
 from tests.fakes.templates import describe_template, submit
 from troth.core.entropy import SeededEntropy
-from troth.core.ids import RequestId, SpiffeId
+from troth.core.ids import RequestId, SecretId, SpiffeId
 from troth.drivers.keystores import KeyKind
 from troth.operations.call import Caller
 from troth.store.engine import Transaction
-from troth.store.records import HolderKind, Withdrawal
+from troth.store.records import ClientSecret, HolderKind, Withdrawal
 from troth.wire.api.certificates import InstanceClaim
 from troth.wire.api.devices import InviteDevices
 from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
@@ -96,6 +96,10 @@ def _add_rest(tx: Transaction) -> None:
     tx.cursors.save("sink", 7)
     tx.used_proofs.take("ab" * 32, NOW + HOUR)
     tx.token_revocations.add("tok_gone", NOW + HOUR)
+    (holder,) = tx.identities.list_named(["api"])
+    tx.client_secrets.add(
+        ClientSecret(SecretId("csec_gone"), "ab" * 32, holder.id, "uid:0", NOW, NOW + HOUR)
+    )
     tx.leases.take("sealer", "somebody", NOW, HOUR)
     tx.withdrawals.add(
         Withdrawal(

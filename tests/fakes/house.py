@@ -27,6 +27,7 @@ from troth.issuance.profiles import CRL_LIFETIME, CRL_PERIOD
 from troth.live.snapshot import Snapshot
 from troth.operations.authority import PrepareAuthorities
 from troth.operations.call import Call, Caller
+from troth.operations.client import list_methods
 from troth.operations.crl import PublishCrls
 from troth.operations.dispatch import Dispatcher
 from troth.operations.feed import FollowJournal, read_seed
@@ -144,6 +145,7 @@ async def open_house(
     url: str | None = None,
     clock: VirtualClock | None = None,
     keystore: FailingKeystore | None = None,
+    client_secrets: bool = False,
 ) -> AsyncIterator[FakeHouse]:
     """A house on a fresh database in `directory`, or on the one at `url`."""
     clock, entropy = clock or VirtualClock(), SeededEntropy(seed)
@@ -168,7 +170,12 @@ async def open_house(
                 store, snapshot, clock, entropy, keystore, drafter, "https://localhost:8443/crl"
             ),
             publication=StoredPublication(
-                store, snapshot, clock, "https://localhost:8443", "https://localhost:8444"
+                store,
+                snapshot,
+                clock,
+                "https://localhost:8443",
+                "https://localhost:8444",
+                list_methods(client_secrets=client_secrets),
             ),
             trust_domain=DOMAIN,
             limits=Limits(trust_domain=DOMAIN),
@@ -178,6 +185,7 @@ async def open_house(
             vouchers=vouchers or Vouchers(),
             device_vouchers=device_vouchers or Vouchers(),
             key_source=FakeKeySource(),
+            client_secrets=client_secrets,
         )
         meter = FakeMeter()
         yield FakeHouse(
@@ -206,13 +214,18 @@ def in_house(
     test: Callable[[FakeHouse], Coroutine[Any, Any, None]],
     vouchers: Vouchers | None = None,
     device_vouchers: Vouchers | None = None,
+    *,
+    client_secrets: bool = False,
 ) -> Callable[[Path], None]:
     """Run an async test in a fresh house."""
 
     def run(tmp_path: Path) -> None:
         async def main() -> None:
             async with open_house(
-                tmp_path, vouchers=vouchers, device_vouchers=device_vouchers
+                tmp_path,
+                vouchers=vouchers,
+                device_vouchers=device_vouchers,
+                client_secrets=client_secrets,
             ) as house:
                 await test(house)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from base64 import b64encode, urlsafe_b64encode
 from dataclasses import replace
 from datetime import datetime
@@ -30,6 +31,7 @@ from troth.cli.chain import describe_chain, load_chain
 from troth.core.ids import SpiffeId
 from troth.core.jose.jwk import derive_key_id, parse_key, render_jwk, render_key
 from troth.core.jose.jws import parse_token
+from troth.identity.selfsigned import find_faults, is_self_issued, read_validity
 from troth.identity.x509pop import (
     NODE,
     Possession,
@@ -40,7 +42,8 @@ from troth.identity.x509pop import (
 from troth.issuance.csr import parse_csr
 from troth.issuance.der import assemble_signed, split_der
 from troth.issuance.jwtsvid import LEEWAY, finish_jwt, validate_jwt_svid
-from troth.issuance.presented import read_presented
+from troth.issuance.presented import is_signed_by, read_presented
+from troth.server.tls import _load_clients
 from troth.wire.bundle import list_jwks, parse_bundle, render_bundle
 from troth.wire.pem import render_pem_certificates
 from troth.wire.workload import WorkloadMessages
@@ -136,6 +139,20 @@ def fuzz_client_certificate(der: bytes) -> None:
         assert found.spiffe_id.trust_domain == ISSUER.trust_domain
         assert SpiffeId.parse(str(found.spiffe_id)) == found.spiffe_id
         assert found.serial
+    ours = is_signed_by(der, ISSUER.x509.certificate)
+    assert not ours or der in (_LEAF, _FULL, ISSUER.x509.certificate)
+
+
+@fuzz(_CERTIFICATES)
+def fuzz_registered_certificate(der: bytes) -> None:
+    """What identities register, and what strangers show as such: nothing of it breaks a listener,
+    and what has no fault is taken as an anchor."""
+    is_self_issued(der)
+    validity = read_validity(der)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _load_clients(context, [der], [_LEAF])
+    if validity is not None and not list(find_faults(x509.load_der_x509_certificate(der))):
+        assert is_self_issued(der)
 
 
 @fuzz(_CERTIFICATES)

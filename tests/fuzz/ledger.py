@@ -45,6 +45,7 @@ FUZZED: dict[str, str] = {
     """,
     "client-certificate": """
         issuance.der.read_signer
+        issuance.presented.is_signed_by
         issuance.presented.read_presented
     """,
     "config": """
@@ -318,6 +319,16 @@ FUZZED: dict[str, str] = {
         core.jose.dpop._read_time
         core.jose.dpop.read_proof
     """,
+    "registered-certificate": """
+        identity.selfsigned.is_self_issued
+        identity.selfsigned.read_validity
+        server.tls._load_clients
+        server.tls._name_subject
+    """,
+    "basic-credentials": """
+        operations.client_secret.SecretVerifier._read_name
+        wire.oauth.basic.parse_basic
+    """,
     "oauth-form": """
         server.http.oauth.OAuthEndpoints._read_request
         server.http.oauth._read_body
@@ -375,7 +386,8 @@ ELSEWHERE: dict[str, str] = {
         store.templates.ReadTemplates.read
         store.templates._read
         store.declarations.DeclarationGateway.list
-        store.identities._read_client
+        store.client_secrets._read
+        store.clients.read_client
         store.withdrawals._read
     """,
     "it runs transactions, or gathers what they find": """
@@ -405,6 +417,7 @@ ELSEWHERE: dict[str, str] = {
         operations.admission.read_claim
         operations.assertion.OutsideIssuers.read
         operations.device.EnrollDevice._read_certificate
+        operations.peer.PeerReader.read
         operations.device.EnrollDevice._read_code
         operations.journal.TailJournal._read_after
         operations.jwtsvid._read_wish
@@ -477,6 +490,7 @@ ELSEWHERE: dict[str, str] = {
     """,
     "it asks the server, and the client that it asks with has a target": """
         cli.doctor._read_refusals
+        cli.doctor._read_secrets
         cli.journal._read_recent
         cli.journal.read_journal
         cli.journal.read_last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from tests.fakes.issuer import FakeIssuer, encode_spki, make_private_key
 from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import json_documents, mutated, mutated_json, mutated_text
+from troth.core.clock import VirtualClock
 from troth.core.errors import TrothError
 from troth.core.ids import TrustDomain
 from troth.core.jose.dpop import read_proof
@@ -24,10 +26,13 @@ from troth.core.manifest.problem import Limits, PlainDocument
 from troth.live.bundle import make_bundle
 from troth.manifests.reading import parse_manifests
 from troth.operations.client import _read_assertion
+from troth.operations.client_secret import SecretVerifier
+from troth.operations.refusal import find_claimed
 from troth.operations.svidclient import read_jwt_svid
 from troth.server.http.oauth import MAX_BODY, OAuthEndpoints, _read_body
 from troth.server.settings import Limits as ServerLimits
-from troth.wire.oauth.form import MAX_REPEATED, parse_form
+from troth.wire.oauth.basic import parse_basic
+from troth.wire.oauth.form import MAX_REPEATED, Form, parse_form
 from troth.wire.oauth.request import OAuthRequest
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -37,6 +42,8 @@ URL = f"{ORIGIN}/oauth/token"
 KEY = make_private_key(7)
 JWK = render_key(encode_spki(KEY))
 ISSUER = FakeIssuer()
+_NO_STORE: Any = None
+"""For what reads no rows."""
 BUNDLE = make_bundle(1, [], [], [ISSUER.jwt])
 
 FORM = urlencode(
@@ -144,6 +151,30 @@ def fuzz_client_assertion(text: str) -> None:
     """Taken apart as an assertion, and as a JWT-SVID: none of these is one for this server."""
     answer(_read_assertion, text)
     assert answer(read_jwt_svid, text, BUNDLE, DOMAIN, frozenset({ORIGIN}), NOW) is None
+
+
+_SECRET = f"spiffe://example.org/a:troth-secret.csec_0a.{'A' * 43}"
+
+
+@fuzz(
+    mutated_text("Basic YTpi", f"Basic {base64.b64encode(_SECRET.encode()).decode()}")
+    | st.builds(
+        lambda joined: f"basic {base64.b64encode(joined.encode()).decode()}",
+        mutated_text(_SECRET, "spiffe%3A%2F%2Fexample.org%2Fa:%41+%c3%a9"),
+    )
+)
+def fuzz_basic_credentials(header: str) -> None:
+    """Id and secret of a client; what the journal is told of them is never the secret."""
+    found = answer(parse_basic, header)
+    if found is not None:
+        assert found.client_id
+        assert found.secret
+        assert found.secret not in repr(found).replace(found.client_id, "")
+    claimed = find_claimed(OAuthRequest(Form({}), authorization=header))
+    assert "troth-secret" not in claimed
+    verifier = SecretVerifier(_NO_STORE, VirtualClock(NOW), DOMAIN, allowed=True)
+    if found is not None:
+        verifier._read_name(found.client_id)
 
 
 _CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIBIjCBygIJAK0=\n-----END CERTIFICATE-----\n"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from troth.cli.client_secret import fetch_secrets
 from troth.cli.command import command, make_app
 from troth.cli.explanation import (
     Attestation,
@@ -25,6 +27,7 @@ from troth.cli.installation import (
     Level,
     check_agent,
     check_data,
+    check_secrets,
     check_selectors,
     check_sockets,
     check_status,
@@ -109,6 +112,7 @@ def _ask_server(terminal: Terminal, report: Report) -> list[identities.IdentityV
             items = fetch_identities(client)
             report.findings += check_selectors(items)
             _read_refusals(client, report)
+            _read_secrets(client, report, terminal.now())
             return items
     except Unreachable as error:
         remedy = "Start `troth up`, or name the server with --data or --url."
@@ -137,6 +141,16 @@ def _read_refusals(client: ApiClient, report: Report) -> None:
     except Denied as error:
         remedy = "Run doctor with the role auditor to see who was refused lately."
         report.findings.append(Finding(Level.WARNING, "refusals", error.detail, remedy))
+
+
+def _read_secrets(client: ApiClient, report: Report, now: datetime) -> None:
+    try:
+        report.findings += check_secrets(fetch_secrets(client), now)
+    except NotFound:
+        pass  # a server of an earlier version, which has none
+    except Denied as error:
+        remedy = "Run doctor with the role auditor to see which clients use secrets."
+        report.findings.append(Finding(Level.WARNING, "client secrets", error.detail, remedy))
 
 
 def _explain_process(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,6 +17,7 @@ from troth.cli.words import describe_moment, describe_time
 from troth.core.errors import Invalid, TrothError
 from troth.identity.selectors import Selector, find_weakness
 from troth.sdk.workload import AgentUnreachable, NoIdentity, WorkloadApi, find_socket
+from troth.wire.api.client_secrets import ClientSecretView
 from troth.wire.api.identities import IdentityView
 from troth.wire.api.status import StatusView
 
@@ -134,6 +135,20 @@ def check_reach(path: Path) -> Iterator[Finding]:
             f"{place} keeps processes of other users away from the agent's socket.",
             f"chmod o+{'x' if closed else 'rw'} {place}, or give the agent another --socket.",
         )
+
+
+def check_secrets(items: Iterable[ClientSecretView], now: datetime) -> Iterator[Finding]:
+    """Client secrets that live: each can be copied, and most clients can do better."""
+    for item in items:
+        ends = describe_time(item.expires_at, now)
+        words = (
+            f"'{item.identity}' of {item.owner} asks for tokens with a secret ({item.id}), which "
+            f"can be copied and ends {ends}."
+        )
+        remedy = (
+            f"Let it use {item.instead}, then `troth client-secret revoke {item.id} --reason TEXT`."
+        )
+        yield Finding(Level.WARNING, "client secret", words, remedy)
 
 
 def check_status(view: StatusView, now: datetime) -> Iterator[Finding]:

@@ -58,6 +58,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("certificate", "certificate", "X.509-SVIDs that were issued.", PANEL_NOUNS, False),
     Entry("authority", "authority", "The keys that sign, and their rotation.", PANEL_NOUNS, False),
     Entry("node", "node", "The machines that joined.", PANEL_NOUNS, False),
+    Entry("client-secret", "client_secret", "Secrets of old programs.", PANEL_NOUNS, False),
     Entry("token", "token", "Access tokens, and those to join with.", PANEL_NOUNS, False),
     Entry("device", "device", "Devices that enrol without an agent.", PANEL_NOUNS, False),
     Entry("svid", "svid", "Fetch and look at SVIDs, as a workload does.", PANEL_NOUNS, False),

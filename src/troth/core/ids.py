@@ -20,6 +20,7 @@ NodeId = NewType("NodeId", str)
 AuthorityId = NewType("AuthorityId", str)
 TokenId = NewType("TokenId", str)
 CodeId = NewType("CodeId", str)
+SecretId = NewType("SecretId", str)
 RequestId = NewType("RequestId", str)
 
 MAX_SPIFFE_ID_LENGTH = 2048

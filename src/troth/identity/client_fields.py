@@ -15,6 +15,7 @@ from troth.core.manifest.field import Field, list_schema, read_members, text_sch
 from troth.core.manifest.problem import Limits, Node, show_value
 from troth.core.x509 import UNREADABLE
 from troth.identity.client import ClientKey
+from troth.identity.selfsigned import MAKE_ONE, find_faults
 
 MAX_ROLES = 64
 MAX_DELEGATES = 64
@@ -79,6 +80,8 @@ def _read_certificate(node: Node) -> bytes:
         )
     if certificate.not_valid_after_utc <= node.now:
         raise Invalid("has expired; make a new one.")
+    if faults := list(find_faults(certificate)):
+        raise Invalid(f"{'; it '.join(faults)}. TLS would refuse it ({MAKE_ONE}).")
     return certificate.public_bytes(Encoding.DER)
 
 

@@ -1,7 +1,8 @@
 """A certificate that somebody presents: who it names, and what a verifier looks up about it.
 
-Its chain was verified by TLS. What TLS leaves open is here: the form of an X.509-SVID
-(X509-SVID.md, sections 2 and 5.2 of the SPIFFE standards) and its end, which a connection outlives.
+Its chain was verified by TLS, though perhaps to an anchor that isn't ours. What TLS leaves open is
+here: the form of an X.509-SVID (X509-SVID.md, sections 2 and 5.2 of the SPIFFE standards), its end,
+which a connection outlives, and who signed it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from troth.core.errors import Invalid, Unauthenticated
 from troth.core.ids import SpiffeId, TrustDomain
@@ -37,8 +39,12 @@ def format_serial(serial: int) -> str:
 
 
 def read_presented(der: bytes, trust_domain: TrustDomain, now: datetime) -> Presented:
-    """What the certificate says; raises `Unauthenticated` unless it is an X.509-SVID of
-    `trust_domain` that hasn't expired."""
+    """What the certificate says; raises `Unauthenticated` unless it has the form of an X.509-SVID
+    of `trust_domain` and hasn't expired.
+
+    Who signed it is for `is_signed_by` to say, or for TLS where the authorities of the trust domain
+    are its only anchors.
+    """
     try:
         certificate = x509.load_der_x509_certificate(der)
         serial, end = certificate.serial_number, certificate.not_valid_after_utc
@@ -54,8 +60,7 @@ def read_presented(der: bytes, trust_domain: TrustDomain, now: datetime) -> Pres
         raise Unauthenticated(
             "The certificate shown doesn't say which authority signed it; get a new one."
         )
-    if end <= now:
-        raise Unauthenticated("The certificate shown has expired; get a new one.")
+    check_end(end, now)
     if len(uris) != 1:
         raise Unauthenticated("The certificate shown must carry exactly one SPIFFE ID.")
     try:
@@ -65,3 +70,20 @@ def read_presented(der: bytes, trust_domain: TrustDomain, now: datetime) -> Pres
     if spiffe_id.trust_domain != trust_domain:
         raise Unauthenticated(f"{spiffe_id.trust_domain} is not this trust domain.")
     return Presented(spiffe_id, format_serial(serial), signer, end)
+
+
+def check_end(not_after: datetime, now: datetime) -> None:
+    """Raise `Unauthenticated` once the certificate that ends at `not_after` has expired."""
+    if not_after <= now:
+        raise Unauthenticated("The certificate shown has expired; get a new one.")
+
+
+def is_signed_by(der: bytes, issuer: bytes) -> bool:
+    """Whether a certificate names that of `issuer` (both DER) as its issuer, and that key signed it
+    (RFC 5280, section 6.1.3, a, 1 and 4)."""
+    try:
+        shown = x509.load_der_x509_certificate(der)
+        shown.verify_directly_issued_by(x509.load_der_x509_certificate(issuer))
+    except (*UNREADABLE, InvalidSignature):
+        return False
+    return True

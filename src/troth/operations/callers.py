@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from troth.core.clock import Clock
-from troth.core.errors import Denied, Unauthenticated
+from troth.core.errors import Denied
 from troth.core.ids import TrustDomain
-from troth.issuance.presented import Presented, read_presented
+from troth.issuance.presented import Presented
 from troth.live.snapshot import Snapshot
 from troth.operations.call import Caller
 from troth.operations.node import name_node
+from troth.operations.peer import PeerReader
 from troth.store.engine import Store
 from troth.store.records import CertificateKind, NodeState
 
@@ -57,6 +58,11 @@ class CallerRegistry:
     uid_roles: Mapping[int, str]
     spiffe_roles: Mapping[str, str]
     _recognised: Recognised = field(default_factory=Recognised)
+    _peers: PeerReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        peers = PeerReader(self.store, self.snapshot, self.clock, self.trust_domain)
+        object.__setattr__(self, "_peers", peers)
 
     def by_uid(self, uid: int, source: str) -> Caller:
         """The caller on the admin socket; `Denied` for a uid without a role."""
@@ -69,13 +75,14 @@ class CallerRegistry:
         return Caller(principal=f"uid:{uid}", roles=frozenset({role}), source=source)
 
     async def by_certificate(self, der: bytes, source: str) -> Caller:
-        """The caller with this client certificate, whose chain the TLS listener has verified.
+        """The caller with this client certificate, if an authority of the trust domain signed it.
 
         Revocation, quarantine and the end of validity are looked at on every request, since a
         connection outlives all three.
         """
         loads = self.snapshot.loads
-        shown = self._judge(der)
+        shown = await self._peers.read(der)
+        self._check_standing(shown)
         name = shown.spiffe_id.path.removeprefix(_NODES)
         if shown.spiffe_id.path.startswith(_NODES):
             caller = await self._find_node(name, shown, source)
@@ -91,20 +98,18 @@ class CallerRegistry:
         takes a caller away shows in the snapshot: an eviction, a retirement and a node that joins
         anew revoke each certificate that lives, in the same transaction.
         """
-        shown = self._judge(der)
+        shown = self._peers.find(der)
+        if shown is None:
+            return None
+        self._check_standing(shown)
         known = self._recognised.find(shown.serial, self.snapshot.loads)
         return None if known is None else replace(known, source=source)
 
-    def _judge(self, der: bytes) -> Presented:
-        """What the certificate says, unless its holder is cut off by now."""
-        self.snapshot.check_fresh()
-        shown = read_presented(der, self.trust_domain, self.clock.now())
-        if self.snapshot.is_revoked(shown.serial) or self.snapshot.is_distrusted(shown.signer):
-            raise Unauthenticated("The client certificate was revoked; get a new one.")
+    def _check_standing(self, shown: Presented) -> None:
+        """Raise `Denied` if its holder is cut off by now."""
         state = self.snapshot.find_cut_off(str(shown.spiffe_id))
         if state is not None:
             raise Denied(f"{shown.spiffe_id} is {state.value}.")
-        return shown
 
     async def _find_node(self, name: str, shown: Presented, source: str) -> Caller:
         node = await self.store.read(lambda tx: tx.nodes.find_named(name))

@@ -22,23 +22,41 @@ from troth.core.jose.nobody import verify_for_nobody
 from troth.identity.client import ClientKey
 from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
+from troth.identity.selfsigned import is_registered, is_self_issued, read_validity
 from troth.live.snapshot import Snapshot
 from troth.operations.assertion import OutsideIssuers, Unproven, check_type
 from troth.operations.assertion import digest_proof as digest_proof
+from troth.operations.client_secret import SecretVerifier
 from troth.operations.declaration import read_bundle
-from troth.operations.svidclient import JWT_SPIFFE_ASSERTION, read_certificate, read_jwt_svid
+from troth.operations.peer import PeerReader
+from troth.operations.svidclient import (
+    JWT_SPIFFE_ASSERTION,
+    digest_certificate,
+    read_certificate,
+    read_jwt_svid,
+)
 from troth.store.engine import Store
+from troth.wire.oauth.basic import is_basic, parse_basic
 from troth.wire.oauth.errors import InvalidClient, InvalidGrant
 from troth.wire.oauth.metadata import ASSERTION_ALGORITHMS
 from troth.wire.oauth.request import OAuthRequest
 
+SELF_SIGNED = "self_signed_tls_client_auth"
+SECRET_METHOD = "client_secret_basic"  # noqa: S105 - a name
+"""How old programs may, where the server is told to let them (RFC 6749, section 2.3.1)."""
 JWT_BEARER_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 LEEWAY = timedelta(seconds=30)
 LONGEST_LIFE = timedelta(hours=1)
 """Of an assertion: until its end its `jti` is remembered."""
 MAX_JTI = 256
-CLIENT_METHODS = ("private_key_jwt", "tls_client_auth", "spiffe_jwt", "spiffe_x509")
-"""How a client may prove who it is (RFC 7591, section 2)."""
+CLIENT_METHODS = (
+    "private_key_jwt",
+    "tls_client_auth",
+    SELF_SIGNED,
+    "spiffe_jwt",
+    "spiffe_x509",
+)
+"""How a client may prove who it is (RFC 7591, section 2; RFC 8705, section 2)."""
 FEDERATED = "federated_jwt"
 """How we call it in the journal; no standard has a word for it."""
 KEYS_KNOWN = 10_000
@@ -92,6 +110,7 @@ class Authenticator:
         trust_domain: TrustDomain,
         audiences: frozenset[str],
         outside: OutsideIssuers,
+        secrets: SecretVerifier,
     ) -> None:
         self._store = store
         self._snapshot = snapshot
@@ -99,21 +118,23 @@ class Authenticator:
         self._trust_domain = trust_domain
         self._audiences = audiences
         self._outside = outside
+        self._secrets = secrets
+        self._peers = PeerReader(store, snapshot, clock, trust_domain)
         self._keys: dict[bytes, PublicKey] = {}
         self._instances: dict[str, str] = {}
 
     async def authenticate(self, request: OAuthRequest) -> Proven:
-        """The client; raises `InvalidClient`, or `Invalid` for who proves it in several ways
-        (RFC 6749, sections 2.3 and 5.2). A certificate beside an assertion isn't one: on the
-        mutual-TLS listener everybody shows one."""
+        """The client; raises `InvalidClient`, or `Invalid` for one that proves itself in two ways
+        at once (RFC 6749, sections 2.3 and 5.2). A certificate beside an assertion isn't one: on
+        the mutual-TLS listener everybody shows one."""
         self._snapshot.check_fresh()
         form = request.form
+        method = _find_method(request)
+        if method == "Authorization":
+            return await self._by_secret(request, request.authorization or "")
+        if method == "client_secret":
+            raise InvalidClient("A client_secret is never taken out of the body.")
         kind = form.find("client_assertion_type")
-        if _brings_secret(request) and (kind is not None or request.certificate is not None):
-            raise Invalid(
-                "Prove who you are in one way (RFC 6749, 2.3): there are no client secrets here, "
-                "so leave out the Authorization header and client_secret."
-            )
         if kind == JWT_BEARER_ASSERTION:
             return await self._prove(form.require("client_assertion"), form.find("client_id"))
         if kind == JWT_SPIFFE_ASSERTION:
@@ -130,9 +151,25 @@ class Authenticator:
             " or show an X.509-SVID on the mutual-TLS listener (mtls_endpoint_aliases)."
         )
 
+    async def _by_secret(self, request: OAuthRequest, authorization: str) -> Proven:
+        self._secrets.check_pace(request.source)
+        try:
+            credentials = parse_basic(authorization)
+            _check_client_id(request.form.find("client_id"), credentials.client_id)
+            holder = await self._secrets.verify(credentials)
+            identity, now = holder.identity, self._clock.now()
+            if identity is None or not holder.proved or not self.may_hold(identity, now):
+                raise InvalidClient(UNKNOWN)
+        except InvalidClient:
+            self._secrets.count_failure(request.source)
+            raise
+        return Proven(identity, SECRET_METHOD)
+
     async def _by_certificate(self, request: OAuthRequest, der: bytes) -> Proven:
+        if is_self_issued(der):
+            return await self._by_registered_certificate(request.form.require("client_id"), der)
         now = self._clock.now()
-        shown = read_certificate(der, self._snapshot, self._trust_domain, now)
+        shown = await read_certificate(der, self._peers)
         _check_client_id(request.form.find("client_id"), shown.spiffe_id)
         identity = await self._require(shown.spiffe_id, now)
         return Proven(
@@ -142,6 +179,21 @@ class Authenticator:
             ends=(shown.not_after,),
             instance=await self._find_instance(shown.serial),
         )
+
+    async def _by_registered_certificate(self, client_id: str, der: bytes) -> Proven:
+        """The client that registered this very certificate, which is its own issuer (RFC 8705,
+        section 2.2). TLS proved that it holds the key; nothing in the certificate is believed."""
+        now = self._clock.now()
+        identity = await self.find_identity(client_id)
+        registered = identity.client.certificates if identity else ()
+        known = is_registered(der, registered)
+        validity = read_validity(der)
+        if validity is None or not validity.start <= now < validity.end:
+            raise InvalidClient(UNKNOWN)
+        if identity is None or not known or not self.may_hold(identity, now):
+            raise InvalidClient(UNKNOWN)
+        bound = {"x5t#S256": digest_certificate(der)}
+        return Proven(identity, SELF_SIGNED, confirmation=bound, ends=(validity.end,))
 
     async def _by_jwt_svid(self, request: OAuthRequest) -> Proven:
         now = self._clock.now()
@@ -208,8 +260,7 @@ class Authenticator:
             proven = await self._prove(form.require("assertion"), form.find("client_id"))
         except InvalidClient as error:
             raise blame_grant(error) from error
-        silent = form.find("client_assertion_type") is None and request.certificate is None
-        if silent and not _brings_secret(request):
+        if _find_method(request) is None and request.certificate is None:
             return replace(proven, method="jwt_bearer")
         client = await self.authenticate(request)
         if client.client_id != proven.client_id:
@@ -318,9 +369,26 @@ class Authenticator:
         return found
 
 
-def _brings_secret(request: OAuthRequest) -> bool:
-    """Whether a client tries to prove itself by a secret (RFC 6749, section 2.3.1)."""
-    return request.authorization is not None or request.form.find("client_secret") is not None
+def list_methods(*, client_secrets: bool) -> tuple[str, ...]:
+    """The ways that are announced (`token_endpoint_auth_methods_supported`)."""
+    return (*CLIENT_METHODS, SECRET_METHOD) if client_secrets else CLIENT_METHODS
+
+
+def _find_method(request: OAuthRequest) -> str | None:
+    """Where the proof of a client stands, its certificate aside; None if there is none."""
+    names = [name for name in ("client_secret", "client_assertion") if request.form.find(name)]
+    if not names and request.form.find("client_assertion_type"):
+        names = ["client_assertion"]
+    if is_basic(request.authorization):
+        names.append("Authorization")
+    # With an assertion a certificate may be there to bind the token to; no secret needs one.
+    certified = request.certificate is not None and names != ["client_assertion"]
+    shown = [*names, "a certificate"] if certified else names
+    if len(shown) > 1:
+        raise Invalid(
+            f"Prove who you are in one way: there are {' and '.join(shown)} (RFC 6749, 2.3)."
+        )
+    return names[0] if names else None
 
 
 def _check_client_id(claimed: str | None, proven: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,6 +75,7 @@ class StoredPublication:
     clock: Clock
     origin: str
     mutual_origin: str
+    methods: Sequence[str] = CLIENT_METHODS
 
     @property
     def issuer_url(self) -> str:
@@ -118,7 +120,7 @@ class StoredPublication:
         bundle = await read_bundle(self.store, self.snapshot)
         scopes = {action for one in bundle.resources.values() for action in one.actions}
         return msgspec.json.encode(
-            render_metadata(self.origin, self.mutual_origin, CLIENT_METHODS, scopes)
+            render_metadata(self.origin, self.mutual_origin, self.methods, scopes)
         )
 
     async def show_token_keys(self) -> bytes:

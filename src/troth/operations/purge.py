@@ -42,6 +42,7 @@ class PurgeRecords:
                 return True
             tx.join_tokens.purge(before)
             tx.enrolment_codes.purge(before)
+            tx.client_secrets.purge(now)
             tx.crls.purge(before)
             counts = (
                 tx.certificates.purge_expired(before, BATCH),

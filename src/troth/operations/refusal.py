@@ -12,11 +12,13 @@ from typing import Any
 from troth.core.bucket import Bucket
 from troth.core.clock import Clock
 from troth.core.errors import Internal, Limited, Passing, TrothError
+from troth.core.ids import SpiffeId
 from troth.core.jose.jws import parse_token
 from troth.operations.call import Call, Operation
 from troth.operations.recording import record_event
 from troth.operations.throttle import Throttle
 from troth.store.engine import Store
+from troth.wire.oauth.basic import is_basic, parse_basic
 from troth.wire.oauth.errors import name_error
 from troth.wire.oauth.request import OAuthRequest
 
@@ -84,6 +86,8 @@ class Journaled:
 def find_claimed(request: OAuthRequest) -> str:
     """Whom a request says it comes from, proved or not; "" if it says nothing that can be read."""
     named = request.form.find("client_id")
+    if named is None and is_basic(request.authorization):
+        return _find_basic(request.authorization or "")
     assertion = request.form.find("client_assertion")
     if named is None and assertion is not None:
         try:
@@ -92,3 +96,11 @@ def find_claimed(request: OAuthRequest) -> str:
             return ""
         named = subject if isinstance(subject, str) else ""
     return named or ""
+
+
+def _find_basic(authorization: str) -> str:
+    """The client in a Basic header, if that is a SPIFFE ID: else it could be a misplaced secret."""
+    try:
+        return str(SpiffeId.parse(parse_basic(authorization).client_id))
+    except TrothError:
+        return ""

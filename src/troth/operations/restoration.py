@@ -16,6 +16,7 @@ def settle_restored(tx: Transaction, made_at: datetime, head: int, now: datetime
     """Make a database as of `made_at`, which was at journal position `head`, safe to serve with.
 
     - One-time tokens and codes may have been used since: all of them end.
+    - Client secrets may have been revoked since, because they leaked: all of them end.
     - Verifiers hold newer revocation lists, and take none with a lower number (RFC 5280, section
       5.2.3): new ones are made at once, numbered above any that may have been given.
     - The installation that it is restored into is the first on it, whatever it was before.
@@ -25,6 +26,7 @@ def settle_restored(tx: Transaction, made_at: datetime, head: int, now: datetime
     """
     tokens = tx.join_tokens.void(now)
     codes = tx.enrolment_codes.void(now)
+    secrets = tx.client_secrets.void(now)
     tx.crls.restart((now - _EPOCH) // _MILLISECOND)
     tx.settings.drop(LOCAL_NODE)
     record_event(
@@ -37,4 +39,5 @@ def settle_restored(tx: Transaction, made_at: datetime, head: int, now: datetime
         head=head,
         tokens=tokens,
         codes=codes,
+        secrets=secrets,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def split_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...
 class RenewServer:
     """Background: a new pair at half life, when the roots change, when what signed the present one
     is tainted or revoked, or when the clock was set back to before it holds; installed without
-    dropping a connection. `installed` is the pair in use."""
+    dropping a connection. `installed` is the pair in use; `install` may be called in any thread."""
 
     certify: CertifyServer
     store: Store
@@ -120,4 +121,5 @@ class RenewServer:
         )
         timely = pair.not_before <= self.clock.now() < pair.renew_at
         if not timely or roots != pair.roots or signer.distrusted:
-            self.install(await self.certify())
+            # In a thread: with thousands of anchors it takes a while.
+            await asyncio.to_thread(self.install, await self.certify())

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from troth.core.errors import TrothError
+from troth.core.errors import TrothError, Unauthenticated
 from troth.core.ids import TrustDomain
 from troth.core.jose.claims import list_audiences
 from troth.core.jose.jwk import derive_key_id, encode_base64url, render_jwk
@@ -19,9 +19,8 @@ from troth.core.jose.jws import parse_token
 from troth.issuance.authorities import Use
 from troth.issuance.instance import find_instance
 from troth.issuance.jwtsvid import validate_jwt_svid
-from troth.issuance.presented import read_presented
 from troth.live.bundle import Bundle
-from troth.live.snapshot import Snapshot
+from troth.operations.peer import PeerReader
 from troth.wire.oauth.errors import InvalidClient
 
 JWT_SPIFFE_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
@@ -46,19 +45,20 @@ class ShownJwtSvid:
     issued_at: int
 
 
-def read_certificate(
-    der: bytes, snapshot: Snapshot, trust_domain: TrustDomain, now: datetime
-) -> CertifiedClient:
-    """The client with this certificate, whose chain TLS has verified; `InvalidClient` if it was
-    revoked or is none of ours."""
+async def read_certificate(der: bytes, peers: PeerReader) -> CertifiedClient:
+    """The client with this certificate; `InvalidClient` if it is none of ours, or was revoked."""
     try:
-        shown = read_presented(der, trust_domain, now)
-    except TrothError as error:
+        shown = await peers.read(der)
+    except Unauthenticated as error:
         raise InvalidClient(error.detail) from error
-    if snapshot.is_revoked(shown.serial) or snapshot.is_distrusted(shown.signer):
-        raise InvalidClient("The client certificate was revoked; get a new one.")
-    thumbprint = encode_base64url(hashlib.sha256(der).digest())
-    return CertifiedClient(str(shown.spiffe_id), thumbprint, shown.not_after, shown.serial)
+    return CertifiedClient(
+        str(shown.spiffe_id), digest_certificate(der), shown.not_after, shown.serial
+    )
+
+
+def digest_certificate(der: bytes) -> str:
+    """The thumbprint of a certificate (RFC 8705, section 3.1)."""
+    return encode_base64url(hashlib.sha256(der).digest())
 
 
 def read_jwt_svid(

@@ -26,6 +26,12 @@ from troth.operations.bearer import TokenJudge
 from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
 from troth.operations.client import Authenticator
+from troth.operations.client_secret import (
+    CreateClientSecret,
+    ListClientSecrets,
+    RevokeClientSecret,
+    SecretVerifier,
+)
 from troth.operations.delegate import Delegates
 from troth.operations.device import EnrollDevice, RenewDevice
 from troth.operations.dpop import DpopVerifier
@@ -94,6 +100,7 @@ class Parts:
     vouchers: Vouchers
     device_vouchers: Vouchers
     key_source: KeySource
+    client_secrets: bool = False
     usage: Usage | None = None
     draft_transaction_tokens: bool = False
 
@@ -182,7 +189,10 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     origin = p.publication.origin
     audiences = frozenset({origin, *(f"{origin}{path}" for path in OAUTH_ROUTES.values())})
     outside = OutsideIssuers(IssuerKeys(p.key_source, p.clock))
-    authenticator = Authenticator(p.store, p.snapshot, p.clock, p.trust_domain, audiences, outside)
+    secrets = SecretVerifier(p.store, p.clock, p.trust_domain, allowed=p.client_secrets)
+    authenticator = Authenticator(
+        p.store, p.snapshot, p.clock, p.trust_domain, audiences, outside, secrets
+    )
     sealer = TokenSealer(p.keystore, p.entropy)
     gatherer = TokenGatherer(p.store, p.keystore, sealer)
     maker = TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin)
@@ -210,6 +220,9 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
         "token.introspect": Journaled(introspect, refusals),
         "token.surrender": Journaled(surrender, refusals),
         "token.revoke": RevokeTokens(p.store, p.clock),
+        "client_secret.create": CreateClientSecret(p.store, p.clock, p.entropy, p.client_secrets),
+        "client_secret.ls": ListClientSecrets(p.store, p.clock),
+        "client_secret.revoke": RevokeClientSecret(p.store, p.clock),
     }
 
 

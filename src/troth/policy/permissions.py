@@ -12,6 +12,7 @@ READS = frozenset(
     {
         "identity.ls",
         "identity.show",
+        "client_secret.ls",
         "template.ls",
         "resource.ls",
         "resource.show",
@@ -32,6 +33,7 @@ OPERATES = AUDITS | {
     "instance.lock",
     "instance.unlock",
     "certificate.revoke",
+    "client_secret.revoke",
     "token.revoke",
     "node.evict",
 }
@@ -40,6 +42,7 @@ ADMINISTERS = OPERATES | {
     "identity.activate",
     "identity.retire",
     "manifest.apply",
+    "client_secret.create",
     "token.join",
     "device.invite",
     "node.readmit",

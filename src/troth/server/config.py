@@ -103,6 +103,9 @@ class Config:
     ttl: Ttl
     limits: Limits
     crl: Crl
+    client_secrets: bool
+    """Whether clients may prove themselves by a secret."""
+
     log: Log
     vouchers: Vouchers
     """Who vouches for machines that prove themselves by a certificate."""
@@ -215,6 +218,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         ttl=settings.ttl,
         limits=settings.limits,
         crl=settings.crl,
+        client_secrets=settings.oauth.client_secrets,
         log=settings.log,
         vouchers=Vouchers(
             _read_authorities("authorities", settings.x509pop.authorities, reading),

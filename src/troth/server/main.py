@@ -19,6 +19,7 @@ from troth import __version__
 from troth.core.clock import Clock, SteadyWatch, SystemClock
 from troth.core.entropy import Entropy, SystemEntropy
 from troth.drivers.tracers import load_tracer
+from troth.operations.anchor import RefreshAnchors
 from troth.operations.call import Caller
 from troth.operations.servercert import RenewServer, ServerPair
 from troth.server.background import Background, Task
@@ -31,6 +32,7 @@ from troth.server.installation import claim_directory
 from troth.server.localagent import LocalAgent
 from troth.server.tls import ServerTls
 from troth.server.wiring import FEED, House, build_house, prepare_directories
+from troth.store.engine import Store
 from troth.wire.api.nodes import CreateJoinToken
 from troth.wire.pem import render_pem_certificates
 
@@ -41,6 +43,8 @@ LOCAL_TOKEN_SECONDS = 300
 AGENT_SOCKET = "agent.sock"
 AGENT_SECONDS = 10.0
 AGENT_POLL = 0.02
+REGISTERS = ("identity.registered", "identity.changed", "identity.retired")
+"""After which other certificates may be registered."""
 YOUNG_OBJECTS = 20_000
 """How many new objects the collector of cycles waits for."""
 CONSOLE = Caller("troth", frozenset({"admin"}), source="local agent")
@@ -127,8 +131,9 @@ async def _open_admin(stack: AsyncExitStack, config: Config, house: House, clock
 class _Doors:
     """The TLS contexts and the pair that they hold now."""
 
-    def __init__(self, data: Path, pair: ServerPair) -> None:
+    def __init__(self, data: Path, pair: ServerPair, store: Store, clock: Clock) -> None:
         self._data = data
+        self.anchor = RefreshAnchors(store, clock, self._trust_clients)
         self.tls = ServerTls(pair.chain_pem, pair.key_pem, pair.roots)
         self._pair = pair
         self._publish(pair)
@@ -140,10 +145,12 @@ class _Doors:
 
     def install(self, pair: ServerPair) -> None:
         """Serve `pair` from the next handshake on."""
-        self.tls.rotate(pair.chain_pem, pair.key_pem)
-        self.tls.trust_roots(pair.roots)
+        self.tls.install(pair.chain_pem, pair.key_pem, pair.roots)
         self._pair = pair
         self._publish(pair)
+
+    async def _trust_clients(self, certificates: frozenset[bytes]) -> None:
+        await asyncio.to_thread(self.tls.trust_clients, certificates)
 
     def _publish(self, pair: ServerPair) -> None:
         target = self._data / "ca.pem"
@@ -154,7 +161,8 @@ class _Doors:
 
 
 async def _open_doors(stack: AsyncExitStack, config: Config, house: House, clock: Clock) -> _Doors:
-    doors = _Doors(config.data, await house.certify())
+    doors = _Doors(config.data, await house.certify(), house.store, clock)
+    await doors.anchor()
     listeners = (
         ("public", config.public, accept_anybody, doors.tls.public),
         ("mutual", config.mutual, require_certificate(house.callers), doors.tls.mutual),
@@ -191,6 +199,7 @@ async def _start_background(
     tasks = [
         *house.tasks,
         Task("server.renew", 60.0, renew, wakes=("authority.",)),
+        Task("server.anchor", 60.0, doors.anchor, wakes=REGISTERS, quiet=True),
         Task("metrics.show", 5.0, show, quiet=True),
         Task("metrics.count", 60.0, CountIdentities(house.store, house.metrics), quiet=True),
     ]

@@ -284,9 +284,17 @@ class Telemetry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "anyone"
 
 
-class OAuthSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the token endpoint offers beyond what is a standard already."""
+class OAuth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the token service offers beyond keys, certificates and what is a standard already."""
 
+    client_secrets: Annotated[
+        bool,
+        Meta(
+            description="Whether clients may prove themselves by a secret (client_secret_basic), "
+            "for old programs that can do nothing better. A secret can be copied: each one that "
+            "lives is a finding of `troth doctor`."
+        ),
+    ] = False
     draft_transaction_tokens: Annotated[
         bool,
         Meta(
@@ -334,8 +342,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ttl: Ttl = Ttl()
     limits: Limits = Limits()
     crl: Crl = Crl()
+    oauth: OAuth = OAuth()
     x509pop: X509popSettings = X509popSettings()
-    oauth: OAuthSettings = OAuthSettings()
     log: Log = Log()
     telemetry: Telemetry = Telemetry()
 

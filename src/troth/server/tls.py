@@ -10,9 +10,16 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Sequence
+import threading
+from collections.abc import Collection, Iterable, Sequence
+
+import structlog
+from cryptography import x509
 
 from troth.core.errors import Invalid, Unavailable
+from troth.core.x509 import UNREADABLE, list_words
+
+log = structlog.get_logger(__name__)
 
 ALPN = ("http/1.1",)
 
@@ -24,17 +31,21 @@ class ServerTls:
     certificates that client certificates must lead to. Raises `Invalid` when these don't belong
     together or can't be read. TLS 1.3 only; no session tickets, since a resumed session would skip
     the check of the client's certificate.
+
+    Contexts may be changed from any thread, one change after the other: to load thousands of
+    anchors takes a while, which is no time for an event loop to stand still.
     """
 
     def __init__(self, chain_pem: bytes, key_pem: bytes, client_roots: Sequence[bytes]) -> None:
+        self._changing = threading.RLock()
         self._pair = (chain_pem, key_pem)
         self._roots = tuple(client_roots)
-        self._inner_public, self._inner_mutual = self._build(self._pair, self._roots)
+        self._clients: frozenset[bytes] = frozenset()
+        self._inner_public, self._inner_mutual = self._build(self._pair, self._roots, self._clients)
         self.public = _make_context()
-        self.mutual = _make_context()
-        # A handshake keeps the verification mode of its front context and takes everything else
-        # from the inner one, the trusted roots among it.
-        self.mutual.verify_mode = ssl.CERT_REQUIRED
+        # A handshake keeps the verification mode and flags of its front context and takes
+        # everything else from the inner one, the trusted roots among it.
+        self.mutual = _make_mutual_context()
         self.public.sni_callback = self._enter_public
         self.mutual.sni_callback = self._enter_mutual
 
@@ -43,25 +54,56 @@ class ServerTls:
 
         Open connections keep theirs.
         """
-        self._install((chain_pem, key_pem), self._roots)
+        self._install(pair=(chain_pem, key_pem))
 
     def trust_roots(self, client_roots: Sequence[bytes]) -> None:
         """Accept client certificates of these roots (DER) alone, from the next handshake on."""
-        self._install(self._pair, tuple(client_roots))
+        self._install(roots=tuple(client_roots))
 
-    def _install(self, pair: tuple[bytes, bytes], roots: tuple[bytes, ...]) -> None:
-        self._inner_public, self._inner_mutual = self._build(pair, roots)
-        self._pair, self._roots = pair, roots
+    def install(self, chain_pem: bytes, key_pem: bytes, client_roots: Sequence[bytes]) -> None:
+        """`rotate` and `trust_roots` in one."""
+        self._install(pair=(chain_pem, key_pem), roots=tuple(client_roots))
+
+    def trust_clients(self, certificates: Collection[bytes]) -> None:
+        """Let in whoever shows one of these certificates (DER) too, from the next handshake on.
+
+        They end up as anchors of the mutual-TLS listener alone, so a CA among them lets in what it
+        signs: whoever reads a client certificate looks again at who signed it. What OpenSSL can't
+        load is passed over; so is what bears the name of a root, which would be taken for the
+        issuer of our own certificates.
+        """
+        wanted = frozenset(certificates)
+        with self._changing:
+            if wanted >= self._clients:
+                # OpenSSL sorts all anchors anew for each that comes: those that are there stay.
+                _load_clients(self._inner_mutual, wanted - self._clients, self._roots)
+                self._clients = wanted
+            else:
+                self._install(clients=wanted)
+
+    def _install(
+        self,
+        *,
+        pair: tuple[bytes, bytes] | None = None,
+        roots: tuple[bytes, ...] | None = None,
+        clients: frozenset[bytes] | None = None,
+    ) -> None:
+        with self._changing:
+            pair = self._pair if pair is None else pair
+            roots = self._roots if roots is None else roots
+            clients = self._clients if clients is None else clients
+            self._inner_public, self._inner_mutual = self._build(pair, roots, clients)
+            self._pair, self._roots, self._clients = pair, roots, clients
 
     @staticmethod
     def _build(
-        pair: tuple[bytes, bytes], roots: tuple[bytes, ...]
+        pair: tuple[bytes, bytes], roots: tuple[bytes, ...], clients: Collection[bytes]
     ) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        public, mutual = _make_context(), _make_context()
+        public, mutual = _make_context(), _make_mutual_context()
         _load_pair(public, pair)
         _load_pair(mutual, pair)
         _load_roots(mutual, roots)
-        mutual.verify_mode = ssl.CERT_REQUIRED
+        _load_clients(mutual, clients, roots)
         return public, mutual
 
     def _enter_public(
@@ -82,6 +124,15 @@ def _make_context() -> ssl.SSLContext:
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.set_alpn_protocols(list(ALPN))
     context.verify_flags |= ssl.VERIFY_X509_STRICT  # RFC 5280 to the letter: who signed is named
+    return context
+
+
+def _make_mutual_context() -> ssl.SSLContext:
+    context = _make_context()
+    context.verify_mode = ssl.CERT_REQUIRED
+    # A registered certificate is trusted as it is: without this OpenSSL takes the first anchor of
+    # that name for the issuer, and of two certificates of one name one gets nobody in.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 
 
@@ -113,6 +164,28 @@ def _load_roots(context: ssl.SSLContext, roots: tuple[bytes, ...]) -> None:
     except ssl.SSLError as error:
         reason = error.reason or "not a certificate"
         raise Invalid(f"A root for client certificates can't be read: {reason}.") from error
+
+
+def _load_clients(
+    context: ssl.SSLContext, clients: Iterable[bytes], roots: Iterable[bytes]
+) -> None:
+    taken = {_name_subject(root) for root in roots}
+    refused = 0
+    for der in sorted(clients):
+        # One at a time: so that one can't spoil the others, and other threads get their turn.
+        try:
+            if _name_subject(der) in taken:
+                raise ValueError("the name of a root")
+            context.load_verify_locations(cadata=der)
+        except (*UNREADABLE, ssl.SSLError):
+            refused += 1
+    if refused:
+        log.warning("tls.anchors_refused", count=refused)
+
+
+def _name_subject(der: bytes) -> tuple[object, ...]:
+    """Whose certificate it is, spelled so that names are alike where OpenSSL finds them so."""
+    return list_words(x509.load_der_x509_certificate(der).subject)
 
 
 def _refuse_password() -> str:

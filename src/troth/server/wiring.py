@@ -26,6 +26,7 @@ from troth.live.snapshot import INDIFFERENT, Snapshot
 from troth.operations.attendance import AttendIdentities
 from troth.operations.authority import PrepareAuthorities, claim_trust_domain
 from troth.operations.callers import CallerRegistry
+from troth.operations.client import list_methods
 from troth.operations.crl import PublishCrls
 from troth.operations.dispatch import Dispatcher
 from troth.operations.erasure import EraseKeys
@@ -154,7 +155,8 @@ async def build_house(
     snapshot.load(await read_seed(store, clock.now()))
     leaves = LeafIssuer(store, snapshot, clock, entropy, keystore, drafter, config.crl.url)
     mutual = find_mutual_origin(config)
-    publication = StoredPublication(store, snapshot, clock, config.origin, mutual)
+    methods = list_methods(client_secrets=config.client_secrets)
+    publication = StoredPublication(store, snapshot, clock, config.origin, mutual, methods)
     parts = Parts(
         store=store,
         snapshot=snapshot,
@@ -171,6 +173,7 @@ async def build_house(
         vouchers=config.vouchers,
         device_vouchers=config.device_vouchers,
         key_source=open_source(),
+        client_secrets=config.client_secrets,
         usage=metrics,
         draft_transaction_tokens=config.draft_transaction_tokens,
     )

@@ -14,6 +14,7 @@ from troth.core.ids import (
     InstanceId,
     NodeId,
     RequestId,
+    SecretId,
     SpiffeId,
     TokenId,
 )
@@ -67,6 +68,26 @@ class JoinToken:
     used_at: datetime | None = None
     used_by: str | None = None
     key_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSecret:
+    """A secret with which an identity proves itself as an OAuth client. Only a hash of it is kept.
+
+    It is good until it expires or is revoked, whichever is first.
+    """
+
+    id: SecretId
+    secret_hash: str
+    identity_id: IdentityId
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None = None
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether it may be good now."""
+        return self.revoked_at is None and now < self.expires_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,13 @@ Index(
     sqlite_where=is_retired,
     postgresql_where=is_retired,
 )
+is_client = identities.c.client.is_not(None)
+Index(
+    "ix_identities_client",
+    identities.c.id,
+    sqlite_where=is_client,
+    postgresql_where=is_client,
+)
 
 # Which identities a node may host, by node name or '*'; the retired have no rows here.
 identity_nodes = Table(
@@ -350,6 +357,21 @@ withdrawals = Table(
     Column("request_id", String(64), nullable=False),
     Column("began_at", Moment, nullable=False),
     Column("reached", Moment, nullable=False),
+)
+
+# Secrets of clients that can't prove themselves in a better way. Only a hash is kept.
+client_secrets = Table(
+    "client_secrets",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("secret_hash", String(64), nullable=False),
+    Column("identity_id", ForeignKey("identities.id"), nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("revoked_at", Moment),
+    Index("ix_client_secrets_expires_at", "expires_at"),
+    Index("ix_client_secrets_identity_id", "identity_id", "expires_at"),
 )
 
 # Access tokens that end early, until they would have expired anyway. `subject` is a token's jti, or

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from troth.store.authorities import AuthorityGateway
 from troth.store.certificates import CertificateGateway
+from troth.store.client_secrets import ClientSecretGateway
 from troth.store.crls import CrlGateway
 from troth.store.cursors import CursorGateway
 from troth.store.declarations import DeclarationGateway
@@ -76,6 +77,11 @@ class Transaction:
     def enrolment_codes(self) -> EnrolmentCodeGateway:
         """One-time permissions to enrol as a device."""
         return EnrolmentCodeGateway(self._session)
+
+    @cached_property
+    def client_secrets(self) -> ClientSecretGateway:
+        """Secrets of OAuth clients."""
+        return ClientSecretGateway(self._session)
 
     @cached_property
     def used_proofs(self) -> UsedProofGateway:

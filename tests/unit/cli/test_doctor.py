@@ -30,7 +30,7 @@ from troth.cli.explanation import (
 from troth.cli.installation import Finding, Level, check_data, check_reach, check_status
 from troth.core.errors import Denied, Internal, NotFound, Unavailable
 from troth.identity.selectors import Selector
-from troth.wire.api import identities, journal
+from troth.wire.api import client_secrets, identities, journal
 from troth.wire.api.status import AuthorityView
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -50,6 +50,7 @@ def healthy(api: FakeApi) -> FakeApi:
         "identity.ls": identities.IdentityPage(items=[make_identity()]),
         "instance.ls": identities.InstanceList(items=[]),
         "journal.ls": journal.JournalPage(items=[], head=0),
+        "client_secret.ls": client_secrets.ClientSecretPage(items=[]),
     }
     return api
 

@@ -141,6 +141,17 @@ def test_the_environment_sets_tables_as_json():
     assert "JSON object" in complaint({"TROTH_ROLES_UIDS": "7=auditor"})
 
 
+def test_client_secrets_are_off_unless_somebody_says_true(tmp_path: Path):
+    assert not load().client_secrets
+    assert load({"TROTH_OAUTH_CLIENT_SECRETS": "true"}).client_secrets
+    path = write(tmp_path, "[oauth]\nclient_secrets = true")
+    assert load(config_file=path).client_secrets
+    off = {"TROTH_OAUTH_CLIENT_SECRETS": "false"}
+    assert not load(off, config_file=path).client_secrets
+    for text in ("1", "yes", "True", ""):
+        assert "true or false" in complaint({"TROTH_OAUTH_CLIENT_SECRETS": text})
+
+
 def test_the_file_is_found_in_the_data_directory_or_by_name(tmp_path: Path):
     path = write(tmp_path, "lease = 9")
     assert load(data=tmp_path).lease == 9
@@ -176,6 +187,7 @@ def test_picked_ports_go_into_a_derived_origin_alone():
         ("listen = 'x:1'", ["setting listen"]),
         ("[ttl]\nx509_default = 'long'", ["ttl.x509_default", "expected `int`, got `str`"]),
         ("lease = 1", ["lease", ">= 2"]),
+        ("[oauth]\nclient_secrets = 1", ["oauth.client_secrets", "expected `bool`"]),
         ("lease = true", ["lease", "expected `int`"]),
         ("lease = 2.5", ["lease", "expected `int`"]),
         ("trust_domain = 'Example.org'", ["trust_domain", "Example.org"]),

@@ -185,6 +185,7 @@ def test_what_a_restore_says_is_in_the_journal(tmp_path: Path) -> None:
         "head": copy.journal_head,
         "tokens": 1,
         "codes": 1,
+        "secrets": 0,
     }
 
 

@@ -35,9 +35,10 @@ class Peer:
 class Connection:
     """What is known about a connection, the same for all requests on it.
 
-    `certificate` is the client's certificate in DER, checked by TLS against the trusted roots, and
-    `not_after` its end. `stopping` is set when the listener stops; `abort` closes at once, without
-    waiting for what the peer doesn't read.
+    `certificate` is the client's certificate in DER, which TLS led to an anchor of the listener,
+    perhaps to itself (so that it proves no identity yet), and `not_after` its end. `stopping` is
+    set when the listener stops; `abort` closes at once, without waiting for what the peer doesn't
+    read.
     """
 
     source: str

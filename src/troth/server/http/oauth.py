@@ -37,6 +37,8 @@ _HEADERS = [
 _CHALLENGE = b'ClientAssertion realm="token endpoint"'
 """No registered scheme stands for an assertion in the body; a 401 must name one all the same
 (RFC 9110, section 11.6.1)."""
+_BASIC_CHALLENGE = b'Basic realm="token endpoint"'
+"""For whoever used the Authorization header (RFC 6749, section 5.2)."""
 
 
 def is_oauth(path: str) -> bool:
@@ -57,7 +59,8 @@ class OAuthEndpoints:
             media_type, body = _render(await self._answer(scope, receive))
             await _send(send, 200, body, [], media_type)
         except Exception as error:  # noqa: BLE001 - its answer is the standard's, not the API's
-            status, body, headers = _explain(error, request_id_of(scope))
+            basic = any(name == b"authorization" for name, _ in scope["headers"])
+            status, body, headers = _explain(error, request_id_of(scope), basic=basic)
             await _send(send, status, body, headers)
 
     async def _answer(self, scope: Any, receive: Any) -> Any:
@@ -91,6 +94,7 @@ class OAuthEndpoints:
             dpop=_find_header(headers, b"dpop"),
             url=f"{_find_origin(scope, headers)}{scope['path']}",
             accept=_join_header(headers, b"accept"),
+            source=connection.source if connection else "",
         )
 
 
@@ -105,7 +109,9 @@ class _WrongMethod(Exception):
     """The endpoints answer POST alone (RFC 6749, section 3.2)."""
 
 
-def _explain(error: Exception, request_id: str) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+def _explain(
+    error: Exception, request_id: str, *, basic: bool
+) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
     headers: list[tuple[bytes, bytes]] = []
     if isinstance(error, _WrongMethod):
         refusal = Refusal(
@@ -126,7 +132,7 @@ def _explain(error: Exception, request_id: str) -> tuple[int, bytes, list[tuple[
     if isinstance(error, UseDpopNonce):
         headers.append((b"dpop-nonce", error.nonce.encode("ascii")))
     if status == 401:
-        headers.append((b"www-authenticate", _CHALLENGE))
+        headers.append((b"www-authenticate", _BASIC_CHALLENGE if basic else _CHALLENGE))
     refusal = Refusal(error=code, error_description=plain_text(error.detail))
     return status, msgspec.json.encode(refusal), headers
 

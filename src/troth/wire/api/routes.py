@@ -18,6 +18,7 @@ from troth.core.errors import Internal, Invalid, TrothError, error_of
 from troth.wire.api import (
     authorities,
     certificates,
+    client_secrets,
     devices,
     identities,
     journal,
@@ -215,6 +216,30 @@ ROUTES: tuple[Route, ...] = (
         jwt_svids.IssueJwtSvids,
         jwt_svids.IssuedJwtSvids,
         "Issue JWT-SVIDs for workloads that the calling node attested.",
+    ),
+    _r(
+        "client_secret.create",
+        "POST",
+        "/v1/client-secrets",
+        client_secrets.CreateClientSecret,
+        client_secrets.ClientSecretCreated,
+        "Make a secret for an old program that can't prove itself in a better way.",
+    ),
+    _r(
+        "client_secret.ls",
+        "GET",
+        "/v1/client-secrets",
+        client_secrets.ListClientSecrets,
+        client_secrets.ClientSecretPage,
+        "List the client secrets that are good now.",
+    ),
+    _r(
+        "client_secret.revoke",
+        "POST",
+        "/v1/client-secrets/{id}/revoke",
+        client_secrets.RevokeClientSecret,
+        client_secrets.ClientSecretView,
+        "End a client secret now.",
     ),
     _r(
         "token.join",

@@ -11,8 +11,9 @@ from troth.wire.oauth.form import Form
 @dataclass(frozen=True, slots=True)
 class OAuthRequest:
     """`certificate` is the client's (DER) where TLS asked for one; `authorization`, `dpop` and
-    `accept` are those headers; `url` is where it was sent, without query. `fault` is what is wrong
-    with one that could not be read: it is refused, and told like any other refusal."""
+    `accept` are those headers; `url` is where it was sent, without query, and `source` by whom.
+    `fault` is what is wrong with one that could not be read: it is refused, and told like any other
+    refusal."""
 
     form: Form
     certificate: bytes | None = None
@@ -21,3 +22,4 @@ class OAuthRequest:
     url: str = ""
     accept: str | None = None
     fault: TrothError | None = None
+    source: str = ""

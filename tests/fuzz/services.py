@@ -1,8 +1,55 @@
-"""The part of the ledger about tokens at those who ask for them, take them and look at them."""
+"""The part of the ledger about tokens: at the endpoints that give them, and at those who ask for
+them, take them and look at them."""
 
 from __future__ import annotations
 
 SERVICES: dict[str, str] = {
+    "dpop": """
+        core.jose.dpop._read_time
+        core.jose.dpop.read_proof
+    """,
+    "registered-certificate": """
+        identity.selfsigned.is_self_issued
+        identity.selfsigned.read_validity
+        server.tls._load_clients
+        server.tls._name_subject
+    """,
+    "basic-credentials": """
+        operations.client_secret.SecretVerifier._read_name
+        wire.oauth.basic.parse_basic
+    """,
+    "oauth-form": """
+        server.http.oauth.OAuthEndpoints._read_request
+        server.http.oauth._read_body
+        server.http.oauth._read_rest
+        wire.oauth.form.parse_form
+    """,
+    "client-assertion": """
+        operations.client._read_assertion
+        operations.svidclient.read_jwt_svid
+    """,
+    "authorization-details": """
+        operations.wish.read_wanted
+        wire.oauth.details.parse_details
+        wire.oauth.details.read_details
+    """,
+    "opaque-token": """
+        issuance.opaque._decode
+        issuance.opaque.read_span
+    """,
+    "exchanged-claims": """
+        core.tier.read_tier
+        operations.exchange.read_claims
+    """,
+    "transaction-context": """
+        operations.txntoken.read_transaction
+        wire.oauth.transaction.check_context
+        wire.oauth.transaction.parse_context
+    """,
+    "transaction-claims": """
+        operations.txntoken.read_claims
+        sdk.txntoken._read
+    """,
     "bearers": """
         sdk.asgi._read_request
         sdk.resource.ProtectedResource.read_sight

@@ -20,10 +20,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tests.fakes.issuer import encode_spki
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Denied, NotFound, Unauthenticated, Unavailable
 from troth.core.tracing import NO_TRACER, Tracer
+from troth.issuance.der import identify_key
 from troth.operations.call import Call, Caller
 from troth.operations.dispatch import Dispatcher
 from troth.server.http import callers
@@ -84,11 +86,13 @@ class Authority:
             .not_valid_after(now + timedelta(days=10))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False
-            )
+            .add_extension(x509.SubjectKeyIdentifier(identify_key(self.spki)), critical=False)
             .sign(self.key, hashes.SHA256())
         )
+
+    @property
+    def spki(self) -> bytes:
+        return encode_spki(self.key)
 
     @property
     def der(self) -> bytes:
@@ -137,7 +141,7 @@ class Authority:
             .add_extension(x509.SubjectAlternativeName(names), critical=True)
         )
         if signer:
-            identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+            identifier = x509.AuthorityKeyIdentifier(identify_key(self.spki), None, None)
             builder = builder.add_extension(identifier, critical=False)
         certificate = builder.sign(self.key, hashes.SHA256())
         return Credential(

@@ -9,8 +9,11 @@ import httpx
 import pytest
 
 from tests.fakes.clients import LEDGER, add_client
-from tests.fakes.house import open_house
+from tests.fakes.house import FakeHouse, open_house
 from tests.unit.server.http.stage import Authority, in_loop, open_stage
+from troth.core.ids import AuthorityId
+from troth.issuance.authorities import Authority as Known
+from troth.issuance.authorities import AuthorityState, Use
 from troth.operations.call import Call
 from troth.wire.oauth.metadata import CLIENT_CREDENTIALS
 
@@ -18,10 +21,30 @@ FORM = {"grant_type": CLIENT_CREDENTIALS, "resource": LEDGER}
 BILLING = "spiffe://example.org/billing"
 
 
+async def trust_authority(house: FakeHouse, authority: Authority) -> None:
+    """Have the house know the authority whose certificates the listener lets in."""
+    certificate = authority.certificate
+    known = Known(
+        id=AuthorityId("aut_of_the_stage"),
+        use=Use.X509,
+        state=AuthorityState.RETIRED,
+        key_ref="elsewhere",
+        public_key=authority.spki,
+        certificate=authority.der,
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        created_at=house.clock.now(),
+        retired_at=house.clock.now(),
+    )
+    await house.parts.store.transact(lambda tx: tx.authorities.add(known))
+    house.parts.snapshot.bundle = None  # it was read before
+
+
 @in_loop
 async def test_a_certificate_of_another_trust_domain_proves_nobody(tmp_path: Path) -> None:
     """One whose chain doesn't end here never comes in; one that names another domain is told."""
     async with open_house(tmp_path) as house, open_stage(tmp_path) as stage:
+        await trust_authority(house, stage.authority)
         await add_client(house)
 
         async def answer(call: Call[Any]) -> Any:

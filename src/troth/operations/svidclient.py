@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from troth.core.errors import TrothError
 from troth.core.ids import TrustDomain
@@ -18,7 +19,7 @@ from troth.core.jose.jwk import derive_key_id, encode_base64url, render_jwk
 from troth.core.jose.jws import parse_token
 from troth.issuance.authorities import Use
 from troth.issuance.jwtsvid import validate_jwt_svid
-from troth.issuance.presented import read_presented
+from troth.issuance.presented import READ, read_presented
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.wire.oauth.errors import InvalidClient
@@ -46,8 +47,12 @@ def read_certificate(
         raise InvalidClient(error.detail) from error
     if snapshot.is_revoked(shown.serial) or snapshot.is_distrusted(shown.signer):
         raise InvalidClient("The client certificate was revoked; get a new one.")
-    thumbprint = encode_base64url(hashlib.sha256(der).digest())
-    return CertifiedClient(str(shown.spiffe_id), thumbprint, shown.not_after)
+    return CertifiedClient(str(shown.spiffe_id), _thumbprint(der), shown.not_after)
+
+
+@lru_cache(maxsize=READ)
+def _thumbprint(der: bytes) -> str:
+    return encode_base64url(hashlib.sha256(der).digest())
 
 
 def read_jwt_svid(

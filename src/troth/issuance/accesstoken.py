@@ -97,7 +97,20 @@ def plan_access_token(
 
 def render_header(kid: str, algorithm: str = "ES256") -> bytes:
     """The header of all access tokens signed with one key, in base64url."""
-    return _encode({"alg": algorithm, "kid": kid, "typ": TYP})
+    return _encode(_describe_header(kid, algorithm))
+
+
+def index_headers(keys: Mapping[str, tuple[PublicKey, str]]) -> dict[str, Mapping[str, Any]]:
+    """The headers of all access tokens signed with these keys, by their encoded form: who verifies
+    many needs to take none of them apart."""
+    return {
+        render_header(kid, algorithm).decode("ascii"): _describe_header(kid, algorithm)
+        for kid, (_, algorithm) in keys.items()
+    }
+
+
+def _describe_header(kid: str, algorithm: str) -> dict[str, Any]:
+    return {"alg": algorithm, "kid": kid, "typ": TYP}
 
 
 def render_claims(token: AccessToken) -> dict[str, Any]:
@@ -208,9 +221,10 @@ def verify_access_token(
     issuer_url: str,
     keys: Mapping[str, tuple[PublicKey, str]],
     now: datetime,
+    headers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Token:
-    """As `validate_access_token`, whomever it is meant for."""
-    token = parse_token(text)
+    """As `validate_access_token`, whomever it is meant for; `headers` as `parse_token` has them."""
+    token = parse_token(text, headers)
     _verify(token, issuer_url, keys, now)
     return token
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -74,13 +75,10 @@ def verify_token(token: Token, key: PublicKey, algorithms: Collection[str]) -> N
 
 def verify_signature(algorithm: str, key: PublicKey, content: bytes, signature: bytes) -> None:
     """Raise `Invalid` unless `signature` over `content` is right; `algorithm` is one of ours."""
-    kind, curve, verify = _ALGORITHMS[algorithm]
-    if not isinstance(key, kind) or (
-        isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name != curve
-    ):
+    if not fits_algorithm(algorithm, key):
         raise Invalid("The key is not of the kind that the token's alg needs.")
     try:
-        verify(key, content, signature)
+        _ALGORITHMS[algorithm][2](key, content, signature)
     except InvalidSignature:
         raise Invalid("The token's signature is wrong.") from None
 
@@ -88,9 +86,16 @@ def verify_signature(algorithm: str, key: PublicKey, content: bytes, signature: 
 def fits_algorithm(algorithm: str, key: PublicKey) -> bool:
     """Whether `key` can be used with `algorithm`."""
     kind, curve, _ = _ALGORITHMS[algorithm]
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return isinstance(key, kind) and key.curve.name == curve
-    return isinstance(key, kind)
+    return _is_kind(type(key), kind) and (
+        kind is not ec.EllipticCurvePublicKey
+        or cast(ec.EllipticCurvePublicKey, key).curve.name == curve
+    )
+
+
+@lru_cache(maxsize=64)
+def _is_kind(found: type, kind: type) -> bool:
+    """Whether a key's class is of that kind: those are abstract classes, slow to be asked."""
+    return issubclass(found, kind)
 
 
 def _load_object(raw: bytes) -> dict[str, Any]:

@@ -26,6 +26,10 @@ MAX_TOKEN_SIZE = 16 * 1024
 MAX_DEPTH = 16
 """How deep header and claims may be nested: tokens that mean something are flat."""
 
+_HEADERS, _SHORT = 4096, 1024
+"""How many headers are remembered, and up to which length, so that strangers can't fill more than a
+few megabytes with theirs."""
+
 _Verify = Callable[[PublicKey, bytes, bytes], None]
 
 
@@ -54,7 +58,7 @@ def parse_token(token: str, headers: Mapping[str, Mapping[str, Any]] | None = No
         raise Invalid("The token is not a signed JWT in compact form: three parts, two dots.")
     header = headers.get(parts[0]) if headers is not None else None
     if header is None:
-        header = _load_object(decode_base64url(parts[0]))
+        header = read_header(parts[0])
     claims = _load_object(decode_base64url(parts[1]))
     if "crit" in header:
         raise Invalid("The token's header has a crit; no such extension is understood here.")
@@ -62,6 +66,19 @@ def parse_token(token: str, headers: Mapping[str, Mapping[str, Any]] | None = No
         raise Invalid("The token's header has a b64; its content must be encoded (RFC 7797).")
     signing_input = f"{parts[0]}.{parts[1]}".encode("ascii")
     return Token(header, claims, signing_input, decode_base64url(parts[2]))
+
+
+def read_header(encoded: str) -> Mapping[str, Any]:
+    """The header that is the first part of a token; raises `Invalid`. Nobody may change it: whoever
+    signs sends the same one with every token, so short ones are remembered."""
+    return (_recall_header if len(encoded) <= _SHORT else _read_header)(encoded)
+
+
+def _read_header(encoded: str) -> Mapping[str, Any]:
+    return _load_object(decode_base64url(encoded))
+
+
+_recall_header = lru_cache(maxsize=_HEADERS)(_read_header)
 
 
 def verify_token(token: Token, key: PublicKey, algorithms: Collection[str]) -> None:

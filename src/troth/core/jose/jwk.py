@@ -51,8 +51,8 @@ _LAST = (
     b"AQgw",
     b"AEIMQUYcgkosw048",
 )
-"""Which character may be the last, by the length modulo 4: others leave bits that are no part of the
-value, so that it could be written in several ways (RFC 4648, section 3.5)."""
+"""Which character may be the last, by the length modulo 4: others leave bits over,
+so that the value could be written in several ways (RFC 4648, section 3.5)."""
 
 
 def load_key(public_key: bytes) -> PublicKey:

@@ -44,7 +44,7 @@ enroll: ## the client of devices without an agent as one file, dist/troth-enroll
 bench-%: system $(STAMP) ## one benchmark, e.g. bench-startup; its last line is one JSON object
 	@if [[ ! -f benchmarks/bench_$(subst -,_,$*).py ]]; then \
 	  echo "there is no benchmarks/bench_$(subst -,_,$*).py" >&2; exit 2; fi
-	@$(BIN)/python -m benchmarks.bench_$(subst -,_,$*)
+	@$(BIN)/python -m benchmarks.bench_$(subst -,_,$*) $(if $(MILLIONS),--millions $(MILLIONS))
 
 soak: system-tests $(STAMP) ## kill servers under load, KILLS times an engine (500), DATABASE=sqlite|postgresql
 	@$(BIN)/python -m tests.soak --kills $(KILLS) \

@@ -2,186 +2,194 @@
 
 Distinct identities, each with a key of its own, prove themselves by `private_key_jwt` over TLS on
 32 connections; the assertions are made before. The reference, on the same core and in the same run,
-is what no such server can do without: one P-256 verification and one P-256 signature, bare.
+is what no such server can do without: one P-256 verification and one P-256 signature, bare. The
+detail has the same with client certificates (mutual TLS), with DPoP proofs besides the assertions,
+and on a server that has issued a million tokens before (`--millions`), beside one that has not.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import argparse
 import ssl
 import statistics
-import time
-from urllib.parse import urlencode
+from collections.abc import Callable
+from typing import Any
 
-import msgspec
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-
-from benchmarks.installation import (
-    SERVER_CORES,
-    Installation,
-    leave_server_cores,
-    run_server,
-    run_together,
+from benchmarks.clients import (
+    TOKEN_PATH,
+    Key,
+    ask_token,
+    declare,
+    fetch_nonce,
+    make_assertion,
+    make_contexts,
+    make_keys,
+    make_proof,
+    name_client,
 )
-from benchmarks.report import print_rates, say
-from benchmarks.requests import Line, make_post, quantile
-from troth.core.jose.jwk import encode_base64url, render_key
-from troth.operations.client import JWT_BEARER_ASSERTION
-from troth.wire.api.manifests import ManifestDocument, SubmitManifests
+from benchmarks.installation import Installation, leave_server_cores, run_server
+from benchmarks.issued import Left, leave_issued
+from benchmarks.load import Batches, Measured, ask_all, run_load
+from benchmarks.report import print_rates
+from benchmarks.requests import Line, quantile
 
 IDENTITIES = 1000
 CONNECTIONS = 32
 RUNS = 5
+OTHER_RUNS = 2
 EACH = 100
-SIGNATURES = 3000
 RATIO = 0.25
-RESOURCE = "https://bench.example.org"
+GROWTH = 1.10
+ISSUED = b"access_token"
+
+Make = Callable[[Installation, list[Key], int], Batches]
 
 
 def main() -> None:
     """Measure, and print one JSON object as the last line."""
-    rates, shares, costs, references = [], [], [], [measure_reference()]
-    times: list[float] = []
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "--millions", type=float, default=1, help="of tokens issued before; 0: none"
+    )
+    millions = parser.parse_args().millions
+    plain = Measured()
+    plain.measure_bare(sign=True)
+    keys = make_keys(IDENTITIES)
     with run_server() as server:
         leave_server_cores()
-        keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(IDENTITIES)]
-        register(server, keys)
-        context = ssl.create_default_context(cafile=str(server.folder / "ca.pem"))
-        lines = [Line(server.public, context) for _ in range(CONNECTIONS)]
-        ask(lines, make_batches(server, keys, 10), [])
+        names = [f"workload-{number}" for number in range(CONNECTIONS)]
+        declare(server, keys, *names)
+        lines = open_lines(server)
+        ask_all(lines, make_batches(server, keys, 10), ISSUED)
         for number in range(RUNS):
-            batches = make_batches(server, keys, EACH)
-            before = server.measure_cpu()
-            seconds = ask(lines, batches, times)
-            used, count = server.measure_cpu() - before, CONNECTIONS * EACH
-            rates.append(count / seconds)
-            shares.append(used / seconds)
-            costs.append(used * 1e6 / count)
-            references.append(measure_reference())
-            say(f"run {number + 1}: {rates[-1]:.0f} a second, reference {references[-1]:.0f}")
-        for line in lines:
-            line.close()
+            run(server, lines, keys, make_batches, plain, f"private_key_jwt, run {number + 1}")
+        detail = {
+            "mtls": measure_mutual(server, names),
+            "dpop": measure_dpop(server, keys, lines),
+        }
+        close(lines)
+        if millions:
+            count = round(millions * 1_000_000)
+            rate = statistics.median(plain.rates)
+            detail[f"after_{count}"] = measure_growth(server, keys, count, rate)
     print_rates(
         "token",
-        rates,
-        references,
+        plain.rates,
+        plain.references,
         least=RATIO,
         reference_is="one P-256 verification and one signature by the library, on one core",
         database="SQLite, one fsync a commit at least, before the answer",
         identities=IDENTITIES,
         connections=CONNECTIONS,
-        p50_ms=round(quantile(times, 0.5) * 1e3, 2),
-        p99_ms=round(quantile(times, 0.99) * 1e3, 2),
-        server_cpu_us_each=round(statistics.median(costs), 1),
-        server_core_share=round(statistics.median(shares), 2),
+        **plain.describe_times(),
+        **detail,
     )
 
 
-def register(server: Installation, keys: list[ec.EllipticCurvePrivateKey]) -> None:
-    """The resource, the role, and an identity for each key."""
-    common = {"owner": "bench@example.org", "purpose": "Measures"}
-    specs = [
-        ("Resource", "bench", {"identifiers": [RESOURCE], "actions": {"read": "See it"}}),
-        ("Role", "reader", {"permissions": [{"resource": "bench", "actions": ["read"]}]}),
-    ]
-    for number, key in enumerate(keys):
-        jwk = render_key(key.public_key())
-        spec = {"kind": "service", "roles": ["reader"], "client": {"keys": [jwk]}}
-        specs.append(("Identity", f"client-{number}", spec))
-    documents = [
-        ManifestDocument(
-            value={
-                "apiVersion": "troth/v1",
-                "kind": kind,
-                "metadata": {"name": name},
-                "spec": {**common, **spec},
-            }
+def open_lines(server: Installation) -> list[Line]:
+    """Connections of clients that show no certificate."""
+    context = ssl.create_default_context(cafile=str(server.folder / "ca.pem"))
+    return [Line(server.public, context) for _ in range(CONNECTIONS)]
+
+
+def close(lines: list[Line]) -> None:
+    """Hang up."""
+    for line in lines:
+        line.close()
+
+
+def run(
+    server: Installation,
+    lines: list[Line],
+    keys: list[Key],
+    make: Make,
+    into: Measured,
+    name: str,
+) -> None:
+    """One run, every request by another identity than those before it."""
+    run_load(server, lines, make(server, keys, EACH), ISSUED, into, name, sign=True)
+
+
+def measure_mutual(server: Installation, names: list[str]) -> dict[str, Any]:
+    """The same by X.509-SVIDs, one identity a connection: nothing is sent that proves more."""
+    contexts = make_contexts(server, names)
+    lines = [Line(server.mutual, context) for context in contexts]
+    batches = [[ask_token(server.mutual, {})] * EACH] * CONNECTIONS
+    measured = Measured()
+    ask_all(lines, [[batch[0]] * 10 for batch in batches], ISSUED)
+    for _ in range(OTHER_RUNS):
+        run_load(server, lines, batches, ISSUED, measured, "mTLS", sign=True)
+    close(lines)
+    return {"identities": len(names), **measured.describe()}
+
+
+def measure_dpop(server: Installation, keys: list[Key], lines: list[Line]) -> dict[str, Any]:
+    """The same with a DPoP proof that has the server's nonce, by another key, besides."""
+    holders = make_keys(IDENTITIES)
+
+    def make(server: Installation, keys: list[Key], each: int) -> Batches:
+        nonce = fetch_nonce(server, keys[0], name_client(0))
+        url = f"{server.public}{TOKEN_PATH}"
+        return make_batches(
+            server, keys, each, lambda n: f"dpop: {make_proof(holders[n], url, nonce)}"
         )
-        for kind, name, spec in specs
-    ]
-    with server.open_admin() as admin:
-        admin.call("manifest.apply", SubmitManifests(documents=documents))
+
+    measured = Measured()
+    for _ in range(OTHER_RUNS):
+        run(server, lines, keys, make, measured, "DPoP")
+    return measured.describe()
+
+
+def measure_growth(
+    server: Installation, keys: list[Key], count: int, rate: float
+) -> dict[str, Any]:
+    """What a token costs here once `count` were issued before, at `rate` a second, and on a server
+    that issued next to none; in turns, so that both meet the same machine."""
+    left: list[Left] = []
+    start = server.restart(lambda folder: left.append(leave_issued(folder, count, rate)))
+    after, before = Measured(), Measured()
+    with run_server() as fresh:
+        declare(fresh, keys)
+        pairs = [(fresh, before, "before"), (server, after, "after")]
+        for one, _, _ in pairs:
+            lines = open_lines(one)
+            ask_all(lines, make_batches(one, keys, EACH), ISSUED)
+            close(lines)
+        for _ in range(RUNS):
+            for one, measured, word in pairs:
+                lines = open_lines(one)  # none stays open for as long as the other one's turn takes
+                run(one, lines, keys, make_batches, measured, word)
+                close(lines)
+    p50s = [quantile(one.times, 0.5) for one in (before, after)]
+    costs = [statistics.median(one.costs) for one in (before, after)]
+    return {
+        "p50_ratio": round(p50s[1] / p50s[0], 3),
+        "p50_ratio_most": GROWTH,
+        "cpu_ratio": round(costs[1] / costs[0], 3),
+        "before": before.describe(),
+        "after": after.describe(),
+        "start_s": round(start, 2),
+        **left[0].describe(),
+    }
 
 
 def make_batches(
-    server: Installation, keys: list[ec.EllipticCurvePrivateKey], each: int
-) -> list[list[bytes]]:
+    server: Installation,
+    keys: list[Key],
+    each: int,
+    header: Callable[[int], str] | None = None,
+) -> Batches:
     """Requests for each connection, every one with a fresh assertion of another identity."""
-    host = server.public.removeprefix("https://")
+
+    def make(number: int) -> bytes:
+        which = number % len(keys)
+        proof = make_assertion(keys[which], name_client(which), server.public)
+        return ask_token(server.public, proof, *([header(which)] if header else []))
+
     return [
-        [
-            make_request(server.public, host, keys, connection + number * CONNECTIONS)
-            for number in range(each)
-        ]
+        [make(connection + number * CONNECTIONS) for number in range(each)]
         for connection in range(CONNECTIONS)
     ]
-
-
-def make_request(
-    origin: str, host: str, keys: list[ec.EllipticCurvePrivateKey], number: int
-) -> bytes:
-    """A token request as bytes."""
-    which = number % len(keys)
-    name = f"spiffe://troth.local/client-{which}"
-    now = int(time.time())
-    claims = {
-        "iss": name,
-        "sub": name,
-        "aud": origin,
-        "iat": now,
-        "exp": now + 600,
-        "jti": encode_base64url(os.urandom(16)),
-    }
-    header = encode_base64url(b'{"alg":"ES256","typ":"JWT"}')
-    content = f"{header}.{encode_base64url(msgspec.json.encode(claims))}"
-    signature = keys[which].sign(content.encode(), ec.ECDSA(hashes.SHA256()))
-    r, s = decode_dss_signature(signature)
-    assertion = f"{content}.{encode_base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
-    form = urlencode(
-        {
-            "grant_type": "client_credentials",
-            "client_assertion_type": JWT_BEARER_ASSERTION,
-            "client_assertion": assertion,
-            "resource": RESOURCE,
-        }
-    )
-    kind = "content-type: application/x-www-form-urlencoded"
-    return make_post(host, "/oauth/token", form.encode(), kind)
-
-
-def ask(lines: list[Line], batches: list[list[bytes]], times: list[float]) -> float:
-    """Ask all of it, each connection its own batch; seconds until all is answered."""
-
-    def work(number: int) -> None:
-        line = lines[number]
-        for request in batches[number]:
-            began = time.perf_counter()
-            status, body = line.ask(request)
-            times.append(time.perf_counter() - began)
-            if status != 200 or "access_token" not in json.loads(body):
-                raise RuntimeError(f"{status}: {body[:500]!r}")
-
-    return run_together(len(lines), work)
-
-
-def measure_reference() -> float:
-    """Verifications with a signature each, a second, by the library alone, on the server's core."""
-    key, data = ec.generate_private_key(ec.SECP256R1()), bytes(400)
-    algorithm = ec.ECDSA(hashes.SHA256())
-    public, signature = key.public_key(), key.sign(data, algorithm)
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, SERVER_CORES)
-    try:
-        began = time.perf_counter()
-        for _ in range(SIGNATURES):
-            public.verify(signature, data, algorithm)
-            key.sign(data, algorithm)
-        return SIGNATURES / (time.perf_counter() - began)
-    finally:
-        os.sched_setaffinity(0, cores)
 
 
 if __name__ == "__main__":

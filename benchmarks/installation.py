@@ -61,9 +61,12 @@ class Installation:
         """The address for anybody."""
         return f"https://localhost:{self.ports[0]}"
 
-    def restart(self) -> float:
-        """Stop the server and start it on what it left; seconds until it is ready again."""
+    def restart(self, meanwhile: Callable[[Path], object] | None = None) -> float:
+        """Stop the server and start it on what it left, and on what `meanwhile` made of its
+        directory; seconds until it is ready again."""
         self.stop()
+        if meanwhile is not None:
+            meanwhile(self.folder)
         for name in ("ca.pem", "admin.sock"):
             (self.folder / name).unlink(missing_ok=True)
         began = time.perf_counter()

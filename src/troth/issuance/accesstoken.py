@@ -114,7 +114,20 @@ def plan_access_token(
 
 def render_header(kid: str, algorithm: str = "ES256", typ: str = TYP) -> bytes:
     """The header of all tokens of a kind signed with one key, in base64url."""
-    return _encode({"alg": algorithm, "kid": kid, "typ": typ})
+    return _encode(_describe_header(kid, algorithm, typ))
+
+
+def index_headers(keys: Mapping[str, tuple[PublicKey, str]]) -> dict[str, Mapping[str, Any]]:
+    """The headers of all access tokens signed with these keys, by their encoded form: who verifies
+    many needs to take none of them apart."""
+    return {
+        render_header(kid, algorithm).decode("ascii"): _describe_header(kid, algorithm, TYP)
+        for kid, (_, algorithm) in keys.items()
+    }
+
+
+def _describe_header(kid: str, algorithm: str, typ: str) -> dict[str, Any]:
+    return {"alg": algorithm, "kid": kid, "typ": typ}
 
 
 def render_claims(token: AccessToken) -> dict[str, Any]:
@@ -246,9 +259,11 @@ def verify_access_token(
     keys: Mapping[str, tuple[PublicKey, str]],
     now: datetime,
     kind: Kind = ACCESS,
+    headers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Token:
-    """As `validate_access_token`, whomever it is meant for, of that `kind`."""
-    token = parse_token(text)
+    """As `validate_access_token`, whomever it is meant for, of that `kind`; `headers` as
+    `parse_token` has them."""
+    token = parse_token(text, headers)
     _verify(token, issuer_url, keys, now, kind)
     return token
 

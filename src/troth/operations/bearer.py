@@ -18,7 +18,7 @@ from troth.core.ids import SpiffeId, TrustDomain
 from troth.core.jose.jwk import PublicKey, derive_key_id, load_key
 from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
-from troth.issuance.accesstoken import ACCESS, Kind, verify_access_token
+from troth.issuance.accesstoken import ACCESS, Kind, index_headers, verify_access_token
 from troth.issuance.authorities import TOKEN_ALGORITHMS, Use
 from troth.issuance.instance import list_instances
 from troth.issuance.opaque import is_opaque
@@ -127,9 +127,14 @@ class TokenJudge:
     def _verify(self, text: str, bundle: Bundle, kind: Kind) -> Verified | Rejected:
         now = self._clock.now()
         try:
-            keys = self._load(bundle).keys
+            signers = self._load(bundle)
             token = verify_access_token(
-                text, issuer_url=self._issuer_url, keys=keys, now=now, kind=kind
+                text,
+                issuer_url=self._issuer_url,
+                keys=signers.keys,
+                now=now,
+                kind=kind,
+                headers=signers.headers,
             )
             claims = token.claims
             parties = dict.fromkeys(kind.list_parties(claims))
@@ -152,7 +157,7 @@ class TokenJudge:
         objection = self._find_objection(token, bundle)
         if objection:
             return Rejected(objection, token)
-        known = await self._find_identities(token.parties)
+        known, waited = await self._find_identities(token.parties)
         now = self._clock.now()
         for name in token.parties:
             identity = known.get(name)
@@ -164,8 +169,8 @@ class TokenJudge:
             if identity is not None and token.claims["iat"] < int(identity.created_at.timestamp()):
                 # A new holder of the name has nothing to do with the tokens of a retired one.
                 return Rejected(f"{name} was registered after the token was issued.", token)
-        # Once more: the journal may have moved on while identities were read.
-        objection = self._find_objection(token, bundle)
+        if waited:  # the journal may have moved on meanwhile
+            objection = self._find_objection(token, bundle)
         subject = known.get(token.subject)
         if objection or subject is None:
             return Rejected(objection or f"{token.subject} is of another trust domain.", token)
@@ -190,8 +195,8 @@ class TokenJudge:
             return "The authority that signed the token is trusted no more."
         return ""
 
-    async def _find_identities(self, names: tuple[str, ...]) -> dict[str, Identity]:
-        """Living identities by SPIFFE ID, live where they are known."""
+    async def _find_identities(self, names: tuple[str, ...]) -> tuple[dict[str, Identity], bool]:
+        """Living identities by SPIFFE ID, live where they are known; whether others were read."""
         facts, epoch = self._snapshot.facts, self._snapshot.epoch
         known = {name: found for name in names if (found := facts.find_named(name)) is not None}
         missing = [SpiffeId.parse(n) for n in names if n not in known and self._is_ours(n)]
@@ -201,7 +206,7 @@ class TokenJudge:
             ):
                 facts.remember(identity, epoch)
                 known[str(identity.spiffe_id)] = identity
-        return known
+        return known, bool(missing)
 
     def _is_ours(self, name: str) -> bool:
         return name.startswith(f"{self._trust_domain.id}/")
@@ -215,10 +220,12 @@ class TokenJudge:
 @dataclass(frozen=True, slots=True)
 class _Signers:
     """Who signs access tokens or did, retired ones as long as what they signed may live: keys with
-    their algorithms by `kid`; and which of them, or of those of JWT-SVIDs, are trusted no more."""
+    their algorithms by `kid`, and the headers of what they sign; and which of them, or of those of
+    JWT-SVIDs, are trusted no more."""
 
     bundle: Bundle
     keys: Mapping[str, tuple[PublicKey, str]]
+    headers: Mapping[str, Mapping[str, Any]]
     distrusted: frozenset[str]
 
 
@@ -228,12 +235,10 @@ def _load_signers(bundle: Bundle) -> _Signers:
         for one in bundle.authorities
         if one.use in (*TOKEN_ALGORITHMS, Use.JWT)
     }
-    return _Signers(
-        bundle,
-        {
-            kid: (load_key(a.public_key), TOKEN_ALGORITHMS[a.use])
-            for kid, a in named.items()
-            if a.use in TOKEN_ALGORITHMS
-        },
-        frozenset(kid for kid, authority in named.items() if authority.distrusted),
-    )
+    keys = {
+        kid: (load_key(a.public_key), TOKEN_ALGORITHMS[a.use])
+        for kid, a in named.items()
+        if a.use in TOKEN_ALGORITHMS
+    }
+    distrusted = frozenset(kid for kid, authority in named.items() if authority.distrusted)
+    return _Signers(bundle, keys, index_headers(keys), distrusted)

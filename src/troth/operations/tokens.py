@@ -158,7 +158,7 @@ def _record(tx: Transaction, batch: Sequence[_Wanted]) -> dict[int, TrothError]:
             refused[number] = Replayed(before)
         else:
             events.append(one.event)
-    tx.journal.append_all(events)
+    tx.journal.append_all(events, patient=True)
     return refused
 
 

@@ -32,6 +32,27 @@ class RowInsert:
         return self._texts[paramstyle]
 
 
+class FreshInsert:
+    """An INSERT of some rows that passes over those whose key is taken, and tells which weren't.
+
+    `columns` begin with the key; rows are tuples in their order, in stored form.
+    """
+
+    def __init__(self, table: Table, *columns: str) -> None:
+        names = ", ".join(f'"{table.c[name].name}"' for name in columns)
+        self._start = f'INSERT INTO "{table.name}" ({names}) VALUES '  # noqa: S608 - names alone
+        self._end = f' ON CONFLICT DO NOTHING RETURNING "{table.c[columns[0]].name}"'
+        self._width = len(columns)
+
+    def render(
+        self, paramstyle: str, rows: Sequence[tuple[Any, ...]]
+    ) -> tuple[str, tuple[Any, ...]]:
+        """The statement and its parameters; one text for each number of rows."""
+        row = f"({', '.join([_MARKS[paramstyle]] * self._width)})"
+        text = f"{self._start}{', '.join([row] * len(rows))}{self._end}"
+        return text, tuple(value for row_ in rows for value in row_)
+
+
 class KeyedStatement:
     """A statement about the rows with certain keys. `text` has ``{mark}`` where a value stands and
     ends with the key's column: the list of keys follows."""

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -13,7 +14,7 @@ import structlog
 from troth.core.entropy import Entropy, fraction
 from troth.core.errors import Unavailable
 from troth.store.postgres import PostgresLink, PostgresServer, UnknownCommitError
-from troth.store.session import Session
+from troth.store.session import News, Session
 from troth.store.writer import (
     QUEUE,
     Function,
@@ -45,7 +46,7 @@ class Crew:
         self,
         server: PostgresServer,
         entropy: Entropy,
-        on_journaled: Callable[[], None],
+        on_journaled: Callable[[News], None],
         *,
         threads: int = THREADS,
         queue: int = QUEUE,
@@ -105,8 +106,9 @@ class Crew:
     def _run(self, lane: _Lane) -> None:
         hand = _Hand(self._server)
         while (job := self._take(lane)) is not None:
-            outcome, journaled = self._finish(hand, job, lane.locked)
-            deliver_outcomes(job.loop, [outcome], self._on_journaled if journaled else None)
+            outcome, news = self._finish(hand, job, lane.locked)
+            afterwards = partial(self._on_journaled, news) if news else None
+            deliver_outcomes(job.loop, [outcome], afterwards)
         hand.drop()
 
     def _take(self, lane: _Lane) -> Job | None:
@@ -121,13 +123,13 @@ class Crew:
                 if not job.future.cancelled():
                     return job
 
-    def _finish(self, hand: _Hand, job: Job, locked: bool) -> tuple[Outcome, bool]:
+    def _finish(self, hand: _Hand, job: Job, locked: bool) -> tuple[Outcome, News]:
         cuts = 0
         for attempt in range(ATTEMPTS):
             known = self._cuts
             hand.refresh(known)
             try:
-                value, journaled = hand.write(job.function, locked, alone=attempt >= PATIENCE)
+                value, news = hand.write(job.function, locked, alone=attempt >= PATIENCE)
             except BaseException as error:  # noqa: BLE001 - the caller's, whatever it is: it gets it
                 lost = isinstance(error, UnknownCommitError)
                 collided = self._server.is_collision(error)
@@ -146,8 +148,8 @@ class Crew:
                 if isinstance(known_error, Unavailable) and known_error is not error:
                     # Without its traceback: in an outage there is one for every caller.
                     log.error("store.commit_failed", attempts=attempt + 1, why=known_error.detail)
-                return Outcome(job, error=known_error), False
-            return Outcome(job, value), journaled
+                return Outcome(job, error=known_error), News.NONE
+            return Outcome(job, value), news
         raise AssertionError("the last attempt returns")
 
     def _pause(self, attempt: int) -> None:
@@ -179,8 +181,8 @@ class _Hand:
             self.drop()
             self._opened = cuts
 
-    def write(self, function: Function, locked: bool, *, alone: bool) -> tuple[Any, bool]:
-        """Run `function` once and commit; what it returned, and whether it journaled."""
+    def write(self, function: Function, locked: bool, *, alone: bool) -> tuple[Any, News]:
+        """Run `function` once and commit; what it returned, and what it journaled."""
         if self._link is None:
             self._link = self._server.open_link()
         link = self._link
@@ -191,7 +193,7 @@ class _Hand:
         session = Session(link.connection, writable=True)
         value = call_function(function, session)
         link.commit()
-        return value, session.journaled
+        return value, session.news
 
     def calm(self) -> None:
         """End what is open; give the connection up if that fails."""

@@ -13,7 +13,7 @@ from troth.core.errors import Unavailable
 from troth.store.database import Database
 from troth.store.readers import Readers
 from troth.store.schema import prepare_schema
-from troth.store.session import name_holder
+from troth.store.session import News, name_holder
 from troth.store.shelf import KeyShelf
 from troth.store.sqlite import SqliteFile, parse_url
 from troth.store.timing import Stopwatch
@@ -33,6 +33,10 @@ Otherwise a quarantine right after a crash would wait for the sealer's lease to 
 PATIENCE_SECONDS = 20.0
 """How long a caller waits for a database elsewhere: longer than its own limits on locks and on
 collisions, shorter than clients wait for us."""
+
+LATE_SECONDS = 0.05
+"""How long events on which nothing live depends wait for others to be sealed with: each time costs
+as much as a transaction of its own."""
 
 T = TypeVar("T")
 
@@ -65,6 +69,7 @@ class Store:
         self._writer: _Writers
         self._courier: Courier | None = None
         self._sealer: str | None = None
+        self._late: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
 
     @property
     def shared(self) -> bool:
@@ -119,7 +124,8 @@ class Store:
         """Have `callback` called after every commit that holds new journal rows.
 
         It is called in the event loop of the transactions' callers, once a group, after they got
-        their results. It says "look", not what: a lost call costs a period, never a result.
+        their results, or soon after if nothing live depends on those rows. It says "look", not
+        what: a lost call costs a period, never a result.
         """
         self._commit_listeners.append(callback)
 
@@ -159,9 +165,17 @@ class Store:
         if self._sealer is not None and self._courier is not None:
             self._courier.ask(self._sealer)
 
-    def _announce(self) -> None:
-        self._ask_sealer()
+    def _announce(self, news: News) -> None:
         loop = asyncio.get_running_loop()
+        late, self._late = self._late, None
+        if news is News.PATIENT:
+            if late is None or late[0] is not loop:
+                late = loop, loop.call_later(LATE_SECONDS, self._announce, News.URGENT)
+            self._late = late
+            return
+        if late is not None:
+            late[1].cancel()
+        self._ask_sealer()
         for callback in self._commit_listeners:
             loop.call_soon(callback)  # each by itself: one that fails spoils nothing else
 

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Row, and_, bindparam, func, select, update
 from troth.core.events import Event, SealedEvent
 from troth.store.bulk import RowInsert
 from troth.store.columns import store_document, store_moment
-from troth.store.session import Session
+from troth.store.session import News, Session
 from troth.store.tables import is_sealed, is_waiting, journal
 
 CHANNEL = "troth"
@@ -51,12 +51,14 @@ class JournalGateway:
         """Record what happens in this transaction; `Internal` in a read."""
         self.append_all([event])
 
-    def append_all(self, events: Sequence[Event]) -> None:
-        """Record several events, in their order."""
+    def append_all(self, events: Sequence[Event], *, patient: bool = False) -> None:
+        """Record several events, in their order. If nothing live depends on them, `patient` lets
+        them wait a moment for others that are sealed with them."""
         self._session.require_write()
         if events:
             self._session.insert_rows(_APPEND, [_write(event) for event in events], {})
-            self._session.journaled = True
+            news = News.PATIENT if patient else News.URGENT
+            self._session.news = max(self._session.news, news)
 
     def seal(self, limit: int) -> int:
         """Number up to `limit` committed rows in their order; how many there were.

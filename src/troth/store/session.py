@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Executable, Table, text
@@ -11,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from troth.core.errors import Conflict, Internal
-from troth.store.bulk import KeyedStatement, RowInsert
+from troth.store.bulk import FreshInsert, KeyedStatement, RowInsert
 from troth.store.tables import metadata
 
 _UNIQUE_FAILED = "UNIQUE constraint failed: "
@@ -33,15 +34,24 @@ def name_holder(presence: int) -> str:
     return f"server@{presence:015x}"
 
 
+class News(IntEnum):
+    """What a transaction appended to the journal, and whether sealing that may wait a moment for
+    more: nothing live depends on it."""
+
+    NONE = 0
+    PATIENT = 1
+    URGENT = 2
+
+
 class Session:
     """Statements of one transaction; useless once the transaction's function has returned."""
 
-    __slots__ = ("_connection", "_writable", "journaled")
+    __slots__ = ("_connection", "_writable", "news")
 
     def __init__(self, connection: Connection, *, writable: bool) -> None:
         self._connection: Connection | None = connection
         self._writable = writable
-        self.journaled = False
+        self.news = News.NONE
 
     def execute(
         self, statement: Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] = ()
@@ -72,6 +82,14 @@ class Session:
         """An INSERT of `rows` that passes over those whose key is taken."""
         made: Any = postgresql.insert(table) if self._is_shared() else sqlite.insert(table)
         return made.values(list(rows)).on_conflict_do_nothing()
+
+    def insert_fresh(self, statement: FreshInsert, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Insert those of `rows`, which are in their stored form, whose key isn't taken: the keys
+        of these."""
+        if self._connection is None:
+            raise Internal(_USED_AFTERWARDS)
+        text, given = statement.render(self._connection.dialect.paramstyle, rows)
+        return list(self._connection.exec_driver_sql(text, given).scalars())
 
     def insert_rows(
         self, statement: RowInsert, rows: Sequence[tuple[Any, ...]], taken: Mapping[str, str]

@@ -13,6 +13,11 @@ from sqlalchemy.exc import DatabaseError
 from troth.core.errors import Internal, Invalid, Refused, TrothError, Unavailable
 
 BUSY_SECONDS = 5.0
+CHECKPOINT_PAGES = 4000
+"""After how many pages (16 MB) the write-ahead log goes into the file: a page that is written again
+and again, as those of indexes are, goes there once."""
+CACHE_KIB = 16 * 1024
+"""Of the connection that writes: the ends of an index by subject alone are a page for each."""
 JOURNAL_BYTES = 64 * 1024 * 1024
 """To what the write-ahead log is cut back after a long reader has let it grow."""
 
@@ -181,9 +186,12 @@ class SqliteFile:
             raw.execute("PRAGMA synchronous = FULL")
             raw.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
             raw.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
+            raw.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             raw.execute("PRAGMA trusted_schema = OFF")
             if read_only:
                 raw.execute("PRAGMA query_only = ON")
+            else:
+                raw.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             return Link(connection, raw, self._path)
         except BaseException:  # whatever it was, the connection must not leak
             connection.close()

@@ -8,11 +8,14 @@ from datetime import datetime
 from sqlalchemy import delete, insert, select
 
 from troth.core.errors import Conflict, Refused
+from troth.store.bulk import FreshInsert
+from troth.store.columns import store_moment
 from troth.store.session import Session
 from troth.store.tables import used_proofs
 
 _t = used_proofs.c
 _ADD = insert(used_proofs)
+_TAKE = FreshInsert(used_proofs, "digest", "expires_at")
 _CHUNK = 200  # engines bound how many parameters a statement may have
 
 
@@ -40,12 +43,11 @@ class UsedProofGateway:
         """As `take` for many by digest, without an error: those that were used before."""
         if not proofs:
             return set()
-        rows = [{"digest": digest, "expires_at": end} for digest, end in proofs.items()]
+        self._session.require_write()
+        rows = [(digest, store_moment(end)) for digest, end in proofs.items()]
         fresh: set[str] = set()
         for start in range(0, len(rows), _CHUNK):
-            statement = self._session.on_conflict_skip(used_proofs, rows[start : start + _CHUNK])
-            found = self._session.execute(statement.returning(_t.digest))
-            fresh.update(found.scalars())
+            fresh.update(self._session.insert_fresh(_TAKE, rows[start : start + _CHUNK]))
         return proofs.keys() - fresh
 
     def is_used(self, digest: str) -> bool:

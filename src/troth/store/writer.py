@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from types import CoroutineType
 from typing import Any
 
@@ -14,7 +15,7 @@ import structlog
 
 from troth.core.errors import Internal, TrothError, Unavailable
 from troth.store.database import Database
-from troth.store.session import Session
+from troth.store.session import News, Session
 from troth.store.sqlite import Link, LostTransactionError, SqliteFile
 from troth.store.transaction import Transaction
 
@@ -55,7 +56,7 @@ class Writer:
     """
 
     def __init__(
-        self, file: SqliteFile, on_journaled: Callable[[], None], *, queue: int = QUEUE
+        self, file: SqliteFile, on_journaled: Callable[[News], None], *, queue: int = QUEUE
     ) -> None:
         self._file = file
         self._on_journaled = on_journaled
@@ -103,7 +104,7 @@ class Writer:
             except BaseException as error:  # the writer outlives whatever a group does to it
                 log.exception("store.writer_failed")
                 self._drop_link()
-                self._finish([self._fail(job, error) for job in group], journaled=False)
+                self._finish([self._fail(job, error) for job in group], News.NONE)
         self._drop_link()
 
     def _take(self) -> list[Job]:
@@ -114,28 +115,28 @@ class Writer:
             count = min(len(self._jobs), GROUP)
             return [self._jobs.popleft() for _ in range(count)]
 
-    def _write(self, group: list[Job]) -> tuple[list[Outcome], bool]:
+    def _write(self, group: list[Job]) -> tuple[list[Outcome], News]:
         try:
             if self._link is None:
                 self._link = self._file.open_link()
             link = self._link
             link.begin_write()
             outcomes = []
-            journaled = False
+            news = News.NONE
             for job in group:
                 # A caller that went away before its turn wants nothing done any more.
                 if not job.future.cancelled():
                     outcome, wrote = self._run_job(link, job)
                     outcomes.append(outcome)
-                    journaled = journaled or wrote
+                    news = max(news, wrote)
             link.commit()
         except Exception as error:  # whatever it was, nothing of this group is durable
             log.error("store.commit_failed", functions=len(group), exc_info=error)
             self._drop_link()
-            return [self._fail(job, error) for job in group], False
-        return outcomes, journaled
+            return [self._fail(job, error) for job in group], News.NONE
+        return outcomes, news
 
-    def _run_job(self, link: Link, job: Job) -> tuple[Outcome, bool]:
+    def _run_job(self, link: Link, job: Job) -> tuple[Outcome, News]:
         """Run one function in its savepoint; raises only if the whole group is lost."""
         session = Session(link.connection, writable=True)
         link.savepoint()
@@ -146,9 +147,9 @@ class Writer:
                 link.undo()
             except LostTransactionError as lost:
                 raise lost from error
-            return Outcome(job, error=translate_error(error, self._file)), False
+            return Outcome(job, error=translate_error(error, self._file)), News.NONE
         link.release()
-        return Outcome(job, value), session.journaled
+        return Outcome(job, value), session.news
 
     def _fail(self, job: Job, error: BaseException) -> Outcome:
         known = self._file.explain_error(error)
@@ -161,13 +162,13 @@ class Writer:
             self._link.close()
             self._link = None
 
-    def _finish(self, outcomes: list[Outcome], journaled: bool) -> None:
+    def _finish(self, outcomes: list[Outcome], news: News) -> None:
         """Hand results to the callers: one wake-up a loop."""
         by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
         for outcome in outcomes:
             by_loop.setdefault(outcome.job.loop, []).append(outcome)
         for loop, mine in by_loop.items():
-            deliver_outcomes(loop, mine, self._on_journaled if journaled else None)
+            deliver_outcomes(loop, mine, partial(self._on_journaled, news) if news else None)
 
 
 def deliver_outcomes(

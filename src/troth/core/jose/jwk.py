@@ -7,7 +7,8 @@ Sources: RFC 7517 (JWK), RFC 7518 sections 6.2 and 6.3 (EC and RSA members), RFC
 from __future__ import annotations
 
 import hashlib
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64encode
+from binascii import a2b_base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,10 +35,24 @@ _CURVES: dict[str, tuple[ec.EllipticCurve, int]] = {
 _CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _REQUIRED = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x"), "RSA": ("e", "kty", "n")}
 """The members of a thumbprint in their order (RFC 7638, section 3.2; RFC 8037, section 2)."""
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _SECRET = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 """Members that only a private or a symmetric key has (RFC 7518, sections 6.2.2, 6.3.2, 6.4)."""
 _MIN_RSA_BITS = 2048
 _MAX_RSA_BITS = 8192
+
+
+_TO_BASE64 = bytes.maketrans(b"-_+/=", b"+/!!!")
+"""What base64 alone has becomes what neither has."""
+_PADDING = (b"", b"", b"==", b"=")
+_LAST = (
+    _ALPHABET,
+    b"",
+    b"AQgw",
+    b"AEIMQUYcgkosw048",
+)
+"""Which character may be the last, by the length modulo 4: others leave bits over,
+so that the value could be written in several ways (RFC 4648, section 3.5)."""
 
 
 def load_key(public_key: bytes) -> PublicKey:
@@ -123,11 +138,11 @@ def encode_base64url(raw: bytes) -> str:
 def decode_base64url(text: str) -> bytes:
     """The bytes of base64url without padding, in its one canonical form; else `Invalid`."""
     try:
-        encoded = text.encode("ascii")
-        raw = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
+        encoded = text.encode("ascii").translate(_TO_BASE64)
+        raw = a2b_base64(encoded + _PADDING[len(encoded) % 4], strict_mode=True)
     except ValueError as error:
         raise Invalid("A value must be base64url without padding.") from error
-    if urlsafe_b64encode(raw).rstrip(b"=") != encoded:
+    if encoded and encoded[-1] not in _LAST[len(encoded) % 4]:
         raise Invalid("A value must be base64url without padding.")
     return raw
 

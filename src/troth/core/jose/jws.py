@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -24,6 +25,10 @@ MAX_TOKEN_SIZE = 16 * 1024
 
 MAX_DEPTH = 16
 """How deep header and claims may be nested: tokens that mean something are flat."""
+
+_HEADERS, _SHORT = 4096, 1024
+"""How many headers are remembered, and up to which length, so that strangers can't fill more than a
+few megabytes with theirs."""
 
 _Verify = Callable[[PublicKey, bytes, bytes], None]
 
@@ -53,7 +58,7 @@ def parse_token(token: str, headers: Mapping[str, Mapping[str, Any]] | None = No
         raise Invalid("The token is not a signed JWT in compact form: three parts, two dots.")
     header = headers.get(parts[0]) if headers is not None else None
     if header is None:
-        header = _load_object(decode_base64url(parts[0]))
+        header = read_header(parts[0])
     claims = _load_object(decode_base64url(parts[1]))
     if "crit" in header:
         raise Invalid("The token's header has a crit; no such extension is understood here.")
@@ -61,6 +66,19 @@ def parse_token(token: str, headers: Mapping[str, Mapping[str, Any]] | None = No
         raise Invalid("The token's header has a b64; its content must be encoded (RFC 7797).")
     signing_input = f"{parts[0]}.{parts[1]}".encode("ascii")
     return Token(header, claims, signing_input, decode_base64url(parts[2]))
+
+
+def read_header(encoded: str) -> Mapping[str, Any]:
+    """The header that is the first part of a token; raises `Invalid`. Nobody may change it: whoever
+    signs sends the same one with every token, so short ones are remembered."""
+    return (_recall_header if len(encoded) <= _SHORT else _read_header)(encoded)
+
+
+def _read_header(encoded: str) -> Mapping[str, Any]:
+    return _load_object(decode_base64url(encoded))
+
+
+_recall_header = lru_cache(maxsize=_HEADERS)(_read_header)
 
 
 def verify_token(token: Token, key: PublicKey, algorithms: Collection[str]) -> None:
@@ -74,13 +92,10 @@ def verify_token(token: Token, key: PublicKey, algorithms: Collection[str]) -> N
 
 def verify_signature(algorithm: str, key: PublicKey, content: bytes, signature: bytes) -> None:
     """Raise `Invalid` unless `signature` over `content` is right; `algorithm` is one of ours."""
-    kind, curve, verify = _ALGORITHMS[algorithm]
-    if not isinstance(key, kind) or (
-        isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name != curve
-    ):
+    if not fits_algorithm(algorithm, key):
         raise Invalid("The key is not of the kind that the token's alg needs.")
     try:
-        verify(key, content, signature)
+        _ALGORITHMS[algorithm][2](key, content, signature)
     except InvalidSignature:
         raise Invalid("The token's signature is wrong.") from None
 
@@ -88,9 +103,16 @@ def verify_signature(algorithm: str, key: PublicKey, content: bytes, signature: 
 def fits_algorithm(algorithm: str, key: PublicKey) -> bool:
     """Whether `key` can be used with `algorithm`."""
     kind, curve, _ = _ALGORITHMS[algorithm]
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return isinstance(key, kind) and key.curve.name == curve
-    return isinstance(key, kind)
+    return _is_kind(type(key), kind) and (
+        kind is not ec.EllipticCurvePublicKey
+        or cast(ec.EllipticCurvePublicKey, key).curve.name == curve
+    )
+
+
+@lru_cache(maxsize=64)
+def _is_kind(found: type, kind: type) -> bool:
+    """Whether a key's class is of that kind: those are abstract classes, slow to be asked."""
+    return issubclass(found, kind)
 
 
 def _load_object(raw: bytes) -> dict[str, Any]:

@@ -6,7 +6,7 @@ is answered from memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from troth.core.errors import Unauthenticated
@@ -38,7 +38,8 @@ class _Anybody:
 
     def confirm(self, scope: Any) -> Caller:
         connection = connection_of(scope)
-        return replace(ANONYMOUS, source=connection.source if connection else "")
+        source = connection.source if connection else ""
+        return Caller(ANONYMOUS.principal, ANONYMOUS.roles, source=source)
 
 
 @dataclass(frozen=True, slots=True)

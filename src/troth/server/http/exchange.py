@@ -17,6 +17,7 @@ from typing import Any
 from troth.core.tracing import NO_SPAN, Span
 
 _CONNECTION = "troth.connection"
+_ARRIVED = "troth.arrived"
 _REQUEST_ID = "troth.request_id"
 _SPAN = "troth.span"
 _UCRED = struct.Struct("iII")  # pid, uid, gid: struct ucred of unix(7)
@@ -65,6 +66,16 @@ def attach_connection(scope: Any, connection: Connection) -> None:
         extensions["tls"] = {"client_certificate": connection.certificate}
     if connection.peer is not None:
         extensions["peer"] = connection.peer
+
+
+def mark_arrived(scope: Any) -> None:
+    """Note that all of the request's body is there."""
+    scope.setdefault("extensions", {})[_ARRIVED] = True
+
+
+def has_arrived(scope: Any) -> bool:
+    """Whether all of the request's body is there: to read it waits for nothing."""
+    return _ARRIVED in scope.get("extensions", {})
 
 
 def connection_of(scope: Any) -> Connection | None:

@@ -16,7 +16,7 @@ from troth.core.errors import Invalid, Passing, TooLarge, TrothError
 from troth.core.ids import RequestId
 from troth.operations.dispatch import Dispatcher
 from troth.server.http.callers import accept_anybody
-from troth.server.http.exchange import connection_of, request_id_of, span_of
+from troth.server.http.exchange import connection_of, has_arrived, request_id_of, span_of
 from troth.server.settings import Limits
 from troth.wire.oauth.answers import Refusal, plain_text
 from troth.wire.oauth.errors import UseDpopNonce, name_error
@@ -30,6 +30,9 @@ log = structlog.get_logger(__name__)
 MAX_BODY = 64 * 1024
 _PATHS = frozenset(OAUTH_ROUTES.values())
 _JSON = b"application/json"
+_READ = frozenset(
+    (b"accept", b"authorization", b"content-encoding", b"content-type", b"dpop", b"host")
+)
 _HEADERS = [
     (b"cache-control", b"no-store"),  # RFC 6749, section 5.1
     (b"pragma", b"no-cache"),
@@ -84,16 +87,18 @@ class OAuthEndpoints:
         if scope["query_string"]:
             raise Invalid("Parameters belong into the body: addresses end up in logs (RFC 6749).")
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        _check_media_type(headers)
-        form = parse_form(await _read_body(receive, self.limits.body_seconds))
+        given = _read_headers(headers)
+        _check_media_type(given)
+        form = parse_form(await _read_body(scope, receive, self.limits.body_seconds))
         connection = connection_of(scope)
         return OAuthRequest(
             form,
             certificate=connection.certificate if connection else None,
-            authorization=_find_header(headers, b"authorization"),
-            dpop=_find_header(headers, b"dpop"),
-            url=f"{_find_origin(scope, headers)}{scope['path']}",
-            accept=_join_header(headers, b"accept"),
+            authorization=given.get(b"authorization"),
+            dpop=given.get(b"dpop"),
+            # As its sender knows it: TLS ends here.
+            url=f"{scope['scheme']}://{given.get(b'host', '')}{scope['path']}",
+            accept=given.get(b"accept"),
             source=connection.source if connection else "",
         )
 
@@ -157,9 +162,16 @@ async def _send(
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _read_body(receive: Any, seconds: float) -> bytes:
+async def _read_body(scope: Any, receive: Any, seconds: float) -> bytes:
     """The whole body, at most `MAX_BODY` bytes within `seconds`."""
-    message = await receive() if seconds <= 0 else await asyncio.wait_for(receive(), seconds)
+    if seconds <= 0 or has_arrived(scope):  # as nearly always: a timer costs more than to read it
+        message = await receive()
+    else:
+        try:
+            async with asyncio.timeout(seconds):
+                message = await receive()
+        except TimeoutError as error:
+            raise _too_slow() from error
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
         if len(body) > MAX_BODY:
@@ -182,36 +194,35 @@ async def _read_rest(receive: Any, message: Any, seconds: float) -> bytes:
                     return bytes(body)
                 message = await receive()
     except TimeoutError as error:
-        raise Invalid("The body took too long to arrive; send it again, faster.") from error
+        raise _too_slow() from error
+
+
+def _too_slow() -> Invalid:
+    return Invalid("The body took too long to arrive; send it again, faster.")
 
 
 def _too_large() -> TooLarge:
     return TooLarge(f"The body has more than {MAX_BODY:,} bytes.")
 
 
-def _check_media_type(headers: list[tuple[bytes, bytes]]) -> None:
+def _read_headers(headers: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
+    """The headers that count here: each may be there once, but for the list ``Accept``, which is
+    put together from all its lines (RFC 9110, section 5.3)."""
+    found: dict[bytes, str] = {}
+    for name, value in headers:
+        if name in _READ:
+            text = value.decode("latin-1")
+            if name in found:
+                if name != b"accept":
+                    raise Invalid(f"The header {name.decode()} is there twice.")
+                text = f"{found[name]}, {text}"
+            found[name] = text
+    return found
+
+
+def _check_media_type(given: dict[bytes, str]) -> None:
     """Raise `Invalid` unless the body is a form as it is (RFC 6749, appendix B)."""
-    given = _find_header(headers, b"content-type") or ""
-    if given.partition(";")[0].strip().lower() != MEDIA_TYPE:
+    if given.get(b"content-type", "").partition(";")[0].strip().lower() != MEDIA_TYPE:
         raise Invalid(f"The body must be {MEDIA_TYPE}.")
-    if (_find_header(headers, b"content-encoding") or "identity").lower() != "identity":
+    if given.get(b"content-encoding", "identity").lower() != "identity":
         raise Invalid("The body must come without a content encoding.")
-
-
-def _find_origin(scope: Any, headers: list[tuple[bytes, bytes]]) -> str:
-    """Where the request was sent, as its sender knows it: TLS ends here."""
-    return f"{scope['scheme']}://{_find_header(headers, b'host') or ''}"
-
-
-def _find_header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
-    """The value of a header that may be there once."""
-    found = [value for given, value in headers if given == name]
-    if len(found) > 1:
-        raise Invalid(f"The header {name.decode()} is there twice.")
-    return found[0].decode("latin-1") if found else None
-
-
-def _join_header(headers: list[tuple[bytes, bytes]], name: bytes) -> str | None:
-    """The value of a header that is a list, from all its lines (RFC 9110, section 5.3)."""
-    found = [value.decode("latin-1") for given, value in headers if given == name]
-    return ", ".join(found) or None

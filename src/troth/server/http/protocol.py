@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 
 from troth.core.clock import Clock
 from troth.server.http.capacity import Slot
-from troth.server.http.exchange import Connection, attach_connection, read_peer
+from troth.server.http.exchange import Connection, attach_connection, mark_arrived, read_peer
 from troth.server.http.problems import render_problem
 from troth.server.settings import Limits
 from troth.wire.api.problems import MEDIA_TYPE
@@ -77,6 +77,40 @@ class _Log:
         )
 
 
+class _Outlet:
+    """The way out for answers: the head of one waits for the first of its body, so that both are
+    one TLS record and one packet; no longer than until the event loop has had a turn."""
+
+    __slots__ = ("_head", "_loop", "_transport")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._head is not None:
+            data, self._head = self._head + data, None
+            self._transport.write(data)
+        elif data.startswith(b"HTTP/"):
+            self._head = data
+            self._loop.call_soon(self._flush)  # a stream may have nothing to say for long
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        head, self._head = self._head, None
+        if head is not None and not self._transport.is_closing():
+            self._transport.write(head)
+
+
 class PeerProtocol(HttpToolsProtocol):
     """One connection, which gives its `slot` back at its end."""
 
@@ -96,6 +130,7 @@ class PeerProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected, and the TLS handshake is done."""
         super().connection_made(transport)
+        self._outlet = cast(asyncio.Transport, _Outlet(self.loop, transport))
         if self.state.stopping.is_set():
             transport.abort()
             return
@@ -152,6 +187,8 @@ class PeerProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINE:
             raise _Refusal
         super().on_headers_complete()
+        if self.scope["method"] != "HEAD":  # whose answers have no body to wait for
+            self.cycle.transport = self._outlet
         if self.parser.should_upgrade():
             # We offer no other protocol (RFC 9110, section 7.8), and the parser stops here.
             self.cycle.keep_alive = False
@@ -164,6 +201,7 @@ class PeerProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Called by the parser at the end of a body."""
         super().on_message_complete()
+        mark_arrived(self.scope)
         self._in_head = True
         self._stop_drain_timer()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 SERVICES: dict[str, str] = {
     "dpop": """
+        core.jose.dpop._load_holder
         core.jose.dpop._read_time
         core.jose.dpop.read_proof
     """,
@@ -21,10 +22,14 @@ SERVICES: dict[str, str] = {
     "oauth-form": """
         server.http.oauth.OAuthEndpoints._read_request
         server.http.oauth._read_body
+        server.http.oauth._read_headers
         server.http.oauth._read_rest
+        wire.oauth.form._decode
         wire.oauth.form.parse_form
     """,
     "client-assertion": """
+        core.jose.jws._read_header
+        core.jose.jws.read_header
         operations.client._read_assertion
         operations.svidclient.read_jwt_svid
     """,

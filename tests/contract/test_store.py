@@ -251,6 +251,29 @@ def test_commits_that_journal_something_are_announced(store):
     assert len(rang) == 1 if store.writers == 1 else 1 <= len(rang) <= 9  # once a group
 
 
+def test_patient_events_are_announced_soon_or_with_others(store):
+    def note(tx, patient):
+        tx.journal.append_all([make_event()], patient=patient)
+
+    async def main():
+        rang = asyncio.Event()
+        store.on_commit(rang.set)
+        for _ in range(2):
+            await store.transact(lambda tx: note(tx, True))
+            await asyncio.wait_for(rang.wait(), 10)  # by itself
+            rang.clear()
+        await store.transact(lambda tx: note(tx, True))
+        await store.transact(lambda tx: note(tx, False))
+        await asyncio.sleep(0)
+        assert rang.is_set()  # at once
+        rang.clear()
+        await store.transact(lambda tx: note(tx, True) or note(tx, False) or note(tx, True))
+        await asyncio.sleep(0)
+        assert rang.is_set()
+
+    asyncio.run(main())
+
+
 def test_a_function_that_failed_announces_nothing(store):
     def fail(tx):
         tx.journal.append(make_event())

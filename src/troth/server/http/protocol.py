@@ -77,18 +77,19 @@ class _Log:
         )
 
 
-class _Outlet:
+class Outlet:
     """The way out for answers: the head of one waits for the first of its body, so that both are
     one TLS record and one packet; no longer than until the event loop has had a turn."""
 
     __slots__ = ("_head", "_loop", "_transport")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: Any) -> None:
         self._loop = loop
         self._transport = transport
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
+        """Pass on, but keep the head of an answer for a moment."""
         if self._head is not None:
             data, self._head = self._head + data, None
             self._transport.write(data)
@@ -99,11 +100,14 @@ class _Outlet:
             self._transport.write(data)
 
     def close(self) -> None:
+        """Close once all is written."""
         self._flush()
         self._transport.close()
 
     def is_closing(self) -> bool:
-        return self._transport.is_closing()
+        """Whether nothing more goes out."""
+        closing: bool = self._transport.is_closing()
+        return closing
 
     def _flush(self) -> None:
         head, self._head = self._head, None
@@ -130,7 +134,7 @@ class PeerProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected, and the TLS handshake is done."""
         super().connection_made(transport)
-        self._outlet = cast(asyncio.Transport, _Outlet(self.loop, transport))
+        self._outlet = Outlet(self.loop, transport)
         if self.state.stopping.is_set():
             transport.abort()
             return
@@ -188,7 +192,7 @@ class PeerProtocol(HttpToolsProtocol):
             raise _Refusal
         super().on_headers_complete()
         if self.scope["method"] != "HEAD":  # whose answers have no body to wait for
-            self.cycle.transport = self._outlet
+            self.cycle.transport = cast(asyncio.Transport, self._outlet)
         if self.parser.should_upgrade():
             # We offer no other protocol (RFC 9110, section 7.8), and the parser stops here.
             self.cycle.keep_alive = False

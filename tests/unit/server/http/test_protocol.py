@@ -206,3 +206,40 @@ async def test_the_kernel_tells_who_connected(tmp_path: Path):
         assert connection.peer == Peer(os.getpid(), os.getuid(), os.getgid())
         assert connection.source == f"uid:{os.getuid()}/pid:{os.getpid()}"
         assert connection.certificate is None
+
+
+class Wire:
+    """A transport that keeps what was written, piece by piece."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+def test_the_head_of_an_answer_goes_with_its_body_and_waits_for_none() -> None:
+    async def main() -> None:
+        wire = Wire()
+        outlet = protocol.Outlet(asyncio.get_running_loop(), wire)
+        outlet.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        outlet.write(b"body")
+        outlet.write(b"more")
+        assert wire.pieces == [b"HTTP/1.1 200 OK\r\n\r\nbody", b"more"]
+        outlet.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.sleep(0)
+        assert wire.pieces[2:] == [b"HTTP/1.1 200 OK\r\n\r\n"]  # a stream with nothing to say yet
+        outlet.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        outlet.close()
+        await asyncio.sleep(0)
+        assert wire.pieces[3:] == [b"HTTP/1.1 204 No Content\r\n\r\n"]
+        assert outlet.is_closing()
+
+    asyncio.run(main())

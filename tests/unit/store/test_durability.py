@@ -224,7 +224,7 @@ def test_a_result_for_a_loop_that_is_gone_harms_nobody(store):
 
 def test_the_queue_is_bounded(tmp_path):
     open_store(f"sqlite:///{tmp_path / 'troth.db'}", clock=VirtualClock(NOW)).close()
-    writer = Writer(SqliteFile(tmp_path / "troth.db"), lambda: None, queue=2)
+    writer = Writer(SqliteFile(tmp_path / "troth.db"), lambda _: None, queue=2)
 
     class Narrow:
         async def transact(self, function):

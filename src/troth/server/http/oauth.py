@@ -89,7 +89,9 @@ class OAuthEndpoints:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         given = _read_headers(headers)
         _check_media_type(given)
-        form = parse_form(await _read_body(scope, receive, self.limits.body_seconds))
+        # No time for what is there already, as nearly always: a timer costs more than to read it.
+        seconds = 0.0 if has_arrived(scope) else self.limits.body_seconds
+        form = parse_form(await _read_body(receive, seconds))
         connection = connection_of(scope)
         return OAuthRequest(
             form,
@@ -162,9 +164,9 @@ async def _send(
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _read_body(scope: Any, receive: Any, seconds: float) -> bytes:
+async def _read_body(receive: Any, seconds: float) -> bytes:
     """The whole body, at most `MAX_BODY` bytes within `seconds`."""
-    if seconds <= 0 or has_arrived(scope):  # as nearly always: a timer costs more than to read it
+    if seconds <= 0:
         message = await receive()
     else:
         try:

@@ -32,7 +32,7 @@ class PeerGuard(Background):
     overrides the server's. Nobody is accepted before a server was heard, nor once none was heard
     for longer than the lease.
 
-    Use it in ``with``, or call `start` and `close`, after which the lease runs out. Raises `Invalid`
+    Use it in ``with``, or call `start` and `close`; then the lease runs out. Raises `Invalid`
     for what can't work.
     """
 

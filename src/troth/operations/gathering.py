@@ -8,7 +8,6 @@ all at once shares the cost.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from troth.core.errors import TrothError
 from troth.operations.call import Call
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
 from troth.operations.node import collect_roots
+from troth.operations.queue import BatchQueue, settle_failure
 from troth.operations.recording import BACKGROUND
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -49,27 +49,14 @@ class LeafGatherer:
     def __init__(self, store: Store, leaves: LeafIssuer) -> None:
         self._store = store
         self._leaves = leaves
-        self._waiting: deque[_Wanted] = deque()
-        self._work: asyncio.Task[None] | None = None
+        self._queue = BatchQueue(self._issue, MOST_TOGETHER, "leaves gathered")
 
     async def issue(self, call: Call[Any], wish: Wish, condition: Condition) -> Issued:
         """The certificate that `call` wishes for, or the refusal raised."""
         answer: asyncio.Future[Issued] = asyncio.get_running_loop().create_future()
         mine = wish.on_behalf(call)
-        self._waiting.append(_Wanted(mine, condition, answer))
-        if self._work is None:
-            self._work = asyncio.create_task(self._work_off(), name="leaves gathered")
+        self._queue.put(_Wanted(mine, condition, answer))
         return await answer
-
-    async def _work_off(self) -> None:
-        try:
-            while self._waiting:
-                count = min(len(self._waiting), MOST_TOGETHER)
-                batch = [self._waiting.popleft() for _ in range(count)]
-                # In the first one's context: that is the trace and the request that it shows in.
-                await asyncio.create_task(self._issue(batch), context=batch[0].context)
-        finally:
-            self._work = None
 
     async def _issue(self, batch: Sequence[_Wanted]) -> None:
         def ask(
@@ -88,8 +75,7 @@ class LeafGatherer:
             roots = await self._store.read(collect_roots)
         except BaseException as error:
             for one in batch:
-                if not one.answer.done():
-                    _fail(one.answer, error)
+                settle_failure(one.answer, error)
             if not isinstance(error, Exception):
                 raise
             return
@@ -100,10 +86,3 @@ class LeafGatherer:
                 one.answer.set_exception(outcome)
             else:
                 one.answer.set_result((outcome, roots))
-
-
-def _fail(answer: asyncio.Future[Issued], error: BaseException) -> None:
-    if isinstance(error, Exception):
-        answer.set_exception(error)
-    else:
-        answer.cancel()

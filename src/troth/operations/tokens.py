@@ -7,12 +7,10 @@ out, with the proofs that were used up for it in the same transaction.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from troth.core.errors import Refused, TrothError, Unavailable
 from troth.core.events import Event
@@ -25,6 +23,7 @@ from troth.issuance.accesstoken import (
     render_signing_input,
 )
 from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority
+from troth.operations.queue import BatchQueue, settle_failure
 from troth.operations.sealing import TokenSealer
 from troth.operations.succession import may_record
 from troth.store.engine import Store
@@ -51,8 +50,7 @@ class TokenGatherer:
         self._store = store
         self._keystore = keystore
         self._sealer = sealer
-        self._waiting: deque[_Wanted] = deque()
-        self._work: asyncio.Task[None] | None = None
+        self._queue = BatchQueue(self._issue, MOST_TOGETHER, "tokens gathered")
         self._headers: dict[str, bytes] = {}
 
     async def issue(
@@ -88,20 +86,8 @@ class TokenGatherer:
     ) -> str:
         """As `issue`, for a token of another kind: the bytes that its authority is to sign."""
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Wanted(authority, signing_input, event, proofs, answer, sealed_at))
-        if self._work is None:
-            self._work = asyncio.create_task(self._work_off(), name="tokens gathered")
+        self._queue.put(_Wanted(authority, signing_input, event, proofs, answer, sealed_at))
         return await answer
-
-    async def _work_off(self) -> None:
-        try:
-            while self._waiting:
-                count = min(len(self._waiting), MOST_TOGETHER)
-                batch = [self._waiting.popleft() for _ in range(count)]
-                # In the first one's context: that is the trace and the request that it shows in.
-                await asyncio.create_task(self._issue(batch), context=batch[0].context)
-        finally:
-            self._work = None
 
     async def _issue(self, batch: Sequence[_Wanted]) -> None:
         try:
@@ -110,12 +96,12 @@ class TokenGatherer:
             tokens = await asyncio.to_thread(self._sign, kept) if kept else []
         except BaseException as error:
             for one in batch:
-                _fail(one.answer, error)
+                settle_failure(one.answer, error)
             if not isinstance(error, Exception):
                 raise
             return
         for number, refusal in refused.items():
-            _fail(batch[number].answer, refusal)
+            settle_failure(batch[number].answer, refusal)
         for one, text in zip(kept, tokens, strict=True):
             if not one.answer.done():  # whoever asked may have gone
                 one.answer.set_result(text)
@@ -170,12 +156,3 @@ class Replayed(Refused):
             "It was used before; make a new one, with a jti of its own, for each request."
         )
         self.digests = frozenset(digests)
-
-
-def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
-    if answer.done():
-        return
-    if isinstance(error, Exception):
-        answer.set_exception(error)
-    else:
-        answer.cancel()

@@ -6,12 +6,8 @@ A thread with an event loop of its own follows the agent (certificate, roots) an
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-import threading
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
-from types import TracebackType
 
 from troth.core.clock import Clock, SystemClock
 from troth.core.entropy import Entropy, SystemEntropy
@@ -19,6 +15,7 @@ from troth.core.errors import Invalid, TrothError, Unauthenticated, Unavailable
 from troth.core.ids import SpiffeId, TrustDomain
 from troth.issuance.presented import Presented, read_presented
 from troth.live.revocations import Revocations
+from troth.sdk.background import Background
 from troth.sdk.decision import Decision
 from troth.sdk.following import Following
 from troth.sdk.stream import check_url
@@ -26,7 +23,7 @@ from troth.sdk.tls import Contexts, Pair, refuse
 from troth.sdk.workload import WorkloadApi, find_socket
 
 
-class PeerGuard:
+class PeerGuard(Background):
     """Says whom a service may talk to, and makes TLS contexts that hold to it.
 
     `servers` are URLs of the mutual-TLS listeners of troth servers, tried one after another;
@@ -35,7 +32,8 @@ class PeerGuard:
     overrides the server's. Nobody is accepted before a server was heard, nor once none was heard
     for longer than the lease.
 
-    Use it in ``with``, or call `start` and `close`. Raises `Invalid` for what can't work.
+    Use it in ``with``, or call `start` and `close`; then the lease runs out. Raises `Invalid`
+    for what can't work.
     """
 
     def __init__(
@@ -51,6 +49,7 @@ class PeerGuard:
         if not servers:
             raise Invalid("Name at least one troth server, such as https://host:8444.")
         find_socket(endpoint)
+        super().__init__("troth-guard")
         self._clock = clock or SystemClock()
         self._known = Revocations(self._clock, lease)
         self._contexts = Contexts()
@@ -63,10 +62,6 @@ class PeerGuard:
             self._clock,
             entropy or SystemEntropy(),
         )
-        self._closing = False
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
 
     # What a service asks
 
@@ -142,41 +137,12 @@ class PeerGuard:
 
     # Its life
 
-    def start(self) -> None:
-        """Begin to follow agent and server, in a thread that ends with the process or `close`."""
-        if self._thread is not None:
-            raise Invalid("This guard was started before; make another one.")
-        self._thread = threading.Thread(target=self._run, name="troth-guard", daemon=True)
-        self._thread.start()
-
     def wait_ready(self, seconds: float = 30.0) -> None:
         """Wait for the certificate and the first word from a server; raises `Unavailable`."""
         if not self._following.ready.wait(seconds):
             raise Unavailable(
                 f"The guard isn't ready after {seconds:.0f} s. {self._following.problem}"
             )
-
-    def close(self) -> None:
-        """Stop following. From then on the lease runs out, and nobody is accepted."""
-        self._closing = True
-        if self._thread is None:
-            return
-        if self._loop is not None and self._task is not None:
-            with suppress(RuntimeError):  # the loop has ended by itself
-                self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join()
-
-    def __enter__(self) -> PeerGuard:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Deciding
 
@@ -218,14 +184,5 @@ class PeerGuard:
 
         return admit
 
-    def _run(self) -> None:
-        with asyncio.Runner() as runner:
-            try:
-                runner.run(self._follow())
-            except asyncio.CancelledError:
-                return
-
     async def _follow(self) -> None:
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        if not self._closing:
-            await self._following.run()
+        await self._following.run()

@@ -9,11 +9,11 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import aclosing, suppress
-from types import TracebackType
+from contextlib import aclosing
 
 from troth.core.entropy import Entropy, SystemEntropy, fraction
-from troth.core.errors import Denied, Invalid, TrothError, Unavailable
+from troth.core.errors import Denied, TrothError, Unavailable
+from troth.sdk.background import Background
 from troth.sdk.following import FIRST_WAIT, LONGEST_WAIT
 from troth.sdk.tls import Pair
 from troth.sdk.workload import FetchedSvid, WorkloadApi, X509Update, find_socket
@@ -23,7 +23,7 @@ log = logging.getLogger("troth.sdk")
 Listener = Callable[[X509Update | TrothError], None]
 
 
-class SvidFollower:
+class SvidFollower(Background):
     """Holds the newest X.509-SVID of this process.
 
     `endpoint` is the Workload API's address, what ``SPIFFE_ENDPOINT_SOCKET`` says; `spiffe_id`
@@ -35,6 +35,7 @@ class SvidFollower:
         self, endpoint: str, *, spiffe_id: str = "", entropy: Entropy | None = None
     ) -> None:
         find_socket(endpoint)
+        super().__init__("troth-svid")
         self._api = WorkloadApi(endpoint)
         self._wanted = spiffe_id
         self._entropy = entropy or SystemEntropy()
@@ -42,10 +43,6 @@ class SvidFollower:
         self._ready = threading.Event()
         self._problem: TrothError = Unavailable("The agent said nothing yet; give it more time.")
         self._listeners: list[Listener] = []
-        self._closing = False
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def spiffe_id(self) -> str:
@@ -69,49 +66,12 @@ class SvidFollower:
                 return svid
         raise Denied(f"The agent gives this process no certificate for {self._wanted or 'anyone'}.")
 
-    def start(self) -> None:
-        """Begin to follow the agent, in a thread that ends with the process or `close`."""
-        if self._thread is not None:
-            raise Invalid("This follower was started before; make another one.")
-        self._thread = threading.Thread(target=self._run, name="troth-svid", daemon=True)
-        self._thread.start()
-
     def wait_ready(self, seconds: float = 30.0) -> None:
         """Wait for the first certificate; raises what the agent said last if none comes."""
         if not self._ready.wait(seconds):
             raise self._problem
 
-    def close(self) -> None:
-        """Stop following; what is held stays."""
-        self._closing = True
-        if self._thread is None:
-            return
-        if self._loop is not None and self._task is not None:
-            with suppress(RuntimeError):  # the loop has ended by itself
-                self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join()
-
-    def __enter__(self) -> SvidFollower:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _run(self) -> None:
-        with asyncio.Runner() as runner:
-            try:
-                runner.run(self._follow())
-            except asyncio.CancelledError:
-                return
-
     async def _follow(self) -> None:
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         tries = 0
         while not self._closing:
             updates = 0

@@ -92,7 +92,7 @@ def fuzz_oauth_form(found: tuple[bytes, list[tuple[bytes, bytes]]]) -> None:
 
     request = answer(read_request)
     try:
-        whole = asyncio.run(_read_body(scope, _send_in_pieces(body), 5))
+        whole = asyncio.run(_read_body(_send_in_pieces(body), 5))
     except TrothError:
         assert len(body) > MAX_BODY
         return

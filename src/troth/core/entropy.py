@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from typing import Protocol
 
 
@@ -15,12 +16,34 @@ class Entropy(Protocol):
         ...
 
 
+SMALL = 16
+"""Bytes up to which something is an id or a nonce, and no key or secret."""
+POOL = 1024
+
+
 class SystemEntropy:
-    """The operating system's generator."""
+    """The operating system's generator.
+
+    Ids and nonces are cut from what was drawn at once, since a call of the kernel costs more than
+    all else about an id. Keys and secrets come straight from it, and are kept nowhere here.
+    """
+
+    def __init__(self) -> None:
+        self._pool: deque[bytes] = deque()
+        self._owner = 0
 
     def token(self, size: int) -> bytes:
         """`size` bytes of ``os.urandom``."""
-        return os.urandom(size)
+        if size > SMALL:
+            return os.urandom(size)
+        if self._owner != os.getpid():  # a fork has the same pool
+            self._pool, self._owner = deque(), os.getpid()
+        try:
+            return self._pool.popleft()[:size]  # in one step: no other thread gets the same
+        except IndexError:
+            drawn = os.urandom(POOL)
+            self._pool.extend(drawn[at : at + SMALL] for at in range(SMALL, POOL, SMALL))
+            return drawn[:size]
 
 
 class SeededEntropy:

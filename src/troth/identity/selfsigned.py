@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from cryptography import x509
@@ -25,12 +26,15 @@ LEAST_RSA_BITS = 2048
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 """Those of TLS 1.3 (RFC 8446, section 4.2.3)."""
 
+REMEMBERED = 4096
+"""Certificates that are remembered as read: a connection shows its own with every request."""
 MAKE_ONE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 90 -subj /CN=NAME "
     "makes one that works"
 )
 
 
+@lru_cache(maxsize=REMEMBERED)
 def is_self_issued(der: bytes) -> bool:
     """Whether a certificate names itself as its issuer (RFC 5280, section 3.2)."""
     try:

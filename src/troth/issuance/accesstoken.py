@@ -168,19 +168,23 @@ def load_token_key(issuer: Authority) -> PublicKey:
     return load_key(issuer.public_key)
 
 
-def finish_token(issuer: Authority, key: PublicKey, content: bytes, signature: bytes) -> str:
-    """The compact token from the signing input and the keystore's signature, which is checked with
-    the recorded `key`: `Internal` if it is wrong."""
-    algorithm = TOKEN_ALGORITHMS[issuer.use]
+def finish_token(issuer: Authority, content: bytes, signature: bytes) -> str:
+    """The compact token from the signing input and the keystore's signature."""
+    if TOKEN_ALGORITHMS[issuer.use] == "ES256":
+        return finish_jwt(content, signature)
+    return b".".join((content, encode_base64url(signature).encode("ascii"))).decode("ascii")
+
+
+def check_finished(issuer: Authority, text: str, content: bytes, signature: bytes) -> None:
+    """Raise `Internal` unless the recorded key of `issuer` verifies the token."""
+    algorithm, key = TOKEN_ALGORITHMS[issuer.use], load_token_key(issuer)
     if isinstance(key, ec.EllipticCurvePublicKey) and algorithm == "ES256":
-        text = finish_jwt(content, signature)
         check_jwt(text, content, signature, key)
-        return text
+        return
     try:
         verify_signature(algorithm, key, content, signature)
     except Invalid as error:
         raise Internal("The keystore's signature doesn't verify; it was not given out.") from error
-    return b".".join((content, encode_base64url(signature).encode("ascii"))).decode("ascii")
 
 
 def nest_actors(actors: Sequence[str]) -> dict[str, Any]:

@@ -11,14 +11,15 @@ from collections.abc import Collection, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from troth.core.errors import Refused, TrothError, Unavailable
 from troth.core.events import Event
 from troth.drivers.keystores import Keystore
 from troth.issuance.accesstoken import (
     AccessToken,
+    check_finished,
     finish_token,
-    load_token_key,
     render_header,
     render_signing_input,
 )
@@ -114,10 +115,11 @@ class TokenGatherer:
         for key_ref, numbers in by_key.items():
             inputs = [batch[number].signing_input for number in numbers]
             authority = batch[numbers[0]].authority
-            key = load_token_key(authority)
             signatures = self._keystore.sign_all(key_ref, inputs)
-            for number, content, signature in zip(numbers, inputs, signatures, strict=True):
-                text = finish_token(authority, key, content, signature)
+            texts = list(map(partial(finish_token, authority), inputs, signatures))
+            # What a keystore can get wrong is the key, and that with all that it signs at once.
+            check_finished(authority, texts[0], inputs[0], signatures[0])
+            for number, text in zip(numbers, texts, strict=True):
                 at = batch[number].sealed_at
                 tokens[number] = text if at is None else self._sealer.seal(text, at)
         return [tokens[number] for number in range(len(batch))]

@@ -113,7 +113,7 @@ class JournalGateway:
         if subject is not None:
             query = query.where(_t.subject == subject)
             if type_prefix:
-                query = query.where(_begins(type_prefix))
+                query = query.where(_begins(type_prefix), is_sealed)
         elif type_prefix:
             # A page of each: a rare type stands anywhere in the journal, and an index on types
             # gives those of one alone in their order.
@@ -126,15 +126,15 @@ class JournalGateway:
     def _list_types(self, prefix: str) -> list[str]:
         """The types that begin so: some dozens at most, each found by a look at an index."""
         found: list[str] = []
-        query = select(func.min(_t.type)).where(_begins(prefix))
+        query = select(func.min(_t.type)).where(_begins(prefix), is_sealed)
         while (one := self._session.execute(query).scalar()) is not None:
             found.append(one)
-            query = select(func.min(_t.type)).where(_begins(prefix), _t.type > one)
+            query = select(func.min(_t.type)).where(_begins(prefix), is_sealed, _t.type > one)
         return found
 
     def last_of(self, type_prefix: str) -> int:
         """The position of the last sealed event whose type begins so; 0 if there is none."""
-        query = select(func.max(_t.position)).where(_begins(type_prefix))
+        query = select(func.max(_t.position)).where(_begins(type_prefix), is_sealed)
         return self._session.execute(query).scalar() or 0
 
     def recent(self, limit: int) -> list[SealedEvent]:

@@ -411,8 +411,6 @@ journal = Table(
     Column("at", Moment, nullable=False),
     Column("request_id", String(64), nullable=False),
     Column("body", Document, nullable=False),
-    Index("ix_journal_subject", "subject", "position"),
-    Index("ix_journal_type", "type", "position"),
     sqlite_autoincrement=True,  # an id is never given twice, whatever is deleted
 )
 is_sealed = journal.c.position.is_not(None)
@@ -424,6 +422,15 @@ Index(
     sqlite_where=is_sealed,
     postgresql_where=is_sealed,
 )
+# What waits is looked for by nobody but the sealer: a row enters these once, when it is sealed.
+for _column in (journal.c.subject, journal.c.type):
+    Index(
+        f"ix_journal_{_column.name}",
+        _column,
+        journal.c.position,
+        sqlite_where=is_sealed,
+        postgresql_where=is_sealed,
+    )
 # Holds next to nothing, however long the journal is, and gives what waits in its order.
 Index("ix_journal_waiting", journal.c.id, sqlite_where=is_waiting, postgresql_where=is_waiting)
 cursors = Table(

@@ -120,10 +120,12 @@ def test_an_upgrade_keeps_every_value_and_serves_it(
             assert [row for part in read_rows(link.connection, shape) for row in part] == rows, name
     finally:
         link.close()
-    asyncio.run(_serve(url, tmp_path))
+    # Those of access tokens came later: where they are new, they have no successors yet.
+    uses = {row[1] for row in frozen["authorities"][1]}
+    asyncio.run(_serve(url, tmp_path, len(uses)))
 
 
-async def _serve(url: str, folder: Path) -> None:
+async def _serve(url: str, folder: Path, prepared: int) -> None:
     clock = VirtualClock()
     clock.advance(SPAN + timedelta(minutes=1))
     async with open_house(folder, 9, url=url, clock=clock, keystore=NamedKeystore()) as house:
@@ -132,7 +134,7 @@ async def _serve(url: str, folder: Path) -> None:
         nodes = (await house.call("node.ls", ListNodes())).items
         assert {node.name for node in nodes} == {"local", "edge"}
         states = [a.state for a in (await house.call("authority.ls", ListAuthorities())).items]
-        assert sorted(states) == ["active", "active", "active", "prepared", "prepared"]
+        assert sorted(states) == ["active"] * 3 + ["prepared"] * prepared
         (copy,) = (await house.call("instance.ls", ListInstances(name="api"))).items
         assert copy.locked
         story = (await house.call("journal.ls", ListJournal(limit=1000))).items

@@ -35,6 +35,7 @@ from troth.identity.template_manifest import (
     find_prefix_conflicts,
     report_rivals,
 )
+from troth.manifests.references import report_unknown_actions
 from troth.policy.resource import Resource
 from troth.policy.resource_manifest import RESOURCE, report_shared_identifiers
 from troth.policy.role import Role
@@ -125,6 +126,7 @@ def _report_together(read: Mapping[str, list[tuple[Node, Any]]]) -> None:
     report_cycles(read[ROLE.name])
     report_shared_identifiers(read[RESOURCE.name])
     report_shared_urls(read[ISSUER.name])
+    report_unknown_actions(read[ROLE.name], read[RESOURCE.name])
 
 
 def _read_kind(node: Node) -> ManifestKind | None:

@@ -13,6 +13,7 @@ from troth.live.bundle import Bundle, make_bundle
 from troth.live.snapshot import Snapshot
 from troth.manifests.declared import DeclaredChange, plan_declared
 from troth.manifests.reading import ManifestSet
+from troth.manifests.references import find_unexplained, list_identity_names
 from troth.operations.call import Call
 from troth.operations.recording import record_event
 from troth.policy.resource import Resource
@@ -53,14 +54,36 @@ def _plan_kind(
     return plan_declared(kind, mine, there, plain, prune=prune)
 
 
-def _check_whole(changes: Changes) -> None:
-    """What manifests want and what is there besides must fit together."""
-    remaining = [
+def list_remaining(changes: Changes) -> list[Declared]:
+    """What there will be once the steps are taken."""
+    return [
         value
         for change in changes
         if change.action is not Action.REMOVE
         and (value := change.wanted or change.stored) is not None
     ]
+
+
+def warn_of_names(tx: Transaction, parsed: ManifestSet, changes: Changes) -> list[str]:
+    """A sentence for each name in what is submitted that nothing here explains."""
+    remaining = list_remaining(changes)
+    beside = {one.name for one in parsed.resources}  # of those reading has told already
+    mentioned = list_identity_names(parsed.specs, parsed.resources, parsed.issuers)
+    mentioned -= (named := {spec.name for spec in parsed.specs})
+    named |= {one.name for one in tx.identities.list_named(mentioned)} if mentioned else set()
+    return find_unexplained(
+        parsed.specs,
+        [*parsed.roles, *parsed.resources, *parsed.issuers],
+        {one.name: one for one in remaining if isinstance(one, Role)},
+        {one.name: one for one in remaining if isinstance(one, Resource)},
+        named,
+        beside,
+    )
+
+
+def _check_whole(changes: Changes) -> None:
+    """What manifests want and what is there besides must fit together."""
+    remaining = list_remaining(changes)
     refusals = []
     roles = {one.name: one for one in remaining if isinstance(one, Role)}
     if ring := find_cycle(roles):

@@ -18,7 +18,12 @@ from troth.identity.template_plan import TemplateChange, TemplatePlan
 from troth.manifests.declared import DeclaredChange
 from troth.manifests.reading import ManifestSet, parse_manifests
 from troth.operations.call import Call
-from troth.operations.declaration import Changes, apply_declarations, plan_declarations
+from troth.operations.declaration import (
+    Changes,
+    apply_declarations,
+    plan_declarations,
+    warn_of_names,
+)
 from troth.operations.identity import move_in
 from troth.operations.recording import describe_identity, record_identity, record_revocations
 from troth.operations.template import apply_in, plan_in
@@ -30,6 +35,10 @@ from troth.wire.api import manifests as wire
 SHOWN_PROBLEMS = 20
 MENTIONED = 1000
 """How many identities that no manifest names any more a plan lists, unless it retires them."""
+
+
+_Plans = tuple[Plan, TemplatePlan, Changes, list[str]]
+"""With what is doubtful about names that nothing explains."""
 
 
 def loses_access(before: Identity, after: Identity) -> bool:
@@ -62,14 +71,14 @@ class SubmitManifests:
             plans = await self.store.transact(lambda tx: self._carry_out(tx, call, parsed))
         else:
             plans = await self.store.read(lambda tx: self._plan(tx, call, parsed))
-        plan, templates, declared = plans
+        plan, templates, declared, names = plans
         return wire.ManifestPlan(
             changes=[
                 *(_view_change(change.kind, change) for change in declared),
                 *(_view_change("Template", change) for change in templates.changes),
                 *(_view_change("Identity", change) for change in plan.changes),
             ],
-            warnings=[*(str(problem) for problem in parsed.warnings), *templates.warnings],
+            warnings=[*(str(problem) for problem in parsed.warnings), *templates.warnings, *names],
             applied=self.apply,
         )
 
@@ -83,7 +92,7 @@ class SubmitManifests:
 
     def _plan(
         self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet
-    ) -> tuple[Plan, TemplatePlan, Changes]:
+    ) -> _Plans:
         names = {spec.name for spec in parsed.specs}
         living = tx.identities.list_named(names)
         # What no manifest names is retired, all of it; or mentioned, as far as anybody reads.
@@ -104,12 +113,13 @@ class SubmitManifests:
         added = [c.spec for c in plan.changes if c.action is Action.ADD and c.spec is not None]
         templates = plan_in(tx, parsed.templates, added, self.trust_domain, prune=call.body.prune)
         declared = plan_declarations(tx, parsed, prune=call.body.prune)
-        return plan, templates, declared
+        return plan, templates, declared, warn_of_names(tx, parsed, declared)
 
     def _carry_out(
         self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet
-    ) -> tuple[Plan, TemplatePlan, Changes]:
-        plan, templates, declared = self._plan(tx, call, parsed)
+    ) -> _Plans:
+        plans = self._plan(tx, call, parsed)
+        plan, templates, declared, _ = plans
         added = [change for change in plan.changes if change.action is Action.ADD]
         for change in plan.changes:  # removals first: they free names and paths
             self._carry_out_one(tx, call, change)
@@ -117,7 +127,7 @@ class SubmitManifests:
         now = self.clock.now()
         apply_in(tx, call, templates.changes, now)
         apply_declarations(tx, call, declared, now)
-        return plan, templates, declared
+        return plans
 
     def _add_all(self, tx: Transaction, call: Call[Any], added: Sequence[Change]) -> None:
         now = self.clock.now()

@@ -92,7 +92,8 @@ def _check_signature(wanted: Protection, audience: str) -> dict[str, Any]:
                 "timeout": "5s",
             },
             "cache_duration": "300s",  # a new key is published ten minutes before it signs
-            "async_fetch": {},
+            "async_fetch": {"failed_refetch_duration": "1s"},
+            "retry_policy": {"num_retries": 3},
         },
     }
     typed = {

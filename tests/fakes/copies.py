@@ -39,15 +39,17 @@ class Copy:
         assert self.node.node_id is not None
         return name_instance(self.node.node_id, self.identity.id, self.claim.key)
 
-    async def fetch_svid(self) -> str:
-        """A fresh JWT-SVID; raises nothing: "" if it gets none."""
+    async def fetch_svid(self, audience: str = ORIGIN) -> str:
+        """A fresh JWT-SVID; raises nothing: "" if it gets none. One for the issuer it keeps."""
         request = JwtSvidRequest(
-            identity_id=self.identity.id, instance=self.claim, audiences=[ORIGIN]
+            identity_id=self.identity.id, instance=self.claim, audiences=[audience]
         )
         body = IssueJwtSvids(requests=[request])
         (issued,) = (await self.house.call("jwtsvid.issue", body, self.node)).results
-        self.svid = issued.token
-        return self.svid
+        if audience == ORIGIN:
+            self.svid = issued.token
+        token: str = issued.token
+        return token
 
     async def fetch_certificate(self) -> bytes:
         """A fresh X.509-SVID."""

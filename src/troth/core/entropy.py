@@ -59,6 +59,12 @@ class SeededEntropy:
         return hashlib.shake_256(f"{self._seed}:{self._count}".encode()).digest(size)
 
 
+def draw_nonce(entropy: Entropy, size: int) -> bytes:
+    """`size` bytes drawn now, and not in advance: so that no copy of this process, as in a restored
+    snapshot of its machine, has them too."""
+    return entropy.token(max(size, SMALL + 1))[:size]
+
+
 def fraction(entropy: Entropy) -> float:
     """A number in [0, 1), for jitter."""
     return (int.from_bytes(entropy.token(7), "big") >> 3) / (1 << 53)  # what a float can hold

@@ -20,6 +20,7 @@ from troth.issuance.accesstoken import (
     render_header,
 )
 from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority, Use, require_signing
+from troth.issuance.instance import INSTANCES
 from troth.issuance.profiles import trim_seconds
 
 TYP = "txntoken+jwt"
@@ -44,7 +45,8 @@ class TxnToken:
 
     `txn` names the transaction, and `jti` this token of it. `workloads` are those that asked for
     it and for what it replaces, the first one first; `actors` act for the subject, the current one
-    first. `rctx` and `tctx` are the context of the request and of the transaction.
+    first. `rctx` and `tctx` are the context of the request and of the transaction; `instances` the
+    running copies that obtained it.
     """
 
     issuer_url: str
@@ -61,6 +63,7 @@ class TxnToken:
     actors: tuple[str, ...] = ()
     rctx: Mapping[str, Any] = field(default_factory=dict)
     tctx: Mapping[str, Any] = field(default_factory=dict)
+    instances: tuple[str, ...] = ()
 
 
 def limit_life(issuer: Authority, ends: Collection[datetime], now: datetime) -> datetime:
@@ -89,6 +92,8 @@ def render_claims(token: TxnToken) -> dict[str, Any]:
     }
     if token.actors:
         claims["act"] = nest_actors(token.actors)
+    if token.instances:
+        claims[INSTANCES] = list(token.instances)
     if token.rctx:
         claims["rctx"] = dict(token.rctx)
     if token.tctx:

@@ -136,9 +136,10 @@ class Authenticator:
             raise InvalidClient("A client_secret is never taken out of the body.")
         kind = form.find("client_assertion_type")
         if kind == JWT_BEARER_ASSERTION:
-            return await self._prove(form.require("client_assertion"), form.find("client_id"))
+            shown = await self._prove(form.require("client_assertion"), form.find("client_id"))
+            return _bind(shown, request.certificate)
         if kind == JWT_SPIFFE_ASSERTION:
-            return await self._by_jwt_svid(request)
+            return _bind(await self._by_jwt_svid(request), request.certificate)
         if kind is not None:
             raise InvalidClient(
                 f"The client_assertion_type is unknown; it may be {JWT_BEARER_ASSERTION} or "
@@ -265,7 +266,8 @@ class Authenticator:
         client = await self.authenticate(request)
         if client.client_id != proven.client_id:
             raise InvalidGrant("The assertion is not of the client that sends it.")
-        return replace(client, method="jwt_bearer", proofs={**client.proofs, **proven.proofs})
+        proofs = {**client.proofs, **proven.proofs}
+        return replace(client, method="jwt_bearer", proofs=proofs, vouched=proven.vouched)
 
     async def _by_private_key(self, token: Token, claimed: str | None) -> Proven:
         client_id = _check_names(token, claimed)
@@ -367,6 +369,16 @@ class Authenticator:
                 self._keys.clear()
             found = self._keys[public_key] = load_key(public_key)
         return found
+
+
+def _bind(client: Proven, der: bytes | None) -> Proven:
+    """The client, bound to the certificate that it shows besides, if it does, and ending with it:
+    TLS proved that it holds the key (RFC 8705, section 3)."""
+    validity = None if der is None else read_validity(der)
+    if der is None or validity is None:
+        return client
+    bound = {**client.confirmation, "x5t#S256": digest_certificate(der)}
+    return replace(client, confirmation=bound, ends=(*client.ends, validity.end))
 
 
 def list_methods(*, client_secrets: bool) -> tuple[str, ...]:

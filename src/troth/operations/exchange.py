@@ -6,7 +6,7 @@ Source: RFC 8693 (sections in brackets).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 from troth.core.clock import Clock
 from troth.core.errors import Invalid, TrothError
 from troth.core.ids import TrustDomain
+from troth.core.jose.claims import list_audiences
 from troth.core.jose.jws import parse_token
 from troth.core.tier import Tier, read_tier
 from troth.identity.identity import Identity
@@ -61,6 +62,7 @@ class Presented:
     jti: str
     end: datetime
     instances: tuple[str, ...]
+    issued_at: int
     tier: Tier = Tier.HIGH
 
 
@@ -73,8 +75,8 @@ class TokenReader:
     trust_domain: TrustDomain
     issuer_url: str
 
-    async def read(self, name: str, form: Form, bundle: Bundle) -> Presented:
-        """The token in the parameter `name`, of the type in ``<name>_type``.
+    async def read(self, name: str, form: Form, bundle: Bundle, asker: str) -> Presented:
+        """The token in the parameter `name`, of the type in ``<name>_type``, that `asker` shows.
 
         Raises `Invalid` for whatever is wrong with it: ``invalid_request`` it must be [2.2.2].
         """
@@ -83,7 +85,7 @@ class TokenReader:
             raise Invalid(f"The {name}_type may be {' or '.join(TOKEN_TYPES)}.")
         try:
             if type_ == JWT and not is_opaque(text) and not _is_access_token(text):
-                return await self._read_svid(text, bundle)
+                return await self._read_svid(text, bundle, asker)
             return await self._read_access_token(text, bundle)
         except TrothError as error:
             if error.retryable:
@@ -96,30 +98,50 @@ class TokenReader:
         token = bearer.token
         said = read_claims(token.claims, bundle)
         tier = read_tier(token.claims.get(TIER))
-        return Presented(said, bearer.subject, token.jti, token.end, token.instances, tier)
+        issued_at = token.claims["iat"]
+        return Presented(
+            said, bearer.subject, token.jti, token.end, token.instances, issued_at, tier
+        )
 
-    async def _read_svid(self, text: str, bundle: Bundle) -> Presented:
-        """A JWT-SVID that is meant for this issuer: for any other server it proves nothing here."""
+    async def _read_svid(self, text: str, bundle: Bundle, asker: str) -> Presented:
+        """A JWT-SVID that is meant to be exchanged here: for any other server it proves nothing.
+
+        One that is meant for the issuer itself proves its subject as a client. So it is taken from
+        the subject alone: in anybody else's hands it would make them the subject.
+        """
         now = self.clock.now()
+        meant = (self.issuer_url, name_exchange(self.issuer_url))
         try:
-            svid = read_jwt_svid(text, bundle, self.trust_domain, (self.issuer_url,), now)
+            svid = read_jwt_svid(text, bundle, self.trust_domain, meant, now)
         except InvalidClient as error:
             raise Invalid(error.detail) from error
         token = parse_token(text)
         if not isinstance(token.claims.get("jti"), str):
             raise Invalid("The token has no jti, by which the journal could name it.")
+        apart = name_exchange(self.issuer_url)
+        if asker != svid.spiffe_id and list(list_audiences(token.claims)) != [apart]:
+            raise Invalid(
+                "A JWT-SVID that is meant for this server proves its subject, so nobody else may "
+                f"have it: get one that is meant for {apart} alone."
+            )
         subject, instances = svid.spiffe_id, (svid.instance,) if svid.instance else ()
         shown = Verified(token.claims, str(token.header.get("kid")), (subject,), instances)
         if shown.end <= now:  # by our own clock: leeway is for verifiers
             raise Invalid("The token has expired; get a fresh one.")
         bearer = _require(await self.judge.weigh(shown, bundle))
         said = SubjectToken(subject, subject)
-        return Presented(said, bearer.subject, shown.jti, shown.end, instances)
+        return Presented(said, bearer.subject, shown.jti, shown.end, instances, svid.issued_at)
 
 
 def _is_access_token(text: str) -> bool:
     typ = str(parse_token(text).header.get("typ", "")).lower()
     return typ.removeprefix("application/") == TYP
+
+
+def name_exchange(issuer_url: str) -> str:
+    """The audience of JWT-SVIDs that may be given to somebody else, who exchanges them: they prove
+    no client."""
+    return f"{issuer_url}/exchange"
 
 
 def _require(found: Bearer | Rejected) -> Bearer:
@@ -192,12 +214,16 @@ class ExchangeToken:
         client = await self.authenticator.authenticate(call.body)
         client = await bind_client(client, call.body, self.dpop)
         bundle = await read_bundle(self.store, self.snapshot)
-        subject = await self.reader.read("subject_token", form, bundle)
+        subject = await self.reader.read("subject_token", form, bundle, client.client_id)
         actor_end = await self._check_actor(form, bundle, client)
         wanted = read_wanted(form)
         resource = find_target(bundle, subject.token, wanted.only_target)
+        said = subject.token
+        if subject.issued_at < int(client.identity.created_at.timestamp()):
+            # Its may_act means whoever had that name by then.
+            said = replace(said, may_act="")
         decided = decide_exchange(
-            subject.token,
+            said,
             Asker(client.client_id, client.identity.name, client.confirmation),
             subject.identity.delegates,
             resource,
@@ -228,7 +254,7 @@ class ExchangeToken:
             if form.find("actor_token_type") is not None:
                 raise Invalid("There is an actor_token_type and no actor_token (RFC 8693, 2.1).")
             return client.identity.expires_at
-        actor = await self.reader.read("actor_token", form, bundle)
+        actor = await self.reader.read("actor_token", form, bundle, client.client_id)
         if not actor.token.own or actor.token.subject != client.client_id:
             raise Invalid("The actor_token must be the client's own: who acts is who asks.")
         if actor.token.confirmation and actor.token.confirmation != client.confirmation:

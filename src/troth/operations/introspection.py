@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -28,10 +29,12 @@ from troth.operations.rejection import RejectionJournal
 from troth.policy.resource import Resource
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
+from troth.wire.oauth.details import read_details, render_details
 from troth.wire.oauth.errors import InvalidClient
 from troth.wire.oauth.introspection import INACTIVE, Introspection, Signed
 from troth.wire.oauth.request import OAuthRequest
 
+DETAILS = "authorization_details"
 CACHE_SECONDS = 1
 """For how long an answer may be kept: it is what a revocation takes longer to be felt by who keeps
 answers, on top of how long every server takes to know it."""
@@ -111,7 +114,9 @@ class IntrospectToken:
         scopes = [name for name in str(claims.get("scope", "")).split() if name in known]
         bound = claims.get("cnf", {})
         soon = int(self.clock.now().timestamp()) + CACHE_SECONDS
-        optional = ("cnf", "act", "authorization_details")
+        optional = {name: claims[name] for name in ("cnf", "act") if name in claims}
+        if DETAILS in claims and (details := _list_details(claims, permitted)):
+            optional[DETAILS] = details
         return Introspection(
             active=True,
             scope=" ".join(scopes),
@@ -127,8 +132,17 @@ class IntrospectToken:
             permitted_actions=sorted(permitted.intersection(scopes)),
             trust_tier=read_tier(claims.get(TIER)).value,
             cache_until=min(soon, claims["exp"]),
-            **{name: claims[name] for name in optional if name in claims},
+            **optional,
         )
+
+
+def _list_details(claims: Mapping[str, Any], permitted: Collection[str]) -> list[dict[str, Any]]:
+    """The authorization details of a token, as far as its roles permit them now."""
+    kept = (
+        msgspec.structs.replace(one, actions=[a for a in one.actions if a in permitted])
+        for one in read_details(claims[DETAILS])
+    )
+    return render_details(one for one in kept if one.actions)
 
 
 def _find_resources(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from troth.core.entropy import Entropy
+from troth.core.entropy import Entropy, draw_nonce
 from troth.drivers.keystores import Keystore
 from troth.issuance.opaque import (
     NONCE_SIZE,
@@ -28,7 +28,7 @@ class TokenSealer:
     def seal(self, jwt: str, now: datetime) -> str:
         """The opaque form of a signed token."""
         span = find_span(now)
-        return seal_token(jwt, self._find_key(span), span, self._entropy.token(NONCE_SIZE))
+        return seal_token(jwt, self._find_key(span), span, draw_nonce(self._entropy, NONCE_SIZE))
 
     def open(self, text: str, now: datetime) -> str:
         """The signed token inside; `Invalid` if it is none of ours, or can't live any more."""

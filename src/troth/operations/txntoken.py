@@ -20,6 +20,7 @@ from troth.core.ids import TrustDomain, new_ordered_id
 from troth.identity.identity import Identity
 from troth.issuance.accesstoken import list_actors
 from troth.issuance.authorities import TOKEN_ALGORITHMS
+from troth.issuance.instance import join_instances
 from troth.issuance.txntoken import (
     RESOURCE,
     TXN,
@@ -114,13 +115,15 @@ def read_transaction(form: Form, trust_domain: str) -> Wanted:
 class Basis:
     """What a token is made from: the transaction as it was, and who and what vouches for it.
 
-    `jti` is that of the token that was shown, `ends` when it and its subject end.
+    `jti` is that of the token that was shown, `ends` when it and its subject end; `instances` are
+    the running copies that obtained it.
     """
 
     transaction: Transaction
     subject: Identity
     jti: str
     ends: tuple[datetime, ...]
+    instances: tuple[str, ...]
 
 
 class _Claims(msgspec.Struct, kw_only=True):
@@ -172,7 +175,8 @@ class TxnTokenMaker:
         now = self.clock.now()
         said = basis.transaction
         parties = (str(basis.subject.spiffe_id), *said.workloads, *said.actors)
-        self.snapshot.tokens.check_issuing(parties, now)
+        instances = join_instances(client.instance, basis.instances)
+        self.snapshot.tokens.check_issuing((*parties, *instances), now)
         authority = find_signer(bundle, now)
         ends = (client.identity.expires_at, *client.ends, *basis.ends)
         token = TxnToken(
@@ -190,6 +194,7 @@ class TxnTokenMaker:
             actors=said.actors,
             rctx=said.rctx,
             tctx=said.tctx,
+            instances=instances,
         )
         content = render_signing_input(token, TOKEN_ALGORITHMS[authority.use])
         event = _describe(call, client, token, said.resource, basis.jti)
@@ -231,6 +236,7 @@ def _describe(
         scope=token.scopes,
         actors=token.actors,
         workloads=token.workloads,
+        troth_instances=token.instances,
         expires_at=token.expires_at.isoformat(),
     )
 
@@ -264,7 +270,7 @@ class IssueTxnToken:
 
     async def _begin(self, form: Form, bundle: Bundle, asker: Asker, wanted: Wanted) -> Basis:
         """A transaction that begins with an access token, or with the asker's own JWT-SVID."""
-        shown = await self.reader.read("subject_token", form, bundle)
+        shown = await self.reader.read("subject_token", form, bundle, asker.spiffe_id)
         resource = find_resource(bundle, shown.token.resource, wanted)
         permitted = bundle.find_actions(shown.identity.roles, resource)
         access = _require(decide_transaction(shown.token, asker, permitted, Wish(wanted.scopes)))
@@ -278,7 +284,7 @@ class IssueTxnToken:
             tctx=wanted.details,
         )
         ends = (shown.identity.expires_at, shown.end)
-        return Basis(transaction, shown.identity, shown.jti, ends)
+        return Basis(transaction, shown.identity, shown.jti, ends, shown.instances)
 
     async def _replace(self, form: Form, bundle: Bundle, asker: Asker, wanted: Wanted) -> Basis:
         """The same transaction, with what is wanted added to it and perhaps less permitted."""
@@ -303,7 +309,8 @@ class IssueTxnToken:
             tctx=_extend("tctx", old.tctx, wanted.details),
         )
         ends = (bearer.subject.expires_at, bearer.token.end)
-        return Basis(transaction, bearer.subject, bearer.token.jti, ends)
+        token = bearer.token
+        return Basis(transaction, bearer.subject, token.jti, ends, token.instances)
 
 
 def find_resource(bundle: Bundle, meant: Resource | None, wanted: Wanted) -> Resource:

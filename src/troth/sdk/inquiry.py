@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -15,6 +17,8 @@ from troth.sdk.errors import InvalidToken
 KEPT = 1.0
 """Seconds for which an answer is relied on: as long as the issuer allows (``cache_until``)."""
 MOST_DEAD = 10_000
+MOST_AT_ONCE = 16
+"""Questions under way: whoever makes tokens up can cause each of them."""
 NOT_ACTIVE = "The token is not active: it has ended, or is meant for somebody else."
 
 
@@ -26,7 +30,8 @@ class Inquirer:
         self._client = client
         self._audiences = frozenset(audiences)
         self._clock = clock
-        self._dead: dict[str, float] = {}
+        self._dead: dict[bytes, float] = {}
+        self._turns = threading.BoundedSemaphore(MOST_AT_ONCE)
 
     def ask(self, text: str) -> Mapping[str, Any]:
         """What the issuer says of a live token for this resource, as claims; else `InvalidToken`.
@@ -37,8 +42,11 @@ class Inquirer:
             read_span(text, self._clock.now())
         except Invalid as error:
             raise InvalidToken(error.detail) from error
-        if self._clock.monotonic() < self._dead.get(text, 0.0):
+        digest = hashlib.sha256(text.encode("ascii")).digest()
+        if self._clock.monotonic() < self._dead.get(digest, 0.0):
             raise InvalidToken(NOT_ACTIVE)
+        if not self._turns.acquire(blocking=False):
+            raise Unavailable("Too many tokens are asked about at once; try again.", 1.0)
         try:
             answer = self._client.introspect(text)
         except Passing:
@@ -47,10 +55,12 @@ class Inquirer:
             raise Unavailable(
                 f"The issuer doesn't say what the token means. {error.detail}"
             ) from error
+        finally:
+            self._turns.release()
         if not answer["active"]:
             if len(self._dead) >= MOST_DEAD:
                 self._dead = {}
-            self._dead[text] = self._clock.monotonic() + KEPT
+            self._dead[digest] = self._clock.monotonic() + KEPT
             raise InvalidToken(NOT_ACTIVE)
         return self._check(answer)
 

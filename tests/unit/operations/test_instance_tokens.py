@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.clients import LEDGER, introspect
+from tests.fakes.clients import LEDGER, ORIGIN, introspect
 from tests.fakes.copies import Copy, start_copy
 from tests.fakes.delegation import ARCHIVE, VAULT, Company, found_company
 from tests.fakes.house import ADMIN, FakeHouse, in_house
+from tests.fakes.transactions import begin, found_transactions, replace_token
 from tests.unit.operations.test_introspection import forge, reasons
 from tests.unit.operations.test_token_exchange import refuse
 from troth.core.errors import TrothError, Unavailable
@@ -119,15 +120,16 @@ async def test_a_client_with_a_key_of_its_own_is_no_copy(house: FakeHouse) -> No
 async def test_a_locked_copy_can_t_go_on_with_the_jwt_svid_it_kept(house: FakeHouse) -> None:
     company, (bad, good) = await start(house, "billing", "billing")
     helper = company.clients["helper"]
+    given = [await copy.fetch_svid(f"{ORIGIN}/exchange") for copy in (bad, good)]
     await lock(house, bad)
     with pytest.raises(TrothError, match="counts no more") as caught:
         await bad.request()
     assert name_error(caught.value) == "invalid_client"
     kind: dict[str, Any] = {"subject_token_type": JWT, "resource": LEDGER}
-    assert "not live" in (await refuse(company, "helper", bad.svid, **kind)).detail
+    assert "not live" in (await refuse(company, "helper", given[0], **kind)).detail
     with pytest.raises(TrothError, match="counts no more"):
         await bad.exchange(good.svid, **kind)
-    answer = await company.exchange("helper", good.svid, **kind)
+    answer = await company.exchange("helper", given[1], **kind)
     assert list_copies(answer.access_token) == [good.id]
     assert parse_token(answer.access_token).claims["act"] == {"sub": helper.spiffe_id}
     await wait(house, 2)
@@ -236,3 +238,20 @@ async def test_a_token_of_ours_with_malformed_copies_counts_for_nobody(house: Fa
     crowd = forge(token, key, {}, **{INSTANCES: [f"ins_{n}" for n in range(16)]})
     with pytest.raises(TrothError, match="running copies"):
         await one.exchange(crowd)
+
+
+@in_house
+async def test_a_lock_ends_the_transactions_that_a_copy_began(house: FakeHouse) -> None:
+    company = await found_transactions(house)
+    node = await house.join()
+    bad, good = [await start_copy(house, node, "billing", n) for n in (1, 2)]
+    begun = [
+        (await begin(company, "ledger-api", await copy.request())).access_token
+        for copy in (bad, good)
+    ]
+    assert [list_copies(one) for one in begun] == [[bad.id], [good.id]]
+    await lock(house, bad)
+    with pytest.raises(TrothError, match="not live"):
+        await replace_token(company, "ledger-api", begun[0])
+    again = (await replace_token(company, "ledger-api", begun[1])).access_token
+    assert list_copies(again) == [good.id]

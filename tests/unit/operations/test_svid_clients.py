@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -72,6 +73,21 @@ async def test_a_certificate_is_proof_and_binds_the_token(house: FakeHouse) -> N
     (issued,) = await house.events("token.issued")
     assert issued.body["method"] == "tls_client_auth"
     assert issued.body["cnf"] == claims["cnf"]
+
+
+@in_house
+async def test_a_certificate_beside_an_assertion_binds_too(house: FakeHouse) -> None:
+    client = await add_client(house, name="keyed")
+    node, identity = await hold(house)
+    der = await certify(house, node, identity)
+    answer = await request_token(house, replace(client.ask(), certificate=der))
+    claims = await validate(house, answer.access_token)
+    assert claims["sub"] == client.spiffe_id
+    assert claims["cnf"] == {"x5t#S256": encode_base64url(hashlib.sha256(der).digest())}
+    end = x509.load_der_x509_certificate(der).not_valid_after_utc
+    house.clock.advance(end - house.clock.now() - timedelta(seconds=90))
+    house.parts.snapshot.hear()
+    assert (await request_token(house, replace(client.ask(), certificate=der))).expires_in == 90
 
 
 @in_house

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.clients import LEDGER, ORIGIN, apply, render_identity
+from tests.fakes.clients import LEDGER, ORIGIN, apply, render_identity, request_token
 from tests.fakes.delegation import ARCHIVE, PEOPLE, VAULT, Company, found_company
 from tests.fakes.house import ADMIN, FakeHouse, in_house
 from tests.unit.operations.test_svid_clients import fetch_jwt
@@ -15,6 +15,7 @@ from tests.unit.operations.test_token_request import validate
 from troth.core.errors import TrothError
 from troth.issuance.authorities import Use
 from troth.operations.exchange import ACCESS_TOKEN, JWT
+from troth.operations.svidclient import JWT_SPIFFE_ASSERTION
 from troth.wire.api.authorities import ForceAuthority, MoveAuthority, PrepareAuthority
 from troth.wire.api.identities import MoveIdentity
 from troth.wire.oauth.errors import name_error
@@ -148,6 +149,21 @@ async def test_may_act_follows_a_delegate_that_is_registered_anew(house: FakeHou
     assert (await validate(house, token))["may_act"] == {"sub": name("other/helper")}
     company.clients["helper"].spiffe_id = name("other/helper")
     assert (await company.exchange("helper", mine)).scope == "read"  # by its registered name
+
+
+@in_house
+async def test_may_act_means_nobody_who_got_the_name_later(house: FakeHouse) -> None:
+    company = await found_company(house)
+    mine = (await company.request("billing")).access_token
+    assert (await validate(house, mine))["may_act"] == {"sub": name("helper")}
+    await house.call("identity.retire", MoveIdentity(name="helper", reason="test"), ADMIN)
+    billing = company.clients["billing"]
+    await apply(house, render_identity("billing", billing.key, roles=["clerk"], delegates=[]))
+    house.clock.advance(timedelta(seconds=2))
+    key = company.clients["helper"].key
+    await apply(house, render_identity("helper", key, roles=["reader"]))
+    await house.settle()
+    assert await code_of(company, "helper", mine) == "invalid_request"
 
 
 # Narrowing
@@ -355,24 +371,45 @@ async def test_a_jwt_svid_is_a_subject_token_if_it_is_meant_for_us(house: FakeHo
     company = await found_company(house)
     node = await house.join()
     billing = await find(house, "billing")
-    svid = await fetch_jwt(house, node, billing, ORIGIN)
+    svid = await fetch_jwt(house, node, billing, f"{ORIGIN}/exchange")
     kind: dict[str, Any] = {"subject_token_type": JWT, "resource": LEDGER}
     answer = await company.exchange("helper", svid, **kind)
     claims = await validate(house, answer.access_token)
     assert (claims["sub"], claims["act"]) == (name("billing"), {"sub": name("helper")})
     own = await company.exchange("billing", svid, **kind)
     assert own.scope == "read write"
+    mine = await fetch_jwt(house, node, billing, ORIGIN)
+    assert (await company.exchange("billing", mine, **kind)).scope == "read write"
     # It was meant for this server, so no other server has anything from it.
     assert await code_of(company, "ledger-api", svid, **kind) == "invalid_request"
     assert await code_of(company, "helper", svid, subject_token_type=JWT) == "invalid_target"
     # As an access token it doesn't pass, nor if it is meant for anybody else (too).
     assert await code_of(company, "helper", svid, resource=LEDGER) == "invalid_request"
-    for audiences in ([LEDGER], [ORIGIN, LEDGER], [f"{ORIGIN}/oauth/token"]):
+    for audiences in (
+        [LEDGER],
+        [ORIGIN, LEDGER],
+        [f"{ORIGIN}/oauth/token"],
+        [f"{ORIGIN}/exchange", LEDGER],
+        # With these it could prove that it is the subject.
+        [ORIGIN],
+        [ORIGIN, f"{ORIGIN}/exchange"],
+    ):
         other = await fetch_jwt(house, node, billing, *audiences)
         assert await code_of(company, "helper", other, **kind) == "invalid_request"
     await house.call("identity.quarantine", MoveIdentity(name="billing", reason="t"), ADMIN)
     await house.settle()
     assert "not live" in (await refuse(company, "helper", svid, **kind)).detail
+
+
+@in_house
+async def test_what_is_given_away_to_be_exchanged_proves_no_client(house: FakeHouse) -> None:
+    company = await found_company(house)
+    billing = await find(house, "billing")
+    svid = await fetch_jwt(house, await house.join(), billing, f"{ORIGIN}/exchange")
+    stolen = company.clients["helper"].ask(svid, client_assertion_type=JWT_SPIFFE_ASSERTION)
+    with pytest.raises(TrothError) as caught:
+        await request_token(house, stolen)
+    assert name_error(caught.value) == "invalid_client"
 
 
 # Bound tokens

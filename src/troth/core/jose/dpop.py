@@ -26,7 +26,7 @@ MAX_AGE = timedelta(seconds=300)
 """How old a proof may be without a nonce of ours; for so long its `jti` is remembered [11.1]."""
 LEEWAY = timedelta(seconds=30)
 MAX_JTI = 256
-_HOLDERS = 4096
+_HOLDERS = 1024
 """How many keys of holders are remembered."""
 MAX_PROOF = 4096
 """Characters: a header, four claims, and an RSA key at most."""

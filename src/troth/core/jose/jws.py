@@ -26,7 +26,7 @@ MAX_TOKEN_SIZE = 16 * 1024
 MAX_DEPTH = 16
 """How deep header and claims may be nested: tokens that mean something are flat."""
 
-_HEADERS, _SHORT = 4096, 1024
+_HEADERS, _SHORT = 256, 512
 """How many headers are remembered, and up to which length, so that strangers can't fill more than a
 few megabytes with theirs."""
 

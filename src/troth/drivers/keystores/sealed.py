@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from troth.core.entropy import Entropy
+from troth.core.entropy import Entropy, draw_nonce
 from troth.core.errors import Conflict, NotFound, Unavailable
 from troth.core.x509 import UNREADABLE
 from troth.drivers.keystores import KeyKind
@@ -224,7 +224,7 @@ class SealedKeystore:
         return found
 
     def _seal(self, name: str, plain: bytes) -> bytes:
-        nonce = self._entropy.token(_NONCE_SIZE)
+        nonce = draw_nonce(self._entropy, _NONCE_SIZE)
         return _FORMAT + nonce + self._cipher.encrypt(nonce, plain, _FORMAT + name.encode())
 
     def _unseal(self, name: str, sealed: bytes) -> bytes:

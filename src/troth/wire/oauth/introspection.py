@@ -1,9 +1,8 @@
 """What the introspection endpoint answers (RFC 7662, section 2.2).
 
 `roles` is named by RFC 9068, section 2.2.3.1, `cnf` by RFC 8705, section 3.2, `act` by RFC 8693,
-section 4.1, `authorization_details` by RFC 9396, section 9.2. `permitted_actions` and `cache_until`
-are names of our own, as RFC 7662, section 2.2, allows. The trust tier of the bearer will stand here
-as `trust_tier` once it is known; until then there is no such member.
+section 4.1, `authorization_details` by RFC 9396, section 9.2. `permitted_actions`, `trust_tier` and
+`cache_until` are names of our own, as RFC 7662, section 2.2, allows.
 """
 
 from __future__ import annotations

@@ -321,8 +321,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     origin: Annotated[
         str,
         Meta(
-            description="How clients reach the public listener from outside; JWT-SVIDs are issued "
-            "as ORIGIN/svid.",
+            description="How clients reach the public listener from outside, and the issuer of "
+            "access tokens; JWT-SVIDs are issued as ORIGIN/svid.",
             extra={"default": "https://HOST:PORT of the public listener"},
         ),
     ] = ""

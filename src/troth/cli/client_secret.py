@@ -62,7 +62,11 @@ def ls(
     page = wire.ClientSecretPage(items=items)
     terminal.show(page, lambda: [make_table(columns, rows)] if rows else [])
     if not rows:
-        terminal.say("No client secret is good now.")
+        terminal.say(
+            "No client secret is good now. Make one with "
+            f"`troth client-secret create {identity or 'NAME'}`, for a program that can use "
+            "neither a certificate nor a key."
+        )
 
 
 @command(

@@ -75,10 +75,15 @@ def command(
 
         _declare(run, body)
         epilog = "\n".join(["Example:", *(f"  {line}" for line in example.splitlines())])
-        app.command(name, help=inspect.getdoc(body), epilog=epilog)(run)
+        app.command(name, help=_flow(inspect.getdoc(body) or ""), epilog=epilog)(run)
         return body
 
     return register
+
+
+def _flow(text: str) -> str:
+    """Each paragraph on one line: help is wrapped to the terminal's width, not to the source's."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def run_guarded(

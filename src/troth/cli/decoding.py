@@ -13,7 +13,9 @@ from troth.core.errors import Invalid, TooLarge, TrothError
 from troth.core.jose.claims import check_times
 from troth.core.jose.jwk import PublicKey, load_jwk
 from troth.core.jose.jws import ALGORITHMS, Token, fits_algorithm, parse_token, verify_token
+from troth.core.manifest.problem import show_value
 from troth.issuance.accesstoken import LEEWAY
+from troth.issuance.opaque import PREFIX
 
 MAX_KEYS_FILE = 1 << 20
 
@@ -41,6 +43,16 @@ def decode_token(text: str, keys: list[Key] | None, now: datetime) -> Decoded:
     """Take a token apart, and verify it if there are `keys`; raises `Invalid` for what is none."""
     if text.count(".") == 4:
         raise Invalid("This is an encrypted token (JWE): only whom it is for can read it.")
+    if text.startswith(PREFIX) and "." not in text:
+        raise Invalid(
+            "This is an opaque token: nothing can be read from it. Whom it is for asks the server "
+            "with `troth token introspect FILE`."
+        )
+    if text.count(".") != 2:
+        raise Invalid(
+            "This is not a signed JWT in compact form: three parts with two dots between them. "
+            "Give the token alone, without 'Bearer' and without the JSON around it."
+        )
     token = parse_token(text)
     if keys is None:
         return Decoded(token.header, token.claims, verified=False, problem="")
@@ -59,8 +71,14 @@ def decode_token(text: str, keys: list[Key] | None, now: datetime) -> Decoded:
 
 def read_keys(path: Path) -> list[Key]:
     """The keys of a file with a JWK set or one JWK; raises `Invalid` if none can be used."""
-    with path.open("rb") as file:
-        data = file.read(MAX_KEYS_FILE + 1)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_KEYS_FILE + 1)
+    except FileNotFoundError as error:
+        raise Invalid(
+            f"There is no file {path}: save in one what the issuer's jwks_uri answers; a troth "
+            "server's is https://HOST/oauth/jwks."
+        ) from error
     if len(data) > MAX_KEYS_FILE:
         raise TooLarge(f"{path} has more than {MAX_KEYS_FILE:,} bytes; is it a JWK set?")
     try:
@@ -104,7 +122,11 @@ def _verify(token: Token, keys: list[Key]) -> None:
         if one.algorithm in (None, algorithm) and fits_algorithm(str(algorithm), one.key)
     ]
     if not fitting:
-        raise Invalid("None of the keys is the one that the token names.")
+        raise Invalid(
+            f"None of the keys is the one that the token names, kid {show_value(kid)} with alg "
+            f"{algorithm}: fetch the keys again from the jwks_uri of its issuer, "
+            f"{show_value(token.claims.get('iss'))}, if you trust it."
+        )
     for one in fitting[:-1]:
         try:
             verify_token(token, one.key, (str(algorithm),))

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import typer
 
 from troth.cli.terminal import Terminal
+from troth.core.clock import Clock
 from troth.core.errors import Invalid
 from troth.sdk.client import OAuthClient
 from troth.sdk.credential import Credential, Holder, JwtCredential, X509Credential
@@ -16,6 +17,8 @@ from troth.sdk.issuer import Issuer
 from troth.sdk.tls import Pair
 from troth.sdk.workload import FetchedSvid, NoIdentity, WorkloadApi, X509Update
 from troth.wire.api import status
+
+MOST_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,17 @@ class HeldSvid:
     pair: Pair | None
 
 
-def open_client(terminal: Terminal, spiffe_id: str, *, jwt: bool) -> OAuthClient:
+class OwnClient(OAuthClient):
+    """A client that knows which identity it asks as."""
+
+    def __init__(
+        self, issuer: Issuer, credential: Credential, *, clock: Clock, spiffe_id: str
+    ) -> None:
+        super().__init__(issuer, credential, clock=clock)
+        self.spiffe_id = spiffe_id
+
+
+def open_client(terminal: Terminal, spiffe_id: str, *, jwt: bool) -> OwnClient:
     """A client of the server that the options name, with the caller's own identity."""
     url = find_issuer(terminal)
     api = WorkloadApi(terminal.options.workload_socket)
@@ -36,12 +49,12 @@ def open_client(terminal: Terminal, spiffe_id: str, *, jwt: bool) -> OAuthClient
 
 def make_client(
     terminal: Terminal, url: str, api: WorkloadApi, held: Holder, *, jwt: bool
-) -> OAuthClient:
+) -> OwnClient:
     """A client of the issuer `url` that proves itself by `held`, or with `jwt` by a JWT-SVID."""
     ca = terminal.options.ca_file
     issuer = Issuer(url, held if ca is None else ca, clock=terminal.clock)
     credential: Credential = JwtCredential(api, held.spiffe_id) if jwt else X509Credential(held)
-    return OAuthClient(issuer, credential, clock=terminal.clock)
+    return OwnClient(issuer, credential, clock=terminal.clock, spiffe_id=held.spiffe_id)
 
 
 def find_issuer(terminal: Terminal) -> str:
@@ -63,7 +76,12 @@ def choose_svid(update: X509Update, spiffe_id: str) -> FetchedSvid:
     for svid in update.svids:
         if spiffe_id in ("", svid.spiffe_id):
             return svid
-    raise NoIdentity(f"The agent gives this process no certificate for {spiffe_id or 'anyone'}.")
+    detail = f"The agent gives this process no certificate for {spiffe_id or 'anyone'}"
+    if not update.svids:
+        raise NoIdentity(f"{detail}; `troth doctor` tells why.")
+    there = [svid.spiffe_id for svid in update.svids]
+    more = f" and {len(there) - MOST_SHOWN} more" if len(there) > MOST_SHOWN else ""
+    raise NoIdentity(f"{detail}; it may be {', '.join(there[:MOST_SHOWN])}{more}.")
 
 
 def hold(svid: FetchedSvid) -> HeldSvid:

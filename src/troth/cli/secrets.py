@@ -28,8 +28,14 @@ def read_token(source: str, hint: str = "") -> str:
                 "command; put it into a file, or pipe it and write -.",
                 param_hint=hint or None,
             )
-        with Path(source).open("rb") as file:
-            data = file.read(MAX_TOKEN + 1)
+        try:
+            with Path(source).open("rb") as file:
+                data = file.read(MAX_TOKEN + 1)
+        except FileNotFoundError as error:
+            raise Invalid(
+                f"There is no file {source}: name the one that holds the token, or pipe the token "
+                "and write -."
+            ) from error
     if len(data) > MAX_TOKEN:
         raise TooLarge(f"The token has more than {MAX_TOKEN:,} bytes; is it one?")
     text = data.decode("ascii", "replace").strip()

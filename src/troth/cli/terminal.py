@@ -7,6 +7,7 @@ else; a failure is such a document too, so a reader never meets half an answer.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import typer
 from troth.cli.options import Options
 from troth.cli.words import clean_text
 from troth.core.clock import Clock, SystemClock
-from troth.core.errors import KINDS, TrothError
+from troth.core.errors import KINDS, NotFound, TrothError
 from troth.wire.api.client import ApiClient, Unreachable
 from troth.wire.api.faults import explain_fault
 
@@ -129,6 +130,8 @@ class Terminal:
         detail = clean_text(error.detail)
         if self.json:
             document = {"code": error.code, "detail": error.detail, "retryable": error.retryable}
+            if isinstance(own := getattr(error, "error", None), str) and own:
+                document["error"] = own  # the standard's code, of an OAuth refusal
             if streaming:
                 document = {"message": "end", **document}
             _write_out(msgspec.json.encode(document) + b"\n")
@@ -147,6 +150,8 @@ class Terminal:
             ]
         if not self.asks_server:
             return []
+        if isinstance(error, NotFound):
+            return _advise_absence(error.detail)
         known = type(error) in KINDS  # a more special kind has its advice in the detail
         return [ADVICE[error.code]] if known and error.code in ADVICE else []
 
@@ -155,12 +160,24 @@ ADVICE = {
     "unauthenticated": "Run it on the server's machine, where your uid is enough, or name "
     "yourself: `troth --url URL --cert FILE --key FILE …` at the mutual-TLS listener.",
     "permission_denied": "Ask an administrator for the role, or run the command as one.",
-    "not_found": "See what there is: `troth ps`.",
     "rate_limited": "Wait a moment and try again.",
     "unavailable": "Wait a moment and try again; `troth doctor` tells what is missing.",
     "internal": "The server's log has the reason; `troth doctor` may know more.",
 }
 """Error code → what to do next, where the detail alone can't know it."""
+
+LISTS = {
+    "identity": "troth identity ls",
+    "resource": "troth resource ls",
+    "instance": "troth instance ls NAME",
+    "certificate": "troth certificate ls NAME",
+    "client secret": "troth client-secret ls",
+    "signing authority": "troth authority ls",
+    "node": "troth node ls",
+}
+"""Noun of what isn't there → the command that lists what is."""
+
+_ABSENT = re.compile(rf"There is no ({'|'.join(LISTS)}) (?:with|named|['\"])")
 
 
 def make_request(kind: type[Request], /, **fields: Any) -> Request:
@@ -169,7 +186,18 @@ def make_request(kind: type[Request], /, **fields: Any) -> Request:
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        raise typer.BadParameter(explain_fault(str(error))) from error
+        raise typer.BadParameter(explain_fault(str(error), kind)) from error
+
+
+def _advise_absence(detail: str) -> list[str]:
+    """Where to look for what isn't there, unless the detail says so itself."""
+    if "`" in detail:
+        return []
+    if found := _ABSENT.match(detail):
+        return [f"See what there is: `{LISTS[found[1]]}`."]
+    if detail.startswith(("There is nothing at", "There is no operation")):
+        return ["Correct --url or TROTH_URL, or use the `troth` of the server's version."]
+    return []
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> RenderableType:
@@ -196,7 +224,9 @@ def make_sheet(fields: Iterable[tuple[str, object]]) -> RenderableType:
     sheet.add_column(overflow="fold")
     for name, value in fields:
         if (cell := _clean_cell(value)) not in ("", "None"):
-            sheet.add_row(Text(name, style="bold"), Text(cell, style=STYLES.get(cell, "")))
+            sheet.add_row(
+                Text(clean_text(name), style="bold"), Text(cell, style=STYLES.get(cell, ""))
+            )
     return sheet
 
 

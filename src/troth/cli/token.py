@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,12 +12,12 @@ import typer
 
 from troth.cli.command import command, make_app
 from troth.cli.decoding import Decoded, decode_token, read_keys
-from troth.cli.identity import ReasonOption, require
+from troth.cli.identity import require
 from troth.cli.oauth import open_client
 from troth.cli.options import CA_FILE, Options
 from troth.cli.secrets import STANDARD_INPUT, read_token, replace_file
 from troth.cli.terminal import Terminal, make_request, make_sheet
-from troth.cli.words import describe_moment, describe_time, parse_duration
+from troth.cli.words import clean_text, describe_moment, describe_time, parse_duration
 from troth.core.errors import Invalid
 from troth.sdk.client import AccessToken
 from troth.wire.api import nodes, status, tokens
@@ -42,21 +43,40 @@ IdentityOption = Annotated[str, typer.Option(help="Ask as this one of your ident
 JwtOption = Annotated[
     bool,
     typer.Option(
-        "--jwt", help="Prove yourself by a JWT-SVID: the token isn't bound to a certificate."
+        "--jwt", help="Prove yourself by a JWT-SVID: whoever holds the token may show it."
     ),
+]
+AskByJwtOption = Annotated[
+    bool,
+    typer.Option("--jwt", help="Prove yourself by a JWT-SVID instead of your certificate."),
 ]
 WriteOption = Annotated[
     Path | None,
     typer.Option(help="Write it there, for you alone to read, not to the output.", metavar="FILE"),
 ]
-TIMES = ("iat", "nbf", "exp")
+RevokerOption = Annotated[
+    str, typer.Option(help="With --token: ask as this one of your identities.")
+]
+RevokeByJwtOption = Annotated[
+    bool,
+    typer.Option(
+        "--jwt", help="With --token: prove yourself by a JWT-SVID instead of your certificate."
+    ),
+]
+TIMES = ("iat", "nbf", "exp", "cache_until")
+
+USELESS = (
+    "Nobody can show this token: it is bound to a certificate whose key ended with this command.",
+    "For one that whoever holds it may show: --jwt. For one that stays usable, with its "
+    "certificate: `troth run --resource URI -- CMD`.",
+)
 
 
 @command(
     app,
     "request",
-    example="troth token request --resource https://ledger.example.org --scope read\n"
-    "troth token request --resource https://ledger.example.org --write /run/billing/token",
+    example="troth token request --jwt --resource https://ledger.example.org --scope read\n"
+    "troth token request --jwt --resource https://ledger.example.org --write /run/billing/token",
 )
 def request(
     terminal: Terminal,
@@ -68,7 +88,9 @@ def request(
 ) -> None:
     """Get an access token for an API, as the workload that you are.
 
-    The agent's X.509-SVID proves it on the mutual-TLS listener, and the token is bound to it.
+    With --jwt whoever holds it may show it. Without, it is bound to the certificate by which this
+    command proved itself, whose key ends with it: a program that shows bound tokens is started by
+    `troth run --resource URI`.
     """
     client = open_client(terminal, spiffe_id, jwt=jwt)
     _show_token(terminal, client.request(resource, scope or ()), write)
@@ -77,7 +99,7 @@ def request(
 @command(
     app,
     "exchange",
-    example="troth token exchange caller.token --resource https://ledger.example.org --scope read",
+    example="troth token exchange caller.token --jwt --resource https://ledger.example.org",
 )
 def exchange(
     terminal: Terminal,
@@ -106,16 +128,21 @@ def introspect(
     terminal: Terminal,
     token: TokenArgument,
     spiffe_id: IdentityOption = "",
-    jwt: JwtOption = False,
+    jwt: AskByJwtOption = False,
 ) -> None:
     """Ask the server about a token that is meant for you (RFC 7662); exit code 1 if it is not good.
 
     Only what serves the API that the token is for may ask.
     """
     text = read_token(token)
-    answer = open_client(terminal, spiffe_id, jwt=jwt).introspect(text)
+    client = open_client(terminal, spiffe_id, jwt=jwt)
+    answer = client.introspect(text)
     terminal.show(answer, lambda: [make_sheet(_list_claims(answer, terminal.now()))])
     if not answer["active"]:
+        terminal.say(
+            f"The token is not good, or not meant for {clean_text(client.spiffe_id)}; why stands "
+            "in the journal: `troth journal tail --type token.rejected`."
+        )
         raise typer.Exit(1)
 
 
@@ -159,20 +186,29 @@ def _show_token(terminal: Terminal, token: AccessToken, write: Path | None) -> N
     terminal.show(answer, lambda: [] if write is not None else [token.text])
     if not terminal.json:
         seconds = max(0, int(token.ends - terminal.clock.monotonic()))
-        bound = "bound to your certificate" if token.tag else "not bound to anything"
         scope = ", ".join(sorted(token.scopes)) or "nothing"
         place = f" It is in {write}." if write is not None else ""
-        terminal.say(f"It permits {scope}, is {bound}, and ends in {seconds} s.{place}")
+        free = "" if token.tag else ", whoever holds it may show it,"
+        terminal.say(f"It permits {scope}{free} and ends in {seconds} s.{place}")
+    if token.tag:
+        terminal.say(*USELESS)
 
 
 def _paint_decoded(found: Decoded, now: datetime) -> list[Any]:
     state = "verified" if found.verified else "unverified"
-    rows = [(f"header {name}", value) for name, value in found.header.items()]
-    return [make_sheet([("signature", state), *rows, *_list_claims(found.claims, now)])]
+    header = _list_claims(found.header, now, "header ")
+    return [make_sheet([("signature", state), *header, *_list_claims(found.claims, now)])]
 
 
-def _list_claims(claims: Mapping[str, Any], now: datetime) -> list[tuple[str, Any]]:
-    return [(name, _describe_claim(name, value, now)) for name, value in claims.items()]
+def _list_claims(claims: Mapping[str, Any], now: datetime, path: str = "") -> list[tuple[str, Any]]:
+    """A line for each claim, and for each member of one that is an object."""
+    rows: list[tuple[str, Any]] = []
+    for name, value in claims.items():
+        if isinstance(value, Mapping) and value:
+            rows += _list_claims(value, now, f"{path}{name}.")
+        else:
+            rows.append((f"{path}{name}", _describe_claim(name, value, now)))
+    return rows
 
 
 def _describe_claim(name: str, value: Any, now: datetime) -> Any:
@@ -181,7 +217,14 @@ def _describe_claim(name: str, value: Any, now: datetime) -> Any:
             return describe_moment(datetime.fromtimestamp(value, UTC), now)
         except (ValueError, OverflowError, OSError):
             return value
-    return value
+    if isinstance(value, list):
+        return [_write_json(one) for one in value]
+    return _write_json(value)
+
+
+def _write_json(value: object) -> str:
+    """Texts as they are, the rest as the token has it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 @command(app, "join", example="troth token join --node web-1 --ttl 1h")
@@ -246,15 +289,20 @@ def revoke(
             metavar="FILE",
         ),
     ] = "",
-    reason: ReasonOption = "",
-    spiffe_id: IdentityOption = "",
-    jwt: JwtOption = False,
+    reason: Annotated[
+        str,
+        typer.Option(
+            help="Why (required, but with --token); the journal keeps it.", metavar="TEXT"
+        ),
+    ] = "",
+    spiffe_id: RevokerOption = "",
+    jwt: RevokeByJwtOption = False,
 ) -> None:
     """End an access token before its time, or all of an identity or of one running copy.
 
     Of an identity all end that it is subject, client or actor of. It may fetch new ones; to keep it
-    from that, quarantine it, or lock the copy. A token of your own you
-    end with --token, as the workload that you are (RFC 7009); the others are an operator's to end.
+    from that, quarantine it, or lock the copy. A token of your own you end with --token, as the
+    workload that you are (RFC 7009); the others are an operator's to end.
     """
     if sum(map(bool, (jti, identity, instance, token))) != 1:
         raise typer.BadParameter(

@@ -35,6 +35,17 @@ def describe_fields(before: Identity, after: Identity) -> tuple[str, ...]:
     return tuple(_list_differences(before, after))
 
 
+def describe_grants(identity: Identity) -> tuple[str, ...]:
+    """What a new identity may do, who may act for it, and how else it proves itself."""
+    grants = (
+        ("roles", identity.roles),
+        ("delegates", identity.delegates),
+        ("client.keys", _name_keys(identity)),
+        ("client.certificates", _digest(identity)),
+    )
+    return tuple(f"{name}: {', '.join(sorted(map(_cut, of)))}" for name, of in grants if of)
+
+
 def _list_differences(before: Identity, after: Identity) -> Iterator[str]:
     for name in ("kind", "owner", "purpose", "environment", "hint"):
         old, new = str(getattr(before, name)), str(getattr(after, name))

@@ -13,7 +13,7 @@ from enum import StrEnum
 from troth.core.errors import Invalid, Refused
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain
 from troth.core.manifest.problem import show_value
-from troth.identity.difference import describe_access, describe_fields, render_time
+from troth.identity.difference import describe_access, describe_fields, describe_grants, render_time
 from troth.identity.identity import Identity, IdentitySpec, State
 
 LEFT_ALONE = "left alone: it is in no manifest (use --prune to retire it)"
@@ -123,6 +123,7 @@ def _plan_addition(
         f"new {spec.kind.value} of {spec.owner} in {spec.environment}: {spec.purpose}",
         f"becomes {planned.spiffe_id} until {render_time(planned.expires_at)}",
     ]
+    words += describe_grants(planned)
     access = describe_access(None, planned, now)
     words += access or ("no selectors: no process obtains it from an agent",)
     return Change(Action.ADD, spec.name, tuple(words), spec=spec)

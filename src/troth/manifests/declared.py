@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from datetime import timedelta
+from hashlib import sha256
+from typing import Generic, Protocol, TypeVar
 
+from troth.core.manifest.field import METADATA, Field
+from troth.core.manifest.reader import render_duration
+from troth.identity.issuer import Condition, Rule
 from troth.identity.plan import LEFT_ALONE, Action
+from troth.manifests.reading import KINDS
+from troth.policy.role import Permission
 
 MAX_SHOWN = 120
+_FIELDS = {kind.name: (*METADATA[1:], *kind.spec) for kind in KINDS}
+_EMPTY = ("", (), None)
 
 
 class Declared(Protocol):
@@ -39,13 +48,12 @@ def plan_declared(
     kind: str,
     wanted: Sequence[T],
     current: Iterable[T],
-    plain: Mapping[str, Mapping[str, Any]],
     *,
     prune: bool,
 ) -> list[DeclaredChange[T]]:
     """Compare `wanted` with what is there of one kind; only `prune` removes.
 
-    `plain` gives the fields of each as plain values, by ``wanted/NAME`` and ``stored/NAME``.
+    The words are the manifest's own: its fields, and its way to write what they hold.
     """
     there = {one.name: one for one in current}
     names = {one.name for one in wanted}
@@ -61,12 +69,12 @@ def plan_declared(
             changes.append(DeclaredChange(Action.KEEP, kind, name, words, stored=stored))
     for one in wanted:
         before = there.get(one.name)
-        new = plain[f"wanted/{one.name}"]
+        new = dict(_list_values(one, _FIELDS[kind]))
         if before is None:
-            told = tuple(f"{path}: {_cut(value)}" for path, value in _flatten(new))
+            told = tuple(f"{path}: {_show(value)}" for path, value in new.items())
             changes.append(DeclaredChange(Action.ADD, kind, one.name, told, one))
             continue
-        told = tuple(_compare(plain[f"stored/{one.name}"], new))
+        told = tuple(_compare(dict(_list_values(before, _FIELDS[kind])), new))
         action = Action.CHANGE if told else Action.KEEP
         changes.append(DeclaredChange(action, kind, one.name, told, one, before))
     order = (Action.REMOVE, Action.CHANGE, Action.ADD, Action.KEEP)
@@ -74,32 +82,64 @@ def plan_declared(
     return changes
 
 
-def _compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    before, after = dict(_flatten(old)), dict(_flatten(new))
+def _compare(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
     for path in dict.fromkeys((*before, *after)):
-        was, now = before.get(path, "none"), after.get(path, "none")
+        was, now = before.get(path), after.get(path)
         if was != now:
-            yield f"{path}: {_cut(was)} → {_cut(now)}"
+            yield f"{path}: {_show(was)} → {_show(now)}"
 
 
-def _flatten(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    for name, item in sorted(value.items()):
-        if name == "name" and not path:
+def _list_values(
+    value: object, fields: Iterable[Field], path: str = ""
+) -> Iterator[tuple[str, object]]:
+    """What a manifest says, by its fields' own names; nothing of what is empty.
+
+    Each entry of a mapping and each resource or identity that a list speaks of stands alone, so
+    that a change names it.
+    """
+    for field in fields:
+        where = f"{path}{field.name}"
+        if field.members:
+            yield from _list_values(getattr(value, field.name), field.members, f"{where}.")
             continue
-        where = f"{path}.{name}" if path else name
-        if isinstance(item, Mapping):
-            yield from _flatten(item, where)
-        elif isinstance(item, list | tuple):
-            yield where, ", ".join(_show(one) for one in item) or "none"
+        found = getattr(value, field.attribute)
+        if isinstance(found, Mapping):
+            yield from ((f"{where}.{key}", item) for key, item in sorted(found.items()))
+        elif isinstance(found, tuple) and found and isinstance(found[0], Permission | Rule):
+            yield from ((f"{where}: {name}", of) for name, of in _group(found).items())
+        elif found not in _EMPTY:
+            yield where, found
+
+
+def _group(found: Iterable[Permission | Rule]) -> dict[str, tuple[object, ...]]:
+    """What is said of each resource or identity, in order."""
+    groups: dict[str, tuple[object, ...]] = {}
+    for one in found:
+        if isinstance(one, Permission):
+            groups[one.resource] = (*groups.get(one.resource, ()), *one.actions)
         else:
-            yield where, str(item)
+            groups[one.identity] = (*groups.get(one.identity, ()), one)
+    return groups
 
 
-def _show(item: object) -> str:
-    if isinstance(item, Mapping):
-        return " ".join(f"{text}" for _, text in _flatten(item, "x"))
-    return str(item)
-
-
-def _cut(text: str) -> str:
+def _show(value: object) -> str:
+    """As a manifest would write it, cut to what people read."""
+    if value in _EMPTY:
+        return "none"
+    text = ", ".join(map(_write, value)) if isinstance(value, tuple) else _write(value)
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+
+
+def _write(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, timedelta):
+        return render_duration(value)
+    if isinstance(value, Rule):
+        return f"{{{', '.join(map(_write, value.conditions))}}}"
+    if isinstance(value, Condition):
+        return f"{value.name}: {' or '.join(value.texts)}"
+    text = str(value)
+    if "\n" in text:  # certificates in PEM begin alike
+        return f"{text.count('BEGIN')} in PEM, sha256 {sha256(text.encode()).hexdigest()[:16]}"
+    return text

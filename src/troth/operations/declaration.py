@@ -18,12 +18,7 @@ from troth.operations.call import Call
 from troth.operations.recording import record_event
 from troth.policy.resource import Resource
 from troth.policy.role import Role, find_cycle
-from troth.store.declarations import (
-    TYPES,
-    Declared,
-    describe_declared,
-    name_kind,
-)
+from troth.store.declarations import TYPES, Declared, name_kind
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 
@@ -49,9 +44,7 @@ def _plan_kind(
 ) -> Changes:
     mine = [one for one in wanted if name_kind(one) == kind]
     there = [one for one in current if name_kind(one) == kind]
-    plain = {f"wanted/{one.name}": describe_declared(one) for one in mine}
-    plain |= {f"stored/{one.name}": describe_declared(one) for one in there}
-    return plan_declared(kind, mine, there, plain, prune=prune)
+    return plan_declared(kind, mine, there, prune=prune)
 
 
 def list_remaining(changes: Changes) -> list[Declared]:

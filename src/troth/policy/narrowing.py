@@ -85,7 +85,11 @@ def narrow_access(
         given = Access(ceiling, _keep_permitted(held, permitted))
     if given.scopes or given.details:
         return given
-    return Denial(Fault.SCOPE, "Nothing of this scope is permitted to this client there.")
+    return Denial(
+        Fault.SCOPE,
+        "Nothing of this scope is permitted to this client there; `troth resource show NAME` lists "
+        "the resource's actions, and roles permit them.",
+    )
 
 
 def _keep_permitted(held: Access | None, permitted: frozenset[str]) -> tuple[Detail, ...]:

@@ -41,7 +41,7 @@ def name_kind(value: Declared) -> str:
 
 
 def describe_declared(value: Declared) -> dict[str, Any]:
-    """Its fields as plain values: what is stored, and what is compared."""
+    """Its fields as plain values: what is stored."""
     plain: dict[str, Any] = msgspec.to_builtins(value)
     return plain
 

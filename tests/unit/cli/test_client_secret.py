@@ -49,6 +49,13 @@ def test_a_secret_stands_alone_on_standard_output(api: FakeApi, run: Run) -> Non
     assert request == wire.CreateClientSecret(identity="billing", ttl=14 * 86_400)
 
 
+def test_a_life_s_bound_is_told_as_people_write_it(run: Run) -> None:
+    said = " ".join(
+        run("client-secret", "create", "billing", "--ttl", "400d", "--json").stdout.split()
+    )
+    assert "'ttl' must be at most 7776000 seconds (90d)." in said
+
+
 @pytest.mark.parametrize("ttl", ["91d", "5s", "soon"])
 def test_a_life_that_is_too_long_or_none_is_wrong_usage(ttl: str, api: FakeApi, run: Run) -> None:
     assert run("client-secret", "create", "billing", "--ttl", ttl).exit_code == 2
@@ -73,6 +80,8 @@ def test_all_pages_are_listed(api: FakeApi, run: Run) -> None:
 def test_none_is_said_so(api: FakeApi, run: Run) -> None:
     api.answers["client_secret.ls"] = wire.ClientSecretPage(items=[])
     assert "No client secret" in run("client-secret", "ls").stderr
+    said = run("client-secret", "ls", "billing").stderr
+    assert "`troth client-secret create billing`" in said
 
 
 def test_one_is_revoked_with_a_reason(api: FakeApi, run: Run) -> None:

@@ -267,7 +267,7 @@ def test_a_url_must_be_the_server_s(url: str, run: Run) -> None:
     ("words", "sentence"),
     [
         (["token", "join", "--node", "N 3"], "a node's name has 1 to 63 of a-z, 0-9, '.' and '-'"),
-        (["token", "join", "--node", "a", "--ttl", "5s"], "'ttl' must be at least 10."),
+        (["token", "join", "--node", "a", "--ttl", "5s"], "'ttl' must be at least 10 seconds."),
         (["identity", "show", "x" * 129], "'name' must have at most 128 characters."),
         (["certificate", "revoke", "xyz", "--reason", "r"], "a serial has up to 40 hexadecimal"),
     ],

@@ -9,12 +9,16 @@ from typing import Any
 
 import msgspec
 import pytest
+import typer
+import typer.main
 
 from tests.fakes.api import FakeApi
 from tests.fakes.views import make_entry, make_identity, make_status
 from tests.unit.cli.conftest import Run
 from troth.cli import journal as journal_module
-from troth.core.errors import Refused
+from troth.cli import run as run_module
+from troth.cli import token as token_module
+from troth.core.errors import NotFound, Refused
 from troth.wire.api import certificates, identities, journal, nodes, tokens
 
 
@@ -28,6 +32,37 @@ def test_ps_hides_the_retired(api: FakeApi, run: Run) -> None:
     assert "gone" not in shown
     assert "gone" in run("ps", "--all").stdout
     assert [i["name"] for i in json.loads(run("ps", "--json").stdout)["items"]] == ["payments-api"]
+
+
+@pytest.mark.parametrize(
+    ("detail", "advice"),
+    [
+        ("There is no resource 'vault'.", "`troth resource ls`"),
+        ("There is no identity with the id 'idn_1'.", "`troth identity ls`"),
+        ("There is no instance with the id 'ins_1'.", "`troth instance ls NAME`"),
+        ("There is no certificate with the serial '0a'.", "`troth certificate ls NAME`"),
+        ("There is no node named 'web-9'.", "`troth node ls`"),
+        ("There is no signing authority with the id 'aut_1'.", "`troth authority ls`"),
+        ("There is nothing at this path.", "of the server's version"),
+        ("There is no client secret with the id 'x'; `troth client-secret ls` lists them.", ""),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_is(
+    api: FakeApi, run: Run, detail: str, advice: str
+) -> None:
+    api.answers["identity.show"] = NotFound(detail)
+    said = run("identity", "show", "x").stderr
+    assert said.startswith(f"error: {detail}")
+    assert advice in said
+    assert len(said.splitlines()) == (2 if advice else 1)
+    assert "troth ps" not in said
+
+
+@pytest.mark.parametrize("app", [run_module.app, token_module.app])
+def test_help_is_wrapped_to_the_terminal_not_to_the_source(app: typer.Typer) -> None:
+    for command in typer.main.get_group(app).commands.values():
+        paragraphs = (command.help or "").split("\n\n")
+        assert not [part for part in paragraphs if not part or "\n" in part], command.name
 
 
 def test_lists_are_read_to_the_last_page(api: FakeApi, run: Run) -> None:

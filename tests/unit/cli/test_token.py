@@ -23,11 +23,11 @@ from tests.fakes.oauth import (
 from tests.fakes.views import make_status
 from tests.unit.cli.conftest import Run
 from troth.cli import token as module
-from troth.cli.oauth import find_issuer
+from troth.cli.oauth import OwnClient, choose_svid, find_issuer
 from troth.cli.options import Options
 from troth.cli.terminal import Terminal
 from troth.core.clock import VirtualClock
-from troth.sdk.client import OAuthClient
+from troth.sdk.workload import FetchedSvid, NoIdentity, X509Update
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakeAuthorizationServer:
     fake = FakeAuthorizationServer(VirtualClock(datetime.now(UTC)))
     credential = FakeCredential()
 
-    def open_client(terminal: Terminal, spiffe_id: str, *, jwt: bool) -> OAuthClient:
+    def open_client(terminal: Terminal, spiffe_id: str, *, jwt: bool) -> OwnClient:
         credential.tag = "" if jwt else "certificate"
-        return OAuthClient(fake.connect(), credential, clock=terminal.clock)
+        return OwnClient(fake.connect(), credential, clock=terminal.clock, spiffe_id=ME)
 
     monkeypatch.setattr(module, "open_client", open_client)
     return fake
@@ -54,9 +54,19 @@ def test_a_token_is_printed_alone_and_what_it_permits_beside_it(server, run: Run
     answer = run("token", "request", "--resource", API, "--scope", "read", "--scope", "write")
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.count(".") == 2
-    assert "It permits read, write, is bound to your certificate, and ends in" in answer.stderr
+    assert "It permits read, write and ends in" in answer.stderr
     assert server.forms[-1]["scope"] == "read write"
-    assert "not bound" in run("token", "request", "--jwt").stderr
+
+
+def test_a_token_whose_key_is_gone_is_called_useless(server, run: Run, held) -> None:
+    for words in (["request"], ["exchange", str(held)]):
+        answer = run("token", *words, "--resource", API, "--json")
+        assert "Nobody can show this token" in answer.stderr
+        assert "--jwt" in answer.stderr
+        assert "`troth run --resource URI -- CMD`" in answer.stderr
+        free = run("token", *words, "--resource", API, "--jwt")
+        assert "whoever holds it may show it, and ends in" in free.stderr
+        assert "Nobody" not in free.stderr
 
 
 def test_with_json_it_is_the_standard_s_answer(server, run: Run) -> None:
@@ -89,6 +99,9 @@ def test_a_refusal_is_told_in_the_standard_s_words(server, run: Run) -> None:
     answer = run("token", "request", "--resource", API)
     assert answer.exit_code == 1
     assert "error: invalid_target: Unknown." in answer.stderr
+    server.answers = [make_answer(400, refusal)]
+    value = json.loads(run("token", "request", "--resource", API, "--json").stdout)
+    assert (value["code"], value["error"]) == ("permission_denied", "invalid_target")
 
 
 def test_an_exchange_takes_both_tokens_from_files_or_the_input(server, run, held) -> None:
@@ -106,6 +119,30 @@ def test_introspection_s_exit_code_says_whether_the_token_is_good(server, run, h
     assert run("token", "revoke", "--token", "-", input=held.read_text()).exit_code == 0
     answer = run("token", "introspect", str(held), "--json")
     assert (answer.exit_code, json.loads(answer.stdout)) == (1, {"active": False})
+    assert f"not good, or not meant for {ME};" in answer.stderr
+    assert "`troth journal tail --type token.rejected`" in answer.stderr
+
+
+def test_an_answer_s_objects_and_times_are_told_line_by_line(server, run, held) -> None:
+    server.answers = [
+        make_answer(
+            200,
+            {
+                "active": True,
+                "cnf": {"x5t#S256": "abc"},
+                "cache_until": 1_800_000_000,
+                "act": {"sub": ME, "act": {"sub": "inner\x1b"}},
+                "authorization_details": [{"type": "troth_action"}],
+            },
+        )
+    ]
+    lines = run("token", "introspect", str(held)).stdout.splitlines()
+    shown = {name: " ".join(rest) for name, *rest in (line.split() for line in lines)}
+    assert shown["cnf.x5t#S256"] == "abc"
+    assert shown["cache_until"].startswith("2027-01-15 08:00:00 UTC (in")
+    assert shown["act.sub"] == ME
+    assert shown["act.act.sub"] == "inner\\u{1b}"
+    assert shown["authorization_details"] == '{"type": "troth_action"}'
 
 
 @pytest.mark.parametrize("command", ["exchange", "introspect", "revoke", "decode"])
@@ -132,6 +169,14 @@ def test_the_issuer_is_the_url_or_the_local_server_s_origin(api: FakeApi, data: 
     assert find_issuer(Terminal(Options(data_dir=data))) == "https://local:8443"
     named = Terminal(Options(data_dir=data, server_url=f"{ISSUER}/"))
     assert find_issuer(named) == ISSUER
+
+
+def test_an_identity_that_is_not_there_is_told_with_those_that_are() -> None:
+    svids = [FetchedSvid(name, "", (), b"", ()) for name in (ME, f"{ME}-2")]
+    with pytest.raises(NoIdentity, match=f"for {ME}-3; it may be {ME}, {ME}-2."):
+        choose_svid(X509Update(tuple(svids), (), ()), f"{ME}-3")
+    with pytest.raises(NoIdentity, match="troth doctor"):
+        choose_svid(X509Update((), (), ()), "")
 
 
 def test_without_an_issuer_it_is_wrong_usage(run: Run) -> None:
@@ -193,6 +238,31 @@ def test_what_is_no_token_is_told(server, run, text: str) -> None:
     answer = run("token", "decode", "-", input=text)
     assert answer.exit_code == 1
     assert answer.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("Bearer abc", "without 'Bearer'"),
+        ("troth_AQAB-_", "`troth token introspect FILE`"),
+        ("a.b.c.d.e", "only whom it is for"),
+    ],
+)
+def test_what_can_t_be_decoded_is_told_with_what_to_do(server, run, text: str, advice: str) -> None:
+    assert advice in run("token", "decode", "-", input=text).stderr
+
+
+def test_a_missing_file_and_a_missing_key_are_told_with_what_to_do(
+    server, run, held, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "none")
+    assert f"no file {missing}: name the one" in run("token", "decode", missing).stderr
+    answer = run("token", "decode", str(held), "--keys", missing)
+    assert f"no file {missing}: save in one" in answer.stderr
+    other = write_keys(tmp_path / "keys", server.describe_key(make_private_key(99)))
+    answer = run("token", "decode", str(held), "--keys", other)
+    assert server.published[0]["kid"] in answer.stderr
+    assert f"the jwks_uri of its issuer, '{ISSUER}'" in answer.stderr
 
 
 @pytest.mark.parametrize("text", ["", "[", "7", '{"keys": 7}', '{"keys": []}', '{"kty": "oct"}'])

@@ -72,6 +72,11 @@ def test_a_new_identity_is_told_with_its_id_end_and_reach():
     )
 
 
+def test_a_new_identity_is_told_with_its_roles_and_delegates():
+    change = only(plan([make_spec(roles=("teller", "auditor"), delegates=("desk",))], []))
+    assert change.words[2:4] == ("roles: auditor, teller", "delegates: desk")
+
+
 def test_a_new_identity_without_selectors_reaches_nobody():
     change = only(plan([make_spec(selectors=())], []))
     assert change.words[-1] == "no selectors: no process obtains it from an agent"

@@ -68,6 +68,36 @@ RAW = re.compile(r"Expected|Object|regex|\$|\^|`\w+`, got")
             "'requests[0].csr' is not base64.",
         ),
         (
+            "authority.prepare",
+            {},
+            {},
+            b'{"reason": "r", "use": "x"}',
+            "'use' must be one of access-eddsa, access-rs256, access-token, jwt-svid, x509-svid.",
+        ),
+        (
+            "authority.revoke",
+            {"id": "x"},
+            {},
+            b'{"reason": "r"}',
+            "'id' is not written as it must be: an id such as aut_5f3c01: `troth authority ls` "
+            "shows them.",
+        ),
+        (
+            "token.revoke",
+            {},
+            {},
+            b'{"reason": "r", "jti": "x"}',
+            "'jti' is not written as it must be: a token's jti is tok_ and hexadecimal digits, as "
+            "its journal entry has it: `troth journal tail --type token.` shows it.",
+        ),
+        (
+            "token.join",
+            {},
+            {},
+            b'{"node": "web-1", "ttl": 1000000}',
+            "'ttl' must be at most 604800 seconds (7d).",
+        ),
+        (
             "certificate.issue",
             {},
             {},

@@ -456,7 +456,7 @@ def parse_request(route: Route, path: dict[str, str], query: dict[str, str], bod
     try:
         return msgspec.convert({**fields, **path}, type=route.request, strict=route.method != "GET")
     except msgspec.ValidationError as error:
-        raise Invalid(explain_fault(str(error))) from error
+        raise Invalid(explain_fault(str(error), route.request)) from error
 
 
 def _refuse_duplicates(body: bytes) -> None:

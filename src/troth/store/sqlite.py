@@ -38,6 +38,23 @@ _OUTAGES = {
 }
 
 
+def _share_memory(raw: sqlite3.Connection) -> str:
+    """Change to the write-ahead log, as all connections must; what mode it is then.
+
+    While another connection makes that change SQLite refuses at once, however long one would wait;
+    a transaction waits, and afterwards there is nothing left to change.
+    """
+    try:
+        (mode,) = raw.execute("PRAGMA journal_mode = WAL").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        raw.execute("BEGIN IMMEDIATE")
+        raw.execute("ROLLBACK")
+        (mode,) = raw.execute("PRAGMA journal_mode = WAL").fetchone()
+    return str(mode)
+
+
 class LostTransactionError(Exception):
     """The database gave up the whole transaction, not one statement of it."""
 
@@ -180,7 +197,7 @@ class SqliteFile:
         connection = self._engine.connect()
         raw = cast(sqlite3.Connection, connection.connection.driver_connection)
         try:
-            (mode,) = raw.execute("PRAGMA journal_mode = WAL").fetchone()
+            mode = _share_memory(raw)
             if mode != "wal":
                 raise Unavailable("The database needs a local disk: here it can't share memory.")
             raw.execute("PRAGMA synchronous = FULL")

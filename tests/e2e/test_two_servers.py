@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +24,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.e2e.processes import ClockedServer, Server, open_folder, wait_for
+from tests.fakes.clients import LEDGER_MANIFESTS, ORIGIN, FakeClient, render_identity
 from tests.fakes.house import make_csr
+from tests.fakes.issuer import make_private_key
 from tests.fakes.postgres import start_cluster
 from troth.core.errors import TrothError, Unavailable
 from troth.store.records import format_serial
 from troth.wire.api.client import ApiClient
 from troth.wire.api.identities import NameIdentity
+from troth.wire.api.manifests import ManifestDocument, SubmitManifests
 from troth.wire.api.nodes import AttestNode, CreateJoinToken, NodeCredential, RenewNode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
@@ -245,3 +250,40 @@ def test_a_server_whose_clock_is_hours_ahead_takes_nothing_back(url, folders):
     assert all(states[serial][1] for serial in closed), "its signature may exist"
     refusals = [refusal.code for joiner in joiners for refusal in joiner.refusals]
     assert "conflict" in refusals
+
+
+def test_an_assertion_is_taken_once_by_two_processes(url, folders):
+    one, two = (Server(folder) for folder in folders)
+    with share(one, two, url, TROTH_ORIGIN=ORIGIN):
+        servers = (one.start(), two.start())
+        key = make_private_key(61)
+        documents = [*LEDGER_MANIFESTS, render_identity("billing", key, roles=["clerk"])]
+        made = [ManifestDocument(value=document) for document in documents]
+        one.call("manifest.apply", SubmitManifests(documents=made))
+        client = FakeClient("spiffe://troth.local/billing", key, lambda: datetime.now(UTC))
+        context = ssl.create_default_context(cafile=str(one.data / "ca.pem"))
+        public = {
+            server: told["where"]
+            for server in servers
+            for told in server.daemon.events("listener.started")
+            if told["listener"] == "public"
+        }
+
+        def post(server: Server, form: list[tuple[str, str]]) -> int:
+            answer = httpx.post(
+                f"https://{public[server]}/oauth/token",
+                data=dict(form),
+                verify=context,
+                trust_env=False,
+            )
+            return answer.status_code
+
+        def ask() -> list[tuple[str, str]]:
+            return [(name, values[0]) for name, values in client.ask().form.fields.items()]
+
+        wait_for(lambda: {post(server, ask()) for server in servers} == {200}, "both to know it")
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(10):
+                form = ask()
+                tries = [pool.submit(post, server, form) for server in (*servers, *servers)]
+                assert sorted(one.result() for one in tries) == [200, 401, 401, 401]

@@ -110,7 +110,7 @@ async def count_revoked(house: FakeHouse) -> int:
 async def arrive(house: FakeHouse, certificate: Any) -> Caller:
     """Come to the mutual-TLS listener with this certificate."""
     parts = house.parts
-    registry = CallerRegistry(parts.store, parts.snapshot, parts.clock, DOMAIN, {}, {})
+    registry = CallerRegistry(parts.store, parts.snapshot, parts.peers, DOMAIN, {}, {})
     return await registry.by_certificate(certificate.chain[0], "192.0.2.1:4711")
 
 

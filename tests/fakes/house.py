@@ -32,6 +32,7 @@ from troth.operations.crl import PublishCrls
 from troth.operations.dispatch import Dispatcher
 from troth.operations.feed import FollowJournal, read_seed
 from troth.operations.leaf import LeafIssuer
+from troth.operations.peer import PeerReader
 from troth.operations.publication import StoredPublication
 from troth.operations.table import Parts, list_operations, list_subscriptions
 from troth.store.engine import open_store
@@ -185,6 +186,7 @@ async def open_house(
             vouchers=vouchers or Vouchers(),
             device_vouchers=device_vouchers or Vouchers(),
             key_source=FakeKeySource(),
+            peers=PeerReader(store, snapshot, clock, DOMAIN),
             client_secrets=client_secrets,
         )
         meter = FakeMeter()

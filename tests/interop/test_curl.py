@@ -151,7 +151,7 @@ async def test_openssl_sees_the_new_certificate_after_a_rotation(tmp_path: Path)
         shown = []
         for use_rsa in (False, True):
             new = stage.authority.issue(use_rsa=use_rsa)
-            stage.tls.rotate(new.chain, new.key)
+            stage.tls.install(new.chain, new.key, [stage.authority.der])
             _, out = await run("openssl", "s_client", "-connect", f"localhost:{stage.public.port}")
             shown.append(new.chain.decode().strip() in out)
         assert shown == [True, True]

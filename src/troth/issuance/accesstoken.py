@@ -19,13 +19,17 @@ from troth.core.ids import SpiffeId
 from troth.core.jose.claims import check_times, list_audiences
 from troth.core.jose.jwk import PublicKey, encode_base64url, load_key
 from troth.core.jose.jws import Token, parse_token, verify_signature, verify_token
-from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority, Use, require_signing
+from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority, Use, require_token_signing
 from troth.issuance.der import load_verifier
 from troth.issuance.jwtsvid import check_jwt, finish_jwt
 from troth.issuance.profiles import ACCESS_TTL_CEILING, check_ttl, trim_seconds
 
 TYP = "at+jwt"
 """What tells an access token from every other JWT [2.1]."""
+
+TIER = "troth_tier"
+"""A private claim (RFC 7519, section 4.3): the trust tier that the proof earned for which the token
+was given."""
 
 LEEWAY = timedelta(seconds=30)
 """How far a verifier's clock may differ from the issuer's."""
@@ -93,7 +97,7 @@ def plan_access_token(
     It lives for `ttl`, and no longer than its authority or any of `ends`: the client's
     registration, the certificate that it is bound to, the token that it was exchanged for.
     """
-    require_signing(issuer, issuer.use if issuer.use in TOKEN_ALGORITHMS else Use.TOKEN, now)
+    require_token_signing(issuer, now)
     issued_at = trim_seconds(now)
     end = issued_at + check_ttl(ttl, ACCESS_TTL_CEILING)
     return AccessToken(

@@ -194,3 +194,9 @@ def require_signing(authority: Authority, use: Use, now: datetime) -> None:
             f" {authority.not_before.isoformat()} to {authority.not_after.isoformat()}."
             " Check the clock, or rotate the authority."
         )
+
+
+def require_token_signing(authority: Authority, now: datetime) -> None:
+    """Raise `Refused` unless `authority` may sign new access tokens at `now`, by any algorithm."""
+    use = authority.use if authority.use in TOKEN_ALGORITHMS else Use.TOKEN
+    require_signing(authority, use, now)

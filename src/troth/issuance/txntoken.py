@@ -19,7 +19,7 @@ from troth.issuance.accesstoken import (
     nest_actors,
     render_header,
 )
-from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority, Use, require_signing
+from troth.issuance.authorities import Authority, require_token_signing
 from troth.issuance.instance import INSTANCES
 from troth.issuance.profiles import trim_seconds
 
@@ -71,7 +71,7 @@ def limit_life(issuer: Authority, ends: Collection[datetime], now: datetime) -> 
 
     Raises `Refused` if that authority may sign nothing now.
     """
-    require_signing(issuer, issuer.use if issuer.use in TOKEN_ALGORITHMS else Use.TOKEN, now)
+    require_token_signing(issuer, now)
     return min(trim_seconds(one) for one in (now + LIFE, issuer.not_after, *ends))
 
 

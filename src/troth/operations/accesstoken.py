@@ -14,7 +14,7 @@ from troth.core.events import Event
 from troth.core.ids import new_ordered_id
 from troth.core.tier import Tier, lower_tier
 from troth.identity.identity import Identity
-from troth.issuance.accesstoken import AccessToken, plan_access_token
+from troth.issuance.accesstoken import TIER, AccessToken, plan_access_token
 from troth.issuance.authorities import Authority, AuthorityState, find_token_use
 from troth.issuance.instance import INSTANCES, join_instances
 from troth.live.bundle import Bundle
@@ -51,8 +51,6 @@ NO_TARGET = (
 PASSED = "troth_passed"
 """A private claim (RFC 7519, section 4.3): the audiences that a token was passed on through. It
 doesn't return to one of them, so that what it was narrowed to there is never widened again."""
-TIER = "troth_tier"
-"""A private claim: the trust tier that the proof earned for which the token was given."""
 
 
 @dataclass(frozen=True, slots=True)

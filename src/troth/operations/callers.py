@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from troth.core.clock import Clock
 from troth.core.errors import Denied
 from troth.core.ids import TrustDomain
 from troth.issuance.presented import Presented
@@ -53,16 +52,11 @@ class CallerRegistry:
 
     store: Store
     snapshot: Snapshot
-    clock: Clock
+    peers: PeerReader
     trust_domain: TrustDomain
     uid_roles: Mapping[int, str]
     spiffe_roles: Mapping[str, str]
     _recognised: Recognised = field(default_factory=Recognised)
-    _peers: PeerReader = field(init=False)
-
-    def __post_init__(self) -> None:
-        peers = PeerReader(self.store, self.snapshot, self.clock, self.trust_domain)
-        object.__setattr__(self, "_peers", peers)
 
     def by_uid(self, uid: int, source: str) -> Caller:
         """The caller on the admin socket; `Denied` for a uid without a role."""
@@ -81,7 +75,7 @@ class CallerRegistry:
         connection outlives all three.
         """
         loads = self.snapshot.loads
-        shown = await self._peers.read(der)
+        shown = await self.peers.read(der)
         self._check_standing(shown)
         name = shown.spiffe_id.path.removeprefix(_NODES)
         if shown.spiffe_id.path.startswith(_NODES):
@@ -98,7 +92,7 @@ class CallerRegistry:
         takes a caller away shows in the snapshot: an eviction, a retirement and a node that joins
         anew revoke each certificate that lives, in the same transaction.
         """
-        shown = self._peers.find(der)
+        shown = self.peers.find(der)
         if shown is None:
             return None
         self._check_standing(shown)

@@ -24,8 +24,14 @@ from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.identity.selfsigned import is_registered, is_self_issued, read_validity
 from troth.live.snapshot import Snapshot
-from troth.operations.assertion import OutsideIssuers, Unproven, check_type
-from troth.operations.assertion import digest_proof as digest_proof
+from troth.operations.assertion import (
+    LEEWAY,
+    MAX_JTI,
+    OutsideIssuers,
+    Unproven,
+    check_type,
+    digest_proof,
+)
 from troth.operations.client_secret import SecretVerifier
 from troth.operations.declaration import read_bundle
 from troth.operations.peer import PeerReader
@@ -45,10 +51,8 @@ SELF_SIGNED = "self_signed_tls_client_auth"
 SECRET_METHOD = "client_secret_basic"  # noqa: S105 - a name
 """How old programs may, where the server is told to let them (RFC 6749, section 2.3.1)."""
 JWT_BEARER_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-LEEWAY = timedelta(seconds=30)
 LONGEST_LIFE = timedelta(hours=1)
 """Of an assertion: until its end its `jti` is remembered."""
-MAX_JTI = 256
 CLIENT_METHODS = (
     "private_key_jwt",
     "tls_client_auth",
@@ -111,6 +115,7 @@ class Authenticator:
         audiences: frozenset[str],
         outside: OutsideIssuers,
         secrets: SecretVerifier,
+        peers: PeerReader,
     ) -> None:
         self._store = store
         self._snapshot = snapshot
@@ -119,7 +124,7 @@ class Authenticator:
         self._audiences = audiences
         self._outside = outside
         self._secrets = secrets
-        self._peers = PeerReader(store, snapshot, clock, trust_domain)
+        self._peers = peers
         self._keys: dict[bytes, PublicKey] = {}
         self._instances: dict[str, str] = {}
 

@@ -19,11 +19,11 @@ from troth.core.jose.claims import list_audiences
 from troth.core.jose.jws import parse_token
 from troth.core.tier import Tier, read_tier
 from troth.identity.identity import Identity
-from troth.issuance.accesstoken import TYP, list_actors
+from troth.issuance.accesstoken import TIER, TYP, list_actors
 from troth.issuance.opaque import is_opaque
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
-from troth.operations.accesstoken import NO_TARGET, PASSED, TIER, Origin, TokenMaker, bind_client
+from troth.operations.accesstoken import NO_TARGET, PASSED, Origin, TokenMaker, bind_client
 from troth.operations.bearer import Bearer, Rejected, TokenJudge, Verified
 from troth.operations.call import Call
 from troth.operations.client import Authenticator, Proven

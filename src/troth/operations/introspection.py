@@ -18,10 +18,11 @@ from troth.core.jose.claims import list_audiences
 from troth.core.jose.jwk import derive_key_id
 from troth.core.tier import read_tier
 from troth.drivers.keystores import Keystore
+from troth.issuance.accesstoken import TIER
 from troth.issuance.introspection import MEDIA_TYPE, render_introspection
 from troth.issuance.jwtsvid import check_jwt, finish_jwt
 from troth.live.bundle import Bundle
-from troth.operations.accesstoken import TIER, find_signer
+from troth.operations.accesstoken import find_signer
 from troth.operations.bearer import Bearer, Rejected, TokenJudge
 from troth.operations.call import Call
 from troth.operations.client import Authenticator, Proven

@@ -55,6 +55,7 @@ from troth.operations.node import (
     SyncNode,
 )
 from troth.operations.pacing import JOINS, Turns
+from troth.operations.peer import PeerReader
 from troth.operations.publication import Publication
 from troth.operations.refusal import Journaled, RefusalJournal
 from troth.operations.rejection import RejectionJournal
@@ -100,6 +101,7 @@ class Parts:
     vouchers: Vouchers
     device_vouchers: Vouchers
     key_source: KeySource
+    peers: PeerReader
     client_secrets: bool = False
     usage: Usage | None = None
     draft_transaction_tokens: bool = False
@@ -191,7 +193,7 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     outside = OutsideIssuers(IssuerKeys(p.key_source, p.clock))
     secrets = SecretVerifier(p.store, p.clock, p.trust_domain, allowed=p.client_secrets)
     authenticator = Authenticator(
-        p.store, p.snapshot, p.clock, p.trust_domain, audiences, outside, secrets
+        p.store, p.snapshot, p.clock, p.trust_domain, audiences, outside, secrets, p.peers
     )
     sealer = TokenSealer(p.keystore, p.entropy)
     gatherer = TokenGatherer(p.store, p.keystore, sealer)

@@ -10,6 +10,7 @@ from typing import Any
 from troth.core.clock import Clock
 from troth.core.errors import Invalid, Passing, TrothError, Unavailable
 from troth.core.jose.claims import list_audiences
+from troth.issuance.accesstoken import TIER
 from troth.issuance.opaque import read_span
 from troth.sdk.client import OAuthClient
 from troth.sdk.errors import InvalidToken
@@ -75,4 +76,4 @@ class Inquirer:
         # What roles permit now, where the issuer tells it: less than the token said, never more.
         permitted = answer.get("permitted_actions")
         scope = " ".join(permitted) if isinstance(permitted, list) else answer.get("scope", "")
-        return {**answer, "scope": scope, "troth_tier": answer.get("trust_tier")}
+        return {**answer, "scope": scope, TIER: answer.get("trust_tier")}

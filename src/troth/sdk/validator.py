@@ -25,7 +25,7 @@ from troth.core.jose.dpop import read_proof
 from troth.core.jose.jws import MAX_TOKEN_SIZE, parse_token
 from troth.core.tier import Tier, read_tier
 from troth.core.x509 import UNREADABLE
-from troth.issuance.accesstoken import ACCESS, Kind, list_actors, validate_parsed_token
+from troth.issuance.accesstoken import ACCESS, TIER, Kind, list_actors, validate_parsed_token
 from troth.issuance.der import read_signer
 from troth.issuance.instance import list_instances
 from troth.issuance.opaque import is_opaque
@@ -89,7 +89,7 @@ class ValidToken:
     @property
     def tier(self) -> Tier:
         """How much the proof is trusted for which it was given; `LOW` if it doesn't say."""
-        return read_tier(self.claims.get("troth_tier"))
+        return read_tier(self.claims.get(TIER))
 
 
 @dataclass(slots=True)

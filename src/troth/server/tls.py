@@ -37,7 +37,7 @@ class ServerTls:
     """
 
     def __init__(self, chain_pem: bytes, key_pem: bytes, client_roots: Sequence[bytes]) -> None:
-        self._changing = threading.RLock()
+        self._changing = threading.Lock()
         self._pair = (chain_pem, key_pem)
         self._roots = tuple(client_roots)
         self._clients: frozenset[bytes] = frozenset()
@@ -49,20 +49,12 @@ class ServerTls:
         self.public.sni_callback = self._enter_public
         self.mutual.sni_callback = self._enter_mutual
 
-    def rotate(self, chain_pem: bytes, key_pem: bytes) -> None:
-        """Serve another certificate from the next handshake on; raises `Invalid`, changing nothing.
-
-        Open connections keep theirs.
-        """
-        self._install(pair=(chain_pem, key_pem))
-
-    def trust_roots(self, client_roots: Sequence[bytes]) -> None:
-        """Accept client certificates of these roots (DER) alone, from the next handshake on."""
-        self._install(roots=tuple(client_roots))
-
     def install(self, chain_pem: bytes, key_pem: bytes, client_roots: Sequence[bytes]) -> None:
-        """`rotate` and `trust_roots` in one."""
-        self._install(pair=(chain_pem, key_pem), roots=tuple(client_roots))
+        """Serve this certificate and accept client certificates of these roots (DER) alone, from
+        the next handshake on; raises `Invalid`, changing nothing. Open connections keep theirs.
+        """
+        with self._changing:
+            self._change((chain_pem, key_pem), tuple(client_roots), self._clients)
 
     def trust_clients(self, certificates: Collection[bytes]) -> None:
         """Let in whoever shows one of these certificates (DER) too, from the next handshake on.
@@ -79,21 +71,13 @@ class ServerTls:
                 _load_clients(self._inner_mutual, wanted - self._clients, self._roots)
                 self._clients = wanted
             else:
-                self._install(clients=wanted)
+                self._change(self._pair, self._roots, wanted)
 
-    def _install(
-        self,
-        *,
-        pair: tuple[bytes, bytes] | None = None,
-        roots: tuple[bytes, ...] | None = None,
-        clients: frozenset[bytes] | None = None,
+    def _change(
+        self, pair: tuple[bytes, bytes], roots: tuple[bytes, ...], clients: frozenset[bytes]
     ) -> None:
-        with self._changing:
-            pair = self._pair if pair is None else pair
-            roots = self._roots if roots is None else roots
-            clients = self._clients if clients is None else clients
-            self._inner_public, self._inner_mutual = self._build(pair, roots, clients)
-            self._pair, self._roots, self._clients = pair, roots, clients
+        self._inner_public, self._inner_mutual = self._build(pair, roots, clients)
+        self._pair, self._roots, self._clients = pair, roots, clients
 
     @staticmethod
     def _build(

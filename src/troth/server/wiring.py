@@ -35,6 +35,7 @@ from troth.operations.identity import ExpireIdentities
 from troth.operations.installation import claim_local_node
 from troth.operations.leaf import LeafIssuer, ReconcileIssuance
 from troth.operations.pacing import Pacing
+from troth.operations.peer import PeerReader
 from troth.operations.publication import StoredPublication
 from troth.operations.purge import PurgeRecords
 from troth.operations.servercert import CertifyServer, split_names
@@ -173,6 +174,7 @@ async def build_house(
         vouchers=config.vouchers,
         device_vouchers=config.device_vouchers,
         key_source=open_source(),
+        peers=PeerReader(store, snapshot, clock, config.trust_domain),
         client_secrets=config.client_secrets,
         usage=metrics,
         draft_transaction_tokens=config.draft_transaction_tokens,
@@ -187,7 +189,7 @@ async def build_house(
         dispatcher=make_dispatcher(parts, config.limits, metrics, tracer),
         publication=publication,
         callers=CallerRegistry(
-            store, snapshot, clock, config.trust_domain, roles.uids, roles.spiffe_ids
+            store, snapshot, parts.peers, config.trust_domain, roles.uids, roles.spiffe_ids
         ),
         metrics=metrics,
         tasks=list_tasks(parts, prepare, publish, sealer, metrics),

@@ -13,6 +13,7 @@ from tests.fakes.stores import CountingStore
 from troth.core.errors import TrothError, Unauthenticated, Unavailable
 from troth.operations.callers import CallerRegistry
 from troth.operations.feed import read_seed
+from troth.operations.peer import PeerReader
 from troth.wire.api.authorities import ForceAuthority, ListAuthorities, PrepareAuthority
 from troth.wire.api.certificates import RevokeCertificate
 from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
@@ -21,7 +22,8 @@ from troth.wire.api.nodes import EvictNode
 
 def open_registry(house: FakeHouse) -> tuple[CallerRegistry, CountingStore]:
     parts, store = house.parts, CountingStore(house.parts.store)
-    return CallerRegistry(store, parts.snapshot, parts.clock, DOMAIN, {}, {}), store
+    peers = PeerReader(store, parts.snapshot, parts.clock, DOMAIN)
+    return CallerRegistry(store, parts.snapshot, peers, DOMAIN, {}, {}), store
 
 
 async def show_certificates(house: FakeHouse) -> dict[str, bytes]:

@@ -60,7 +60,7 @@ async def authenticate(house: FakeHouse, credential: DeviceCredential) -> Caller
     """The caller that the mutual-TLS listener makes of the certificate."""
     await house.settle()
     parts = house.parts
-    registry = CallerRegistry(parts.store, parts.snapshot, parts.clock, DOMAIN, {}, {})
+    registry = CallerRegistry(parts.store, parts.snapshot, parts.peers, DOMAIN, {}, {})
     return await registry.by_certificate(credential.chain[0], "192.0.2.1:4711")
 
 
@@ -423,7 +423,7 @@ async def test_a_certificate_that_an_agent_asked_for_renews_no_device(house: Fak
     node = await house.join()
     (issued,) = await house.issue(node, view.id)
     parts = house.parts
-    registry = CallerRegistry(parts.store, parts.snapshot, parts.clock, DOMAIN, {}, {})
+    registry = CallerRegistry(parts.store, parts.snapshot, parts.peers, DOMAIN, {}, {})
     caller = await registry.by_certificate(issued.chain[0], "")
     assert caller.roles == frozenset({"workload"}), "and not that of a device"
     with pytest.raises(Denied, match="device"):
@@ -436,7 +436,7 @@ async def test_a_device_may_have_a_role_besides(house: FakeHouse) -> None:
     await house.settle()
     parts = house.parts
     roles = {credential.spiffe_id: "auditor"}
-    registry = CallerRegistry(parts.store, parts.snapshot, parts.clock, DOMAIN, {}, roles)
+    registry = CallerRegistry(parts.store, parts.snapshot, parts.peers, DOMAIN, {}, roles)
     caller = await registry.by_certificate(credential.chain[0], "")
     assert caller.roles == {"auditor", "device"}
 

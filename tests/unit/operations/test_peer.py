@@ -80,7 +80,7 @@ def test_no_other_certificate_passes_for_an_svid(kind: str, tmp_path: Any) -> No
         der = (await forge(house, kind)).der
         reader, _ = open_reader(house)
         parts = house.parts
-        registry = CallerRegistry(parts.store, parts.snapshot, parts.clock, DOMAIN, {}, {})
+        registry = CallerRegistry(parts.store, parts.snapshot, parts.peers, DOMAIN, {}, {})
         for _ in range(2):  # nor the second time, when something could be remembered
             with pytest.raises(Unauthenticated, match="not signed by an authority"):
                 await reader.read(der)

@@ -404,7 +404,9 @@ async def test_a_certificate_of_a_revoked_authority_opens_no_door(house: FakeHou
     record = await house.parts.store.read(lambda tx: tx.nodes.find_named("local"))
     assert record is not None
     found = await house.parts.store.read(lambda tx: tx.certificates.get(record.certificate_serial))
-    callers = CallerRegistry(house.parts.store, house.parts.snapshot, house.clock, DOMAIN, {}, {})
+    callers = CallerRegistry(
+        house.parts.store, house.parts.snapshot, house.parts.peers, DOMAIN, {}, {}
+    )
     assert found.der is not None
     await house.settle()
     assert (await callers.by_certificate(found.der, "test")).node_id == record.id

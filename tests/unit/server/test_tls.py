@@ -44,7 +44,7 @@ def test_a_rotation_shows_in_the_next_handshake(authority: Authority):
     first, second = authority.issue(), authority.issue(use_rsa=True)
     tls = ServerTls(first.chain, first.key, [authority.der])
     assert shake_hands(tls.public, authority) == first.der
-    tls.rotate(second.chain, second.key)
+    tls.install(second.chain, second.key, [authority.der])
     assert shake_hands(tls.public, authority) == second.der
 
 
@@ -60,12 +60,12 @@ def test_a_bad_pair_changes_nothing(authority: Authority):
         (second.chain, second.key[:100]),
     ]:
         with pytest.raises(Invalid) as caught:
-            tls.rotate(chain, key)
+            tls.install(chain, key, [authority.der])
         assert "PRIVATE KEY" not in caught.value.detail
         assert shake_hands(tls.public, authority) == first.der
     for roots in ([], [b"garbage"]):
         with pytest.raises(Invalid):
-            tls.trust_roots(roots)
+            tls.install(first.chain, first.key, roots)
     assert shake_hands(tls.public, authority) == first.der
 
 
@@ -96,7 +96,7 @@ def test_the_key_never_touches_a_disk_and_leaves_no_file_open(
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", spy)
     pair = authority.issue()
     tls = ServerTls(pair.chain, pair.key, [authority.der])
-    tls.rotate(pair.chain, pair.key)
+    tls.install(pair.chain, pair.key, [authority.der])
     assert loaded
     assert all(name.startswith("/memfd:") for name in loaded)
     assert os.listdir(tmp_path) == []
@@ -137,7 +137,7 @@ def test_they_are_no_anchors_of_the_public_listener_and_go_when_they_are_removed
     pair = made.write(tmp_path)
     assert shake(tls, pair)
     other = share_authority().issue()
-    tls.rotate(other.chain, other.key)
+    tls.install(other.chain, other.key, [share_authority().der])
     assert shake(tls, pair)
     tls.trust_clients([])
     assert not shake(tls, pair)

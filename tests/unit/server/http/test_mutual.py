@@ -145,7 +145,7 @@ async def test_certificates_rotate_under_load_without_a_failed_request(tmp_path:
             for _ in range(10):
                 await answered.acquire()
             new = stage.authority.issue(use_rsa=turn % 2 == 1)  # another type of key each time
-            stage.tls.rotate(new.chain, new.key)
+            stage.tls.install(new.chain, new.key, [stage.authority.der])
         for _ in range(100):
             await answered.acquire()
         done.set()
@@ -160,9 +160,10 @@ async def test_new_roots_let_others_in_and_keep_the_old_out(tmp_path: Path):
     async with open_stage(tmp_path) as stage:
         mine, theirs = stage.authority.issue(AGENT), other.issue(AGENT)
         assert [await get_in(stage, who, tmp_path) for who in (mine, theirs)] == [True, False]
-        stage.tls.trust_roots([stage.authority.der, other.der])
+        own = stage.authority.issue()
+        stage.tls.install(own.chain, own.key, [stage.authority.der, other.der])
         assert [await get_in(stage, who, tmp_path) for who in (mine, theirs)] == [True, True]
-        stage.tls.trust_roots([other.der])
+        stage.tls.install(own.chain, own.key, [other.der])
         assert [await get_in(stage, who, tmp_path) for who in (mine, theirs)] == [False, True]
 
 

@@ -10,8 +10,15 @@ from troth.core.ids import AuthorityId
 from troth.core.jose.jwk import derive_key_id
 from troth.identity.issuer import Issuer
 from troth.issuance.authorities import TOKEN_ALGORITHMS, Authority
+from troth.policy.policy import Policy, Segment
 from troth.policy.resource import Resource, index_identifiers
 from troth.policy.role import Role, expand_roles, list_actions
+from troth.policy.rulebook import RuleBook, make_rule_book
+
+
+def make_empty_book() -> RuleBook:
+    """A rule book without a rule: nothing is permitted."""
+    return make_rule_book(0, (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ class Bundle:
     authorities: tuple[Authority, ...]
     key_ids: Mapping[AuthorityId, str]
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
+    rules: RuleBook = field(default_factory=make_empty_book)
     _actions: dict[tuple[tuple[str, ...], str], frozenset[str]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -51,10 +59,14 @@ class Bundle:
         return frozenset.intersection(*(self.find_actions(roles, one) for one in resources))
 
     def list_reached(self, roles: tuple[str, ...]) -> list[Resource]:
-        """The resources with which the holder of `roles` may do something."""
+        """The resources with which the holder of `roles` may do something, and that have tokens."""
         names = {p.resource for role in expand_roles(roles, self.roles) for p in role.permissions}
         found = (self.resources.get(name) for name in sorted(names))
-        return [one for one in found if one is not None and self.find_actions(roles, one)]
+        return [
+            one
+            for one in found
+            if one is not None and one.identifiers and self.find_actions(roles, one)
+        ]
 
 
 _MOST_REMEMBERED = 100_000
@@ -66,13 +78,16 @@ def make_bundle(
     resources: Iterable[Resource],
     authorities: Iterable[Authority],
     issuers: Iterable[Issuer] = (),
+    policies: Iterable[Policy] = (),
+    segments: Iterable[Segment] = (),
 ) -> Bundle:
     """The bundle of these declarations."""
     named = {resource.name: resource for resource in resources}
+    by_name = {role.name: role for role in roles}
     published = tuple(authorities)
     return Bundle(
         epoch=epoch,
-        roles={role.name: role for role in roles},
+        roles=by_name,
         resources=named,
         by_identifier=index_identifiers(named.values()),
         authorities=published,
@@ -82,4 +97,5 @@ def make_bundle(
             if one.use in TOKEN_ALGORITHMS
         },
         issuers={issuer.url: issuer for issuer in issuers},
+        rules=make_rule_book(epoch, by_name.values(), named.values(), policies, segments),
     )

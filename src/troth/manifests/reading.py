@@ -36,15 +36,18 @@ from troth.identity.template_manifest import (
     report_rivals,
 )
 from troth.manifests.references import report_unknown_actions
+from troth.manifests.rules import report_rules
+from troth.policy.policy import Policy, Segment
+from troth.policy.policy_manifest import POLICY, SEGMENT
 from troth.policy.resource import Resource
 from troth.policy.resource_manifest import RESOURCE, report_shared_identifiers
 from troth.policy.role import Role
 from troth.policy.role_manifest import ROLE, report_cycles
 
-KINDS: tuple[ManifestKind, ...] = (IDENTITY, TEMPLATE, ROLE, RESOURCE, ISSUER)
+KINDS: tuple[ManifestKind, ...] = (IDENTITY, TEMPLATE, ROLE, RESOURCE, POLICY, SEGMENT, ISSUER)
 """Every kind that this version supports."""
 
-PLANNED = ("Policy", "AccessRule", "TrustPolicy", "Playbook", "Connector", "Federation")
+PLANNED = ("AccessRule", "TrustPolicy", "Playbook", "Connector", "Federation")
 """Kinds of the language that it doesn't."""
 
 MAX_PROBLEMS = 1_000
@@ -62,6 +65,13 @@ class ManifestSet:
     roles: tuple[Role, ...] = ()
     resources: tuple[Resource, ...] = ()
     issuers: tuple[Issuer, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def declared(self) -> tuple[Role | Resource | Issuer | Policy | Segment, ...]:
+        """What is stored as it was declared, of every kind."""
+        return (*self.roles, *self.resources, *self.issuers, *self.policies, *self.segments)
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -108,6 +118,8 @@ def parse_manifests(
         roles=_values(read, ROLE),
         resources=_values(read, RESOURCE),
         issuers=_values(read, ISSUER),
+        policies=_values(read, POLICY),
+        segments=_values(read, SEGMENT),
     )
 
 
@@ -127,6 +139,7 @@ def _report_together(read: Mapping[str, list[tuple[Node, Any]]]) -> None:
     report_shared_identifiers(read[RESOURCE.name])
     report_shared_urls(read[ISSUER.name])
     report_unknown_actions(read[ROLE.name], read[RESOURCE.name])
+    report_rules(read[ROLE.name], read[RESOURCE.name], read[POLICY.name], read[SEGMENT.name])
 
 
 def _read_kind(node: Node) -> ManifestKind | None:

@@ -10,26 +10,33 @@ from itertools import islice
 from troth.core.manifest.problem import Node, show_value
 from troth.identity.identity import IdentitySpec
 from troth.identity.issuer import Issuer
+from troth.policy.policy import Policy, Segment
 from troth.policy.resource import Resource
 from troth.policy.role import ANY_ACTION, Role
+
+Declared = Role | Resource | Policy | Segment | Issuer
 
 MOST_TOLD = 50
 MOST_COMPARED = 1000
 
 
 def list_identity_names(
-    specs: Iterable[IdentitySpec], resources: Iterable[Resource], issuers: Iterable[Issuer]
+    specs: Iterable[IdentitySpec],
+    resources: Iterable[Resource],
+    issuers: Iterable[Issuer],
+    policies: Iterable[Policy] = (),
 ) -> set[str]:
     """The names of identities that these manifests mention."""
     names = {name for spec in specs for name in spec.delegates}
     names.update(name for resource in resources for name in resource.servers)
     names.update(rule.identity for issuer in issuers for rule in issuer.identities)
+    names.update(name for policy in policies for name in policy.subjects.identities)
     return names
 
 
 def find_unexplained(
     specs: Iterable[IdentitySpec],
-    declared: Iterable[Role | Resource | Issuer],
+    declared: Iterable[Declared],
     roles: Mapping[str, Role],
     resources: Mapping[str, Resource],
     identities: Collection[str],
@@ -56,7 +63,7 @@ def find_unexplained(
 
 def _list_names(
     specs: Iterable[IdentitySpec],
-    declared: Iterable[Role | Resource | Issuer],
+    declared: Iterable[Declared],
     roles: Mapping[str, Role],
     resources: Mapping[str, Resource],
     identities: Collection[str],
@@ -72,7 +79,11 @@ def _list_names(
             yield "Resource", one.name, "identity", one.servers, identities
             yield "Resource", one.name, "resource", one.passes_to, resources
             yield "Resource", one.name, "resource", one.token.shared_with, resources
-        else:
+        elif isinstance(one, Policy):
+            yield "Policy", one.name, "role", one.subjects.roles, roles
+            yield "Policy", one.name, "identity", one.subjects.identities, identities
+            yield "Policy", one.name, "resource", one.resources, resources
+        elif isinstance(one, Issuer):
             names = (rule.identity for rule in one.identities)
             yield "Issuer", one.name, "identity", names, identities
 

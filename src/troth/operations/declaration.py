@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,13 +16,15 @@ from troth.manifests.reading import ManifestSet
 from troth.manifests.references import find_unexplained, list_identity_names
 from troth.operations.call import Call
 from troth.operations.recording import record_event
+from troth.policy.policy import Policy, Segment
 from troth.policy.resource import Resource
 from troth.policy.role import Role, find_cycle
+from troth.policy.rulebook import RuleBook, make_rule_book
 from troth.store.declarations import TYPES, Declared, name_kind
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 
-MOST = 10_000
+MOST = 100_000
 """Declarations of one kind: all of them are held in memory."""
 
 Changes = list[DeclaredChange[Declared]]
@@ -30,7 +32,7 @@ Changes = list[DeclaredChange[Declared]]
 
 def plan_declarations(tx: Transaction, parsed: ManifestSet, *, prune: bool) -> Changes:
     """The steps for roles, resources and issuers; `Refused` if they can't be taken together."""
-    wanted: tuple[Declared, ...] = (*parsed.roles, *parsed.resources, *parsed.issuers)
+    wanted: tuple[Declared, ...] = parsed.declared
     current = [stored.value for stored in tx.declarations.list()]
     changes: Changes = []
     for kind in TYPES:
@@ -61,12 +63,12 @@ def warn_of_names(tx: Transaction, parsed: ManifestSet, changes: Changes) -> lis
     """A sentence for each name in what is submitted that nothing here explains."""
     remaining = list_remaining(changes)
     beside = {one.name for one in parsed.resources}  # of those reading has told already
-    mentioned = list_identity_names(parsed.specs, parsed.resources, parsed.issuers)
+    mentioned = list_identity_names(parsed.specs, parsed.resources, parsed.issuers, parsed.policies)
     mentioned -= (named := {spec.name for spec in parsed.specs})
     named |= {one.name for one in tx.identities.list_named(mentioned)} if mentioned else set()
     return find_unexplained(
         parsed.specs,
-        [*parsed.roles, *parsed.resources, *parsed.issuers],
+        parsed.declared,
         {one.name: one for one in remaining if isinstance(one, Role)},
         {one.name: one for one in remaining if isinstance(one, Resource)},
         named,
@@ -93,8 +95,29 @@ def _check_whole(changes: Changes) -> None:
     for kind in TYPES:
         if sum(name_kind(one) == kind for one in remaining) > MOST:
             refusals.append(f"There would be more than {MOST:,} manifests of kind {kind}.")
+    if not refusals:
+        refusals += _list_mistakes(changes, remaining)
     if refusals:
         raise Refused("Nothing was changed. " + "; ".join(refusals[:20]))
+
+
+def _list_mistakes(changes: Changes, remaining: Sequence[Declared]) -> list[str]:
+    """What of the rules would mean nothing, once these steps are taken."""
+    if all(change.action is Action.KEEP for change in changes):
+        return []
+    return list(make_remaining_book(0, remaining).mistakes)
+
+
+def make_remaining_book(epoch: int, declared: Iterable[Declared]) -> RuleBook:
+    """The rule book of what is declared."""
+    found = list(declared)
+    return make_rule_book(
+        epoch,
+        (one for one in found if isinstance(one, Role)),
+        (one for one in found if isinstance(one, Resource)),
+        (one for one in found if isinstance(one, Policy)),
+        (one for one in found if isinstance(one, Segment)),
+    )
 
 
 def apply_declarations(tx: Transaction, call: Call[Any], changes: Changes, now: datetime) -> None:
@@ -135,6 +158,8 @@ async def read_bundle(store: Store, snapshot: Snapshot) -> Bundle:
         (one for one in found if isinstance(one, Resource)),
         (authority for authority in authorities if authority.published),
         (one for one in found if isinstance(one, Issuer)),
+        (one for one in found if isinstance(one, Policy)),
+        (one for one in found if isinstance(one, Segment)),
     )
     snapshot.keep_bundle(bundle)
     return bundle

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from typing import Any
 
 from troth.core.tier import Tier
+from troth.policy.fact import FactKind
+from troth.policy.glob import ANY
 
 
 class TokenFormat(StrEnum):
@@ -50,13 +53,42 @@ class TokenTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class Instance:
+    """One thing of a resource's type that is known by name: it can be found by searches, has
+    `properties`, and, where it asks for something itself, holds `roles`."""
+
+    id: str
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRoute:
+    """Requests that are an action: their methods (none: any), and the pattern of their path, in
+    which ``{id}`` stands for the segment that says which one, ``*`` for one segment and ``**`` at
+    the end for the rest."""
+
+    action: str
+    path: str
+    methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Resource:
     """What a manifest of kind Resource says.
 
     `identifiers` are the absolute URIs by which clients name it (RFC 8707, section 2), the first
-    of them what its tokens say; `servers` the identities that serve it, by name; `actions` what can
-    be done, with a sentence each: they are the scopes of its tokens. `passes_to` names the
-    resources to which its servers may pass a caller's identity on.
+    of them what its tokens say; without one there are no tokens for it. `servers` are the
+    identities that serve it, by name; `actions` what can be done, with a sentence each: they are
+    the scopes of its tokens. `passes_to` names the resources to which its servers may pass a
+    caller's identity on.
+
+    Questions about a `type` ("": the resource's own name) and an id that fits `pattern` are about
+    this resource. It lies in an `environment` ("" for none), matters by its `sensitivity`, takes
+    identities of `minimum_tier` and above, and tokens for `audiences` alone (none: for its own
+    identifiers). `attributes` are what is known of one of the type, `action_attributes` of what is
+    done with it, `instances` those that are known by name. `hosts` and `routes` are how it looks
+    over HTTP.
     """
 
     name: str
@@ -68,11 +100,27 @@ class Resource:
     actions: Mapping[str, str]
     passes_to: tuple[str, ...]
     token: TokenTerms
+    type: str = ""
+    pattern: str = ANY
+    environment: str = ""
+    sensitivity: str = "medium"
+    minimum_tier: Tier = Tier.LOW
+    audiences: tuple[str, ...] = ()
+    attributes: Mapping[str, FactKind] = field(default_factory=dict)
+    action_attributes: Mapping[str, FactKind] = field(default_factory=dict)
+    instances: tuple[Instance, ...] = ()
+    hosts: tuple[str, ...] = ()
+    routes: tuple[HttpRoute, ...] = ()
+
+    @property
+    def entity_type(self) -> str:
+        """The type of what it holds."""
+        return self.type or self.name
 
     @property
     def audience(self) -> str:
-        """What stands in `aud` of its tokens."""
-        return self.identifiers[0]
+        """What stands in `aud` of its tokens; "" if there are none for it."""
+        return self.identifiers[0] if self.identifiers else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from troth.core.manifest.field import Field, list_schema, read_members, text_sch
 from troth.core.manifest.kind import ManifestKind
 from troth.core.manifest.problem import Node, show_value, suggest_word
 from troth.core.tier import Tier
+from troth.policy.protection_manifest import PROTECTION
 from troth.policy.resource import Binding, Resource, TokenFormat, TokenTerms
 from troth.policy.role_manifest import (
     ACTION_PATTERN,
@@ -56,8 +57,6 @@ def _read_identifier(node: Node) -> str:
 
 def _read_identifiers(node: Node) -> tuple[str, ...]:
     found: tuple[str, ...] = reader.read_items(node, MAX_IDENTIFIERS, _read_identifier)
-    if not node.value:
-        raise Invalid("must hold at least one URI, such as https://payments.example.org.")
     return found
 
 
@@ -158,12 +157,11 @@ RESOURCE_SPEC = (
     Field(
         "identifiers",
         "identifiers",
-        "URIs by which clients name it (RFC 8707); its tokens carry the first as audience.",
+        "URIs by which clients name it (RFC 8707); its tokens carry the first as audience. Without "
+        "one there are no tokens for it.",
         _read_identifiers,
-        lambda _: list_schema(
-            MAX_IDENTIFIERS, {"type": "string", "maxLength": MAX_IDENTIFIER}, least=1
-        ),
-        required=True,
+        lambda _: list_schema(MAX_IDENTIFIERS, {"type": "string", "maxLength": MAX_IDENTIFIER}),
+        default=lambda _: (),
     ),
     Field(
         "servers",
@@ -199,6 +197,7 @@ RESOURCE_SPEC = (
         lambda _: names_schema(MAX_SERVERS),
         default=lambda _: (),
     ),
+    *PROTECTION,
     Field(
         "token",
         "",
@@ -222,7 +221,7 @@ def make_resource(node: Node, values: dict[str, Any]) -> Resource:
     )
     resource = Resource(**values, token=terms)
     section = node.child("spec")
-    if not resource.servers:
+    if not resource.servers and resource.identifiers:
         section.warn("no servers: nobody may ask about its tokens, nor revoke by introspection.")
     for uri in resource.identifiers:
         if uri.startswith("http://"):

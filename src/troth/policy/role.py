@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 ANY_ACTION = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """Actions on one resource, by the resource's name; ``*`` stands for all of its actions."""
+    """Actions on one resource, by the resource's name; ``*`` stands for all of its actions. `when`
+    is the condition on which they are permitted, as the manifest writes it; none: always."""
 
     resource: str
     actions: tuple[str, ...]
+    when: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from troth.core.manifest import reader
 from troth.core.manifest.field import Field, list_schema, text_schema
 from troth.core.manifest.kind import ManifestKind
 from troth.core.manifest.problem import Limits, Node, show_value
+from troth.policy.condition_manifest import MAX_PARTS, Scope, read_condition
 from troth.policy.role import ANY_ACTION, Permission, Role, find_cycle
 
 MAX_INCLUDES = 32
@@ -37,9 +38,12 @@ def _read_permissions(node: Node) -> tuple[Permission, ...]:
 
 
 def _read_permission(node: Node) -> Permission:
-    if not isinstance(node.value, Mapping) or node.value.keys() != {"resource", "actions"}:
+    needed = {"resource", "actions"}
+    if not isinstance(node.value, Mapping) or not (
+        needed <= node.value.keys() <= {*needed, "when"}
+    ):
         raise Invalid(
-            "must be a mapping of 'resource' and 'actions', such as "
+            "must be a mapping of 'resource' and 'actions', and perhaps 'when', such as "
             "{resource: payments, actions: [read]}."
         )
     resource = reader.read_name(node.child("resource"))
@@ -51,7 +55,26 @@ def _read_permission(node: Node) -> Permission:
         inner.warn(
             f"every action of '{resource}', those that are added later too; name what is needed."
         )
-    return Permission(resource, actions)
+    return Permission(resource, actions, _read_when(node))
+
+
+def _read_when(node: Node) -> tuple[Any, ...]:
+    return read_when(node.child("when")) if node.value.get("when") is not None else ()
+
+
+def read_when(node: Node) -> tuple[Any, ...]:
+    """A condition as it is written, once nothing in it is a mistake whatever is declared beside."""
+    if node.value == []:
+        raise Invalid("must hold at least one condition; leave it out for none.")
+    read_condition(node, Scope(open=True))
+    value = node.value
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def condition_schema() -> dict[str, Any]:
+    """The JSON Schema of a condition: what it speaks of is told by the parser."""
+    one = {"type": "object", "minProperties": 1, "maxProperties": MAX_PARTS}
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_PARTS}]}
 
 
 def _read_granted(node: Node) -> str:
@@ -69,6 +92,7 @@ def _permissions_schema(_: Limits) -> dict[str, Any]:
             "properties": {
                 "resource": text_schema(reader.MAX_NAME, reader.NAME_PATTERN)(Limits()),
                 "actions": list_schema(MAX_ACTIONS, action, least=1),
+                "when": condition_schema(),
             },
         },
     )
@@ -129,7 +153,8 @@ ROLE_SPEC = (
     Field(
         "permissions",
         "permissions",
-        "actions on resources, such as {resource: payments, actions: [read]}.",
+        "actions on resources, such as {resource: payments, actions: [read]}; with `when`, on that "
+        "condition.",
         _read_permissions,
         _permissions_schema,
         default=lambda _: (),

@@ -13,14 +13,21 @@ from sqlalchemy import delete, insert, select, update
 
 from troth.core.errors import Conflict
 from troth.identity.issuer import Issuer
+from troth.policy.policy import Policy, Segment
 from troth.policy.resource import Resource
 from troth.policy.role import Role
 from troth.store.session import Session
 from troth.store.tables import declarations
 
-Declared = Role | Resource | Issuer
+Declared = Role | Resource | Policy | Segment | Issuer
 
-TYPES: Mapping[str, type[Declared]] = {"Role": Role, "Resource": Resource, "Issuer": Issuer}
+TYPES: Mapping[str, type[Declared]] = {
+    "Segment": Segment,
+    "Role": Role,
+    "Resource": Resource,
+    "Policy": Policy,
+    "Issuer": Issuer,
+}
 """Kind of manifest → what its domain makes of it."""
 
 _t = declarations.c

@@ -89,13 +89,14 @@ def read_labels(node: Node) -> dict[str, str]:
     for key in node.value:
         inner = node.child(key)
         try:
-            labels[_check_label_key(key)] = _read_label_value(inner)
+            labels[check_label_key(key)] = _read_label_value(inner)
         except Invalid as error:
             inner.error(error.detail)
     return labels
 
 
-def _check_label_key(key: object) -> str:
+def check_label_key(key: object) -> str:
+    """A label's key as it may be written; raises `Invalid`."""
     if not isinstance(key, str):
         raise Invalid(f"the label key {show_value(key)} must be a text.")
     prefix, _, name = key.rpartition("/")

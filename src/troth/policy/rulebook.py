@@ -31,7 +31,7 @@ from troth.policy.fact import BY_NAME, FactKind
 from troth.policy.index import PolicyIndex
 from troth.policy.policy import BuiltIn, Policy, Segment
 from troth.policy.raw import read_raw
-from troth.policy.resource import Resource
+from troth.policy.resource import Instance, Resource
 from troth.policy.role import ANY_ACTION, Role, expand_roles
 from troth.policy.rule import EVERYBODY, Effect, Rule, Subjects
 
@@ -55,6 +55,7 @@ class RuleBook:
     index: PolicyIndex
     mistakes: tuple[str, ...] = ()
     _by_type: Mapping[str, tuple[Resource, ...]] = field(default_factory=dict, repr=False)
+    _instances: Mapping[str, Mapping[str, Instance]] = field(default_factory=dict, repr=False)
     _closures: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict, repr=False)
     _matched: dict[tuple[str, str], Resource | None] = field(default_factory=dict, repr=False)
 
@@ -83,6 +84,11 @@ class RuleBook:
         if len(self._matched) < _MOST_REMEMBERED:
             self._matched[key] = found
         return found
+
+    def find_instance(self, resource: Resource, id_: str) -> Instance | None:
+        """The instance of that id that a resource declares."""
+        known = self._instances.get(resource.name)
+        return None if known is None else known.get(id_)
 
     def list_of_type(self, type_: str) -> tuple[Resource, ...]:
         """The resources of that type."""
@@ -122,6 +128,11 @@ def make_rule_book(
         {
             type_: tuple(sorted(found, key=lambda one: glob.weigh(one.pattern), reverse=True))
             for type_, found in by_type.items()
+        },
+        {
+            one.name: {instance.id: instance for instance in one.instances}
+            for one in by_name.values()
+            if one.instances
         },
     )
 

@@ -1,0 +1,163 @@
+"""Inquiries: what a point that enforces wants to know, and the facts that answer it.
+
+What is declared wins over what the point says: a point can add to what is known of its resources
+and subjects, and change nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from troth.identity.identity import Identity
+from troth.policy.decision import Question
+from troth.policy.fact import Facts, FactKind, Value
+from troth.policy.protection_manifest import check_property
+from troth.policy.resource import Instance, Resource
+from troth.policy.rule import IDENTITY, Principal
+from troth.policy.rulebook import RuleBook
+
+NO_FACTS: Facts = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """May somebody do `action` to the thing of that type and id? `told` is what the point says of
+    the resource, the action, the request, the task and who acts for whom, by group and key; of the
+    attributes in it those count that are declared, and are of their kind."""
+
+    action: str
+    resource_type: str
+    resource_id: str
+    told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Party:
+    """Who asks, and what is known of them: good until `valid_until`, if time changes it.
+
+    With a `refusal`, a sentence, nothing is permitted to them, whatever the rules say.
+    """
+
+    principal: Principal
+    facts: Facts
+    valid_until: datetime | None = None
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What is thought of an identity: its score (0 to 100), tier, and how strongly its holders are
+    attested; until when that holds."""
+
+    score: int
+    tier: str
+    assurance: str
+    valid_until: datetime | None = None
+
+
+def make_identity_party(
+    book: RuleBook,
+    identity: Identity,
+    trust: Trust,
+    grants: tuple[str, ...] = (),
+    refusal: str = "",
+) -> Party:
+    """An identity of this trust domain, with the roles that are granted to it for a time."""
+    facts: dict[str, Value] = {
+        "name": identity.name,
+        "spiffe_id": str(identity.spiffe_id),
+        "kind": identity.kind.value,
+        "owner": identity.owner,
+        "state": identity.state.value,
+        "assurance": trust.assurance,
+        **{f"labels.{key}": value for key, value in identity.labels.items()},
+    }
+    if identity.environment:
+        facts["environment"] = identity.environment
+    return Party(
+        Principal(IDENTITY, identity.name, book.expand((*identity.roles, *grants))),
+        {
+            "identity": facts,
+            "trust": {"score": trust.score, "tier": trust.tier},
+            "grant": {"roles": grants},
+            "subject": {"type": IDENTITY, "id": identity.name},
+        },
+        trust.valid_until,
+        refusal,
+    )
+
+
+def make_outside_party(
+    book: RuleBook, type_: str, id_: str, properties: Mapping[str, Any]
+) -> Party:
+    """A subject that is no identity: an instance of a declared type, or nobody that is known.
+
+    It holds the roles of its instance, and has the attributes of its type.
+    """
+    roles: tuple[str, ...] = ()
+    attributes: dict[str, Value] = {}
+    for resource in book.list_of_type(type_):
+        instance = book.find_instance(resource, id_)
+        known = instance.properties if instance is not None else {}
+        attributes |= read_attributes(resource.attributes, properties, known)
+        roles += instance.roles if instance is not None else ()
+    facts: Facts = {"subject": {**attributes, "type": type_, "id": id_}}
+    return Party(Principal(type_, id_, book.expand(roles)), facts)
+
+
+def read_attributes(
+    kinds: Mapping[str, FactKind], told: Mapping[str, Any], declared: Mapping[str, Any]
+) -> dict[str, Value]:
+    """The attributes of these kinds, of which what is declared wins."""
+    found: dict[str, Value] = {}
+    for name, kind in kinds.items():
+        value = declared[name] if name in declared else told.get(name)
+        if value is not None and (checked := check_property(value, kind)) is not None:
+            found[name] = checked
+    return found
+
+
+def make_question(book: RuleBook, resource: Resource, inquiry: Inquiry, party: Party) -> Question:
+    """The question that an inquiry about `resource` comes to."""
+    told = inquiry.told
+    facts: dict[str, Mapping[str, Value]] = {
+        **party.facts,
+        "resource": _describe(book, resource, inquiry),
+        "action": {
+            **read_attributes(resource.action_attributes, told.get("action", {}), {}),
+            "name": inquiry.action,
+        },
+    }
+    for group in ("request", "task", "delegation"):
+        if group in told:
+            facts[group] = told[group]
+    return Question(party.principal, inquiry.action, resource.name, facts)
+
+
+def _describe(book: RuleBook, resource: Resource, inquiry: Inquiry) -> Mapping[str, Value]:
+    instance: Instance | None = book.find_instance(resource, inquiry.resource_id)
+    facts: dict[str, Value] = {
+        **describe_resource(resource),
+        "id": inquiry.resource_id,
+        "type": inquiry.resource_type,
+    }
+    if resource.attributes:
+        known = instance.properties if instance is not None else {}
+        facts |= read_attributes(resource.attributes, inquiry.told.get("resource", {}), known)
+    return facts
+
+
+def describe_resource(resource: Resource) -> dict[str, Value]:
+    """What is known of a resource whichever thing of it is meant."""
+    facts: dict[str, Value] = {
+        "name": resource.name,
+        "owner": resource.owner,
+        "sensitivity": resource.sensitivity,
+        **{f"labels.{key}": value for key, value in resource.labels.items()},
+    }
+    if resource.environment:
+        facts["environment"] = resource.environment
+    return facts

@@ -69,7 +69,15 @@ class AddEvidence:
                 added_by=call.caller.principal,
             )
             tx.evidence.add(evidence)
-            _note(tx, call, "added", evidence, identity, now, reason=body.reason)
+            record_event(
+                tx,
+                call,
+                "evidence.added",
+                str(identity.spiffe_id),
+                now,
+                reason=body.reason,
+                **_describe(evidence, identity),
+            )
             return wire.EvidenceAdded(id=evidence_id, trust=_show(tx, identity, now))
 
         return await self.store.transact(add)
@@ -90,7 +98,15 @@ class WithdrawEvidence:
             evidence = tx.evidence.get(call.body.id)
             identity = tx.identities.get(evidence.identity_id)
             tx.evidence.withdraw(evidence.id)
-            _note(tx, call, "withdrawn", evidence, identity, now, reason=call.body.reason)
+            record_event(
+                tx,
+                call,
+                "evidence.withdrawn",
+                str(identity.spiffe_id),
+                now,
+                reason=call.body.reason,
+                **_describe(evidence, identity),
+            )
             return _show(tx, identity, now)
 
         return await self.store.transact(withdraw)
@@ -217,32 +233,17 @@ def _list_evidence(evidence: Iterable[Evidence], now: datetime) -> Iterator[wire
             )
 
 
-def _note(
-    tx: Transaction,
-    call: Call[Any],
-    verbed: str,
-    evidence: Evidence,
-    identity: Identity,
-    now: datetime,
-    *,
-    reason: str,
-) -> None:
-    """Append what happened to evidence, and all that it needs to be recomputed."""
-    record_event(
-        tx,
-        call,
-        f"evidence.{verbed}",
-        str(identity.spiffe_id),
-        now,
-        id=evidence.id,
-        identity_id=identity.id,
-        name=identity.name,
-        spiffe_id=str(identity.spiffe_id),
-        origin=evidence.source,
-        kind=evidence.kind,
-        weight=evidence.weight,
-        half_life=int(evidence.half_life.total_seconds()),
-        at=evidence.at.isoformat(),
-        ends_at=evidence.ends_at.isoformat(),
-        reason=reason,
-    )
+def _describe(evidence: Evidence, identity: Identity) -> dict[str, Any]:
+    """What the journal says of evidence: all that is needed to recompute what it contributes."""
+    return {
+        "id": evidence.id,
+        "identity_id": identity.id,
+        "name": identity.name,
+        "spiffe_id": str(identity.spiffe_id),
+        "origin": evidence.source,
+        "kind": evidence.kind,
+        "weight": evidence.weight,
+        "half_life": int(evidence.half_life.total_seconds()),
+        "added_at": evidence.at.isoformat(),
+        "ends_at": evidence.ends_at.isoformat(),
+    }

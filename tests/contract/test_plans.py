@@ -85,6 +85,18 @@ PASSING: dict[str, tuple[str, Callable[[Transaction], Any]]] = {
         "ix_client_secrets_identity_id",
         lambda tx: tx.client_secrets.count_live(IdentityId("idn_1"), NOW),
     ),
+    "evidence about an identity": (
+        "ix_evidence_identity_id",
+        lambda tx: tx.evidence.list(IdentityId("idn_1")),
+    ),
+    "evidence about many": (
+        "ix_evidence_identity_id",
+        lambda tx: tx.evidence.list_all([IdentityId("idn_1"), IdentityId("idn_2")]),
+    ),
+    "how much evidence there is": (
+        "ix_evidence_identity_id",
+        lambda tx: tx.evidence.count_living(IdentityId("idn_1"), NOW),
+    ),
     "the end of tokens": (
         "ix_jwt_svids_authority_id",
         lambda tx: tx.jwt_svids.last_end(AUTHORITY, NOW),

@@ -24,6 +24,7 @@ from troth.wire.api.identities import ListInstances, MoveIdentity, MoveInstance
 from troth.wire.api.jwt_svids import IssueJwtSvids, JwtSvidRequest
 from troth.wire.api.nodes import CreateJoinToken
 from troth.wire.api.templates import SightWorkload
+from troth.wire.api.trust import DAY, AddEvidence
 
 SPAN = timedelta(days=183)
 """From the beginning of a history to its end: long enough for authorities to prepare successors."""
@@ -69,6 +70,8 @@ async def live(house: FakeHouse) -> None:
     await house.call("instance.lock", MoveInstance(id=copy.id, reason="strange"))
     await house.call("identity.retire", MoveIdentity(name="old", reason="over"))
     await house.call("token.join", CreateJoinToken(node="later"))
+    evidence = AddEvidence(name="api", weight=-40, reason="Größe \U0001f511", half_life=DAY)
+    await house.call("trust.add", evidence)
     await _meet_others(house, node)
     await house.publish()
     house.clock.advance(SPAN)

@@ -341,6 +341,7 @@ ELSEWHERE: dict[str, str] = {
         store.templates._read
         store.declarations.DeclarationGateway.list
         store.client_secrets._read
+        store.evidence._read
         store.clients.read_client
         store.withdrawals._read
     """,

@@ -21,6 +21,7 @@ AuthorityId = NewType("AuthorityId", str)
 TokenId = NewType("TokenId", str)
 CodeId = NewType("CodeId", str)
 SecretId = NewType("SecretId", str)
+EvidenceId = NewType("EvidenceId", str)
 RequestId = NewType("RequestId", str)
 
 MAX_SPIFFE_ID_LENGTH = 2048

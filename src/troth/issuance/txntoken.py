@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from troth.core.tier import Tier
 from troth.issuance.accesstoken import (
+    TIER,
     Kind,
     encode_signing_input,
     list_actors,
@@ -46,7 +48,7 @@ class TxnToken:
     `txn` names the transaction, and `jti` this token of it. `workloads` are those that asked for
     it and for what it replaces, the first one first; `actors` act for the subject, the current one
     first. `rctx` and `tctx` are the context of the request and of the transaction; `instances` the
-    running copies that obtained it.
+    running copies that obtained it. `tier` is how much is relied on all of them.
     """
 
     issuer_url: str
@@ -64,6 +66,7 @@ class TxnToken:
     rctx: Mapping[str, Any] = field(default_factory=dict)
     tctx: Mapping[str, Any] = field(default_factory=dict)
     instances: tuple[str, ...] = ()
+    tier: Tier = Tier.LOW
 
 
 def limit_life(issuer: Authority, ends: Collection[datetime], now: datetime) -> datetime:
@@ -89,6 +92,7 @@ def render_claims(token: TxnToken) -> dict[str, Any]:
         "scope": " ".join(token.scopes),
         "req_wl": SEPARATOR.join(token.workloads),
         RESOURCE: token.resource,
+        TIER: token.tier.value,
     }
     if token.actors:
         claims["act"] = nest_actors(token.actors)

@@ -31,6 +31,7 @@ from troth.live.recent import (
     read_change,
 )
 from troth.live.tokens import TokenRevocations
+from troth.live.trust import Standings
 
 INDIFFERENT = frozenset(
     {
@@ -102,6 +103,7 @@ class Snapshot:
         self.bundle: Bundle | None = None
         """What is declared; None if it must be read from the store."""
         self.facts = Facts()
+        self.trust = Standings()
         self.tokens = TokenRevocations(clock)
         self.recent = RecentChanges()
         self.epoch = 0
@@ -126,6 +128,7 @@ class Snapshot:
         self._refused = None
         self._touched.clear()
         self.facts.clear(seed.epoch)
+        self.trust.clear(seed.epoch)
         self.bundle, self._declared = None, seed.epoch
         self.recent.clear(seed.epoch)
         self.epoch = self.nodes_epoch = self.refusals_epoch = seed.epoch
@@ -162,6 +165,9 @@ class Snapshot:
             kind, body = sealed.event.type, sealed.event.body
             if kind.startswith("identity."):
                 self.facts.drop(IdentityId(str(body["id"])), sealed.position)
+                self.trust.forget(IdentityId(str(body["id"])))
+            elif kind.startswith("evidence."):
+                self.trust.drop(IdentityId(str(body["identity_id"])), sealed.position)
             elif kind.startswith(_DECLARED_NOUNS):
                 self.bundle, self._declared = None, sealed.position
             change = read_change(sealed)

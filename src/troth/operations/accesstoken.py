@@ -25,12 +25,12 @@ from troth.operations.declaration import read_bundle
 from troth.operations.delegate import Delegates
 from troth.operations.dpop import DpopVerifier
 from troth.operations.recording import make_event
+from troth.operations.standing import rate_client
 from troth.operations.tokens import Replayed, TokenGatherer
 from troth.operations.wish import read_wanted, refuse
 from troth.policy.narrowing import Access, Denial, narrow_access
 from troth.policy.resource import Binding, Resource, Target, TokenFormat, find_unshared
 from troth.store.engine import Store
-from troth.trust.proof import rate_proof
 from troth.wire.oauth.answers import TokenAnswer
 from troth.wire.oauth.details import ACTION_TYPE, ActionDetail, render_details
 from troth.wire.oauth.errors import (
@@ -74,6 +74,7 @@ class Origin:
 class TokenMaker:
     """Makes tokens for who was found to deserve them."""
 
+    store: Store
     snapshot: Snapshot
     clock: Clock
     entropy: Entropy
@@ -94,12 +95,16 @@ class TokenMaker:
         """A token for `access` to `target`, recorded before it is answered.
 
         It speaks for `client` itself, or for the subject of what it is exchanged for; then `client`
-        is who asked. `may_act` names whoever may act on the subject's behalf.
+        is who asked. `may_act` names whoever may act on the subject's behalf. Its tier is the
+        lowest of the client's proof, of both their scores, and of what it is exchanged for.
         """
         for resource in target.resources:
             check_binding(resource, client)
         origin = origin or Origin(client.identity)
-        tier = lower_tier(rate_proof(client.method), origin.tier)
+        tier = lower_tier(
+            await rate_client(self.store, self.snapshot, self.clock, client, origin.subject),
+            origin.tier,
+        )
         now = self.clock.now()
         parties = (client.client_id, str(origin.subject.spiffe_id), *origin.actors)
         instances = join_instances(client.instance, origin.instances)

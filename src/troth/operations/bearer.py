@@ -16,6 +16,7 @@ from troth.core.clock import Clock
 from troth.core.errors import TrothError
 from troth.core.ids import SpiffeId, TrustDomain
 from troth.core.jose.jwk import PublicKey, derive_key_id, load_key
+from troth.core.tier import Tier
 from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.issuance.accesstoken import ACCESS, Kind, index_headers, verify_access_token
@@ -26,6 +27,7 @@ from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.operations.declaration import read_bundle
 from troth.operations.sealing import TokenSealer
+from troth.operations.standing import find_lowest_tier, read_lowest_tier
 from troth.store.engine import Store
 
 
@@ -74,10 +76,12 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """A token that counts now, and its subject."""
+    """A token that counts now, its subject, and how much all who stand in it are relied on now: the
+    lowest of the tiers of their scores."""
 
     token: Verified
     subject: Identity
+    tier: Tier
 
 
 class TokenJudge:
@@ -169,12 +173,18 @@ class TokenJudge:
             if identity is not None and token.claims["iat"] < int(identity.created_at.timestamp()):
                 # A new holder of the name has nothing to do with the tokens of a retired one.
                 return Rejected(f"{name} was registered after the token was issued.", token)
+        tier = find_lowest_tier(self._snapshot, self._clock, known.values())
+        if tier is None:
+            waited = True
+            tier = await read_lowest_tier(
+                self._store, self._snapshot, self._clock, [*known.values()]
+            )
         if waited:  # the journal may have moved on meanwhile
             objection = self._find_objection(token, bundle)
         subject = known.get(token.subject)
         if objection or subject is None:
             return Rejected(objection or f"{token.subject} is of another trust domain.", token)
-        return Bearer(token, subject)
+        return Bearer(token, subject, tier)
 
     def _find_objection(self, token: Verified, bundle: Bundle) -> str:
         """What the snapshot knows against a token, in a sentence; "" if nothing."""

@@ -17,7 +17,7 @@ from troth.core.errors import Invalid, TrothError
 from troth.core.ids import TrustDomain
 from troth.core.jose.claims import list_audiences
 from troth.core.jose.jws import parse_token
-from troth.core.tier import Tier, read_tier
+from troth.core.tier import Tier, lower_tier, read_tier
 from troth.identity.identity import Identity
 from troth.issuance.accesstoken import TIER, TYP, list_actors
 from troth.issuance.opaque import is_opaque
@@ -55,7 +55,8 @@ NOT_LIVE = (
 
 @dataclass(frozen=True, slots=True)
 class Presented:
-    """A token that was shown and is live: what it says, and the identity it speaks for."""
+    """A token that was shown and is live: what it says, and the identity it speaks for. `tier` is
+    how much is relied on it now: what it says itself, or less if somebody in it has fallen."""
 
     token: SubjectToken
     identity: Identity
@@ -63,7 +64,7 @@ class Presented:
     end: datetime
     instances: tuple[str, ...]
     issued_at: int
-    tier: Tier = Tier.HIGH
+    tier: Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class TokenReader:
         bearer = _require(await self.judge.judge(text, bundle))
         token = bearer.token
         said = read_claims(token.claims, bundle)
-        tier = read_tier(token.claims.get(TIER))
+        tier = lower_tier(read_tier(token.claims.get(TIER)), bearer.tier)
         issued_at = token.claims["iat"]
         return Presented(
             said, bearer.subject, token.jti, token.end, token.instances, issued_at, tier
@@ -130,7 +131,9 @@ class TokenReader:
             raise Invalid("The token has expired; get a fresh one.")
         bearer = _require(await self.judge.weigh(shown, bundle))
         said = SubjectToken(subject, subject)
-        return Presented(said, bearer.subject, shown.jti, shown.end, instances, svid.issued_at)
+        return Presented(
+            said, bearer.subject, shown.jti, shown.end, instances, svid.issued_at, bearer.tier
+        )
 
 
 def _is_access_token(text: str) -> bool:

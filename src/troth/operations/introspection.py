@@ -16,7 +16,7 @@ import msgspec
 from troth.core.clock import Clock
 from troth.core.jose.claims import list_audiences
 from troth.core.jose.jwk import derive_key_id
-from troth.core.tier import read_tier
+from troth.core.tier import lower_tier, read_tier
 from troth.drivers.keystores import Keystore
 from troth.issuance.accesstoken import TIER
 from troth.issuance.introspection import MEDIA_TYPE, render_introspection
@@ -131,7 +131,7 @@ class IntrospectToken:
             jti=bearer.token.jti,
             roles=list(subject.roles),
             permitted_actions=sorted(permitted.intersection(scopes)),
-            trust_tier=read_tier(claims.get(TIER)).value,
+            trust_tier=lower_tier(read_tier(claims.get(TIER)), bearer.tier).value,
             cache_until=min(soon, claims["exp"]),
             **optional,
         )

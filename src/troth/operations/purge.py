@@ -52,6 +52,7 @@ class PurgeRecords:
                 tx.instances.purge(before, BATCH),
                 tx.used_proofs.purge(now - MARGIN, BATCH),
                 tx.token_revocations.purge(now, BATCH),
+                tx.evidence.purge(now, BATCH),
             )
             return max(counts) < BATCH
 

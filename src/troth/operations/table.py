@@ -77,6 +77,7 @@ from troth.operations.throttle import RENEWALS, Throttle
 from troth.operations.token import CreateJoinToken
 from troth.operations.token_revocation import RevokeTokens, SurrenderToken, restrain
 from troth.operations.tokens import TokenGatherer
+from troth.operations.trust import AddEvidence, ListTrust, ShowTrust, WithdrawEvidence
 from troth.operations.txntoken import ExchangeForEither, IssueTxnToken, TxnTokenMaker
 from troth.store.engine import Store
 from troth.wire.oauth.routes import OAUTH_ROUTES, TOKEN_PATH
@@ -119,6 +120,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "identity.show": ShowIdentity(p.store),
         "identity.sight": SightWorkload(p.store, p.clock, p.entropy, p.snapshot, p.trust_domain),
         **_list_declared_operations(p),
+        **_list_trust_operations(p),
         **moves,
         **_list_instance_operations(p),
         "manifest.plan": SubmitManifests(
@@ -177,6 +179,16 @@ def _list_declared_operations(p: Parts) -> Mapping[str, Operation]:
     }
 
 
+def _list_trust_operations(p: Parts) -> Mapping[str, Operation]:
+    """Those about how much identities are relied on."""
+    return {
+        "trust.add": AddEvidence(p.store, p.clock, p.entropy),
+        "trust.ls": ListTrust(p.store, p.clock),
+        "trust.show": ShowTrust(p.store, p.clock),
+        "trust.withdraw": WithdrawEvidence(p.store, p.clock),
+    }
+
+
 def _list_instance_operations(p: Parts) -> Mapping[str, Operation]:
     """Those about running copies."""
     return {
@@ -197,7 +209,7 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     )
     sealer = TokenSealer(p.keystore, p.entropy)
     gatherer = TokenGatherer(p.store, p.keystore, sealer)
-    maker = TokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin)
+    maker = TokenMaker(p.store, p.snapshot, p.clock, p.entropy, gatherer, origin)
     urls = [f"{one}{TOKEN_PATH}" for one in (origin, p.publication.mutual_origin)]
     dpop = DpopVerifier(p.store, p.clock, p.entropy, urls)
     refusals = RefusalJournal(p.store, p.clock)
@@ -208,7 +220,9 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
     exchange = ExchangeToken(p.store, p.snapshot, authenticator, dpop, reader, maker)
     exchanges: Operation = exchange
     if p.draft_transaction_tokens:
-        minter = TxnTokenMaker(p.snapshot, p.clock, p.entropy, gatherer, origin, p.trust_domain)
+        minter = TxnTokenMaker(
+            p.store, p.snapshot, p.clock, p.entropy, gatherer, origin, p.trust_domain
+        )
         issue = IssueTxnToken(p.store, p.snapshot, authenticator, dpop, reader, minter)
         exchanges = ExchangeForEither(exchange, issue)
     signer = AnswerSigner(p.keystore, p.clock, origin)

@@ -17,8 +17,9 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Invalid
 from troth.core.events import Event
 from troth.core.ids import TrustDomain, new_ordered_id
+from troth.core.tier import Tier, lower_tier, read_tier
 from troth.identity.identity import Identity
-from troth.issuance.accesstoken import list_actors
+from troth.issuance.accesstoken import TIER, list_actors
 from troth.issuance.authorities import TOKEN_ALGORITHMS
 from troth.issuance.instance import join_instances
 from troth.issuance.txntoken import (
@@ -39,6 +40,7 @@ from troth.operations.declaration import read_bundle
 from troth.operations.dpop import DpopVerifier
 from troth.operations.exchange import NOT_LIVE, ExchangeToken, TokenReader
 from troth.operations.recording import make_event
+from troth.operations.standing import rate_client
 from troth.operations.tokens import Replayed, TokenGatherer
 from troth.operations.wish import refuse
 from troth.policy.delegation import Asker
@@ -116,7 +118,7 @@ class Basis:
     """What a token is made from: the transaction as it was, and who and what vouches for it.
 
     `jti` is that of the token that was shown, `ends` when it and its subject end; `instances` are
-    the running copies that obtained it.
+    the running copies that obtained it. `tier` is how much is relied on it now.
     """
 
     transaction: Transaction
@@ -124,6 +126,7 @@ class Basis:
     jti: str
     ends: tuple[datetime, ...]
     instances: tuple[str, ...]
+    tier: Tier
 
 
 class _Claims(msgspec.Struct, kw_only=True):
@@ -161,6 +164,7 @@ def read_claims(claims: Any, trust_domain: str, bundle: Bundle) -> Transaction:
 class TxnTokenMaker:
     """Makes transaction tokens for who was found to deserve them."""
 
+    store: Store
     snapshot: Snapshot
     clock: Clock
     entropy: Entropy
@@ -172,6 +176,10 @@ class TxnTokenMaker:
         self, call: Call[OAuthRequest], bundle: Bundle, client: Proven, basis: Basis
     ) -> TokenAnswer:
         """The token, recorded before it is answered; `basis` holds what it will say."""
+        tier = lower_tier(
+            await rate_client(self.store, self.snapshot, self.clock, client, basis.subject),
+            basis.tier,
+        )
         now = self.clock.now()
         said = basis.transaction
         parties = (str(basis.subject.spiffe_id), *said.workloads, *said.actors)
@@ -195,6 +203,7 @@ class TxnTokenMaker:
             rctx=said.rctx,
             tctx=said.tctx,
             instances=instances,
+            tier=tier,
         )
         content = render_signing_input(token, TOKEN_ALGORITHMS[authority.use])
         event = _describe(call, client, token, said.resource, basis.jti)
@@ -237,6 +246,7 @@ def _describe(
         actors=token.actors,
         workloads=token.workloads,
         troth_instances=token.instances,
+        troth_tier=token.tier.value,
         expires_at=token.expires_at.isoformat(),
     )
 
@@ -284,7 +294,7 @@ class IssueTxnToken:
             tctx=wanted.details,
         )
         ends = (shown.identity.expires_at, shown.end)
-        return Basis(transaction, shown.identity, shown.jti, ends, shown.instances)
+        return Basis(transaction, shown.identity, shown.jti, ends, shown.instances, shown.tier)
 
     async def _replace(self, form: Form, bundle: Bundle, asker: Asker, wanted: Wanted) -> Basis:
         """The same transaction, with what is wanted added to it and perhaps less permitted."""
@@ -310,7 +320,8 @@ class IssueTxnToken:
         )
         ends = (bearer.subject.expires_at, bearer.token.end)
         token = bearer.token
-        return Basis(transaction, bearer.subject, token.jti, ends, token.instances)
+        tier = lower_tier(read_tier(token.claims.get(TIER)), bearer.tier)
+        return Basis(transaction, bearer.subject, token.jti, ends, token.instances, tier)
 
 
 def find_resource(bundle: Bundle, meant: Resource | None, wanted: Wanted) -> Resource:

@@ -16,6 +16,8 @@ READS = frozenset(
         "template.ls",
         "resource.ls",
         "resource.show",
+        "trust.ls",
+        "trust.show",
         "instance.ls",
         "certificate.ls",
         "node.ls",
@@ -35,6 +37,8 @@ OPERATES = AUDITS | {
     "certificate.revoke",
     "client_secret.revoke",
     "token.revoke",
+    "trust.add",
+    "trust.withdraw",
     "node.evict",
 }
 ADMINISTERS = OPERATES | {

@@ -374,6 +374,24 @@ client_secrets = Table(
     Index("ix_client_secrets_identity_id", "identity_id", "expires_at"),
 )
 
+# What speaks for identities or against them, until it counts no more.
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("identity_id", ForeignKey("identities.id"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("weight", Integer, nullable=False),
+    Column("half_life", BigInteger, nullable=False),  # microseconds
+    Column("at", Moment, nullable=False),
+    Column("ends_at", Moment, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("added_by", Text, nullable=False),
+    Index("ix_evidence_ends_at", "ends_at"),
+    Index("ix_evidence_identity_id", "identity_id", "id"),
+)
+
 # Access tokens that end early, until they would have expired anyway. `subject` is a token's jti, or
 # the SPIFFE ID of an identity or the id of an instance, all of whose tokens ended that were issued
 # up to `issued_until`.

@@ -11,6 +11,7 @@ from troth.store.crls import CrlGateway
 from troth.store.cursors import CursorGateway
 from troth.store.declarations import DeclarationGateway
 from troth.store.enrolment_codes import EnrolmentCodeGateway
+from troth.store.evidence import EvidenceGateway
 from troth.store.identities import IdentityGateway
 from troth.store.instances import InstanceGateway
 from troth.store.join_tokens import JoinTokenGateway
@@ -92,6 +93,11 @@ class Transaction:
     def token_revocations(self) -> TokenRevocationGateway:
         """Access tokens that ended early."""
         return TokenRevocationGateway(self._session)
+
+    @cached_property
+    def evidence(self) -> EvidenceGateway:
+        """What speaks for identities or against them."""
+        return EvidenceGateway(self._session)
 
     @cached_property
     def authorities(self) -> AuthorityGateway:

@@ -103,6 +103,7 @@ async def test_a_server_begins_one_with_its_callers_token(house: FakeHouse) -> N
         "scope": "read",
         "req_wl": name("ledger-api"),
         "troth_resource": LEDGER,
+        "troth_tier": "medium",
         "rctx": CONTEXT,
         "tctx": DETAILS,
     }

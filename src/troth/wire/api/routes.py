@@ -7,8 +7,6 @@ JSON body of everything else. A stream answers with JSON Lines, one complete val
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -32,33 +30,12 @@ from troth.wire.api import (
     status,
     templates,
     tokens,
+    trust,
 )
 from troth.wire.api.faults import explain_fault
+from troth.wire.api.route import Route as Route
 
 JSON_LINES = "application/jsonl"
-_FIELD = re.compile(r"{(\w+)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """How one operation or subscription is reached under ``/v1``.
-
-    `result` is the type of the answer, for a stream of one line. `path_fields` are named in
-    `path` in braces.
-    """
-
-    name: str
-    method: str
-    path: str
-    request: type[msgspec.Struct]
-    result: Any
-    summary: str
-    stream: bool = False
-
-    @property
-    def path_fields(self) -> tuple[str, ...]:
-        """The request's fields that stand in the path."""
-        return tuple(_FIELD.findall(self.path))
 
 
 def _moves() -> list[Route]:
@@ -145,6 +122,7 @@ ROUTES: tuple[Route, ...] = (
         resources.ResourceView,
         "Show one resource.",
     ),
+    *trust.ROUTES,
     _r(
         "instance.ls",
         "GET",

@@ -20,6 +20,7 @@ from troth.archive.proof import DecisionProof, make_proof, prove_decision
 from troth.archive.record import DecisionRecord, decode_record, encode_record
 from troth.archive.segment import (
     DRAFT,
+    HEAD_SIZE,
     RECORD,
     SALT_SIZE,
     ClosedSegment,
@@ -135,7 +136,7 @@ class DecisionLog:
         """
         if records:
             entries = [encode_record(record) for record in records]
-            await self._submit(entries, sum(len(entry) for _, entry in entries))
+            await self._submit(entries, sum(len(entry) + HEAD_SIZE for _, entry in entries))
 
     async def close_segment(self) -> ClosedSegment | None:
         """Close the open segment, which makes its entries provable; None if there is none.
@@ -316,16 +317,23 @@ class DecisionLog:
             error: TrothError | None = None
             try:
                 value = self._serve(group)
-            except Exception as broken:
-                # Whatever it was, nobody may take the group for durable; the thread goes on.
-                log.error("decisions.write_failed", appends=len(group), exc_info=broken)
+            except BaseException as broken:  # noqa: BLE001 - the thread outlives whatever it was
                 error = self._explain(broken)
-            self._measure(group, error)
             deliver(group, value, error)
+            self._tell(group, error)
         try:
             self._finish_segment()
-        except OSError as broken:
-            log.warning("decisions.left_open", exc_info=broken)  # closed at the next start
+        except OSError:
+            pass  # it stays open, and is closed at the next start
+
+    def _tell(self, group: list[Job], error: TrothError | None) -> None:
+        """Log and count what became of a group."""
+        try:
+            if error is not None:
+                log.error("decisions.write_failed", appends=len(group), exc_info=error.__cause__)
+            self._measure(group, error)
+        except Exception:  # noqa: BLE001, S110 - where the disk is full, logs may fail as well
+            pass
 
     def _take(self) -> list[Job]:
         """The next group, or one wish to close; nothing when the thread is to end."""
@@ -381,7 +389,7 @@ class DecisionLog:
             return None
         return ClosedSegment(self._server, segment.header.number, kept, footer)
 
-    def _explain(self, error: Exception) -> Unavailable:
+    def _explain(self, error: BaseException) -> Unavailable:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             mend = "there is no room for them: make some"
         elif isinstance(error, OSError):

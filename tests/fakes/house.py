@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.fakes.outsiders import FakeKeySource
+from troth.archive.log import DecisionLog
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.core.ids import NodeId, RequestId, TrustDomain
@@ -151,6 +152,7 @@ async def open_house(
     """A house on a fresh database in `directory`, or on the one at `url`."""
     clock, entropy = clock or VirtualClock(), SeededEntropy(seed)
     store = open_store(url or f"sqlite:///{directory}/troth.db", clock=clock)
+    decisions = DecisionLog(directory / "decisions", clock, SeededEntropy(seed), "test")
     try:
         keystore, drafter = keystore or FailingKeystore(entropy), Drafter()
         prepare = PrepareAuthorities(store, clock, entropy, keystore, DOMAIN, "test")
@@ -163,6 +165,7 @@ async def open_house(
         snapshot.load(await read_seed(store, clock.now()))
         parts = Parts(
             store=store,
+            decisions=decisions,
             snapshot=snapshot,
             clock=clock,
             entropy=entropy,
@@ -204,6 +207,7 @@ async def open_house(
             directory=directory,
         )
     finally:
+        decisions.close()
         store.close()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from troth.archive.log import DecisionLog
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.ids import TrustDomain
@@ -88,6 +89,7 @@ class Parts:
     """What operations are made from; each takes what it needs, at most six of them."""
 
     store: Store
+    decisions: DecisionLog
     snapshot: Snapshot
     clock: Clock
     entropy: Entropy

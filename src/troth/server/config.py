@@ -28,6 +28,7 @@ from troth.server.reading import InvalidArgument, Reading, read_trusted
 from troth.server.settings import (
     OUTAGE,
     Crl,
+    Decisions,
     Limits,
     Log,
     Setting,
@@ -106,6 +107,7 @@ class Config:
     client_secrets: bool
     """Whether clients may prove themselves by a secret."""
 
+    decisions: Decisions
     log: Log
     vouchers: Vouchers
     """Who vouches for machines that prove themselves by a certificate."""
@@ -219,6 +221,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         limits=settings.limits,
         crl=settings.crl,
         client_secrets=settings.oauth.client_secrets,
+        decisions=settings.decisions,
         log=settings.log,
         vouchers=Vouchers(
             _read_authorities("authorities", settings.x509pop.authorities, reading),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
+from troth.archive.log import DecisionLog
 from troth.core.clock import Clock
 from troth.issuance.authorities import AuthorityState, Use
 from troth.live.snapshot import Snapshot
@@ -80,3 +81,9 @@ def follow_live(metrics: Metrics, store: Store, snapshot: Snapshot, lease: timed
     under_way = store.stopwatch.under_way
     for kind in under_way:
         metrics.follow("troth_store_under_way", partial(under_way.__getitem__, kind), kind)
+
+
+def follow_decisions(metrics: Metrics, decisions: DecisionLog) -> None:
+    """Have the decision log measured at each scrape."""
+    metrics.follow("troth_decision_log_waiting", lambda: decisions.waiting)
+    metrics.follow("troth_decision_log_bytes", lambda: decisions.size)

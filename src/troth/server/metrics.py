@@ -46,6 +46,8 @@ _OPEN_GAUGES = {
     "troth_snapshot_epoch": "Journal position as of which the live snapshot holds.",
     "troth_snapshot_age_seconds": "Seconds since the live snapshot last heard from the journal.",
     "troth_snapshot_lease_seconds": "Seconds until the live snapshot denies everything.",
+    "troth_decision_log_waiting": "Appends to the decision log that are not durable yet.",
+    "troth_decision_log_bytes": "Size of all segments of the decision log.",
 }
 
 
@@ -99,6 +101,12 @@ class Metrics:
         self._lag = self._histogram(
             "troth_feed_lag_seconds", "From an event to the snapshot that knows it.", (), QUICK
         )
+        self._appends = self._histogram(
+            "troth_decision_log_seconds",
+            "From asking until a group of decisions is durable, for the one that waited longest.",
+            ("outcome",),
+            QUICK,
+        )
         self._tasks = self._histogram(
             "troth_background_seconds", "Duration of background runs.", ("task", "outcome")
         )
@@ -120,6 +128,12 @@ class Metrics:
             "troth_store_retries_total",
             "Transactions begun again because the database asked.",
             ("kind",),
+            registry=self._open,
+        )
+        self._decisions = Counter(
+            "troth_decision_log_records_total",
+            "Decisions that became durable.",
+            (),
             registry=self._open,
         )
         self._signed = Counter(
@@ -184,6 +198,12 @@ class Metrics:
             self.show("troth_journal_waiting", waiting)
         if lag is not None:
             self._lag.observe(max(0.0, lag))
+
+    def observe_decisions(self, outcome: str, count: int, seconds: float) -> None:
+        """Record one group of decisions that became durable, or didn't."""
+        self._appends.labels(outcome).observe(seconds)
+        if outcome == "ok":
+            self._decisions.inc(count)
 
     def observe_task(self, task: str, outcome: str, seconds: float, ended: float) -> None:
         """Record one run of background work that ended at `ended`, in Unix time."""

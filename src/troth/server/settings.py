@@ -207,6 +207,19 @@ class Crl(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = _seconds(profiles.CRL_PERIOD)
 
 
+class Decisions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The decision log."""
+
+    keep_days: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3650,
+            description="Days after which a closed segment of the decision log is deleted.",
+        ),
+    ] = 90
+
+
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
@@ -344,6 +357,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     crl: Crl = Crl()
     oauth: OAuth = OAuth()
     x509pop: X509popSettings = X509popSettings()
+    decisions: Decisions = Decisions()
     log: Log = Log()
     telemetry: Telemetry = Telemetry()
 

@@ -6,13 +6,16 @@ the server's certificate → listeners → background work.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from urllib.parse import urlsplit
 
 import structlog
 
+from troth.archive.log import DecisionLog
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Refused
@@ -28,6 +31,7 @@ from troth.operations.authority import PrepareAuthorities, claim_trust_domain
 from troth.operations.callers import CallerRegistry
 from troth.operations.client import list_methods
 from troth.operations.crl import PublishCrls
+from troth.operations.decisionlog import CloseSegments, RemoveSegments, find_last_journaled
 from troth.operations.dispatch import Dispatcher
 from troth.operations.erasure import EraseKeys
 from troth.operations.feed import FollowJournal, read_seed
@@ -44,7 +48,7 @@ from troth.operations.withdrawal import FinishWithdrawals
 from troth.server.addresses import list_names
 from troth.server.background import Task
 from troth.server.config import Config
-from troth.server.gauges import follow_live
+from troth.server.gauges import follow_decisions, follow_live
 from troth.server.installation import read_installation
 from troth.server.keyring import open_keystore
 from troth.server.metrics import Metrics
@@ -65,6 +69,7 @@ class House:
     """The server without its listeners: what they need, and what runs behind them."""
 
     store: Store
+    decisions: DecisionLog
     snapshot: Snapshot
     dispatcher: Dispatcher
     publication: StoredPublication
@@ -139,6 +144,19 @@ async def open_state(config: Config, clock: Clock, entropy: Entropy, stopwatch: 
     return store
 
 
+async def open_decisions(
+    config: Config, store: Store, clock: Clock, entropy: Entropy, metrics: Metrics
+) -> DecisionLog:
+    """This server's decision log; what a crash left open is closed."""
+    server = read_installation(config.data, entropy)
+    after = await find_last_journaled(store, server)
+    folder = config.data / "decisions"
+    make = partial(DecisionLog, folder, clock, entropy, server, after=after, meter=metrics)
+    decisions = await asyncio.to_thread(make)
+    follow_decisions(metrics, decisions)
+    return decisions
+
+
 async def build_house(
     config: Config, clock: Clock, entropy: Entropy, tracer: Tracer = NO_TRACER
 ) -> House:
@@ -160,6 +178,7 @@ async def build_house(
     publication = StoredPublication(store, snapshot, clock, config.origin, mutual, methods)
     parts = Parts(
         store=store,
+        decisions=await open_decisions(config, store, clock, entropy, metrics),
         snapshot=snapshot,
         clock=clock,
         entropy=entropy,
@@ -185,6 +204,7 @@ async def build_house(
     roles = config.roles
     return House(
         store=store,
+        decisions=parts.decisions,
         snapshot=snapshot,
         dispatcher=make_dispatcher(parts, config.limits, metrics, tracer),
         publication=publication,
@@ -192,7 +212,10 @@ async def build_house(
             store, snapshot, parts.peers, config.trust_domain, roles.uids, roles.spiffe_ids
         ),
         metrics=metrics,
-        tasks=list_tasks(parts, prepare, publish, sealer, metrics),
+        tasks=[
+            *list_tasks(parts, prepare, publish, sealer, metrics),
+            *list_decision_tasks(parts, timedelta(days=config.decisions.keep_days)),
+        ],
         certify=certify,
         local_node=await name_local_node(config, store, entropy),
     )
@@ -259,6 +282,20 @@ def list_tasks(
             "store.purge",
             600.0,
             PurgeRecords(store, clock, parts.snapshot, store.holder),
+            irreversible=True,
+        ),
+    ]
+
+
+def list_decision_tasks(parts: Parts, kept: timedelta) -> list[Task]:
+    """The rows of the same table about the decision log."""
+    store, clock, decisions = parts.store, parts.clock, parts.decisions
+    return [
+        Task("decisions.close", 30.0, CloseSegments(store, clock, decisions)),
+        Task(
+            "decisions.remove",
+            600.0,
+            RemoveSegments(store, clock, decisions, kept),
             irreversible=True,
         ),
     ]

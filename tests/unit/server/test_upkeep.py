@@ -60,6 +60,7 @@ def serve(config: Config, clock: VirtualClock, work: Callable[[House], Any]) -> 
         try:
             return await work(house)
         finally:
+            house.decisions.close()
             house.store.close()
 
     return asyncio.run(run())

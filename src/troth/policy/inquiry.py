@@ -13,7 +13,7 @@ from typing import Any
 
 from troth.identity.identity import Identity
 from troth.policy.decision import Question
-from troth.policy.fact import Facts, FactKind, Value
+from troth.policy.fact import FactKind, Facts, Value
 from troth.policy.protection_manifest import check_property
 from troth.policy.resource import Instance, Resource
 from troth.policy.rule import IDENTITY, Principal

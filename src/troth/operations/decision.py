@@ -1,0 +1,252 @@
+"""Decisions: who asks is found out, the rules are asked, the answer is written down, then given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from troth.archive.log import DecisionLog
+from troth.archive.record import DecisionRecord
+from troth.core.clock import Clock
+from troth.core.entropy import Entropy
+from troth.core.errors import Invalid
+from troth.core.ids import SpiffeId, TrustDomain, new_id
+from troth.identity.identity import Identity, State
+from troth.live.bundle import Bundle
+from troth.live.judge import Judge, Judgement
+from troth.live.snapshot import Snapshot
+from troth.operations.declaration import read_bundle
+from troth.operations.standing import find_standing, read_standing
+from troth.policy.explanation import Explanation, explain
+from troth.policy.fact import Value
+from troth.policy.inquiry import (
+    Inquiry,
+    Party,
+    Trust,
+    make_identity_party,
+    make_outside_party,
+)
+from troth.policy.rule import IDENTITY, Principal
+from troth.store.engine import Store
+from troth.trust.score import TrustScore
+
+CAPACITY = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who wants something: an identity, by SPIFFE ID or name, or one of a declared type."""
+
+    type: str
+    id: str
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question of a point that enforces."""
+
+    subject: Subject
+    inquiry: Inquiry
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who asks, how (``authzen``, ``envoy`` …), and because of which request."""
+
+    caller: str
+    point: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer, and the id under which it is written down."""
+
+    id: str
+    judgement: Judgement
+    party: Party
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it is permitted."""
+        return self.judgement.allowed
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A party, and what it was made of."""
+
+    book: object
+    identity: Identity
+    score: TrustScore
+    party: Party
+
+
+class DecisionMaker:
+    """Answers questions and writes the answers down. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        snapshot: Snapshot,
+        clock: Clock,
+        entropy: Entropy,
+        decisions: DecisionLog,
+        trust_domain: TrustDomain,
+    ) -> None:
+        self._store = store
+        self._snapshot = snapshot
+        self._clock = clock
+        self._entropy = entropy
+        self._decisions = decisions
+        self._trust_domain = trust_domain
+        self._judge = Judge()
+        self._parties: dict[str, _Known] = {}
+
+    async def read_bundle(self) -> Bundle:
+        """What is declared now."""
+        return await read_bundle(self._store, self._snapshot)
+
+    async def answer(self, asked: Sequence[Asked], source: Source) -> list[Answer]:
+        """An answer to each, all of them written down first.
+
+        `Unavailable` while nobody knows what is true now.
+        """
+        answers = [await self.judge(one) for one in asked]
+        await self.record(asked, answers, source)
+        return answers
+
+    async def judge(self, asked: Asked) -> Answer:
+        """The answer to one question, which isn't written down: for whoever does that itself."""
+        self._snapshot.check_fresh()
+        bundle = await self.read_bundle()
+        party = await self.find_party(bundle, asked.subject)
+        judgement = self._judge.judge(bundle.rules, party, asked.inquiry, self._clock.now())
+        return Answer(new_id("dec", self._entropy), judgement, party)
+
+    async def record(
+        self, asked: Sequence[Asked], answers: Sequence[Answer], source: Source
+    ) -> None:
+        """Write answers down; they are durable when this returns."""
+        bundle, now = await self.read_bundle(), self._clock.now()
+        records = [
+            make_record(one, answer, source, bundle.epoch, now)
+            for one, answer in zip(asked, answers, strict=True)
+        ]
+        await self._decisions.append(records)
+
+    async def explain(self, answer: Answer) -> Explanation:
+        """Why, and what is missing of a permission."""
+        if answer.judgement.refusal:
+            return Explanation(answer.judgement.refusal)
+        bundle = await self.read_bundle()
+        return explain(bundle.rules, answer.judgement.decision, self._clock.now())
+
+    # Who asks
+
+    async def find_party(self, bundle: Bundle, subject: Subject) -> Party:
+        """Who asks, as they are known now."""
+        if subject.type != IDENTITY:
+            return make_outside_party(bundle.rules, subject.type, subject.id, subject.properties)
+        identity = await self._find_identity(subject.id)
+        if identity is None:
+            return _make_stranger(subject.id)
+        return await self.find_identity_party(bundle, identity)
+
+    async def find_identity_party(self, bundle: Bundle, identity: Identity) -> Party:
+        """The party that an identity is."""
+        snapshot, clock = self._snapshot, self._clock
+        score = find_standing(snapshot, clock, identity)
+        if score is None:
+            score = await read_standing(self._store, snapshot, clock, identity)
+        known = self._parties.get(identity.id)
+        refusal = self._find_refusal(identity)
+        if (
+            known is not None
+            and known.book is bundle.rules
+            and known.identity is identity
+            and known.score is score
+            and known.party.refusal == refusal
+        ):
+            return known.party
+        trust = Trust(score.value, score.tier.value, score.assurance, score.valid_until)
+        party = make_identity_party(bundle.rules, identity, trust, (), refusal)
+        if len(self._parties) >= CAPACITY:
+            self._parties.clear()
+        self._parties[identity.id] = _Known(bundle.rules, identity, score, party)
+        return party
+
+    def _find_refusal(self, identity: Identity) -> str:
+        """Why nothing is permitted to an identity; "" if the rules decide."""
+        state = self._snapshot.find_cut_off(str(identity.spiffe_id)) or identity.state
+        if state is not State.ACTIVE:
+            return f"{identity.spiffe_id} is {state.value}."
+        if identity.expires_at <= self._clock.now():
+            return f"{identity.spiffe_id} has expired."
+        return ""
+
+    async def _find_identity(self, name: str) -> Identity | None:
+        """A living identity by SPIFFE ID or name, live where it is known."""
+        facts, epoch = self._snapshot.facts, self._snapshot.epoch
+        if not name.startswith("spiffe://"):
+            found = facts.find_called(name)
+            if found is None:
+                listed = await self._store.read(lambda tx: tx.identities.list_named([name]))
+                found = listed[0] if listed else None
+        else:
+            found = facts.find_named(name)
+            if found is None and name.startswith(f"{self._trust_domain.id}/"):
+                try:
+                    spiffe_id = SpiffeId.parse(name)
+                except Invalid:
+                    return None
+                listed = await self._store.read(
+                    lambda tx: tx.identities.list_living_at([spiffe_id])
+                )
+                found = listed[0] if listed else None
+        if found is not None:
+            facts.remember(found, epoch)
+        return found
+
+
+def _make_stranger(name: str) -> Party:
+    return Party(
+        Principal(IDENTITY, name[:256]), {}, refusal="The subject is no living identity here."
+    )
+
+
+def make_record(
+    asked: Asked, answer: Answer, source: Source, epoch: int, now: datetime
+) -> DecisionRecord:
+    """What is written down of one answer."""
+    judgement, inquiry = answer.judgement, asked.inquiry
+    return DecisionRecord(
+        id=answer.id,
+        at=now,
+        request_id=source.request_id,
+        caller=source.caller,
+        point=source.point,
+        subject_type=answer.party.principal.type,
+        subject=answer.party.principal.id,
+        action=inquiry.action,
+        resource="" if judgement.resource is None else judgement.resource.name,
+        resource_type=inquiry.resource_type,
+        resource_id=inquiry.resource_id,
+        allowed=judgement.allowed,
+        policies=judgement.decision.determining,
+        reason=judgement.refusal,
+        epoch=epoch,
+        facts={name: render_value(value) for name, value in judgement.decision.read.items()},
+    )
+
+
+def render_value(value: Value) -> Any:
+    """A fact's value as plain JSON."""
+    if isinstance(value, str | int):
+        return value
+    if isinstance(value, tuple):
+        return list(value)
+    return value.isoformat() if isinstance(value, datetime) else str(value)

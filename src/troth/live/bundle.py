@@ -14,6 +14,7 @@ from troth.policy.policy import Policy, Segment
 from troth.policy.resource import Resource, index_identifiers
 from troth.policy.role import Role, expand_roles, list_actions
 from troth.policy.rulebook import RuleBook, make_rule_book
+from troth.policy.system import list_system_resources, list_system_roles
 
 
 def make_empty_book() -> RuleBook:
@@ -97,5 +98,11 @@ def make_bundle(
             if one.use in TOKEN_ALGORITHMS
         },
         issuers={issuer.url: issuer for issuer in issuers},
-        rules=make_rule_book(epoch, by_name.values(), named.values(), policies, segments),
+        rules=make_rule_book(
+            epoch,
+            (*list_system_roles(), *by_name.values()),
+            (*list_system_resources(), *named.values()),
+            policies,
+            segments,
+        ),
     )

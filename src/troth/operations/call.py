@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from troth.core.ids import NodeId, RequestId
@@ -16,7 +16,8 @@ class Caller:
     """An authenticated caller.
 
     `principal` is a SPIFFE ID, ``uid:N`` on the admin socket, ``anonymous`` or ``troth`` itself;
-    `roles` are what the permission check looks at; `node_id` is set for an attested node, and
+    `roles` are those that come with troth, `declared` those of manifests that configuration gives
+    besides; `node_id` is set for an attested node, and
     `serial` is then that of the certificate it came with; `source` says where the call came from,
     for the journal.
     """
@@ -26,15 +27,54 @@ class Caller:
     node_id: NodeId | None = None
     source: str = ""
     serial: str = ""
+    declared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What something is done to, as far as permissions may depend on it."""
+
+    id: str = ""
+    owner: str = ""
+    environment: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Gate(Protocol):
+    """What a caller may do. Without the name of an operation, the one that is called is meant."""
+
+    def check(self, target: Target, operation: str = "", /) -> None:
+        """Raise `Denied` unless that may be done to `target`."""
+        ...
+
+    def allows(self, target: Target, operation: str = "", /) -> bool:
+        """Whether that may be done to `target`."""
+        ...
+
+
+class _Open:
+    """Nothing is refused: for what troth does itself."""
+
+    def check(self, target: Target, operation: str = "", /) -> None:
+        """Never raises."""
+
+    def allows(self, target: Target, operation: str = "", /) -> bool:
+        """Always true."""
+        return True
+
+
+OPEN: Gate = _Open()
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Body]):
-    """One call of an operation or subscription."""
+    """One call of an operation or subscription. An operation whose permission depends on what it is
+    done to asks `gate` once it knows."""
 
     caller: Caller
     request_id: RequestId
     body: Body
+    gate: Gate = OPEN
 
 
 class Operation(Protocol):

@@ -20,6 +20,7 @@ from troth.policy.policy import Policy, Segment
 from troth.policy.resource import Resource
 from troth.policy.role import Role, find_cycle
 from troth.policy.rulebook import RuleBook, make_rule_book
+from troth.policy.system import list_system_resources, list_system_roles
 from troth.store.declarations import TYPES, Declared, name_kind
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -61,7 +62,7 @@ def list_remaining(changes: Changes) -> list[Declared]:
 
 def warn_of_names(tx: Transaction, parsed: ManifestSet, changes: Changes) -> list[str]:
     """A sentence for each name in what is submitted that nothing here explains."""
-    remaining = list_remaining(changes)
+    remaining = [*list_system_roles(), *list_system_resources(), *list_remaining(changes)]
     beside = {one.name for one in parsed.resources}  # of those reading has told already
     mentioned = list_identity_names(parsed.specs, parsed.resources, parsed.issuers, parsed.policies)
     mentioned -= (named := {spec.name for spec in parsed.specs})
@@ -113,8 +114,8 @@ def make_remaining_book(epoch: int, declared: Iterable[Declared]) -> RuleBook:
     found = list(declared)
     return make_rule_book(
         epoch,
-        (one for one in found if isinstance(one, Role)),
-        (one for one in found if isinstance(one, Resource)),
+        (*list_system_roles(), *(one for one in found if isinstance(one, Role))),
+        (*list_system_resources(), *(one for one in found if isinstance(one, Resource))),
         (one for one in found if isinstance(one, Policy)),
         (one for one in found if isinstance(one, Segment)),
     )

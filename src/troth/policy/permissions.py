@@ -41,7 +41,21 @@ OPERATES = AUDITS | {
     "trust.withdraw",
     "node.evict",
 }
-ADMINISTERS = OPERATES | {
+DECLARES = frozenset(
+    {
+        "identity.change",
+        "template.declare",
+        "role.declare",
+        "role.assign",
+        "resource.declare",
+        "policy.declare",
+        "segment.declare",
+        "issuer.declare",
+    }
+)
+"""What ``manifest.apply`` asks for besides, for each thing that it adds, changes or removes, and
+for each role that it gives to an identity."""
+ADMINISTERS = OPERATES | DECLARES | {
     "identity.register",
     "identity.activate",
     "identity.retire",

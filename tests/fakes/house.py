@@ -30,6 +30,7 @@ from troth.operations.authority import PrepareAuthorities
 from troth.operations.call import Call, Caller
 from troth.operations.client import list_methods
 from troth.operations.crl import PublishCrls
+from troth.operations.decision import DecisionMaker
 from troth.operations.dispatch import Dispatcher
 from troth.operations.feed import FollowJournal, read_seed
 from troth.operations.leaf import LeafIssuer
@@ -166,6 +167,7 @@ async def open_house(
         parts = Parts(
             store=store,
             decisions=decisions,
+            decider=DecisionMaker(store, snapshot, clock, entropy, decisions, DOMAIN),
             snapshot=snapshot,
             clock=clock,
             entropy=entropy,

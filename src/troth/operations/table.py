@@ -33,6 +33,7 @@ from troth.operations.client_secret import (
     RevokeClientSecret,
     SecretVerifier,
 )
+from troth.operations.decision import DecisionMaker
 from troth.operations.delegate import Delegates
 from troth.operations.device import EnrollDevice, RenewDevice
 from troth.operations.dpop import DpopVerifier
@@ -90,6 +91,7 @@ class Parts:
 
     store: Store
     decisions: DecisionLog
+    decider: DecisionMaker
     snapshot: Snapshot
     clock: Clock
     entropy: Entropy

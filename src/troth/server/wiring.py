@@ -31,6 +31,7 @@ from troth.operations.authority import PrepareAuthorities, claim_trust_domain
 from troth.operations.callers import CallerRegistry
 from troth.operations.client import list_methods
 from troth.operations.crl import PublishCrls
+from troth.operations.decision import DecisionMaker
 from troth.operations.decisionlog import CloseSegments, RemoveSegments, find_last_journaled
 from troth.operations.dispatch import Dispatcher
 from troth.operations.erasure import EraseKeys
@@ -176,9 +177,11 @@ async def build_house(
     mutual = find_mutual_origin(config)
     methods = list_methods(client_secrets=config.client_secrets)
     publication = StoredPublication(store, snapshot, clock, config.origin, mutual, methods)
+    decisions = await open_decisions(config, store, clock, entropy, metrics)
     parts = Parts(
         store=store,
-        decisions=await open_decisions(config, store, clock, entropy, metrics),
+        decisions=decisions,
+        decider=DecisionMaker(store, snapshot, clock, entropy, decisions, config.trust_domain),
         snapshot=snapshot,
         clock=clock,
         entropy=entropy,

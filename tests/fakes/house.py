@@ -33,6 +33,7 @@ from troth.operations.crl import PublishCrls
 from troth.operations.decision import DecisionMaker
 from troth.operations.dispatch import Dispatcher
 from troth.operations.feed import FollowJournal, read_seed
+from troth.operations.gate import Gatekeeper
 from troth.operations.leaf import LeafIssuer
 from troth.operations.peer import PeerReader
 from troth.operations.publication import StoredPublication
@@ -200,7 +201,12 @@ async def open_house(
             clock=clock,
             keystore=keystore,
             dispatcher=Dispatcher(
-                list_operations(parts), list_subscriptions(parts), clock, entropy, meter
+                list_operations(parts),
+                list_subscriptions(parts),
+                clock,
+                entropy,
+                meter,
+                gates=Gatekeeper(parts.decider, snapshot, clock),
             ),
             feed=FollowJournal(store, Sealer(store, clock=clock, holder="test"), snapshot),
             publish=publish,

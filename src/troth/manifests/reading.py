@@ -43,6 +43,7 @@ from troth.policy.resource import Resource
 from troth.policy.resource_manifest import RESOURCE, report_shared_identifiers
 from troth.policy.role import Role
 from troth.policy.role_manifest import ROLE, report_cycles
+from troth.policy.rule import SYSTEM
 
 KINDS: tuple[ManifestKind, ...] = (IDENTITY, TEMPLATE, ROLE, RESOURCE, POLICY, SEGMENT, ISSUER)
 """Every kind that this version supports."""
@@ -129,8 +130,10 @@ def _values(read: Mapping[str, list[tuple[Node, Any]]], kind: ManifestKind) -> t
 
 def _report_together(read: Mapping[str, list[tuple[Node, Any]]]) -> None:
     """What only shows when documents are seen together."""
-    for found in read.values():
+    for kind, found in read.items():
         _report_names(found)
+        if kind in _RESERVING:
+            _report_reserved(found)
     identities, templates = read[IDENTITY.name], read[TEMPLATE.name]
     _report_paths(identities)
     _report_overlaps(identities)
@@ -180,6 +183,17 @@ def _check_envelope(node: Node) -> ManifestKind | None:
     fields = tuple(Field(name, "", "", lambda _: None, lambda _: {}) for name in _ENVELOPE)
     read_members(node, fields)
     return kind
+
+
+_RESERVING = (ROLE.name, RESOURCE.name, POLICY.name, SEGMENT.name)
+
+
+def _report_reserved(read: list[tuple[Node, Any]]) -> None:
+    for node, value in read:
+        if f"{value.name}.".startswith(SYSTEM):
+            node.child("metadata").child("name").error(
+                f"names that begin with '{SYSTEM}' are troth's own; choose another."
+            )
 
 
 def _report_names(read: list[tuple[Node, Any]]) -> None:

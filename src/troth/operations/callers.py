@@ -17,6 +17,7 @@ from troth.store.engine import Store
 from troth.store.records import CertificateKind, NodeState
 
 _NODES = "/troth/node/"
+_DECLARED = "role:"
 
 CAPACITY = 10_000
 """Certificates of which it is known whose they are; more are read again."""
@@ -66,7 +67,8 @@ class CallerRegistry:
                 f"uid {uid} has no role on the admin socket; give it one under [roles.uids] in "
                 "the server's configuration."
             )
-        return Caller(principal=f"uid:{uid}", roles=frozenset({role}), source=source)
+        roles, declared = _split_role(role)
+        return Caller(f"uid:{uid}", roles, source=source, declared=declared)
 
     async def by_certificate(self, der: bytes, source: str) -> Caller:
         """The caller with this client certificate, if an authority of the trust domain signed it.
@@ -115,8 +117,16 @@ class CallerRegistry:
         return Caller(str(shown.spiffe_id), roles, node.id, source, shown.serial)
 
     async def _find_holder(self, shown: Presented, source: str) -> Caller:
-        roles = {self.spiffe_roles.get(str(shown.spiffe_id), "workload")}
+        given, declared = _split_role(self.spiffe_roles.get(str(shown.spiffe_id), "workload"))
+        roles = {*given} or {"workload"}
         record = await self.store.read(lambda tx: tx.certificates.find(shown.serial))
         if record is not None and record.kind is CertificateKind.DEVICE:
             roles.add("device")
-        return Caller(str(shown.spiffe_id), frozenset(roles), None, source, shown.serial)
+        return Caller(str(shown.spiffe_id), frozenset(roles), None, source, shown.serial, declared)
+
+
+def _split_role(role: str) -> tuple[frozenset[str], tuple[str, ...]]:
+    """A role that configuration gives: one that comes with troth, or one of a manifest."""
+    if role.startswith(_DECLARED):
+        return frozenset(), (role.removeprefix(_DECLARED),)
+    return frozenset({role}), ()

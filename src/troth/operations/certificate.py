@@ -18,9 +18,10 @@ from troth.operations.admission import (
     read_identities,
     require_node,
 )
-from troth.operations.call import Call
+from troth.operations.call import Call, Target
 from troth.operations.leaf import Leaf, LeafIssuer, Wish
 from troth.operations.recording import record_revocations
+from troth.operations.target import target_of
 from troth.store.engine import Store
 from troth.store.records import SERIAL_DIGITS, CertificateKind, CertificateRecord
 from troth.store.transaction import Transaction
@@ -114,6 +115,7 @@ class ListCertificates:
 
         def page(tx: Transaction) -> wire.CertificateList:
             identity = tx.identities.get_named(call.body.name)
+            call.gate.check(target_of(identity))
             found = tx.certificates.of_identity(identity.id, self.clock.now())
             return wire.CertificateList(items=[_view(record) for record in found])
 
@@ -134,6 +136,7 @@ class RevokeCertificate:
 
         def revoke(tx: Transaction) -> wire.CertificateView:
             record = tx.certificates.get(serial)
+            call.gate.check(_find_target(tx, record))
             if record.kind is CertificateKind.CA:
                 raise Invalid("A signing authority isn't revoked this way.")
             if record.revoked_at is not None or record.not_after <= now:
@@ -143,6 +146,12 @@ class RevokeCertificate:
             return _view(tx.certificates.get(serial))
 
         return await self.store.transact(revoke)
+
+
+def _find_target(tx: Transaction, record: CertificateRecord) -> Target:
+    """The identity that holds it; that of a node or the server is no team's."""
+    held = tx.identities.find_all([record.identity_id] if record.identity_id else [])
+    return target_of(next(iter(held.values()))) if held else Target()
 
 
 def _view(record: CertificateRecord) -> wire.CertificateView:

@@ -23,6 +23,7 @@ from troth.identity.identity import Identity
 from troth.identity.lifecycle import may_hold_credentials
 from troth.operations.call import Call
 from troth.operations.recording import record_event
+from troth.operations.target import target_of
 from troth.operations.throttle import Throttle
 from troth.store.engine import Store
 from troth.store.records import ClientSecret
@@ -63,6 +64,7 @@ class CreateClientSecret:
 
         def create(tx: Transaction) -> wire.ClientSecretCreated:
             identity = tx.identities.get_named(call.body.identity)
+            call.gate.check(target_of(identity))
             _check_holder(tx, identity, now)
             secret = ClientSecret(
                 id=secret_id,
@@ -116,7 +118,11 @@ class ListClientSecrets:
             )
             holders = tx.identities.find_all({one.identity_id for one in found})
             return wire.ClientSecretPage(
-                items=[_view(one, holders[one.identity_id]) for one in found],
+                items=[
+                    _view(one, holders[one.identity_id])
+                    for one in found
+                    if call.gate.allows(target_of(holders[one.identity_id]))
+                ],
                 next=found[-1].id if len(found) == body.limit else None,
             )
 
@@ -137,6 +143,7 @@ class RevokeClientSecret:
         def revoke(tx: Transaction) -> wire.ClientSecretView:
             secret = tx.client_secrets.get(call.body.id)
             identity = tx.identities.get(secret.identity_id)
+            call.gate.check(target_of(identity))
             if secret.is_live(now):
                 tx.client_secrets.revoke(secret.id, now)
                 _note(tx, call, "revoked", secret, identity, now, reason=call.body.reason)

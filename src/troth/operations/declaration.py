@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from troth.live.snapshot import Snapshot
 from troth.manifests.declared import DeclaredChange, plan_declared
 from troth.manifests.reading import ManifestSet
 from troth.manifests.references import find_unexplained, list_identity_names
+from troth.operations.authorship import may_prune
 from troth.operations.call import Call
 from troth.operations.recording import record_event
 from troth.policy.policy import Policy, Segment
@@ -24,6 +26,7 @@ from troth.policy.system import list_system_resources, list_system_roles
 from troth.store.declarations import TYPES, Declared, name_kind
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
+from troth.wire.api import manifests as wire
 
 MOST = 100_000
 """Declarations of one kind: all of them are held in memory."""
@@ -31,15 +34,30 @@ MOST = 100_000
 Changes = list[DeclaredChange[Declared]]
 
 
-def plan_declarations(tx: Transaction, parsed: ManifestSet, *, prune: bool) -> Changes:
-    """The steps for roles, resources and issuers; `Refused` if they can't be taken together."""
+def plan_declarations(
+    tx: Transaction, parsed: ManifestSet, call: Call[wire.SubmitManifests]
+) -> Changes:
+    """The steps for all that is declared; `Refused` if they can't be taken together. A prune
+    reaches what its caller may declare."""
     wanted: tuple[Declared, ...] = parsed.declared
     current = [stored.value for stored in tx.declarations.list()]
     changes: Changes = []
     for kind in TYPES:
-        changes += _plan_kind(kind, wanted, current, prune=prune)
+        changes += _plan_kind(kind, wanted, current, prune=call.body.prune)
+    changes = [_keep_others(call, change) for change in changes]
     _check_whole(changes)
     return changes
+
+
+def _keep_others(
+    call: Call[wire.SubmitManifests], change: DeclaredChange[Declared]
+) -> DeclaredChange[Declared]:
+    """A removal that isn't the caller's to ask for is none."""
+    if change.action is not Action.REMOVE or change.stored is None:
+        return change
+    if may_prune(call, change.kind, change.stored):
+        return change
+    return replace(change, action=Action.KEEP, words=("left alone: it isn't this caller's",))
 
 
 def _plan_kind(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
 
 import structlog
 
@@ -15,7 +15,7 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Denied, NotFound, TrothError, Unauthenticated
 from troth.core.ids import RequestId, new_id
 from troth.core.tracing import NO_TRACER, Tracer
-from troth.operations.call import ANONYMOUS, Call, Caller, Operation, Subscription
+from troth.operations.call import ANONYMOUS, OPEN, Call, Caller, Gate, Operation, Subscription
 from troth.operations.pacing import Pacing
 from troth.policy.permissions import decide_operation
 
@@ -29,6 +29,34 @@ class Meter(Protocol):
     def observe(self, operation: str, outcome: str, seconds: float) -> None:
         """Record one finished call."""
         ...
+
+
+class Admission(Protocol):
+    """Decides who may call what."""
+
+    async def admit(self, caller: Caller, operation: str, /) -> Gate:
+        """What the caller may do in a call of `operation`; `Denied` if it may not begin."""
+        ...
+
+    def confirm(self, caller: Caller, operation: str, /) -> bool:
+        """Whether the caller certainly may still call it, from memory alone; False if somebody must
+        look closer."""
+        ...
+
+
+class RoleAdmission:
+    """Admits by the roles that come with troth alone: what holds where nothing is declared."""
+
+    async def admit(self, caller: Caller, operation: str, /) -> Gate:
+        """An open gate; `Denied` without a role that may."""
+        decision = decide_operation(caller.roles, operation)
+        if not decision.allowed:
+            raise Denied(decision.reason)
+        return OPEN
+
+    def confirm(self, caller: Caller, operation: str, /) -> bool:
+        """Whether a role may."""
+        return decide_operation(caller.roles, operation).allowed
 
 
 def name_outcome(error: BaseException) -> str:
@@ -50,6 +78,7 @@ class Dispatcher:
     meter: Meter
     pacing: Pacing | None = None
     tracer: Tracer = NO_TRACER
+    gates: Admission = field(default_factory=RoleAdmission)
 
     def new_request_id(self) -> RequestId:
         """A fresh id that ties an answer, its log lines and its journal rows together."""
@@ -61,9 +90,9 @@ class Dispatcher:
         outcome = "internal"
         with self.tracer.span(name) as span:
             try:
-                self.permit(name, caller)
+                gate = await self.admit(name, caller)
                 self._pace(name, caller, body)
-                result = await self.operations[name](Call(caller, request_id, body))
+                result = await self.operations[name](Call(caller, request_id, body, gate))
                 outcome = "ok"
                 return result
             except BaseException as error:
@@ -116,19 +145,18 @@ class Dispatcher:
     ) -> AsyncIterator[Any]:
         """Open subscription `name`; the permission is checked before the first value.
 
-        Whoever passes the values on asks `permit` again for each: a stream outlives permissions.
+        Whoever passes the values on asks `confirm` again for each: a stream outlives permissions.
         """
-        started = self.clock.monotonic()
-        with self.count_refusal(name):
-            self.permit(name, caller)
-            self._pace(name, caller, body)
-            values = self.subscriptions[name](Call(caller, request_id, body))
-        return self._count_opening(name, values, started)
+        return self._follow(name, caller, request_id, body, self.clock.monotonic())
 
-    async def _count_opening(
-        self, name: str, values: AsyncIterator[Any], started: float
+    async def _follow(
+        self, name: str, caller: Caller, request_id: RequestId, body: Any, started: float
     ) -> AsyncIterator[Any]:
-        """The same values; the first one, or what comes instead of it, is counted."""
+        """The values; the first one, or what comes instead of it, is counted."""
+        with self.count_refusal(name):
+            gate = await self.admit(name, caller)
+            self._pace(name, caller, body)
+            values = self.subscriptions[name](Call(caller, request_id, body, gate))
         open_yet = False
         try:
             async for value in values:
@@ -148,13 +176,30 @@ class Dispatcher:
         if self.pacing is not None:
             self.pacing.admit(name, caller, body)
 
-    def permit(self, name: str, caller: Caller) -> None:
-        """Raise `NotFound`, `Unauthenticated` or `Denied` unless `caller` may use `name` now."""
+    async def confirm(self, name: str, caller: Caller) -> None:
+        """As `admit`, from memory where that will do."""
+        if not self.gates.confirm(caller, name):
+            await self.admit(name, caller)
+
+    async def may(self, name: str, caller: Caller) -> bool:
+        """Whether `caller` may begin to use `name` now; nothing is logged."""
+        try:
+            await self.gates.admit(caller, name)
+        except Denied:
+            return False
+        return True
+
+    async def admit(self, name: str, caller: Caller) -> Gate:
+        """What `caller` may do by `name` now; raises `NotFound`, `Unauthenticated` or `Denied` if
+        it may not begin."""
         if name not in self.operations and name not in self.subscriptions:
             raise NotFound(f"There is no operation {name}.")
-        decision = decide_operation(caller.roles, name)
-        if decision.allowed:
-            return
+        try:
+            return await self.gates.admit(caller, name)
+        except Denied as error:
+            self._refuse(name, caller, error)
+
+    def _refuse(self, name: str, caller: Caller, error: Denied) -> NoReturn:
         anonymous = caller.principal == ANONYMOUS.principal
         # Strangers may not fill the log; who is known and tries too much is worth a look.
         tell = log.debug if anonymous else log.warning
@@ -164,4 +209,4 @@ class Dispatcher:
                 f"{name} needs an authenticated caller: use the admin socket, or a certificate of "
                 "this trust domain on the mutual-TLS listener."
             )
-        raise Denied(decision.reason)
+        raise error

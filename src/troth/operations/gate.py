@@ -9,13 +9,11 @@ could change the database itself.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from troth.core.clock import Clock
 from troth.core.errors import Denied
-from troth.identity.identity import Identity, IdentitySpec
 from troth.live.bundle import Bundle
 from troth.live.snapshot import Snapshot
 from troth.operations.call import ANONYMOUS, Caller, Target
@@ -65,44 +63,10 @@ TARGETED = frozenset(
         "resource.ls",
         "resource.show",
         "token.revoke",
-        "trust.ls",
-        "trust.show",
-        "trust.add",
-        "trust.withdraw",
     }
 )
 """The operations that ask again once they know what they are done to. All others are decided before
 they begin, without a target: a condition on one refuses."""
-
-
-class Labelled(Protocol):
-    """What a manifest declares."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """Its labels."""
-        ...
-
-    @property
-    def owner(self) -> str:
-        """Who answers for it."""
-        ...
-
-
-def target_of(identity: Identity | IdentitySpec) -> Target:
-    """An identity as something that is acted on."""
-    return Target(identity.name, identity.owner, identity.environment, identity.labels)
-
-
-def target_of_declared(declared: Labelled) -> Target:
-    """What a manifest declares as something that is acted on."""
-    environment = getattr(declared, "environment", "")
-    return Target(declared.name, declared.owner, environment, declared.labels)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,10 +83,7 @@ class _Rules:
 def _pick_rules(book: RuleBook) -> _Rules:
     rules = [rule for rule in book.index.rules if _is_about_system(rule)]
     touched = {
-        resource
-        for rule in rules
-        if not rule.id.startswith(_OWN)
-        for resource in rule.resources
+        resource for rule in rules if not rule.id.startswith(_OWN) for resource in rule.resources
     }
     return _Rules(book, PolicyIndex(rules), frozenset(touched))
 
@@ -276,9 +237,7 @@ class Gatekeeper:
         marks = mark_principal(principal)
         now = self._clock.now()
         found = [
-            rule
-            for rule in rules.index.find_rules(marks, resource, verb)
-            if not is_over(rule, now)
+            rule for rule in rules.index.find_rules(marks, resource, verb) if not is_over(rule, now)
         ]
         certain = _is_certain(found, marks, resource, verb, facts)
         gate = CallerGate(caller, operation, certain, self._clock, rules, principal, facts)

@@ -18,6 +18,7 @@ from troth.identity.plan import new_identity
 from troth.manifests.reading import parse_manifests
 from troth.operations.call import Call
 from troth.operations.recording import BACKGROUND, record_identity, record_revocations
+from troth.operations.target import target_of
 from troth.operations.template import check_unclaimed
 from troth.operations.withdrawal import BATCH, check_withdrawn, withdraw_later
 from troth.store.engine import Store
@@ -79,6 +80,8 @@ class RegisterIdentity:
             managed=False,
         )
 
+        call.gate.check(target_of(made))
+
         def register(tx: Transaction) -> None:
             check_unclaimed(tx, spec)
             check_withdrawn(tx, [str(made.spiffe_id)])
@@ -135,7 +138,7 @@ class ListIdentities:
         def page(tx: Transaction) -> wire.IdentityPage:
             if order is Order.ATTENTION and not (state or kind or body.text or body.after):
                 found = find_attention(tx, body.limit)
-                return wire.IdentityPage(items=_view_seen(tx, found), next=None)
+                return wire.IdentityPage(items=_view_seen(tx, _keep(call, found)), next=None)
             found = tx.identities.page(
                 state=state,
                 kind=kind,
@@ -148,7 +151,8 @@ class ListIdentities:
             )
             full = len(found) == body.limit
             return wire.IdentityPage(
-                items=_view_seen(tx, found), next=mark_page(found[-1]) if full else None
+                items=_view_seen(tx, _keep(call, found)),
+                next=mark_page(found[-1]) if full else None,
             )
 
         return await self.store.read(page)
@@ -165,6 +169,7 @@ class ShowIdentity:
 
         def show(tx: Transaction) -> wire.IdentityView:
             identity = tx.identities.get_named(call.body.name)
+            call.gate.check(target_of(identity))
             (view,) = _view_seen(tx, [identity])
             return view
 
@@ -188,6 +193,7 @@ class MoveIdentity:
 
         def move(tx: Transaction) -> wire.IdentityView:
             identity = tx.identities.get_named(call.body.name)
+            call.gate.check(target_of(identity))
             moved = move_in(tx, call, identity, self.verb, call.body.reason, now=now, later=later)
             return view_identity(moved, revoking=tx.withdrawals.find(moved.id) is not None)
 
@@ -230,6 +236,11 @@ def move_in(
         record_revocations(tx, call, serials, REVOKES[verb], now)
     tx.enrolment_codes.end_for_identity(identity.id, now)
     return moved
+
+
+def _keep(call: Call[Any], found: list[Identity]) -> list[Identity]:
+    """Those of a page that the caller may see."""
+    return [identity for identity in found if call.gate.allows(target_of(identity))]
 
 
 def _choose(choices: type[Choice], text: str | None, what: str) -> Choice | None:

@@ -10,6 +10,7 @@ from troth.core.ids import InstanceId
 from troth.identity.identity import Identity, Instance
 from troth.operations.call import Call
 from troth.operations.recording import record_event, record_revocations
+from troth.operations.target import target_of
 from troth.operations.token_revocation import end_tokens
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -27,6 +28,7 @@ class ListInstances:
 
         def page(tx: Transaction) -> wire.InstanceList:
             identity = tx.identities.get_named(call.body.name)
+            call.gate.check(target_of(identity))
             found = tx.instances.of_identity(identity.id)
             return wire.InstanceList(items=[_view(tx, identity, i) for i in found])
 
@@ -49,9 +51,10 @@ class MoveInstance:
 
         def move(tx: Transaction) -> wire.InstanceView:
             instance = tx.instances.get(InstanceId(call.body.id))
+            identity = tx.identities.get(instance.identity_id)
+            call.gate.check(target_of(identity))
             if instance.locked == self.lock:
                 raise Refused(f"Instance {instance.id} is {verbed} already.")
-            identity = tx.identities.get(instance.identity_id)
             reason = call.body.reason if self.lock else ""
             tx.instances.set_locked(instance.id, self.lock, reason)
             record_event(

@@ -17,10 +17,17 @@ from troth.identity.plan import Action, Change, Plan, apply_spec, new_identity, 
 from troth.identity.template_plan import TemplateChange, TemplatePlan
 from troth.manifests.declared import DeclaredChange
 from troth.manifests.reading import ManifestSet, parse_manifests
+from troth.operations.authorship import (
+    check_declared,
+    check_identities,
+    check_templates,
+    keep_own,
+)
 from troth.operations.call import Call
 from troth.operations.declaration import (
     Changes,
     apply_declarations,
+    list_remaining,
     plan_declarations,
     warn_of_names,
 )
@@ -97,7 +104,7 @@ class SubmitManifests:
         living = tx.identities.list_named(names)
         # What no manifest names is retired, all of it; or mentioned, as far as anybody reads.
         limit = None if call.body.prune else MENTIONED
-        managed = tx.identities.list_managed(without=names, limit=limit)
+        managed = keep_own(call, tx.identities.list_managed(without=names, limit=limit))
         paths = [SpiffeId.of(self.trust_domain, spec.path) for spec in parsed.specs]
         holders = tx.identities.list_living_at(paths)
         plan = plan_changes(
@@ -112,7 +119,11 @@ class SubmitManifests:
             raise Refused("Nothing was changed. " + "; ".join(plan.refusals[:SHOWN_PROBLEMS]))
         added = [c.spec for c in plan.changes if c.action is Action.ADD and c.spec is not None]
         templates = plan_in(tx, parsed.templates, added, self.trust_domain, prune=call.body.prune)
-        declared = plan_declarations(tx, parsed, prune=call.body.prune)
+        declared = plan_declarations(tx, parsed, call)
+        remaining = list_remaining(declared)
+        check_identities(call, plan.changes, remaining)
+        check_templates(call, templates.changes)
+        check_declared(call, declared, remaining)
         return plan, templates, declared, warn_of_names(tx, parsed, declared)
 
     def _carry_out(

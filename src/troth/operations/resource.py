@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from troth.core.errors import NotFound
-from troth.operations.call import Call
+from troth.operations.call import Call, Target
 from troth.policy.resource import Resource
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -20,7 +20,9 @@ class ListResources:
 
     async def __call__(self, call: Call[wire.ListResources]) -> wire.ResourceList:
         """By name."""
-        return wire.ResourceList(items=await self.store.read(_collect))
+        found = await self.store.read(_collect)
+        kept = [view for view in found if call.gate.allows(_target_of(view))]
+        return wire.ResourceList(items=kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,13 @@ class ShowResource:
         name = call.body.name
         for view in await self.store.read(_collect):
             if view.name == name:
+                call.gate.check(_target_of(view))
                 return view
         raise NotFound(f"There is no resource {name[:128]!r}.")
+
+
+def _target_of(view: wire.ResourceView) -> Target:
+    return Target(view.name, view.owner, view.environment, view.labels)
 
 
 def _collect(tx: Transaction) -> list[wire.ResourceView]:
@@ -62,5 +69,13 @@ def _view(resource: Resource, revision: int) -> wire.ResourceView:
         ttls={tier.value: int(ttl.total_seconds()) for tier, ttl in resource.token.ttls.items()},
         binding=resource.token.binding.value,
         shared_with=list(resource.token.shared_with),
+        type=resource.entity_type,
+        pattern=resource.pattern,
+        environment=resource.environment,
+        sensitivity=resource.sensitivity,
+        minimum_tier=resource.minimum_tier.value,
+        audiences=list(resource.audiences),
+        attributes={name: kind.value for name, kind in resource.attributes.items()},
+        instances=len(resource.instances),
         revision=revision,
     )

@@ -20,11 +20,12 @@ from troth.issuance.accesstoken import LEEWAY, TYP
 from troth.issuance.profiles import TOKENS_OVER
 from troth.live.snapshot import Snapshot
 from troth.operations.bearer import Rejected, TokenJudge, Verified
-from troth.operations.call import Call
+from troth.operations.call import Call, Target
 from troth.operations.client import Authenticator, Proven
 from troth.operations.introspection import use_up
 from troth.operations.recording import record_event
 from troth.operations.rejection import RejectionJournal, name_caller
+from troth.operations.target import target_of
 from troth.operations.throttle import Throttle
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -60,10 +61,12 @@ class RevokeTokens:
 
         def revoke(tx: Transaction) -> wire.TokensRevoked:
             if body.jti is not None:
+                call.gate.check(Target())  # nobody knows whose it is
                 return _revoke_one(tx, call, body.jti, now)
             if body.instance is not None:
                 return _revoke_instance(tx, call, InstanceId(body.instance), now)
             identity = tx.identities.get_named(body.identity or "")
+            call.gate.check(target_of(identity))
             until = end_tokens(tx, call, identity, now, body.reason)
             return _answer(until, spiffe_id=str(identity.spiffe_id))
 
@@ -86,6 +89,7 @@ def _revoke_instance(
 ) -> wire.TokensRevoked:
     instance = tx.instances.get(instance_id)
     identity = tx.identities.get(instance.identity_id)
+    call.gate.check(target_of(identity))
     until = end_tokens(tx, call, identity, now, call.body.reason, instance.id)
     return _answer(until, instance=instance.id)
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from troth.identity.identity import Identity
 from troth.policy.decision import Question
 from troth.policy.fact import FactKind, Facts, Value
 from troth.policy.protection_manifest import check_property
@@ -47,6 +46,50 @@ class Party:
     refusal: str = ""
 
 
+class Registered(Protocol):
+    """What of a registered identity matters here."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def spiffe_id(self) -> object:
+        """Its SPIFFE ID."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What sort of machine it is."""
+        ...
+
+    @property
+    def owner(self) -> str:
+        """Who answers for it."""
+        ...
+
+    @property
+    def environment(self) -> str:
+        """Where it belongs."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """Where it is in its life."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Its labels."""
+        ...
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that it holds."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Trust:
     """What is thought of an identity: its score (0 to 100), tier, and how strongly its holders are
@@ -60,7 +103,7 @@ class Trust:
 
 def make_identity_party(
     book: RuleBook,
-    identity: Identity,
+    identity: Registered,
     trust: Trust,
     grants: tuple[str, ...] = (),
     refusal: str = "",
@@ -69,9 +112,9 @@ def make_identity_party(
     facts: dict[str, Value] = {
         "name": identity.name,
         "spiffe_id": str(identity.spiffe_id),
-        "kind": identity.kind.value,
+        "kind": str(identity.kind),
         "owner": identity.owner,
-        "state": identity.state.value,
+        "state": str(identity.state),
         "assurance": trust.assurance,
         **{f"labels.{key}": value for key, value in identity.labels.items()},
     }

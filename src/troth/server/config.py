@@ -21,6 +21,7 @@ from cryptography import x509
 
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain
+from troth.core.manifest.reader import NAME_PATTERN
 from troth.drivers.tracers import Telemetry, check_endpoint
 from troth.identity.x509pop import Vouchers, load_authorities
 from troth.policy.permissions import GRANTABLE
@@ -383,15 +384,20 @@ def _render_telemetry(telemetry: Telemetry | None) -> dict[str, str]:
     return {name_environment(name): value for name, value in values.items()}
 
 
+_DECLARED_ROLE = re.compile(rf"role:({NAME_PATTERN})", re.ASCII)
+
+
 def _resolve_roles(settings: Settings, domain: TrustDomain, reading: Reading) -> Roles:
     for place, names in (
         ("roles.uids", settings.roles.uids.items()),
         ("roles.spiffe_ids", settings.roles.spiffe_ids.items()),
     ):
         for who, role in names:
-            if role not in GRANTABLE:
+            if role not in GRANTABLE and not _DECLARED_ROLE.fullmatch(role):
                 raise reading.blame(
-                    place, f"{who} has the role {role!r}; there are {', '.join(GRANTABLE)}."
+                    place,
+                    f"{who} has the role {role!r}; there are {', '.join(GRANTABLE)}, and "
+                    "'role:NAME' for one of a manifest.",
                 )
     for text in settings.roles.spiffe_ids:
         try:

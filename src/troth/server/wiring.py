@@ -36,6 +36,7 @@ from troth.operations.decisionlog import CloseSegments, RemoveSegments, find_las
 from troth.operations.dispatch import Dispatcher
 from troth.operations.erasure import EraseKeys
 from troth.operations.feed import FollowJournal, read_seed
+from troth.operations.gate import Gatekeeper
 from troth.operations.identity import ExpireIdentities
 from troth.operations.installation import claim_local_node
 from troth.operations.leaf import LeafIssuer, ReconcileIssuance
@@ -249,6 +250,7 @@ def make_dispatcher(parts: Parts, limits: Caps, metrics: Metrics, tracer: Tracer
         metrics,
         Pacing(parts.clock, limits.node_credentials_per_second, limits.node_calls_per_second),
         tracer,
+        Gatekeeper(parts.decider, parts.snapshot, parts.clock),
     )
 
 

@@ -19,7 +19,6 @@ from troth.core.errors import Invalid
 from troth.core.ids import RequestId
 from troth.operations.call import ANONYMOUS, Caller
 from troth.operations.dispatch import Dispatcher
-from troth.policy.permissions import decide_operation
 from troth.server.http import bodies
 from troth.server.http.exchange import request_id_of, span_of
 from troth.server.http.problems import name_code
@@ -60,7 +59,7 @@ class Api:
         span.note(http_route=route.path)
         with self.dispatcher.count_refusal(route.name):
             caller = await self.authenticate(request.scope)
-        if not decide_operation(caller.roles, route.name).allowed:
+        if not await self.dispatcher.may(route.name, caller):
             await self._refuse(route, caller, request_id)
         with self.dispatcher.count_refusal(route.name, name_code):
             body = await self._read_request(route, request, caller)
@@ -77,7 +76,7 @@ class Api:
             present = self.authenticate.confirm(request.scope)
             if present is None:
                 present = await self.authenticate(request.scope)
-            self.dispatcher.permit(route.name, present)
+            await self.dispatcher.confirm(route.name, present)
 
         # A stream may last for days: what it reads meanwhile is no part of the request's trace.
         self.dispatcher.tracer.detach()
@@ -88,7 +87,8 @@ class Api:
     async def _refuse(self, route: Route, caller: Caller, request_id: RequestId) -> None:
         """Let the gate refuse, count and log it: it checks before it looks at the body."""
         if route.stream:
-            self.dispatcher.open(route.name, caller, request_id, None)
+            with self.dispatcher.count_refusal(route.name):
+                await self.dispatcher.admit(route.name, caller)
         else:
             await self.dispatcher.call(route.name, caller, request_id, None)
         raise AssertionError("the gate let a call pass that the policy refuses")

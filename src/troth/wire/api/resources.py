@@ -20,7 +20,8 @@ class NameResource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class ResourceView(Struct, frozen=True, kw_only=True):
     """One resource as its manifest has it; the first of `identifiers` is the audience of its
     tokens, `ttl` their longest life in seconds, `ttls` that for each tier of trust. It shares
-    tokens with the resources in `shared_with`."""
+    tokens with the resources in `shared_with`. Questions about a `type` and an id that fits
+    `pattern` are about it; `instances` is how many of them are known by name."""
 
     name: str
     owner: str
@@ -37,6 +38,14 @@ class ResourceView(Struct, frozen=True, kw_only=True):
     binding: str
     shared_with: list[str]
     revision: int
+    type: str = ""
+    pattern: str = "*"
+    environment: str = ""
+    sensitivity: str = "medium"
+    minimum_tier: str = "low"
+    audiences: list[str] = []
+    attributes: dict[str, str] = {}
+    instances: int = 0
 
 
 class ResourceList(Struct, frozen=True, kw_only=True):

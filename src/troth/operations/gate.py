@@ -119,10 +119,7 @@ class _Rules:
 def _pick_rules(book: RuleBook) -> _Rules:
     rules = [rule for rule in book.index.rules if _is_about_system(rule)]
     touched = {
-        resource
-        for rule in rules
-        if not rule.id.startswith(_OWN)
-        for resource in rule.resources
+        resource for rule in rules if not rule.id.startswith(_OWN) for resource in rule.resources
     }
     return _Rules(book, PolicyIndex(rules), frozenset(touched))
 
@@ -276,9 +273,7 @@ class Gatekeeper:
         marks = mark_principal(principal)
         now = self._clock.now()
         found = [
-            rule
-            for rule in rules.index.find_rules(marks, resource, verb)
-            if not is_over(rule, now)
+            rule for rule in rules.index.find_rules(marks, resource, verb) if not is_over(rule, now)
         ]
         certain = _is_certain(found, marks, resource, verb, facts)
         gate = CallerGate(caller, operation, certain, self._clock, rules, principal, facts)

@@ -55,20 +55,24 @@ DECLARES = frozenset(
 )
 """What ``manifest.apply`` asks for besides, for each thing that it adds, changes or removes, and
 for each role that it gives to an identity."""
-ADMINISTERS = OPERATES | DECLARES | {
-    "identity.register",
-    "identity.activate",
-    "identity.retire",
-    "manifest.apply",
-    "client_secret.create",
-    "token.join",
-    "device.invite",
-    "node.readmit",
-    "authority.prepare",
-    "authority.activate",
-    "authority.taint",
-    "authority.revoke",
-}
+ADMINISTERS = (
+    OPERATES
+    | DECLARES
+    | {
+        "identity.register",
+        "identity.activate",
+        "identity.retire",
+        "manifest.apply",
+        "client_secret.create",
+        "token.join",
+        "device.invite",
+        "node.readmit",
+        "authority.prepare",
+        "authority.activate",
+        "authority.taint",
+        "authority.revoke",
+    }
+)
 NODE = frozenset(
     {
         "certificate.issue",

@@ -44,7 +44,7 @@ def read_metric(house: House, name: str) -> float:
     return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
 
-def test_a_server_that_was_killed_journals_its_decisions_after_the_next_start(tmp_path):
+def test_a_killed_server_journals_its_decisions_after_the_next_start(tmp_path: Path) -> None:
     clock = VirtualClock()
     folder = tmp_path / "data" / "decisions"
 

@@ -68,6 +68,13 @@ FUZZED: dict[str, str] = {
         issuance.der.read_element
         issuance.der.read_elements
     """,
+    "decision-record": """
+        archive.record.decode_record
+    """,
+    "decision-segment": """
+        archive.segment.parse_footer
+        archive.segment.parse_header
+    """,
     "device-bundle": """
         enroll.server.read_bundle
     """,
@@ -456,6 +463,7 @@ ELSEWHERE: dict[str, str] = {
         drivers.attestors.load_attestors
         drivers.tracers.load_tracer
         server.keyring._load
+        archive.record.<module>
         wire.backup.<module>
         wire.oauth.details.<module>
     """,

@@ -7,6 +7,7 @@ from tests.fuzz import (
     api,
     backups,
     bearers,
+    decisions,
     delegation,
     devices,
     files,
@@ -50,6 +51,7 @@ MODULES = (
     workload,
     sockets,
     store,
+    decisions,
     terminal,
 )
 

@@ -35,6 +35,7 @@ def fill_server() -> str:
     metrics.observe_store("read", "ok", 0.1, 0.1, 1)
     metrics.observe_signatures("ok", 1, 0.1)
     metrics.observe_feed(0, 0.1)
+    metrics.observe_decisions("ok", 1, 0.001)
     metrics.observe_task("crl.publish", "ok", 0.1, 1.0)
     metrics.count_failure("crl.publish")
     metrics.show("troth_store_under_way", 1, "read")

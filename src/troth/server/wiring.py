@@ -203,7 +203,6 @@ async def build_house(
         draft_transaction_tokens=config.draft_transaction_tokens,
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
-    sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT)
     follow_live(metrics, store, snapshot, lease)
     roles = config.roles
     return House(
@@ -216,10 +215,7 @@ async def build_house(
             store, snapshot, parts.peers, config.trust_domain, roles.uids, roles.spiffe_ids
         ),
         metrics=metrics,
-        tasks=[
-            *list_tasks(parts, prepare, publish, sealer, metrics),
-            *list_decision_tasks(parts, timedelta(days=config.decisions.keep_days)),
-        ],
+        tasks=list_tasks(parts, prepare, publish, config, metrics),
         certify=certify,
         local_node=await name_local_node(config, store, entropy),
     )
@@ -258,11 +254,12 @@ def list_tasks(
     parts: Parts,
     prepare: PrepareAuthorities,
     publish: PublishCrls,
-    sealer: Sealer,
+    config: Config,
     metrics: Metrics,
 ) -> list[Task]:
     """The table of background work: name, period in seconds, operation, what wakes it."""
     store, clock = parts.store, parts.clock
+    sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT)
     return [
         Task(FEED, 1.0, FollowJournal(store, sealer, parts.snapshot, metrics), quiet=True),
         Task("crl.publish", 30.0, publish, wakes=("certificate.revoked", "authority.")),
@@ -289,6 +286,7 @@ def list_tasks(
             PurgeRecords(store, clock, parts.snapshot, store.holder),
             irreversible=True,
         ),
+        *list_decision_tasks(parts, timedelta(days=config.decisions.keep_days)),
     ]
 
 

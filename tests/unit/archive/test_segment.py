@@ -193,6 +193,7 @@ def test_a_record_cannot_pass_for_a_mark_or_a_footer(tmp_path):
     other.finish(CLOCK)
     theirs = other.path.read_bytes()
     segment = open_segment(tmp_path)
+    mark = b""
     for place in range(HEADER_SIZE, 700, 7):
         mark = render_mark(other.header, place, segment.header.seed)
         segment.write([encode_record(make_record(facts={"f": (mark + theirs[-96:]).hex()}))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 
 import troth
 from troth.cli.terminal import Terminal, make_text
+from troth.cli.words import clean_text
 from troth.core.manifest.problem import Problem, Severity
 from troth.core.manifest.report import Report
 from troth.wire.codequality import render_code_quality
@@ -54,12 +55,29 @@ def choose_form(terminal: Terminal, form: Form | None) -> Form:
     return form or (Form.JSON if terminal.json else Form.TEXT)
 
 
-def show_report(terminal: Terminal, report: Report, form: Form, value: dict[str, Any]) -> None:
-    """Write a report to standard output: `value` is what --json shows of it."""
+def show_report(
+    terminal: Terminal,
+    report: Report,
+    form: Form,
+    value: dict[str, Any],
+    advise: Callable[[], Iterable[str]] = tuple,
+) -> None:
+    """Write a report to standard output: `value` is what --json shows of it.
+
+    What `advise` says stands below the problems, for people. They read the problems on standard
+    error where a code host gets the report, since a job's log is what they have.
+    """
+
+    def paint() -> Iterable[RenderableType]:
+        yield from (paint_problem(problem) for problem in report.problems)
+        yield from advise()
+
     if form in RENDERERS:
         terminal.write(RENDERERS[form](_shorten_sources(report)))
+        terminal.say(*(clean_text(problem) for problem in report.problems))
+        terminal.say(*advise())
         return
-    terminal.show(value, lambda: [paint_problem(problem) for problem in report.problems])
+    terminal.show(value, paint)
 
 
 def view_problem(problem: Problem) -> dict[str, Any]:

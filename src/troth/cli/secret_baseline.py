@@ -53,9 +53,9 @@ class _Document(msgspec.Struct, frozen=True):
 class Baseline:
     """What is known already, and with which detectors it was looked for.
 
-    `known` holds path, type and hash; paths are as they stand in the file, normalized, and once
-    more as seen from here. `plugins` is what detect-secrets wants as ``plugins_used``. `source` is
-    the file's own real path, which is never searched. `remarks` are for the reader.
+    `known` holds path as seen from here, type and hash. `plugins` is what detect-secrets wants as
+    ``plugins_used``. `source` is the file's own real path, which is never searched. `remarks` are
+    for the reader.
     """
 
     known: frozenset[tuple[str, str, str]] = frozenset()
@@ -65,7 +65,7 @@ class Baseline:
 
     def holds(self, path: str, kind: str, digest: str) -> bool:
         """Whether this credential is known in that file."""
-        return (os.path.normpath(path), kind, digest) in self.known
+        return (os.path.relpath(path), kind, digest) in self.known
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -100,8 +100,7 @@ def parse_baseline(data: bytes, path: Path) -> Baseline:
 
 def _find_places(name: str, path: Path) -> Sequence[str]:
     """A name in a baseline is seen from where it was made: from here, or from beside the file."""
-    beside = os.path.relpath(path.parent / name)
-    return (os.path.normpath(name), os.path.normpath(beside))
+    return (os.path.relpath(name), os.path.relpath(path.parent / name))
 
 
 def _choose_plugins(used: list[_Detector]) -> tuple[tuple[dict[str, Any], ...], list[str]]:

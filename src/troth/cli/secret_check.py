@@ -9,10 +9,11 @@ import typer
 
 from troth.cli.report import Form, show_report, view_problem
 from troth.cli.secret_baseline import Baseline, read_baseline
-from troth.cli.secret_kinds import SECRET_RULES
+from troth.cli.secret_kinds import CLAIM, KIND_NAMES, REPLACEMENTS, SECRET_RULES
 from troth.cli.secret_scan import Search, search_secrets
 from troth.cli.terminal import WANTING, Terminal
 from troth.cli.words import count_noun
+from troth.core.manifest.problem import Problem
 from troth.core.manifest.report import Report
 
 PATIENCE = 5.0
@@ -50,21 +51,36 @@ def check_secrets(
     found = search_secrets(map(Path, paths), baseline, terminal.clock, progress.tell)
     failed = bool(found.problems or (strict and found.unread))
     report = Report("secrets", found.problems, SECRET_RULES, found.unread)
+    advice = _advise(found.problems)
     value = {
         "ok": not failed,
         "files": found.files,
         "passed_over": found.passed_over,
-        "problems": [view_problem(problem) for problem in found.problems],
+        "problems": [
+            {**view_problem(problem), "replacement": REPLACEMENTS[problem.rule]}
+            for problem in found.problems
+        ],
         "unread": [
             {"source": one.source.encode(errors="replace").decode(), "reason": one.reason}
             for one in found.unread
         ],
     }
-    show_report(terminal, report, form, value)
+    show_report(terminal, report, form, value, lambda: advice)
     _tell_unread(terminal, found)
     terminal.say(_summarize(found))
     if failed:
         raise typer.Exit(WANTING)
+
+
+def _advise(problems: tuple[Problem, ...]) -> list[str]:
+    """What replaces what was found, each once, with the rules that it is for."""
+    found = {problem.rule for problem in problems}
+    rules: dict[str, list[str]] = {}
+    for rule, replacement in REPLACEMENTS.items():
+        if rule in found:
+            rules.setdefault(replacement, []).append(KIND_NAMES[rule])
+    advice = [f"For {', '.join(names)}: {words}" for words, names in rules.items()]
+    return [CLAIM, *advice] if advice else []
 
 
 def _tell_unread(terminal: Terminal, found: Search) -> None:
@@ -82,4 +98,4 @@ def _summarize(found: Search) -> str:
         parts.append(f"{len(found.unread)} not read")
     if not found.problems:
         return f"{', '.join(parts)}: nothing found."
-    return f"{', '.join(parts)}: {count_noun(len(found.problems), 'credential')} found."
+    return f"{', '.join(parts)}: {count_noun(len(found.problems), 'finding')}."

@@ -14,7 +14,7 @@ from troth.core.manifest.problem import Severity
 from troth.core.manifest.report import Rule
 
 CLAIM = (
-    "It stays valid for whoever reads it here, and in every copy of this file: revoke it first. "
+    "A credential in a file works for everybody who has a copy of it: revoke it, then replace it."
 )
 
 PRIVATE_KEY = (
@@ -170,8 +170,11 @@ SECRET_RULES: Mapping[str, Rule] = {
     f"secret/{kind.rule}": Rule(
         f"secret/{kind.rule}",
         f"Hard-coded: {kind.name}.",
-        f"{CLAIM}{kind.replacement}",
+        f"{CLAIM} {kind.replacement}",
         find_severity(kind),
     )
     for kind in KINDS
 }
+
+REPLACEMENTS: Mapping[str, str] = {f"secret/{kind.rule}": kind.replacement for kind in KINDS}
+KIND_NAMES: Mapping[str, str] = {f"secret/{kind.rule}": kind.name for kind in KINDS}

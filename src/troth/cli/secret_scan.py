@@ -9,7 +9,6 @@ nothing is sent anywhere.
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from troth.cli.secret_baseline import Baseline
-from troth.cli.secret_kinds import BY_TYPE, KINDS, Kind, find_severity
+from troth.cli.secret_kinds import BY_TYPE, KINDS, SECRET_RULES, Kind
+from troth.cli.secret_text import MAX_LINE, cut_line, parse_lines, read_text, split_lines
 from troth.core.clock import Clock
 from troth.core.errors import Invalid
 from troth.core.manifest.problem import Problem
@@ -27,20 +27,10 @@ from troth.core.manifest.report import Unread
 if TYPE_CHECKING:
     from detect_secrets.core.potential_secret import PotentialSecret
 
-MAX_FILE = 1024 * 1024
-"""Bytes of a file; a larger text is told, not searched."""
-MAX_PARSED = 128 * 1024
-"""Bytes of a file that is read as YAML or INI too: those readers are slow."""
-MAX_LINE = 2000
-"""Characters that a detector gets at once."""
-OVERLAP = 1000
-"""Characters that two pieces of a long line share: a credential that a cut went through is whole
-in the next piece, up to this length."""
 MAX_SECONDS = 5.0
 """For one file."""
 MAX_PROBLEMS = 10_000
 MAX_UNREAD = 1_000
-HEAD = 8192
 
 LEFT_OUT = frozenset({".git", ".hg", ".svn"})
 """Folders (or files, in a worktree) of version control: they hold what is in the tree, packed."""
@@ -68,14 +58,6 @@ class _Hit:
     kind: Kind
     value: str
     digest: str
-
-
-class _Text(io.StringIO):
-    """A file's text with its name, which is how detect-secrets takes one."""
-
-    def __init__(self, text: str, name: str) -> None:
-        super().__init__(text)
-        self.name = name
 
 
 def search_secrets(
@@ -126,7 +108,7 @@ class _Searcher:
             self.passed_over += 1
             return
         try:
-            text, reason = _read_text(path)
+            text, reason = read_text(path)
         except OSError as error:
             self.tell_unread(name, f"can't be read: {error.strerror or error}")
             return
@@ -139,12 +121,11 @@ class _Searcher:
             self._search_text(name, text)
 
     def _search_text(self, name: str, text: str) -> None:
-        raw = _split_lines(text)
+        raw = split_lines(text)
         deadline = self.clock.monotonic() + MAX_SECONDS
-        fits = len(text) <= MAX_PARSED and all(len(line) <= MAX_LINE for line in raw)
-        parsed = _parse_lines(name, text, raw) if fits else None
+        parsed = parse_lines(name, text, raw)
         hits = self._search_lines(name, parsed or raw, deadline)
-        if not hits and fits and (eager := _parse_lines(name, text, raw, eager=True)):
+        if not hits and (eager := parse_lines(name, text, raw, eager=True)):
             hits = self._search_lines(name, eager, deadline)
         if self.clock.monotonic() > deadline:
             self.tell_unread(name, f"not searched to its end: took over {MAX_SECONDS:.0f} s")
@@ -163,7 +144,7 @@ class _Searcher:
             facts = {"filename": name, "context": get_code_snippet(shown, number)}
             if not line or self._drops({**facts, "line": line[-MAX_LINE:]}):
                 continue
-            for piece in _cut_line(line):
+            for piece in cut_line(line):
                 if self.clock.monotonic() > deadline:
                     break
                 for secret in self._search_piece({**facts, "line": piece}, number):
@@ -211,64 +192,6 @@ def _walk(paths: Iterable[Path], tell_unread: Callable[[str, str], None]) -> Ite
             yield from (Path(folder, name) for name in sorted(set(names) - LEFT_OUT))
 
 
-def _read_text(path: Path) -> tuple[str | None, str]:
-    """A file's text; or None for what holds none, or is no file; or why it isn't searched."""
-    if not stat.S_ISREG(path.lstat().st_mode):
-        return None, ""
-    # Should it turn into a link or a pipe in between: no following, no waiting.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(HEAD)
-        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # byte order marks of UTF-16
-        if b"\0" in data and not wide:
-            return None, ""
-        data += file.read(MAX_FILE + 1 - len(data))
-    if len(data) > MAX_FILE:
-        return None, f"larger than {MAX_FILE // 1024} KiB: not searched"
-    if wide:
-        return data.decode("utf-16", errors="replace"), ""
-    if b"\0" in data:
-        return None, ""
-    try:
-        return data.decode("utf-8-sig"), ""
-    except UnicodeDecodeError:
-        return data.decode("latin-1"), ""
-
-
-def _split_lines(text: str) -> list[str]:
-    """Lines as editors and compilers count them, without their ends."""
-    return [line.rstrip() for line in io.StringIO(text, newline=None)]
-
-
-def _parse_lines(name: str, text: str, raw: list[str], eager: bool = False) -> list[str] | None:
-    """The lines as detect-secrets understands YAML and INI: values in quotes; None for others.
-
-    Comments, which those readers drop, are put back.
-    """
-    from detect_secrets.transformers import get_transformed_file
-
-    try:
-        lines = get_transformed_file(_Text(text, name), use_eager_transformers=eager)  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - other people's reader of a stranger's file; the raw lines remain
-        return None
-    if not lines:
-        return None
-    kept = [*lines, *[""] * (len(raw) - len(lines))]
-    return [
-        line or (raw[place] if place < len(raw) and raw[place].lstrip().startswith("#") else "")
-        for place, line in enumerate(kept)
-    ]
-
-
-def _cut_line(line: str) -> Iterator[str]:
-    """The line in pieces that overlap; most lines are one."""
-    if len(line) <= MAX_LINE:
-        yield line
-        return
-    for start in range(0, len(line) - OVERLAP, MAX_LINE - OVERLAP):
-        yield line[start : start + MAX_LINE]
-
-
 def _choose_hits(hits: list[_Hit]) -> list[_Hit]:
     """One hit a credential: what is named in full beats a guess at the same text."""
     chosen: list[_Hit] = []
@@ -280,15 +203,8 @@ def _choose_hits(hits: list[_Hit]) -> list[_Hit]:
 
 
 def _describe_hit(name: str, hit: _Hit, raw: list[str]) -> Problem:
-    """A problem for people: what kind, where, and what to have instead."""
+    """What kind, and where; the column is known unless the line was understood as YAML or INI."""
     line = raw[hit.line - 1] if hit.line <= len(raw) else ""
-    message = f"{hit.kind.name}. {hit.kind.replacement}"
-    return Problem(
-        name,
-        hit.line,
-        line.find(hit.value) + 1,
-        "",
-        message[0].upper() + message[1:],
-        find_severity(hit.kind),
-        f"secret/{hit.kind.rule}",
-    )
+    column = line.find(hit.value) + 1
+    rule = SECRET_RULES[f"secret/{hit.kind.rule}"]
+    return Problem(name, hit.line, column, "", rule.summary, rule.severity, rule.id)

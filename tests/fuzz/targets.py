@@ -24,6 +24,7 @@ from tests.fuzz import (
     store,
     terminal,
     tokens,
+    trees,
     workload,
 )
 from tests.fuzz.harness import Target
@@ -51,6 +52,7 @@ MODULES = (
     sockets,
     store,
     terminal,
+    trees,
 )
 
 TARGETS: dict[str, Target] = {

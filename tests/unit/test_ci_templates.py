@@ -22,6 +22,7 @@ from troth.cli.main import app
 ACTION = DEPLOY / "ci" / "github" / "action.yml"
 PIPELINE = DEPLOY / "ci" / "gitlab" / "troth.yml"
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
+GUIDE = ROOT / "docs" / "how-to" / "policy-in-ci.md"
 BIN = Path(sys.executable).parent
 MANIFEST = """\
 apiVersion: troth/v1
@@ -246,6 +247,33 @@ def check_schema(name: str, path: Path) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", name, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# The guide
+
+
+def find_examples() -> list[Any]:
+    """The configurations that the guide shows."""
+    blocks = re.findall(r"^```yml\n(.*?)^```$", read(GUIDE), re.DOTALL | re.MULTILINE)
+    return [yaml.safe_load(block) for block in blocks]
+
+
+def test_examples_of_the_guide_fit_the_templates(tmp_path):
+    workflow, pipeline, hooks = find_examples()
+    given = workflow["jobs"]["check"]["steps"][-1]["with"]
+    inputs = yaml.safe_load(read(ACTION))["inputs"]
+    assert set(given) <= set(inputs)
+    assert {name for name, one in inputs.items() if one.get("required")} <= set(given)
+    head = yaml.safe_load(read(PIPELINE).partition("\n---\n")[0])["spec"]["inputs"]
+    assert set(pipeline["include"][0]["inputs"]) <= set(head)
+    known = {hook["id"] for hook in yaml.safe_load(read(HOOKS))}
+    assert {hook["id"] for hook in hooks["repos"][0]["hooks"]} == known
+    written = tmp_path / "workflow.yml"
+    # YAML 1.1, which PyYAML reads, takes `on` for a boolean.
+    written.write_text(
+        yaml.safe_dump({"on" if key is True else key: v for key, v in workflow.items()})
+    )
+    check_schema("vendor.github-workflows", written)
 
 
 # pre-commit

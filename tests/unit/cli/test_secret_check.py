@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from troth.cli import secret_scan, secret_text
 from troth.cli.secret_baseline import Baseline, parse_baseline
 from troth.cli.secret_kinds import BY_TYPE, KINDS, SECRET_RULES
 from troth.cli.secret_scan import search_secrets
+from troth.core.clock import VirtualClock
 from troth.core.errors import Invalid
 from troth.core.manifest.problem import Problem
 
@@ -46,22 +47,16 @@ SAMPLES = {
 }
 
 
-class Still:
-    """A clock that goes on by `step` each time somebody looks."""
-
-    def __init__(self, step: float = 0.0) -> None:
-        self.step, self.seconds = step, 0.0
-
-    def now(self) -> datetime:
-        return datetime(2026, 11, 1, tzinfo=UTC)
+class Hasty(VirtualClock):
+    """A clock on which time goes by with every look."""
 
     def monotonic(self) -> float:
-        self.seconds += self.step
-        return self.seconds
+        self.advance(timedelta(seconds=secret_scan.MAX_SECONDS / 3))
+        return super().monotonic()
 
 
 def search(*paths: Path, baseline: Baseline | None = None) -> secret_scan.Search:
-    return search_secrets(paths, baseline or Baseline(), Still(), lambda _files, _name: None)
+    return search_secrets(paths, baseline or Baseline(), VirtualClock(), lambda _files, _name: None)
 
 
 def find(path: Path, text: str) -> list[Problem]:
@@ -193,8 +188,7 @@ def test_long_lines_are_searched_in_pieces(tmp_path):
 def test_a_file_has_its_time(tmp_path):
     # Quadratic time in one of the detectors: a minute and more for this file, if nobody stopped it.
     (tmp_path / "a.txt").write_text("password_" * 20_000)
-    hasty = Still(step=secret_scan.MAX_SECONDS / 3)
-    found = search_secrets([tmp_path], Baseline(), hasty, lambda _files, _name: None)
+    found = search_secrets([tmp_path], Baseline(), Hasty(), lambda _files, _name: None)
     [unread] = found.unread
     assert "not searched to its end" in unread.reason
 
@@ -212,7 +206,9 @@ def test_long_searches_tell_how_far_they_are(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.py").write_text("a = 1\n")
     told: list[tuple[int, str]] = []
-    search_secrets([tmp_path], Baseline(), Still(), lambda files, name: told.append((files, name)))
+    search_secrets(
+        [tmp_path], Baseline(), VirtualClock(), lambda files, name: told.append((files, name))
+    )
     assert told == [(0, str(tmp_path / "a.py")), (1, str(tmp_path / "b.py"))]
 
 

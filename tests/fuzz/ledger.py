@@ -242,6 +242,15 @@ FUZZED: dict[str, str] = {
     "sealed-cache": """
         agent.sealing.unseal
     """,
+    "secret-baseline": """
+        cli.secret_baseline.parse_baseline
+        cli.secret_baseline.read_baseline
+    """,
+    "secret-text": """
+        cli.secret_text._is_small_yaml
+        cli.secret_text.parse_lines
+        cli.secret_text.read_text
+    """,
     "targets": """
         cli.targets._read_reload
         cli.targets._read_target

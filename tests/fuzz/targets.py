@@ -25,6 +25,7 @@ from tests.fuzz import (
     store,
     terminal,
     tokens,
+    trees,
     workload,
 )
 from tests.fuzz.harness import Target
@@ -53,6 +54,7 @@ MODULES = (
     store,
     decisions,
     terminal,
+    trees,
 )
 
 TARGETS: dict[str, Target] = {

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from troth.cli.command import command, make_app
+from troth.cli.report import FormOption, choose_form, show_report, view_problem
+from troth.cli.secret_check import check_secrets
 from troth.cli.terminal import WANTING, Terminal, is_interactive, make_text
 from troth.cli.words import count_noun
 from troth.core.errors import Invalid, TrothError
 from troth.core.manifest.problem import Limits, Problem, Severity
+from troth.core.manifest.report import MANIFEST_RULES, Report
 from troth.manifests.reading import ManifestSet, parse_manifests
 from troth.manifests.schema import manifest_schema
 from troth.wire.api import manifests
@@ -41,26 +44,59 @@ PathsArgument = Annotated[
     ),
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Warnings are errors too.")]
+SecretsOption = Annotated[
+    bool, typer.Option("--secrets", help="Search for hard-coded credentials, in files of any kind.")
+]
+BaselineOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        help="With --secrets: credentials that are known, in the form of detect-secrets.",
+        metavar="FILE",
+    ),
+]
 PruneOption = Annotated[
     bool, typer.Option("--prune", help="Retire identities that manifests made and no longer name.")
 ]
 
 
-@command(app, "check", example="troth check identities/\ncat payments.yaml | troth check -")
-def check(terminal: Terminal, paths: PathsArgument, strict: StrictOption = False) -> None:
+@command(
+    app,
+    "check",
+    local=True,
+    example="troth check identities/\ncat payments.yaml | troth check -\n"
+    "troth check --format sarif identities/ > troth.sarif\ntroth check --secrets .",
+)
+def check(
+    terminal: Terminal,
+    paths: PathsArgument,
+    strict: StrictOption = False,
+    form: FormOption = None,
+    secrets: SecretsOption = False,
+    baseline: BaselineOption = None,
+) -> None:
     """Check manifests without a server: each problem with its file, line and column.
 
     Warnings are legal and probably not meant; they fail the check only with --strict.
+
+    With --secrets it searches a tree for hard-coded credentials instead, and says what replaces
+    each. It prints none of them and sends nothing anywhere. Whatever is found fails the check.
     """
+    chosen = choose_form(terminal, form)
+    if secrets:
+        check_secrets(terminal, paths, strict, chosen, baseline)
+        return
+    if baseline is not None:
+        raise typer.BadParameter("--baseline goes with --secrets.")
     documents, found = _read_manifests(terminal, paths)
     errors, warnings = len(found.errors), len(found.warnings)
     failed = bool(errors or (strict and warnings))
     value = {
         "ok": not failed,
         "documents": len(documents),
-        "problems": [_view_problem(problem) for problem in found.problems],
+        "problems": [view_problem(problem) for problem in found.problems],
     }
-    terminal.show(value, lambda: [_paint_problem(problem) for problem in found.problems])
+    show_report(terminal, Report("manifests", found.problems, MANIFEST_RULES), chosen, value)
     summary = f"{count_noun(len(documents), 'document')}, {_count_problems(errors, warnings)}"
     terminal.say(summary if not failed else f"{summary}: mend them and check again.")
     if failed:
@@ -181,24 +217,6 @@ def _submit(terminal: Terminal, paths: list[str], prune: bool) -> manifests.Subm
         ],
         prune=prune,
     )
-
-
-def _view_problem(problem: Problem) -> dict[str, Any]:
-    return {
-        "source": problem.source,
-        "line": problem.line,
-        "column": problem.column,
-        "path": problem.path,
-        "severity": problem.severity.value,
-        "message": problem.message,
-    }
-
-
-def _paint_problem(problem: Problem) -> RenderableType:
-    severity = problem.severity.value
-    place, _, rest = str(problem).partition(f" {severity}: ")
-    style = "red" if problem.severity is Severity.ERROR else "yellow"
-    return make_text((place, "bold"), " ", (severity, style), f": {rest}")
 
 
 def _paint_plan(plan: manifests.ManifestPlan) -> list[RenderableType]:

@@ -105,6 +105,10 @@ class Terminal:
             for line in captured.get().splitlines():
                 console.file.write(f"{line.rstrip(' ')}\n")
 
+    def write(self, document: bytes) -> None:
+        """A command's one result in a form of its own, for a program that asked for that form."""
+        _write_out(document)
+
     def show_line(self, value: Any, render: Callable[[], Text]) -> None:
         """One value of a stream, at once."""
         if self.json:

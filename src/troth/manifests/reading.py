@@ -190,7 +190,7 @@ _RESERVING = (ROLE.name, RESOURCE.name, POLICY.name, SEGMENT.name)
 
 def _report_reserved(read: list[tuple[Node, Any]]) -> None:
     for node, value in read:
-        if f"{value.name}.".startswith(SYSTEM):
+        if value.name.startswith(SYSTEM):
             node.child("metadata").child("name").error(
                 f"names that begin with '{SYSTEM}' are troth's own; choose another."
             )

@@ -270,9 +270,11 @@ async def test_whoever_has_an_identity_may_follow_and_nobody_else(house: FakeHou
         async with follow(house, caller=caller) as values:
             assert await anext(values)
     with pytest.raises(Unauthenticated):
-        follow(house, caller=ANONYMOUS)
+        async with follow(house, caller=ANONYMOUS) as values:
+            await anext(values)
     with pytest.raises(Denied):
-        follow(house, caller=Caller("spiffe://example.org/x", frozenset()))
+        async with follow(house, caller=Caller("spiffe://example.org/x", frozenset())) as values:
+            await anext(values)
     assert not decide_operation(["workload"], "journal.tail").allowed
 
 

@@ -60,7 +60,11 @@ class PlainDocument:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to mend. `line` and `column` count from 1 and are 0 where unknown."""
+    """One thing to mend. `line` and `column` count from 1 and are 0 where unknown.
+
+    `rule` names what was looked for, such as ``policy/unreachable``; empty for a plain problem of
+    its severity. See `troth.core.manifest.report`.
+    """
 
     source: str
     line: int
@@ -68,6 +72,7 @@ class Problem:
     path: str
     message: str
     severity: Severity
+    rule: str = ""
 
     def __str__(self) -> str:
         place = [self.source or "manifest"]
@@ -122,18 +127,18 @@ class Node:
         """Whether an error was noted after the first `count` problems."""
         return any(one.severity is Severity.ERROR for one in self.problems[count:])
 
-    def error(self, message: str) -> None:
+    def error(self, message: str, rule: str = "") -> None:
         """Note something that stops the manifests from being applied."""
-        self.problems.append(self._problem(message, Severity.ERROR))
+        self.problems.append(self._problem(message, Severity.ERROR, rule))
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, rule: str = "") -> None:
         """Note something that is legal and probably not meant."""
-        self.problems.append(self._problem(message, Severity.WARNING))
+        self.problems.append(self._problem(message, Severity.WARNING, rule))
 
-    def _problem(self, message: str, severity: Severity) -> Problem:
+    def _problem(self, message: str, severity: Severity, rule: str) -> Problem:
         line, column = locate_path(self.document, self.path)
         shown = render_path(self.path)
-        return Problem(self.document.source, line, column, shown, message, severity)
+        return Problem(self.document.source, line, column, shown, message, severity, rule)
 
 
 def locate_path(document: SourceDocument, path: Path) -> tuple[int, int]:

@@ -363,6 +363,8 @@ ELSEWHERE: dict[str, str] = {
     """,
     "it runs transactions, or gathers what they find": """
         operations.declaration.read_bundle
+        operations.standing.read_lowest_tier
+        operations.standing.read_standing
         operations.bearer.TokenJudge.read_bundle
         operations.dpop._load
         live.snapshot.Snapshot.load
@@ -389,6 +391,7 @@ ELSEWHERE: dict[str, str] = {
         operations.assertion.OutsideIssuers.read
         operations.device.EnrollDevice._read_certificate
         operations.peer.PeerReader.read
+        operations.trust._read_place
         operations.device.EnrollDevice._read_code
         operations.journal.TailJournal._read_after
         operations.jwtsvid._read_wish

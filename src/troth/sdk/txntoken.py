@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from troth.core.clock import Clock
+from troth.core.tier import Tier
 from troth.issuance.txntoken import RESOURCE, TXN, list_workloads
 from troth.sdk.errors import InvalidRequest, InvalidToken, MissingToken
 from troth.sdk.issuer import Issuer
@@ -33,7 +34,8 @@ class ValidTransaction:
 
     `id` names the transaction. `scopes` are actions of `resource` (its audience), and of no other
     that may have one of the same name. `workloads` asked for the token, the first one first; what
-    stands in the request's context `rctx` and the transaction's, `tctx`, is what they said.
+    stands in the request's context `rctx` and the transaction's, `tctx`, is what they said. `tier`
+    is how much was relied on all of them when the token was issued.
     """
 
     id: str
@@ -46,6 +48,7 @@ class ValidTransaction:
     tctx: Mapping[str, Any]
     expires_at: datetime
     jti: str
+    tier: Tier
     text: str = field(repr=False)
 
 
@@ -105,5 +108,6 @@ def _read(text: str, token: ValidToken) -> ValidTransaction:
         tctx=contexts[1],
         expires_at=token.expires_at,
         jti=token.jti,
+        tier=token.tier,
         text=text,
     )

@@ -88,7 +88,8 @@ class ValidToken:
 
     @property
     def tier(self) -> Tier:
-        """How much the proof is trusted for which it was given; `LOW` if it doesn't say."""
+        """How much was relied on all who stand in it when it was issued; with introspection, how
+        much is now. `LOW` if it doesn't say."""
         return read_tier(self.claims.get(TIER))
 
 

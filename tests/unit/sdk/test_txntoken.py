@@ -11,6 +11,7 @@ from tests.fakes.issuer import make_private_key
 from tests.fakes.oauth import API, ME
 from tests.unit.sdk.test_validator import Stage
 from troth.core.errors import Unavailable
+from troth.core.tier import Tier
 from troth.policy.resource import Binding
 from troth.sdk.errors import InvalidRequest, InvalidToken, MissingToken
 from troth.sdk.txntoken import HEADER, TxnTokenValidator, find_token
@@ -59,6 +60,8 @@ def test_a_good_one_says_what_the_call_is_for(stage: TxnStage) -> None:
     assert (found.workloads, found.actors) == ((GATEWAY, RISK), (AGENT,))
     assert (found.rctx, found.tctx) == ({"req_ip": "69.151.72.123"}, {"action": "BUY"})
     assert (found.expires_at - stage.clock.now()).total_seconds() == 60
+    assert found.tier is Tier.LOW  # it doesn't say
+    assert stage.transactions.check(stage.issue(troth_tier="high")).tier is Tier.HIGH
     assert text not in repr(found)
     assert asyncio.run(stage.transactions.check_async(text)) == found
     bare = stage.transactions.check(stage.issue(rctx=None, tctx=None, act=None))

@@ -18,7 +18,7 @@ LONGEST_HALF_LIFE = 3650 * DAY
 
 Word = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}$(?!\n)")]
 EvidenceName = Annotated[str, Meta(pattern=r"^evd_[0-9a-f]{1,60}$(?!\n)")]
-Place = Annotated[str, Meta(pattern=r"^\d{1,3}:[^:\n]{1,128}$(?!\n)")]
+Place = Annotated[str, Meta(pattern=r"^[0-9]{1,3}:[^:\n]{1,128}$(?!\n)")]
 
 
 class AddEvidence(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

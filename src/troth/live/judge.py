@@ -8,7 +8,7 @@ changes by itself. What isn't all the same is decided anew.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,8 @@ from troth.policy.resource import Resource
 from troth.policy.rulebook import RuleBook
 
 CAPACITY = 50_000
+MOST_CHARACTERS = 4096
+"""Of what was told, in an answer that is remembered."""
 MOST_VARIANTS = 64
 """Answers of one sort that are remembered, which differ in facts of the request alone."""
 
@@ -44,20 +46,22 @@ class Judgement:
 
 @dataclass(slots=True)
 class _Entry:
-    """What is remembered for one sort of inquiry; `reads` are the facts of a request that count."""
+    """What is remembered for one sort of inquiry; `reads` are the facts of a request that count,
+    and `answers`, by their values, have the moment from which they hold."""
 
     book: RuleBook
     party: Party
     reads: tuple[tuple[str, str], ...]
-    answers: dict[tuple[Any, ...], Judgement] = field(default_factory=dict)
+    answers: dict[tuple[Any, ...], tuple[datetime, Judgement]] = field(default_factory=dict)
 
 
 class Judge:
-    """Belongs to one thread. `capacity` bounds what it remembers; 0: nothing."""
+    """Belongs to one thread. `capacity` is how many answers it remembers; 0: none."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._entries: OrderedDict[tuple[Party, str, str, str], _Entry] = OrderedDict()
+        self._count = 0
 
     def judge(self, book: RuleBook, party: Party, inquiry: Inquiry, now: datetime) -> Judgement:
         """The answer as of `now`; from memory if that holds."""
@@ -66,19 +70,27 @@ class Judge:
         if entry is not None and entry.book is book:
             told = inquiry.told
             values = tuple([_pick(told, group, name) for group, name in entry.reads])
-            found = entry.answers.get(values)
+            try:
+                found = entry.answers.get(values)
+            except TypeError:
+                found = None  # told in a form that is no fact
             if found is not None:
-                end = found.decision.valid_until
-                if end is None or now < end:
-                    return found
+                since, judgement = found
+                end = judgement.decision.valid_until
+                # Clocks may be set back, to before a window began.
+                if end is None or since <= now < end:
+                    return judgement
         made = self.decide(book, party, inquiry, now)
-        self._remember(key, book, party, inquiry, made)
+        if self._capacity:
+            self._remember(key, book, party, inquiry, made, now)
         return made
 
     def decide(self, book: RuleBook, party: Party, inquiry: Inquiry, now: datetime) -> Judgement:
         """The answer as of `now`, without a look at what is remembered."""
         if party.refusal:
             return _refuse(None, party.refusal)
+        if party.valid_until is not None and now >= party.valid_until:
+            return _refuse(None, "What is known of the subject holds no longer; ask again.")
         resource = book.match(inquiry.resource_type, inquiry.resource_id)
         if resource is None:
             return _refuse(
@@ -91,7 +103,9 @@ class Judge:
                 resource, f"Resource {resource.name} has no action {inquiry.action[:64]!r}."
             )
         question = make_question(book, resource, inquiry, party)
-        return Judgement(decide(book.index, question, now), resource)
+        decision = decide(book.index, question, now)
+        ends = [end for end in (decision.valid_until, party.valid_until) if end is not None]
+        return Judgement(replace(decision, valid_until=min(ends, default=None)), resource)
 
     def _remember(
         self,
@@ -100,25 +114,34 @@ class Judge:
         party: Party,
         inquiry: Inquiry,
         made: Judgement,
+        now: datetime,
     ) -> None:
-        if not self._capacity:
+        end = made.decision.valid_until
+        if end is not None and end <= now:
             return
-        cut = made.decision.slice
+        cut, told = made.decision.slice, inquiry.told
         reads = (
             () if cut is None else tuple((f.group, f.key) for f in cut.reads if f.group in _TOLD)
         )
+        values = tuple([_pick(told, group, name) for group, name in reads])
+        texts = (*key[1:], *(one for one in values if isinstance(one, str)))
+        if sum(map(len, texts)) > MOST_CHARACTERS:
+            return
         entry = self._entries.get(key)
         if entry is None or entry.book is not book or entry.reads != reads:
+            self._count -= 0 if entry is None else len(entry.answers)
             entry = self._entries[key] = _Entry(book, party, reads)
-            if len(self._entries) > self._capacity:
-                self._entries.popitem(last=False)
         if len(entry.answers) >= MOST_VARIANTS:
+            self._count -= len(entry.answers)
             entry.answers.clear()
-        values = tuple([_pick(inquiry.told, group, name) for group, name in reads])
         try:
-            entry.answers[values] = made
+            self._count += values not in entry.answers
         except TypeError:
-            pass  # told in a form that is no fact: it is decided anew each time
+            return  # told in a form that is no fact: it is decided anew each time
+        entry.answers[values] = (now, replace(made, cached=True))
+        self._entries.move_to_end(key)
+        while self._count > self._capacity or len(self._entries) > self._capacity:
+            self._count -= len(self._entries.popitem(last=False)[1].answers)
 
 
 def _pick(told: Any, group: str, name: str) -> Any:
@@ -126,8 +149,12 @@ def _pick(told: Any, group: str, name: str) -> Any:
     if there is None:
         return None
     value = there.get(name)
+    if type(value) is str or value is None:
+        return value
+    if type(value) is list or type(value) is tuple:
+        return (tuple, *value)  # of texts alone, or no fact whatever is in it
     # 1, 1.0 and True are one key of a dict, and three facts.
-    return value if type(value) is str or value is None else (type(value), value)
+    return (type(value), value)
 
 
 def _refuse(resource: Resource | None, reason: str) -> Judgement:

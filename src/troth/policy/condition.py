@@ -98,8 +98,13 @@ def judge_test(test: Test, facts: Facts) -> bool | None:
         return None
     if test.operator is Operator.SAME:
         other = None if test.other is None else find_value(facts, test.other)
-        return None if other is None else value == other
+        return None if other is None else _unorder(value) == _unorder(other)
     return _COMPARE[test.operator](value, test.values)
+
+
+def _unorder(value: Value) -> object:
+    """Texts as the set that they are to Cedar."""
+    return frozenset(value) if isinstance(value, tuple) else value
 
 
 def _is_in(value: Value, values: tuple[Any, ...]) -> bool:

@@ -6,6 +6,7 @@ others together; every other member is a fact and what it must be.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time
@@ -85,8 +86,8 @@ def read_condition(node: Node, scope: Scope, depth: int = 0) -> Condition:
 
 
 def _read_parts(node: Node, scope: Scope, depth: int) -> tuple[Condition, ...]:
-    if len(node.value) > MAX_PARTS:
-        node.error(f"must have at most {MAX_PARTS} entries; it has {len(node.value)}.")
+    if not 1 <= len(node.value) <= MAX_PARTS:
+        node.error(f"must have 1 to {MAX_PARTS} entries; it has {len(node.value)}.")
         return ()
     return tuple(
         read_condition(node.child(number), scope, depth + 1) for number in range(len(node.value))
@@ -399,6 +400,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
     return suggest_word(name, names) if names else "declare it in a manifest of kind Segment."
 
 
+_CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]", re.ASCII)
 _WINDOW = ("from", "to", "days", "zone", "after", "before")
 
 
@@ -446,13 +448,9 @@ def _read_days(value: object) -> frozenset[int]:
 
 
 def _read_clock(value: object) -> time:
-    try:
-        found = time.fromisoformat(value if isinstance(value, str) and len(value) == 5 else "")
-    except ValueError:
-        raise Invalid(
-            f"{show_value(value)} is not a time of day: write it as '08:00', in quotes."
-        ) from None
-    return found
+    if not isinstance(value, str) or not _CLOCK.fullmatch(value):
+        raise Invalid(f"{show_value(value)} is not a time of day: write it as '08:00', in quotes.")
+    return time(int(value[:2]), int(value[3:]))
 
 
 def _read_zone(value: object) -> str:
@@ -470,11 +468,23 @@ def _read_moment(value: object) -> datetime | None:
     if value is None:
         return None
     try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return parse_moment(value)
     except ValueError:
-        found = None
-    if not isinstance(found, datetime) or found.tzinfo is None:
         raise Invalid(
             f"{show_value(value)} is not a moment: write it as '2027-01-31T18:00:00Z', in quotes."
-        )
+        ) from None
+
+
+def parse_moment(value: object) -> datetime:
+    """A moment of the years 1970 to 9000, with its zone told; ValueError if it is none."""
+    found = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if (
+        not isinstance(found, datetime)
+        or found.tzinfo is None
+        or not _FIRST_YEAR <= found.year <= _LAST_YEAR
+    ):
+        raise ValueError("no moment")
     return found.astimezone(UTC)
+
+
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000

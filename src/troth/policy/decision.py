@@ -58,7 +58,10 @@ class Decision:
 
 def decide(index: PolicyIndex, question: Question, now: datetime) -> Decision:
     """The answer by all rules that could apply. Nothing but these arguments is looked at."""
-    enlisted = index.enlist(question.principal)
+    try:
+        enlisted = index.enlist(question.principal)
+    except UnicodeError:
+        return Decision(False, (), None, None, question, (CONTEXT,))
     cut = index.cut(enlisted.marks, question.resource, question.action, now)
     return decide_on(cut, enlisted, question, now)
 
@@ -68,31 +71,54 @@ def decide_on(cut: Slice, enlisted: Enlisted, question: Question, now: datetime)
     if not cut.rules:
         return Decision(False, (), None, cut, question)
     resource = question.resource
-    request = {
-        "principal": enlisted.uid,
-        "action": {"type": "Action", "id": name_action(resource, question.action)},
-        "resource": {"type": kind_of_resource(resource), "id": resource},
-        "context": cut.render_context(question.facts, now),
-    }
-    found = cedarpy.is_authorized(request, cut.policies, enlisted.entities)
-    reasons = found.diagnostics.reasons
-    allowed = found.allowed
-    faults: tuple[str, ...] = ()
-    if found.diagnostics.errors or found.decision is cedarpy.Decision.NoDecision:
-        # Cedar passes over what it can't evaluate. For a forbid that would be the wrong way.
-        faults = _list_faults(cut, found.diagnostics.errors)
-        allowed = allowed and not any(
-            rule.id in faults for rule in cut.rules if rule.effect is Effect.FORBID
-        )
-    rules = cut.rules
-    determining = tuple([rules[int(one[6:])].id for one in reasons])  # "policy<number>"
+    try:
+        request = {
+            "principal": enlisted.uid,
+            "action": {"type": "Action", "id": name_action(resource, question.action)},
+            "resource": {"type": kind_of_resource(resource), "id": resource},
+            "context": cut.render_context(question.facts, now),
+        }
+        found = cedarpy.is_authorized(request, cut.policies, enlisted.entities)
+    except (ValueError, OverflowError, TypeError):
+        # Something told is no text, number or address that there can be, such as half of a
+        # surrogate pair.
+        return Decision(False, (), cut.find_end(now), cut, question, (CONTEXT,))
+    diagnostics, rules = found.diagnostics, cut.rules
+    reasons = diagnostics.reasons
+    numbers = sorted([int(one[6:]) for one in reasons]) if len(reasons) > 1 else ()
+    determining = tuple([rules[number].id for number in numbers or map(_read_number, reasons)])
+    if not diagnostics.errors and found.decision is not cedarpy.Decision.NoDecision:
+        return Decision(found.allowed, determining, cut.find_end(now), cut, question)
+    return _fail(found.allowed, determining, diagnostics.errors, cut, question, now)
+
+
+CONTEXT = "context"
+"""What `faults` names where no rule is at fault, but what is known of the question."""
+
+
+def _read_number(reason: str) -> int:
+    return int(reason[6:])  # "policy<number>"
+
+
+def _fail(
+    allowed: bool,
+    determining: tuple[str, ...],
+    errors: list[str],
+    cut: Slice,
+    question: Question,
+    now: datetime,
+) -> Decision:
+    """The answer where Cedar could not evaluate something. It passes over that, which would be
+    the wrong way for a forbid."""
+    found = [_FAULT.match(text) for text in errors]
+    faulty = [cut.rules[int(one[1])] for one in found if one is not None]
+    faults = tuple(dict.fromkeys(rule.id for rule in faulty))
+    if len(faulty) < len(errors) or not errors:
+        faults = (*faults, CONTEXT)
+    forbids = tuple(rule.id for rule in faulty if rule.effect is Effect.FORBID)
+    if allowed and (forbids or CONTEXT in faults):
+        allowed, determining = False, forbids
     return Decision(allowed, determining, cut.find_end(now), cut, question, faults)
 
 
-_FAULT = re.compile(r"policy `policy(\d+)`")
-
-
-def _list_faults(cut: Slice, errors: list[str]) -> tuple[str, ...]:
-    """The rules that Cedar could not evaluate."""
-    numbers = (int(number) for text in errors for number in _FAULT.findall(text))
-    return tuple(dict.fromkeys(cut.rules[number].id for number in numbers))
+_FAULT = re.compile(r"error while evaluating policy `policy(\d+)`:")

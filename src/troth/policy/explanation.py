@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain, islice
 
 from troth.policy.condition import All, Any_, Condition, Not, Operator, Test, judge, judge_test
-from troth.policy.decision import Decision, Question, decide
+from troth.policy.decision import CONTEXT, Decision, Question, decide
 from troth.policy.fact import GRANTED, NOW, Fact, Facts, Value, find_value
 from troth.policy.index import PolicyIndex
 from troth.policy.rule import Effect, Rule, applies, is_over
@@ -61,9 +62,10 @@ def explain(book: RuleBook, decision: Decision, now: datetime) -> Explanation:
     names = " and ".join(decision.determining[:3])
     if decision.allowed:
         return Explanation(f"{names} permits it.")
-    if decision.faults:
+    faults = [one for one in decision.faults if one == CONTEXT or one in decision.determining]
+    if faults:
         return Explanation(
-            f"{' and '.join(decision.faults[:3])} could not be evaluated, so nothing is permitted."
+            f"{' and '.join(faults[:3])} could not be evaluated, so nothing is permitted."
         )
     reason = f"{names} forbids it." if decision.determining else "No rule permits it."
     facts = question.facts
@@ -79,14 +81,20 @@ def find_missing(book: RuleBook, question: Question, now: datetime) -> tuple[Mis
     question = replace(question, facts=with_time(question.facts, now))
     marks = index.enlist(question.principal).marks
     best: tuple[Missing, ...] = ()
-    candidates = [
+    # Those first whose scope fits already: a condition is nearer than a role.
+    near = index.find_rules(marks, question.resource, question.action)
+    known = {rule.id for rule in near}
+    far = (
         rule
         for rule in index.find_scoped(question.resource, question.action)
+        if rule.id not in known and rule.subjects.roles
+    )
+    candidates = (
+        rule
+        for rule in chain(near, far)
         if rule.effect is Effect.PERMIT and not rule.cedar and not is_over(rule, now)
-    ]
-    # Those first whose scope fits already: a condition is nearer than a role.
-    candidates.sort(key=lambda rule: marks.isdisjoint(rule.subjects.marks))
-    for rule in candidates[:MOST_CANDIDATES]:
+    )
+    for rule in islice(candidates, MOST_CANDIDATES):
         for found in _try_permit(book, rule, question, now):
             if not best or len(found) < len(best):
                 best = found

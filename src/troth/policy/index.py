@@ -4,7 +4,7 @@ the few that could matter. What is left out could not apply: see `Rule.means`.""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -19,10 +19,12 @@ from troth.policy.cedar import (
 )
 from troth.policy.fact import NOW, Fact, FactKind, Facts, Value, find_value
 from troth.policy.rule import (
+    ANYONE,
     IDENTITY,
     SYSTEM,
     Principal,
     Rule,
+    Subjects,
     find_rules_end,
     is_over,
     list_reads,
@@ -32,7 +34,12 @@ from troth.policy.rule import (
 from troth.policy.window import Window
 
 MOST_SLICES = 20_000
+MOST_SLICED = 400_000
+"""Rules in all slices that are kept, one that stands in several counted in each."""
 MOST_PRINCIPALS = 20_000
+MOST_PLACES = 256
+"""Places in the index that one rule may take up; one that would take more is found by less, and
+then looked at: thousands of names in one manifest are not to fill the memory."""
 _ANY = ""
 
 
@@ -42,7 +49,7 @@ class Slice:
 
     `reads` are the facts that they may read, `windows` the windows of time; `timed` says whether
     time alone may change an answer, `volatile` that it may at any moment, since somebody's Cedar
-    reads the time itself, and `over` from when on the slice must be cut anew.
+    reads the time itself. The slice holds from `since` on (None: always did) and before `over`.
     """
 
     rules: tuple[Rule, ...]
@@ -52,7 +59,12 @@ class Slice:
     timed: bool
     volatile: bool
     over: datetime | None
+    since: datetime | None = None
     places: tuple[tuple[str, str, tuple[str, ...]], ...] = field(default=(), repr=False)
+
+    def holds(self, now: datetime) -> bool:
+        """Whether it has the rules of that moment."""
+        return (self.over is None or now < self.over) and (self.since is None or self.since <= now)
 
     def find_end(self, now: datetime) -> datetime | None:
         """Until when time alone changes nothing about the answers; None if it never does."""
@@ -69,8 +81,11 @@ class Slice:
                 record = context[group] = {}
             if len(path) == 2:
                 record = record.setdefault(path[0], {})  # type: ignore[assignment]  # labels
-            there = facts.get(group)
-            value = None if there is None else there.get(key)
+            if key == NOW.key and group == NOW.group:
+                value: Value | None = now  # whatever anybody says
+            else:
+                there = facts.get(group)
+                value = None if there is None else there.get(key)
             if value is not None:
                 record[path[-1]] = value if type(value) in _PLAIN else _encode(value)
         if self.windows:
@@ -117,6 +132,8 @@ class PolicyIndex:
         self._buckets: dict[tuple[str, str], dict[str, list[tuple[int, Rule]]]] = {}
         self._mentioned: set[str] = set()
         self._slices: OrderedDict[tuple[frozenset[str], str, str], Slice] = OrderedDict()
+        self._sliced = 0
+        self._excepted: set[int] = set()
         self._enlisted: OrderedDict[Principal, Enlisted] = OrderedDict()
         self.rules: tuple[Rule, ...] = tuple(rules)
         for number, rule in enumerate(self.rules):
@@ -125,10 +142,17 @@ class PolicyIndex:
     def _add(self, number: int, rule: Rule) -> None:
         marks = rule.subjects.marks
         self._mentioned.update(marks)
-        for one in rule.exceptions:
-            self._mentioned.update(one.subjects.marks)
-        for resource in rule.resources or (_ANY,):
-            for action in rule.actions or (_ANY,):
+        if id(rule.exceptions) not in self._excepted:  # many rules share theirs
+            self._excepted.add(id(rule.exceptions))
+            for one in rule.exceptions:
+                self._mentioned.update(one.subjects.marks)
+        resources, actions = rule.resources or (_ANY,), rule.actions or (_ANY,)
+        if len(resources) * len(actions) * len(marks) > MOST_PLACES:
+            actions = (_ANY,)
+        if len(resources) * len(marks) > MOST_PLACES:
+            marks = (ANYONE,)
+        for resource in resources:
+            for action in actions:
                 bucket = self._buckets.setdefault((resource, action), {})
                 for mark in marks:
                     bucket.setdefault(mark, []).append((number, rule))
@@ -136,10 +160,12 @@ class PolicyIndex:
     def enlist(self, principal: Principal) -> Enlisted:
         """What rules can mean it by."""
         found = self._enlisted.get(principal)
-        if found is None:
-            found = self._enlisted[principal] = self._enlist(principal)
-            if len(self._enlisted) > MOST_PRINCIPALS:
-                self._enlisted.popitem(last=False)
+        if found is not None:
+            self._enlisted.move_to_end(principal)
+            return found
+        found = self._enlisted[principal] = self._enlist(principal)
+        if len(self._enlisted) > MOST_PRINCIPALS:
+            self._enlisted.popitem(last=False)
         return found
 
     def _enlist(self, principal: Principal) -> Enlisted:
@@ -161,22 +187,30 @@ class PolicyIndex:
         the order in which they are declared, without those that are over."""
         key = (marks, resource, action)
         found = self._slices.get(key)
-        if found is not None and (found.over is None or now < found.over):
+        if found is not None and found.holds(now):
+            self._slices.move_to_end(key)
             return found
         made = make_slice(self.find_rules(marks, resource, action), marks, resource, action, now)
+        if found is not None:
+            self._sliced -= len(found.rules)
         self._slices[key] = made
-        if len(self._slices) > MOST_SLICES:
-            self._slices.popitem(last=False)
+        self._slices.move_to_end(key)
+        self._sliced += len(made.rules)
+        while len(self._slices) > MOST_SLICES or (
+            self._sliced > MOST_SLICED and len(self._slices) > 1
+        ):
+            self._sliced -= len(self._slices.popitem(last=False)[1].rules)
         return made
 
     def find_rules(self, marks: Iterable[str], resource: str, action: str) -> list[Rule]:
         """The rules whose scope fits one of `marks`, in order, each once; expired ones too."""
+        held = frozenset(marks)
         found: dict[int, Rule] = {}
-        wanted = list(marks)
         for bucket in self._list_buckets(resource, action):
-            for mark in wanted:
+            for mark in {*held, ANYONE}:
                 found.update(bucket.get(mark, ()))
-        return [found[number] for number in sorted(found)]
+        ordered = (found[number] for number in sorted(found))
+        return [rule for rule in ordered if rule.means(held, resource, action)]
 
     def find_scoped(self, resource: str, action: str) -> list[Rule]:
         """Every rule that is about that action at that resource, whoever asks."""
@@ -184,7 +218,8 @@ class PolicyIndex:
         for bucket in self._list_buckets(resource, action):
             for rules in bucket.values():
                 found.update(rules)
-        return [found[number] for number in sorted(found)]
+        ordered = (found[number] for number in sorted(found))
+        return [rule for rule in ordered if rule.is_about(resource, action)]
 
     def _list_buckets(
         self, resource: str, action: str
@@ -201,16 +236,16 @@ def make_slice(
     rules: Iterable[Rule], marks: frozenset[str], resource: str, action: str, now: datetime
 ) -> Slice:
     """The slice of these rules for one sort of question."""
-    living = [_narrow(rule, marks, resource, action, now) for rule in rules]
-    kept = tuple(rule for rule in living if not is_over(rule, now))
+    found = tuple(rules)
+    kept = tuple(
+        _narrow(rule, marks, resource, action, now) for rule in found if not is_over(rule, now)
+    )
     reads: dict[str, Fact] = {}
     windows: dict[str, Window] = {}
     for rule in kept:
         reads.update((fact.name, fact) for fact in list_reads(rule))
         windows.update((window.name, window) for window in list_rule_windows(rule))
-        if rule.actions and not rule.resources:
-            reads["action.name"] = Fact("action", "name", FactKind.TEXT)
-    ends = [end for rule in kept for end in _list_expiries(rule)]
+    expiries = set(_list_expiries(found))
     asked = tuple(reads.values())
     raw = any(rule.cedar for rule in kept)
     return Slice(
@@ -218,9 +253,10 @@ def make_slice(
         policies=cedarpy.PolicySet.from_str("\n".join(map(render_rule, kept))),
         reads=asked,
         windows=tuple(windows.values()),
-        timed=bool(windows or ends),
-        volatile=raw and NOW.name in reads,
-        over=min(ends, default=None),
+        timed=bool(windows or expiries),
+        volatile=raw and NOW.name in {fact.name for rule in kept for fact in rule.reads},
+        over=min((one for one in expiries if one > now), default=None),
+        since=max((one for one in expiries if one <= now), default=None),
         places=tuple(
             (fact.group, fact.key, split_key(fact))
             for fact in asked
@@ -230,19 +266,35 @@ def make_slice(
 
 
 def _narrow(rule: Rule, marks: frozenset[str], resource: str, action: str, now: datetime) -> Rule:
-    """The rule with those exceptions alone that could apply."""
-    if not rule.exceptions:
+    """The rule as far as it is about such questions: what it says of others costs time alone."""
+    if rule.cedar:
         return rule
-    kept = tuple(
-        one
+    exceptions = tuple(
+        _narrow(one, marks, resource, action, now)
         for one in rule.exceptions
         if one.means(marks, resource, action) and not is_over(one, now)
     )
-    return replace(rule, exceptions=kept)
+    about = rule.actions or rule.resources
+    return replace(
+        rule,
+        subjects=_narrow_subjects(rule.subjects, marks),
+        actions=(action,) if rule.actions else (),
+        resources=(resource,) if about else (),
+        exceptions=exceptions,
+    )
 
 
-def _list_expiries(rule: Rule) -> Iterable[datetime]:
-    if rule.expires is not None:
-        yield rule.expires
-    for one in rule.exceptions:
-        yield from _list_expiries(one)
+def _narrow_subjects(subjects: Subjects, marks: frozenset[str]) -> Subjects:
+    return replace(
+        subjects,
+        roles=tuple(one for one in subjects.roles if f"role:{one}" in marks),
+        identities=tuple(one for one in subjects.identities if f"identity:{one}" in marks),
+        types=tuple(one for one in subjects.types if f"type:{one}" in marks),
+    )
+
+
+def _list_expiries(rules: Iterable[Rule]) -> Iterator[datetime]:
+    for rule in rules:
+        if rule.expires is not None:
+            yield rule.expires
+        yield from _list_expiries(rule.exceptions)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Protocol
 
 from troth.policy.decision import Question
-from troth.policy.fact import FactKind, Facts, Value
+from troth.policy.fact import VOCABULARY, Address, FactKind, Facts, Value
 from troth.policy.protection_manifest import check_property
 from troth.policy.resource import Instance, Resource
 from troth.policy.rule import IDENTITY, Principal
@@ -108,7 +109,8 @@ def make_identity_party(
     grants: tuple[str, ...] = (),
     refusal: str = "",
 ) -> Party:
-    """An identity of this trust domain, with the roles that are granted to it for a time."""
+    """An identity of this trust domain, with the roles that are granted to it for a time. Whoever
+    knows when the grants end makes it good until then at most."""
     facts: dict[str, Value] = {
         "name": identity.name,
         "spiffe_id": str(identity.spiffe_id),
@@ -128,7 +130,7 @@ def make_identity_party(
             "grant": {"roles": grants},
             "subject": {"type": IDENTITY, "id": identity.name},
         },
-        trust.valid_until,
+        min(trust.valid_until or identity.expires_at, identity.expires_at),
         refusal,
     )
 
@@ -140,13 +142,10 @@ def make_outside_party(
 
     It holds the roles of its instance, and has the attributes of its type.
     """
-    roles: tuple[str, ...] = ()
-    attributes: dict[str, Value] = {}
-    for resource in book.list_of_type(type_):
-        instance = book.find_instance(resource, id_)
-        known = instance.properties if instance is not None else {}
-        attributes |= read_attributes(resource.attributes, properties, known)
-        roles += instance.roles if instance is not None else ()
+    known = book.list_instances(type_, id_)
+    roles = tuple(role for one in known for role in one.roles)
+    declared = {name: value for one in reversed(known) for name, value in one.properties.items()}
+    attributes = read_attributes(book.find_kinds(type_), properties, declared)
     facts: Facts = {"subject": {**attributes, "type": type_, "id": id_}}
     return Party(Principal(type_, id_, book.expand(roles)), facts)
 
@@ -176,8 +175,53 @@ def make_question(book: RuleBook, resource: Resource, inquiry: Inquiry, party: P
     }
     for group in ("request", "task", "delegation"):
         if group in told:
-            facts[group] = told[group]
+            facts[group] = read_told(group, told[group])
     return Question(party.principal, inquiry.action, resource.name, facts)
+
+
+def read_told(group: str, told: Mapping[str, Any]) -> dict[str, Value]:
+    """What a point says of the request, the task or the delegation, as facts. What is none of
+    their vocabulary, or not of its kind, isn't known; nor is the time, which is ours to tell."""
+    found: dict[str, Value] = {}
+    for key, value in told.items():
+        kind = _KINDS.get((group, key))
+        checked = None if kind is None or value is None else _check_told(value, kind)
+        if checked is not None:
+            found[key] = checked
+    return found
+
+
+_KINDS = {(fact.group, fact.key): fact.kind for fact in VOCABULARY}
+
+
+def _check_told(value: Any, kind: FactKind) -> Value | None:
+    if kind is FactKind.TEXT:
+        return value if isinstance(value, str) else None
+    if kind is FactKind.ADDRESS:
+        return normalise_address(value)
+    if kind is FactKind.TIME:
+        return None
+    checked: Value | None = check_property(value, kind)
+    return checked
+
+
+def normalise_address(value: object) -> Address | None:
+    """An address as rules know it; None if it is none. An IPv4 address that is written as one of
+    IPv6 (RFC 4291, section 2.5.5.2) is the IPv4 address, so that no list of networks is passed by
+    in disguise, and a zone (RFC 4007) means nothing elsewhere."""
+    if isinstance(value, str) and len(value) <= _LONGEST_ADDRESS:
+        try:
+            value = ip_address(value)
+        except ValueError:
+            return None
+    if isinstance(value, IPv6Address):
+        if value.ipv4_mapped is not None:
+            return value.ipv4_mapped
+        return IPv6Address(int(value)) if value.scope_id else value
+    return value if isinstance(value, IPv4Address) else None
+
+
+_LONGEST_ADDRESS = 64
 
 
 def _describe(book: RuleBook, resource: Resource, inquiry: Inquiry) -> Mapping[str, Value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from troth.core.errors import Invalid
@@ -11,7 +11,7 @@ from troth.core.manifest import reader
 from troth.core.manifest.field import Field, list_schema
 from troth.core.manifest.kind import ManifestKind
 from troth.core.manifest.problem import Node, show_value, suggest_word
-from troth.policy.condition_manifest import MAX_VALUES, read_networks
+from troth.policy.condition_manifest import MAX_VALUES, parse_moment, read_networks
 from troth.policy.policy import BuiltIn, Policy, Segment
 from troth.policy.protection_manifest import TYPE_PATTERN
 from troth.policy.role import ANY_ACTION
@@ -109,14 +109,11 @@ def _read_relaxed(node: Node) -> BuiltIn:
 
 def _read_moment(node: Node) -> datetime:
     try:
-        found = datetime.fromisoformat(node.value) if isinstance(node.value, str) else node.value
+        return parse_moment(node.value)
     except ValueError:
-        found = None
-    if not isinstance(found, datetime) or found.tzinfo is None:
         raise Invalid(
             f"{show_value(node.value)} is not a moment: write it as '2027-01-31T18:00:00Z'."
-        )
-    return found.astimezone(UTC)
+        ) from None
 
 
 def _names(name: str, attribute: str, words: str, read: Any, schema: Any) -> Field:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -50,10 +51,58 @@ def read_raw(id_: str, text: str, expires: datetime | None, find_kind: FindKind)
     )
 
 
+def close_raw(id_: str, text: str, expires: datetime | None) -> Rule | None:
+    """What is left of a Cedar policy that can't be a rule: a forbid without a condition, about all
+    that it was about as far as that can be read. None of a permit."""
+    subjects = EVERYBODY
+    actions: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+    try:
+        policy = _parse(text)
+        if Effect(policy["effect"]) is Effect.PERMIT:
+            return None
+        subjects = _read_subjects(policy["principal"])
+        resources, actions = _read_actions(policy["action"])
+        resources = _read_resources(policy["resource"]) or resources
+    except Invalid:
+        actions, resources = (), ()
+    return Rule(id_, Effect.FORBID, subjects, actions, resources, expires=expires)
+
+
+MAX_DEPTH = 32
+MAX_OPERATORS = 256
+"""Cedar's parser and evaluator recurse, and a stack that overflows ends the process."""
+
+_TOKEN = re.compile(
+    r'"(?:[^"\\]|\\.)*"|//[^\n]*|[(\[{]|[)\]}]|&&|\|\||[.+*-]|\b(?:if|has|like|in|is)\b'
+)
+
+
+def _check_shape(text: str) -> None:
+    """Refuse what is too deep for Cedar before it sees it."""
+    depth = deepest = operators = 0
+    for found in _TOKEN.findall(text):
+        if found in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif found in ")]}":
+            depth -= 1
+        elif found[0] not in '"/':
+            operators += 1
+    if deepest > MAX_DEPTH or operators > MAX_OPERATORS:
+        raise Invalid(
+            f"is nested more than {MAX_DEPTH} deep, or has more than {MAX_OPERATORS} operators; "
+            "write several policies."
+        )
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise Invalid("has half of a surrogate pair, which is no character.")
+
+
 def _parse(text: str) -> Mapping[str, Any]:
+    _check_shape(text)
     try:
         document = msgspec.json.decode(cedarpy.policies_to_json_str(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid(f"Cedar doesn't understand it: {str(error)[:300]}") from None
     policies = document.get("staticPolicies", {})
     if len(policies) != 1 or document.get("templates"):
@@ -105,51 +154,53 @@ def _read_resources(scope: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _list_reads(node: Any, find_kind: FindKind) -> Iterator[Fact]:
     """Every fact of the context in Cedar's JSON of an expression."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _list_reads(item, find_kind)
-        return
-    if not isinstance(node, dict):
-        return
-    path = _read_path(node)
-    if path is not None:
-        if len(path) == 1 and path[0] in _GROUPS:
-            return  # ``context has group``: groups that are read are there
-        if path[-1] == _LABELS and len(path) == 2:
-            return  # likewise labels
-        yield _find_fact(path, find_kind)
-        return
-    if node.get("Var") == "context":
-        raise Invalid("reads the context as a whole; name what it reads.")
-    if node.get("Var") in ("principal", "resource") or "." in node:
-        _check_variable(node)
-    for value in node.values():
-        yield from _list_reads(value, find_kind)
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += reversed(node)
+            continue
+        if not isinstance(node, dict):
+            continue
+        if "Record" in node:  # its keys are anybody's words
+            waiting += node["Record"].values()
+            continue
+        path = _read_path(node)
+        if path is None:
+            _check_variable(node)
+            waiting += reversed(node.values())
+        elif path not in _RECORDS:
+            yield _find_fact(path, find_kind)
 
 
-_GROUPS = frozenset(fact.group for fact in BY_NAME.values())
+_RECORDS = frozenset(
+    {(fact.group,) for fact in BY_NAME.values()} | {(group, _LABELS) for group in LABELLED}
+)
+"""What ``has`` may ask for besides facts: groups that are read are there, and so are labels."""
 
 
 def _check_variable(node: Mapping[str, Any]) -> None:
-    left = node.get(".", {}).get("left", {})
-    if left.get("Var") in ("principal", "resource", "action"):
-        raise Invalid(
-            f"reads {left['Var']}.{node['.']['attr']}: facts of {left['Var']} stand in the "
-            "context, such as context.identity.environment or context.resource.id."
-        )
+    if node.get("Var") == "context":
+        raise Invalid("reads the context as a whole; name what it reads.")
+    for verb in (".", "has", "getTag", "hasTag"):
+        inner = node.get(verb)
+        left = inner.get("left") if isinstance(inner, dict) else None
+        if isinstance(left, dict) and left.get("Var") in ("principal", "resource", "action"):
+            raise Invalid(
+                f"reads {left['Var']}.{inner.get('attr', '…')}: facts of {left['Var']} stand in "
+                "the context, such as context.identity.environment or context.resource.id."
+            )
 
 
 def _read_path(node: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The names below ``context`` that a chain of ``.`` or ``has`` ends at."""
-    for verb in (".", "has"):
-        if verb in node:
-            inner = node[verb]
-            left = inner["left"]
-            if left.get("Var") == "context":
-                return (str(inner["attr"]),)
-            above = _read_path(left) if "." in left else None
-            return None if above is None else (*above, str(inner["attr"]))
-    return None
+    names: list[str] = []
+    inner = node.get(".") or node.get("has")
+    while inner is not None:
+        names.append(str(inner["attr"]))
+        node = inner["left"]
+        inner = node.get(".")
+    return tuple(reversed(names)) if names and node.get("Var") == "context" else None
 
 
 def _find_fact(path: tuple[str, ...], find_kind: FindKind) -> Fact:

@@ -98,11 +98,13 @@ class Rule:
 
     def means(self, marks: frozenset[str], resource: str, action: str) -> bool:
         """Whether its scope fits: everything but its condition and the time."""
+        return self.is_about(resource, action) and not marks.isdisjoint(self.subjects.marks)
+
+    def is_about(self, resource: str, action: str) -> bool:
+        """Whether its scope fits, whoever asks."""
         return (
-            (resource in self.resources if self.resources else not resource.startswith(SYSTEM))
-            and (not self.actions or action in self.actions)
-            and not marks.isdisjoint(self.subjects.marks)
-        )
+            resource in self.resources if self.resources else not resource.startswith(SYSTEM)
+        ) and (not self.actions or action in self.actions)
 
 
 def is_over(rule: Rule, now: datetime) -> bool:

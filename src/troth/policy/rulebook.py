@@ -30,7 +30,7 @@ from troth.policy.condition_manifest import Scope, read_condition
 from troth.policy.fact import BY_NAME, FactKind
 from troth.policy.index import PolicyIndex
 from troth.policy.policy import BuiltIn, Policy, Segment
-from troth.policy.raw import read_raw
+from troth.policy.raw import close_raw, read_raw
 from troth.policy.resource import Instance, Resource
 from troth.policy.role import ANY_ACTION, Role, expand_roles
 from troth.policy.rule import EVERYBODY, Effect, Rule, Subjects
@@ -58,6 +58,9 @@ class RuleBook:
     _instances: Mapping[str, Mapping[str, Instance]] = field(default_factory=dict, repr=False)
     _closures: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict, repr=False)
     _matched: dict[tuple[str, str], Resource | None] = field(default_factory=dict, repr=False)
+    _exact: Mapping[tuple[str, str], Resource] = field(default_factory=dict, repr=False)
+    _known: Mapping[tuple[str, str], tuple[Instance, ...]] = field(default_factory=dict, repr=False)
+    _kinds: Mapping[str, Mapping[str, FactKind]] = field(default_factory=dict, repr=False)
 
     def expand(self, names: Iterable[str]) -> tuple[str, ...]:
         """The roles of these names and all that they include, in order; a role that no manifest
@@ -77,11 +80,11 @@ class RuleBook:
         key = (type_, id_)
         if key in self._matched:
             return self._matched[key]
-        found = next(
+        found = self._exact.get(key) or next(
             (one for one in self._by_type.get(type_, ()) if glob.matches(one.pattern, id_)),
             None,
         )
-        if len(self._matched) < _MOST_REMEMBERED:
+        if len(self._matched) < _MOST_REMEMBERED and len(id_) + len(type_) <= _LONGEST:
             self._matched[key] = found
         return found
 
@@ -94,8 +97,18 @@ class RuleBook:
         """The resources of that type."""
         return self._by_type.get(type_, ())
 
+    def list_instances(self, type_: str, id_: str) -> tuple[Instance, ...]:
+        """The instances of that type and id; several resources may each declare it."""
+        return self._known.get((type_, id_), ())
+
+    def find_kinds(self, type_: str) -> Mapping[str, FactKind]:
+        """The attributes of one of that type, those that two resources disagree about left out."""
+        return self._kinds.get(type_, {})
+
 
 _MOST_REMEMBERED = 100_000
+_LONGEST = 256
+"""Characters of a name that is remembered: it may come from anybody."""
 
 
 def make_rule_book(
@@ -134,7 +147,32 @@ def make_rule_book(
             for one in by_name.values()
             if one.instances
         },
+        _exact={
+            (one.entity_type, one.pattern): one
+            for one in reversed(by_name.values())  # of two alike the first counts
+            if glob.ANY not in one.pattern
+        },
+        _known=_index_instances(by_name.values()),
+        _kinds={type_: _merge_attributes(found) for type_, found in by_type.items()},
     )
+
+
+def _index_instances(
+    resources: Iterable[Resource],
+) -> dict[tuple[str, str], tuple[Instance, ...]]:
+    found: dict[tuple[str, str], tuple[Instance, ...]] = {}
+    for one in resources:
+        for instance in one.instances:
+            key = (one.entity_type, instance.id)
+            found[key] = (*found.get(key, ()), instance)
+    return found
+
+
+def _merge_attributes(resources: Iterable[Resource]) -> dict[str, FactKind]:
+    merged = _merge_kinds(
+        ("subject", key, kind) for one in resources for key, kind in one.attributes.items()
+    )
+    return {key: kind for (_, key), kind in merged.items()}
 
 
 class _Compiler:
@@ -154,6 +192,8 @@ class _Compiler:
             one.name: tuple(map(ip_network, one.networks)) for one in segments.values()
         }
         self._subject_kinds = list_subject_kinds(resources.values())
+        self._scopes: dict[tuple[str, ...], Scope] = {}
+        self._kinds: dict[tuple[str, str], FactKind | None] = {}
 
     def list_rules(self) -> list[Rule]:
         """All of them: what is built in, then policies, then the permissions of roles."""
@@ -163,7 +203,17 @@ class _Compiler:
             for policy, rule in zip(self.policies.values(), policies, strict=True)
             if BuiltIn.ENVIRONMENTS in policy.relaxes and rule.effect is Effect.PERMIT
         )
-        rules = [rule for one in self.resources.values() for rule in _guard(one, relaxing)]
+        anywhere = tuple(rule for rule in relaxing if not rule.resources)
+        by_name: dict[str, list[Rule]] = {}
+        for rule in relaxing:
+            for name in rule.resources:
+                by_name.setdefault(name, []).append(rule)
+
+        def choose(resource: Resource) -> tuple[Rule, ...]:
+            here = by_name.get(resource.name)
+            return (*anywhere, *here) if here else anywhere  # mostly one tuple for all
+
+        rules = [rule for one in self.resources.values() for rule in _guard(one, choose(one))]
         rules += policies
         for role in self.roles.values():
             rules += self._list_permissions(role)
@@ -206,17 +256,18 @@ class _Compiler:
             return read_raw(id_, policy.cedar, policy.expires_at, self.find_kind)
         except TrothError as error:
             self.mistakes.append(f"{id_}: {error.detail}")
-            return Rule(id_, Effect.FORBID, EVERYBODY)
+            closed = close_raw(id_, policy.cedar, policy.expires_at)
+            return closed or Rule(id_, Effect.PERMIT, EVERYBODY, condition=NEVER)
 
     def find_kind(self, group: str, key: str) -> FactKind | None:
         """The kind of an attribute that some resource declares."""
-        for one in self.resources.values():
-            kinds = one.attributes
-            if group == "action":
-                kinds = one.action_attributes
-            if key in kinds:
-                return kinds[key]
-        return None
+        if not self._kinds:
+            for one in self.resources.values():
+                for name, kind in one.attributes.items():
+                    self._kinds.setdefault(("", name), kind)
+                for name, kind in one.action_attributes.items():
+                    self._kinds.setdefault(("action", name), kind)
+        return self._kinds.get((group if group == "action" else "", key))
 
     def _compile(
         self, id_: str, when: tuple[Any, ...], resources: tuple[str, ...]
@@ -235,12 +286,15 @@ class _Compiler:
 
     def scope_of(self, resources: tuple[str, ...]) -> Scope:
         """What names mean in conditions about these resources; about any, if there are none."""
-        names = resources or tuple(self.resources)
-        return scope_conditions(
-            (self.resources[name] for name in names if name in self.resources),
-            self._subject_kinds,
-            self._networks,
-        )
+        found = self._scopes.get(resources)
+        if found is None:
+            names = resources or tuple(self.resources)
+            found = self._scopes[resources] = scope_conditions(
+                (self.resources[name] for name in names if name in self.resources),
+                self._subject_kinds,
+                self._networks,
+            )
+        return found
 
 
 def list_subject_kinds(resources: Iterable[Resource]) -> dict[tuple[str, str], FactKind]:

@@ -46,19 +46,24 @@ class Window:
         return min([minute, *edges])
 
     def find_moment(self, now: datetime) -> datetime | None:
-        """The first moment from `now` on that lies in it, to the minute; None within eight days."""
-        if self.contains(now):
-            return now
-        minute = now.replace(second=0, microsecond=0)
-        first = max(minute, self.after) if self.after is not None else minute
-        if self.contains(first):
-            return first
-        first = first.replace(second=0, microsecond=0)
-        for number in range(1, 8 * 24 * 60):
-            moment = first + timedelta(minutes=number)
-            if self.contains(moment):
-                return moment
-        return None
+        """The first moment from `now` on that lies in it, to the minute; None if it never comes, or
+        not within eight days from `after`."""
+        return next((one for one in self.list_edges(now) if self.contains(one)), None)
+
+    def list_edges(self, now: datetime) -> list[datetime]:
+        """The moments from `now` on, in order, at which it may begin or end: those of eight days,
+        from `after` if that is to come."""
+        first = now if self.after is None else max(now, self.after)
+        zone = find_zone(self.zone)
+        local = first.astimezone(zone)
+        found = {now, first, *(edge for edge in (self.before,) if edge is not None)}
+        for number in range(-1, 9):
+            day = local.date() + timedelta(days=number)
+            for clock in (time(0), self.start, self.end):
+                wall = datetime.combine(day, clock, zone)
+                found |= {wall.replace(fold=fold).astimezone(UTC) for fold in (0, 1)}
+            found |= _list_transitions(first + timedelta(days=number), zone)
+        return sorted(edge for edge in found if edge >= now)
 
     @property
     def name(self) -> str:
@@ -73,6 +78,21 @@ class Window:
         if self.before is not None:
             parts.append(f"until {_show(self.before)}")
         return " ".join(parts) or "always"
+
+
+def _list_transitions(early: datetime, zone: ZoneInfo) -> set[datetime]:
+    """When, within a day, the clocks of a zone are put forward or back."""
+    late = early + timedelta(days=1)
+    before = early.astimezone(zone).utcoffset()
+    if late.astimezone(zone).utcoffset() == before:
+        return set()
+    while late - early > timedelta(minutes=1):
+        middle = early + (late - early) / 2
+        if middle.astimezone(zone).utcoffset() == before:
+            early = middle
+        else:
+            late = middle
+    return {late.replace(second=0, microsecond=0)}
 
 
 def _show(moment: datetime) -> str:

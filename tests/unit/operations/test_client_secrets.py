@@ -177,7 +177,7 @@ async def test_it_is_nowhere_to_be_found_afterwards(house: FakeHouse) -> None:
     stored = await house.parts.store.read(lambda tx: tx.client_secrets.get(made.id))
     assert core not in repr(stored)
     house.parts.store.close()
-    for file in filter(Path.is_file, house.directory.rglob('*')):
+    for file in filter(Path.is_file, house.directory.rglob("*")):
         assert core.encode() not in file.read_bytes(), file
 
 

@@ -122,7 +122,7 @@ async def test_neither_the_store_nor_the_journal_knows_a_code(house: FakeHouse) 
     (code,) = await invite(house, "sensor-1")
     await enroll(house, code)
     secret = parse_code(code)
-    for path in filter(Path.is_file, house.directory.rglob('*')):
+    for path in filter(Path.is_file, house.directory.rglob("*")):
         found = path.read_bytes()
         assert code.encode() not in found
         assert secret not in found

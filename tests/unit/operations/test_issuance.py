@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
-
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -352,7 +351,7 @@ async def test_jwt_svid_verifies_and_is_not_stored(house: FakeHouse) -> None:
     types = [e.type for e in await house.events("jwtsvid.")]
     assert types == ["jwtsvid.intended", "jwtsvid.issued"]
     signature = issued.token.rsplit(".", 1)[1].encode()
-    for file in filter(Path.is_file, house.directory.rglob('*')):
+    for file in filter(Path.is_file, house.directory.rglob("*")):
         assert signature not in file.read_bytes()
 
 

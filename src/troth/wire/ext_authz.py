@@ -20,7 +20,7 @@ import msgspec
 from envoy.service.auth.v3 import external_auth_pb2
 
 from troth.core.errors import Invalid
-from troth.wire.api.enforcement import EnforceDecision, EnforcedDecision
+from troth.wire.api.enforcement import EnforcedDecision, EnforceDecision
 from troth.wire.oauth.answers import plain_text
 from troth.wire.protobuf import parse_message
 

@@ -81,6 +81,11 @@ class Registered(Protocol):
         ...
 
     @property
+    def expires_at(self) -> datetime:
+        """When it ends."""
+        ...
+
+    @property
     def labels(self) -> Mapping[str, str]:
         """Its labels."""
         ...

@@ -39,7 +39,11 @@ def main() -> None:
         lines = [Line(server.mutual, context) for _ in range(CONNECTIONS)]
         idle = [Line(empty.url, empty.context) for _ in range(CONNECTIONS)]
         ask_all(lines, make_single(server.mutual, 0, 20), b'"decision":true')
-        rates, references, times, costs, bare = [], [], [], [], []
+        rates: list[float] = []
+        references: list[float] = []
+        times: list[float] = []
+        costs: list[float] = []
+        bare: list[float] = []
         for number in range(RUNS):
             asked = make_single(server.mutual, number + 1, EACH)
             rate, cost = _run(server, lines, asked, b'"decision":true', times)

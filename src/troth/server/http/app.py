@@ -131,9 +131,8 @@ class Edge:
         bound = {"request_id": request_id, **_read_client_id(scope["headers"])}
         scope = dict(scope)
         attach_request_id(scope, request_id)
-        answer = _Answer(
-            send, _name_answer(scope, request_id), scope["raw_path"].startswith(b"/v1/")
-        )
+        shown, private = _name_answer(scope, request_id), scope["raw_path"].startswith(b"/v1/")
+        answer = _Answer(send, shown, private)
         tracer = self.dispatcher.tracer
         if not tracer.enabled:
             await self._answer(scope, receive, answer, bound)

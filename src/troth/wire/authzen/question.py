@@ -56,7 +56,8 @@ class Question(Struct, frozen=True):
 
 
 class Semantic(StrEnum):
-    """Which of several questions are answered: all, or those up to the first denial or permission."""
+    """Which of several questions are answered: all, or those up to the first that is denied, or
+    permitted."""
 
     ALL = "execute_all"
     DENY = "deny_on_first_deny"
@@ -149,9 +150,13 @@ def _read_item(raw: msgspec.Raw, batch: _Batch) -> Question | Fault:
         return subject
     if isinstance(resource, Fault):
         return resource
-    name = None if action is None else action.name or (batch.action and batch.action.name)
-    if action is None or name is None:
-        return _miss("action" if action is None else "action.name")
+    if action is None:
+        return _miss("action")
+    name = action.name
+    if name is None and batch.action is not None:
+        name = batch.action.name
+    if name is None:
+        return _miss("action.name")
     context = batch.context if item.context is None else item.context
     return Question(subject, Action(name, action.properties), resource, context)
 

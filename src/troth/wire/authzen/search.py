@@ -105,7 +105,7 @@ class Found(Struct, frozen=True, omit_defaults=True):
 
 
 class PageEnd(Struct, frozen=True):
-    """What to pass as `token` for the next page, "" after the last; and how many results are here."""
+    """What to pass as `token` for the next page, "" after the last; and the number of results."""
 
     next_token: str
     count: int

@@ -96,12 +96,11 @@ def _add_address(told: Told, value: object) -> None:
 
 
 def _read_request(context: Mapping[str, Any]) -> dict[str, Any]:
-    found = {
+    return {
         name: value
         for name, read in _REQUEST.items()
         if name in context and (value := read(context[name])) is not None
     }
-    return found
 
 
 def _read_truth(value: object) -> bool | None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from troth.archive.jobs import Job, deliver
-from troth.archive.proof import DecisionProof, make_proof, prove_decision
+from troth.archive.proof import DecisionProof, find_record, make_proof, prove_decision
 from troth.archive.record import DecisionRecord, decode_record, encode_record
 from troth.archive.segment import (
     DRAFT,
@@ -200,6 +200,23 @@ class DecisionLog:
 
         `NotFound` if it isn't, `Refused` while its segment is open.
         """
+        for segment, end in self._list_holding(decision):
+            if (found := prove_decision(segment, decision, end)) is not None:
+                return found
+        raise _miss(decision)
+
+    def find(self, decision: str) -> tuple[DecisionRecord, DecisionProof | None]:
+        """The decision with this id, with its proof unless its segment is open; as `find_proof`."""
+        for segment, end in self._list_holding(decision):
+            if end is None and (proof := prove_decision(segment, decision, end)) is not None:
+                return proof.record, proof
+            if end is not None and (record := find_record(segment, decision, end)) is not None:
+                return record, None
+        raise _miss(decision)
+
+    def _list_holding(self, decision: str) -> Iterator[tuple[Segment, int | None]]:
+        """Segments in which this id stands somewhere, the newest first; with the end of what is
+        durable of the one that is open."""
         needle = decision.encode()
         if not needle:
             raise NotFound("A decision without an id is nowhere.")
@@ -208,13 +225,10 @@ class DecisionLog:
             end = durable if number == open_number else None
             try:
                 with Segment(path) as segment:
-                    if not segment.contains(needle, end):
-                        continue
-                    if (found := prove_decision(segment, decision, end)) is not None:
-                        return found
+                    if segment.contains(needle, end):
+                        yield segment, end
             except FileNotFoundError:
                 continue  # removed meanwhile
-        raise NotFound(f"No decision {decision[:80]!r} is in this server's log.")
 
     def prove(self, number: int, index: int) -> DecisionProof:
         """The same for a place: record `index`, from 0 on, of segment `number`."""
@@ -406,6 +420,10 @@ class DecisionLog:
             count = sum(len(job.entries) for job in group)
             seconds = self._clock.monotonic() - group[0].asked_at
             self._meter.observe_decisions("ok" if error is None else error.code, count, seconds)
+
+
+def _miss(decision: str) -> NotFound:
+    return NotFound(f"No decision {decision[:80]!r} is in this server's log.")
 
 
 def describe_damage(path: Path, damage: Damage) -> str:

@@ -63,6 +63,18 @@ def prove_decision(segment: Segment, decision: str, end: int | None) -> Decision
     return None
 
 
+def find_record(segment: Segment, decision: str, end: int | None) -> DecisionRecord | None:
+    """The decision with this id, if it is in `segment`, proved or not."""
+    needle = decision.encode()
+    for found in segment.walk(end):
+        if isinstance(found, Damage) or found.kind != RECORD or needle not in found.payload:
+            continue
+        record = decode_record(found.payload)
+        if record.id == decision:
+            return record
+    return None
+
+
 def make_proof(segment: Segment, index: int) -> DecisionProof:
     """The proof for record `index`, from 0 on; `NotFound` if there is none.
 

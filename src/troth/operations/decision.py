@@ -33,6 +33,8 @@ from troth.store.engine import Store
 from troth.trust.score import TrustScore
 
 CAPACITY = 20_000
+EXPLAINED = 4_096
+"""Denials of which it is remembered what would be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Answer:
     id: str
     judgement: Judgement
     party: Party
+    bundle: Bundle
+    """What was declared when it was answered."""
 
     @property
     def allowed(self) -> bool:
@@ -83,6 +87,23 @@ class _Known:
     identity: Identity
     score: TrustScore
     party: Party
+
+
+class _Outsiders:
+    """Parties that are no identities, by what they are, as long as one rule book holds: answers are
+    remembered for a party, and who asks again with the same properties is the same one."""
+
+    def __init__(self) -> None:
+        self._book: object = None
+        self._known: dict[tuple[Any, ...], Party] = {}
+
+    def find_same(self, book: object, made: Party) -> Party:
+        """The party that was met first with these facts; `made` if there was none."""
+        if self._book is not book or len(self._known) >= CAPACITY:
+            self._book, self._known = book, {}
+        # 1 and True are one key of a dict, and two facts.
+        key = tuple([(name, type(one), one) for name, one in made.facts["subject"].items()])
+        return self._known.setdefault(key, made)
 
 
 class DecisionMaker:
@@ -105,6 +126,8 @@ class DecisionMaker:
         self._trust_domain = trust_domain
         self._judge = Judge()
         self._parties: dict[str, _Known] = {}
+        self._outsiders = _Outsiders()
+        self._explained: dict[int, tuple[Judgement, Explanation]] = {}
 
     async def read_bundle(self) -> Bundle:
         """What is declared now."""
@@ -125,33 +148,46 @@ class DecisionMaker:
         bundle = await self.read_bundle()
         party = await self.find_party(bundle, asked.subject)
         judgement = self._judge.judge(bundle.rules, party, asked.inquiry, self._clock.now())
-        return Answer(new_id("dec", self._entropy), judgement, party)
+        return Answer(new_id("dec", self._entropy), judgement, party, bundle)
+
+    def weigh(self, bundle: Bundle, party: Party, inquiry: Inquiry) -> Judgement:
+        """What the answer would be, which nobody is given and nothing remembers: for searches."""
+        return self._judge.decide(bundle.rules, party, inquiry, self._clock.now())
 
     async def record(
         self, asked: Sequence[Asked], answers: Sequence[Answer], source: Source
     ) -> None:
         """Write answers down; they are durable when this returns."""
-        bundle, now = await self.read_bundle(), self._clock.now()
+        now = self._clock.now()
         records = [
-            make_record(one, answer, source, bundle.epoch, now)
+            make_record(one, answer, source, answer.bundle.epoch, now)
             for one, answer in zip(asked, answers, strict=True)
         ]
         await self._decisions.append(records)
 
-    async def explain(self, answer: Answer) -> Explanation:
-        """Why, and what is missing of a permission."""
-        if answer.judgement.refusal:
-            return Explanation(answer.judgement.refusal)
-        bundle = await self.read_bundle()
-        return explain(bundle.rules, answer.judgement.decision, self._clock.now())
+    def explain(self, answer: Answer) -> Explanation:
+        """Why, and what is missing of a permission. It holds as long as the judgement does, and is
+        remembered with that: finding it out takes much longer than deciding."""
+        judgement = answer.judgement
+        if judgement.refusal:
+            return Explanation(judgement.refusal)
+        known = self._explained.get(id(judgement))
+        if known is not None and known[0] is judgement:
+            return known[1]
+        found = explain(answer.bundle.rules, judgement.decision, self._clock.now())
+        if len(self._explained) >= EXPLAINED:
+            self._explained.clear()
+        self._explained[id(judgement)] = (judgement, found)
+        return found
 
     # Who asks
 
     async def find_party(self, bundle: Bundle, subject: Subject) -> Party:
         """Who asks, as they are known now."""
         if subject.type != IDENTITY:
-            return make_outside_party(bundle.rules, subject.type, subject.id, subject.properties)
-        identity = await self._find_identity(subject.id)
+            made = make_outside_party(bundle.rules, subject.type, subject.id, subject.properties)
+            return self._outsiders.find_same(bundle.rules, made)
+        identity = await self.find_identity(subject.id)
         if identity is None:
             return _make_stranger(subject.id)
         return await self.find_identity_party(bundle, identity)
@@ -188,7 +224,7 @@ class DecisionMaker:
             return f"{identity.spiffe_id} has expired."
         return ""
 
-    async def _find_identity(self, name: str) -> Identity | None:
+    async def find_identity(self, name: str) -> Identity | None:
         """A living identity by SPIFFE ID or name, live where it is known."""
         facts, epoch = self._snapshot.facts, self._snapshot.epoch
         if not name.startswith("spiffe://"):

@@ -53,9 +53,11 @@ class DpopVerifier:
         self._nonces: dict[int, str] = {}
         self._looked = -1.0
 
-    async def verify(self, text: str, method: str, url: str) -> Bound:
+    async def verify(
+        self, text: str, method: str, url: str, access_token: str | None = None
+    ) -> Bound:
         """What the proof for a request to `url` binds to; `UseDpopNonce` without a nonce of ours
-        [8], `InvalidDpopProof` if it is none [5]."""
+        [8], `InvalidDpopProof` if it is none [5]. With `access_token` it must be for that [7]."""
         now = self._clock.now()
         # Who sends a request writes its Host: it must not make a proof for others one for us.
         if normalise_url(url) not in self._urls:
@@ -64,7 +66,7 @@ class DpopVerifier:
                 "metadata, and make the DPoP proof for them."
             )
         try:
-            proof = read_proof(text, method, url, now)
+            proof = read_proof(text, method, url, now, access_token)
         except TrothError as error:
             raise InvalidDpopProof(error.detail.replace("The token", "The DPoP proof")) from error
         if proof.nonce is None or not await self._is_good(proof.nonce):

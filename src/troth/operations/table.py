@@ -34,10 +34,13 @@ from troth.operations.client_secret import (
     SecretVerifier,
 )
 from troth.operations.decision import DecisionMaker
+from troth.operations.decisionhistory import ListDecisions, ShowDecision
 from troth.operations.delegate import Delegates
 from troth.operations.device import EnrollDevice, RenewDevice
 from troth.operations.dpop import DpopVerifier
 from troth.operations.enrolment import InviteDevices
+from troth.operations.entitysearch import SearchDecisions
+from troth.operations.evaluation import EvaluateDecisions
 from troth.operations.exchange import ExchangeToken, TokenReader
 from troth.operations.gathering import LeafGatherer
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
@@ -125,6 +128,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "identity.sight": SightWorkload(p.store, p.clock, p.entropy, p.snapshot, p.trust_domain),
         **_list_declared_operations(p),
         **_list_trust_operations(p),
+        **_list_decision_operations(p),
         **moves,
         **_list_instance_operations(p),
         "manifest.plan": SubmitManifests(
@@ -190,6 +194,16 @@ def _list_trust_operations(p: Parts) -> Mapping[str, Operation]:
         "trust.ls": ListTrust(p.store, p.clock),
         "trust.show": ShowTrust(p.store, p.clock),
         "trust.withdraw": WithdrawEvidence(p.store, p.clock),
+    }
+
+
+def _list_decision_operations(p: Parts) -> Mapping[str, Operation]:
+    """Those of the decision point, and of what it recorded."""
+    return {
+        "decision.evaluate": EvaluateDecisions(p.decider),
+        "decision.search": SearchDecisions(p.store, p.decider),
+        "decision.ls": ListDecisions(p.decisions, p.clock),
+        "decision.show": ShowDecision(p.decisions),
     }
 
 

@@ -18,6 +18,10 @@ READS = frozenset(
         "resource.show",
         "trust.ls",
         "trust.show",
+        "decision.evaluate",
+        "decision.search",
+        "decision.ls",
+        "decision.show",
         "instance.ls",
         "certificate.ls",
         "node.ls",
@@ -83,7 +87,7 @@ NODE = frozenset(
         "node.sync",
     }
 )
-WORKLOAD = frozenset({"revocation.follow"})
+WORKLOAD = frozenset({"revocation.follow", "decision.evaluate", "decision.search"})
 DEVICE = frozenset({"device.renew"})
 ANYONE = frozenset(
     {

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -123,6 +124,7 @@ async def _open_admin(stack: AsyncExitStack, config: Config, house: House, clock
         require_uid(house.callers),
         house.metrics,
         limits=config.limits,
+        point=house.point,
     )
     binding = UnixBinding(config.admin_socket, config.admin_socket_mode)
     listener = Listener(app, name="admin", binding=binding, clock=clock, limits=config.limits)
@@ -164,11 +166,18 @@ class _Doors:
 async def _open_doors(stack: AsyncExitStack, config: Config, house: House, clock: Clock) -> _Doors:
     doors = _Doors(config.data, await house.certify(), house.store, clock)
     await doors.anchor()
+    published = house.publication
     listeners = (
-        ("public", config.public, accept_anybody, doors.tls.public),
-        ("mutual", config.mutual, require_certificate(house.callers), doors.tls.mutual),
+        ("public", config.public, accept_anybody, doors.tls.public, published.origin),
+        (
+            "mutual",
+            config.mutual,
+            require_certificate(house.callers),
+            doors.tls.mutual,
+            published.mutual_origin,
+        ),
     )
-    for name, address, authenticate, context in listeners:
+    for name, address, authenticate, context, base in listeners:
         app = build_app(
             house.dispatcher,
             house.publication,
@@ -176,6 +185,7 @@ async def _open_doors(stack: AsyncExitStack, config: Config, house: House, clock
             house.metrics,
             limits=config.limits,
             open_metrics=config.open_metrics,
+            point=replace(house.point, base=base),
         )
         binding = TcpBinding(address.host, address.port, context)
         listener = Listener(app, name=name, binding=binding, clock=clock, limits=config.limits)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -28,12 +29,14 @@ from troth.issuance.drafter import Drafter
 from troth.live.snapshot import INDIFFERENT, Snapshot
 from troth.operations.attendance import AttendIdentities
 from troth.operations.authority import PrepareAuthorities, claim_trust_domain
+from troth.operations.bearer import TokenJudge
 from troth.operations.callers import CallerRegistry
 from troth.operations.client import list_methods
 from troth.operations.crl import PublishCrls
 from troth.operations.decision import DecisionMaker
 from troth.operations.decisionlog import CloseSegments, RemoveSegments, find_last_journaled
 from troth.operations.dispatch import Dispatcher
+from troth.operations.dpop import DpopVerifier
 from troth.operations.erasure import EraseKeys
 from troth.operations.feed import FollowJournal, read_seed
 from troth.operations.gate import Gatekeeper
@@ -42,8 +45,11 @@ from troth.operations.installation import claim_local_node
 from troth.operations.leaf import LeafIssuer, ReconcileIssuance
 from troth.operations.pacing import Pacing
 from troth.operations.peer import PeerReader
+from troth.operations.pointcaller import PointCallers
+from troth.operations.pointmetadata import PointMetadata
 from troth.operations.publication import StoredPublication
 from troth.operations.purge import PurgeRecords
+from troth.operations.sealing import TokenSealer
 from troth.operations.servercert import CertifyServer, split_names
 from troth.operations.table import Parts, list_operations, list_subscriptions
 from troth.operations.withdrawal import FinishWithdrawals
@@ -51,6 +57,7 @@ from troth.server.addresses import list_names
 from troth.server.background import Task
 from troth.server.config import Config
 from troth.server.gauges import follow_decisions, follow_live
+from troth.server.http.authzen import DecisionPoint
 from troth.server.installation import read_installation
 from troth.server.keyring import open_keystore
 from troth.server.metrics import Metrics
@@ -58,6 +65,7 @@ from troth.server.settings import Limits as Caps
 from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
 from troth.store.timing import Stopwatch
+from troth.wire.authzen.routes import AUTHZEN_PATHS
 
 FEED = "journal.follow"
 WITHDRAWN = ("identity.quarantined", "identity.suspended", "identity.retired", "node.evicted")
@@ -76,6 +84,7 @@ class House:
     dispatcher: Dispatcher
     publication: StoredPublication
     callers: CallerRegistry
+    point: DecisionPoint
     metrics: Metrics
     tasks: list[Task]
     certify: CertifyServer
@@ -214,6 +223,7 @@ async def build_house(
         callers=CallerRegistry(
             store, snapshot, parts.peers, config.trust_domain, roles.uids, roles.spiffe_ids
         ),
+        point=make_point(parts, roles.spiffe_ids),
         metrics=metrics,
         tasks=list_tasks(parts, prepare, publish, config, metrics),
         certify=certify,
@@ -234,6 +244,21 @@ def make_publisher(
         timedelta(seconds=config.crl.period),
         store.holder,
     )
+
+
+def make_point(parts: Parts, roles: Mapping[str, str]) -> DecisionPoint:
+    """What the decision point's endpoints need, under the public listener's URL. `roles` are those
+    of SPIFFE IDs."""
+    store, snapshot, clock = parts.store, parts.snapshot, parts.clock
+    origins = (parts.publication.origin, parts.publication.mutual_origin)
+    origin = origins[0]
+    urls = [one + path for one in origins for path in AUTHZEN_PATHS]
+    sealer = TokenSealer(parts.keystore, parts.entropy)
+    judge = TokenJudge(store, snapshot, clock, parts.trust_domain, origin, sealer)
+    dpop = DpopVerifier(store, clock, parts.entropy, urls)
+    bearers = PointCallers(store, judge, dpop, roles, (*origins, *urls))
+    metadata = PointMetadata(store, snapshot, clock, parts.keystore, origin)
+    return DecisionPoint(origin, bearers, metadata)
 
 
 def make_dispatcher(parts: Parts, limits: Caps, metrics: Metrics, tracer: Tracer) -> Dispatcher:

@@ -25,6 +25,12 @@ from troth.operations.dispatch import Dispatcher
 from troth.operations.publication import Publication
 from troth.server.http import discovery, health, openapi, pki, spiffe
 from troth.server.http.api import Api, Authenticate
+from troth.server.http.authzen import (
+    AuthzenEndpoints,
+    DecisionPoint,
+    find_client_id,
+    is_authzen,
+)
 from troth.server.http.documents import JSON, answer_document, serve_document
 from troth.server.http.exchange import attach_request_id, attach_span, connection_of
 from troth.server.http.oauth import OAuthEndpoints, is_oauth
@@ -51,10 +57,12 @@ def build_app(
     *,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     open_metrics: bool = True,
+    point: DecisionPoint | None = None,
 ) -> Edge:
     """The application of one listener, whose callers `authenticate` tells apart.
 
-    With `open_metrics` anybody may read a part of the metrics.
+    With `open_metrics` anybody may read a part of the metrics. `point` is what its decision point
+    needs.
     """
     board = health.Board(metrics, authenticate, dispatcher.clock, open_metrics)
     handlers: list[HTTPRouteHandler] = [
@@ -74,7 +82,9 @@ def build_app(
         request_max_body_size=None,  # each route has its own bound
         exception_handlers={Exception: answer_exception},
     )
-    return Edge(inner, dispatcher, authenticate, OAuthEndpoints(dispatcher, limits))
+    oauth = OAuthEndpoints(dispatcher, limits)
+    authzen = AuthzenEndpoints(dispatcher, authenticate, limits, point)
+    return Edge(inner, dispatcher, authenticate, oauth, authzen)
 
 
 def _list_options(handlers: list[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
@@ -110,6 +120,7 @@ class Edge:
     dispatcher: Dispatcher
     authenticate: Authenticate
     oauth: OAuthEndpoints
+    authzen: AuthzenEndpoints
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
@@ -120,7 +131,8 @@ class Edge:
         bound = {"request_id": request_id, **_read_client_id(scope["headers"])}
         scope = dict(scope)
         attach_request_id(scope, request_id)
-        answer = _Answer(send, request_id, scope["raw_path"].startswith(b"/v1/"))
+        shown, private = _name_answer(scope, request_id), scope["raw_path"].startswith(b"/v1/")
+        answer = _Answer(send, shown, private)
         tracer = self.dispatcher.tracer
         if not tracer.enabled:
             await self._answer(scope, receive, answer, bound)
@@ -142,10 +154,14 @@ class Edge:
             try:
                 self._check_certificate(scope)
                 _normalise(scope)
-                app = self.oauth if is_oauth(scope["path"]) else self.inner
-                await app(scope, receive, answer.send)
+                await self._choose(scope["path"])(scope, receive, answer.send)
             except Exception as error:  # noqa: BLE001 - the last place to turn one into an answer
                 await self._answer_error(scope, error, request_id, answer)
+
+    def _choose(self, path: str) -> Any:
+        if is_authzen(path):
+            return self.authzen
+        return self.oauth if is_oauth(path) else self.inner
 
     def _find_parent(self, scope: Any) -> TraceContext | None:
         """Where the caller's trace is, if it may still call: others begin a trace of ours.
@@ -194,7 +210,7 @@ class _Answer:
     """The way out: adds the headers that every answer has."""
 
     out: Send
-    request_id: str
+    request_id: bytes
     private: bool
     status: int = 0
 
@@ -208,13 +224,21 @@ class _Answer:
             self.status = message["status"]
             headers = [
                 *message.get("headers", ()),
-                (b"x-request-id", self.request_id.encode()),
+                (b"x-request-id", self.request_id),
                 (b"x-content-type-options", b"nosniff"),
             ]
             if self.private and not any(name.lower() == b"cache-control" for name, _ in headers):
                 headers.append((b"cache-control", b"no-store"))
             message = {**message, "headers": headers}
         await self.out(message)
+
+
+def _name_answer(scope: Any, request_id: str) -> bytes:
+    """The id that goes out: ours; but for AuthZEN the client's own, which wants it back as it came
+    (AuthZEN 1.0, "Request Identification in a Response")."""
+    if is_authzen(scope["raw_path"].decode("latin-1")):
+        return find_client_id(scope["headers"]) or request_id.encode()
+    return request_id.encode()
 
 
 def _read_client_id(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:

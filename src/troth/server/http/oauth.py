@@ -5,18 +5,18 @@ They are called for every token, so they are plain ASGI beside the framework.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import structlog
 
-from troth.core.errors import Invalid, Passing, TooLarge, TrothError
+from troth.core.errors import Invalid, Passing, TrothError
 from troth.core.ids import RequestId
 from troth.operations.dispatch import Dispatcher
 from troth.server.http.callers import accept_anybody
 from troth.server.http.exchange import connection_of, has_arrived, request_id_of, span_of
+from troth.server.http.intake import read_all
 from troth.server.settings import Limits
 from troth.wire.oauth.answers import Refusal, plain_text
 from troth.wire.oauth.errors import UseDpopNonce, name_error
@@ -91,7 +91,7 @@ class OAuthEndpoints:
         _check_media_type(given)
         # No time for what is there already, as nearly always: a timer costs more than to read it.
         seconds = 0.0 if has_arrived(scope) else self.limits.body_seconds
-        form = parse_form(await _read_body(receive, seconds))
+        form = parse_form(await read_all(receive, seconds, MAX_BODY))
         connection = connection_of(scope)
         return OAuthRequest(
             form,
@@ -162,49 +162,6 @@ async def _send(
     }
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _read_body(receive: Any, seconds: float) -> bytes:
-    """The whole body, at most `MAX_BODY` bytes within `seconds`."""
-    if seconds <= 0:
-        message = await receive()
-    else:
-        try:
-            async with asyncio.timeout(seconds):
-                message = await receive()
-        except TimeoutError as error:
-            raise _too_slow() from error
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        body: bytes = message.get("body", b"")
-        if len(body) > MAX_BODY:
-            raise _too_large()
-        return body
-    return await _read_rest(receive, message, seconds)
-
-
-async def _read_rest(receive: Any, message: Any, seconds: float) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            while True:
-                if message["type"] != "http.request":
-                    raise Invalid("The body ended before it was complete.")
-                body += message.get("body", b"")
-                if len(body) > MAX_BODY:
-                    raise _too_large()
-                if not message.get("more_body", False):
-                    return bytes(body)
-                message = await receive()
-    except TimeoutError as error:
-        raise _too_slow() from error
-
-
-def _too_slow() -> Invalid:
-    return Invalid("The body took too long to arrive; send it again, faster.")
-
-
-def _too_large() -> TooLarge:
-    return TooLarge(f"The body has more than {MAX_BODY:,} bytes.")
 
 
 def _read_headers(headers: list[tuple[bytes, bytes]]) -> dict[bytes, str]:

@@ -17,6 +17,7 @@ from troth.wire.api import (
     authorities,
     certificates,
     client_secrets,
+    decisions,
     devices,
     identities,
     journal,
@@ -123,6 +124,7 @@ ROUTES: tuple[Route, ...] = (
         "Show one resource.",
     ),
     *trust.ROUTES,
+    *decisions.ROUTES,
     _r(
         "instance.ls",
         "GET",

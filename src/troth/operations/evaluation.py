@@ -1,0 +1,164 @@
+"""Evaluations: ``decision.evaluate``, by which a point that enforces asks whether somebody may.
+
+Source: AuthZEN 1.0, "Access Evaluation API" and "Access Evaluations API".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from troth.core.errors import Denied
+from troth.live.bundle import Bundle
+from troth.operations.call import Call, Caller
+from troth.operations.decision import Answer, Asked, DecisionMaker, Source, Subject
+from troth.policy.explanation import Explanation
+from troth.policy.inquiry import Inquiry
+from troth.policy.permissions import GRANTABLE
+from troth.policy.rulebook import RuleBook
+from troth.wire.api.decisions import EvaluateDecisions as Request
+from troth.wire.authzen.answer import (
+    Advice,
+    MissingFact,
+    Mistake,
+    Verdict,
+    VerdictContext,
+    Verdicts,
+)
+from troth.wire.authzen.question import Entity, Evaluations, Fault, Question, Semantic
+from troth.wire.authzen.told import keep_values, read_told
+
+OTHERS = (
+    "This caller serves no resource of that type and id, and so may not ask about it. Name it "
+    "under `servers` in the Resource's manifest, or give it the role auditor."
+)
+"""The same whether there is such a resource or not."""
+_GRANTED = frozenset(GRANTABLE)
+_STEP = 16
+"""Explanations after which others have their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a caller may ask about: everything, or what the identity called `name` serves."""
+
+    name: str | None
+
+    def covers(self, book: RuleBook, type_: str, id_: str) -> bool:
+        """Whether it may ask about the thing of that type and id."""
+        if self.name is None:
+            return True
+        resource = book.match(type_, id_)
+        return resource is not None and self.name in resource.servers
+
+
+_EVERYTHING, _NOTHING = Scope(None), Scope("")
+
+
+async def find_scope(decider: DecisionMaker, caller: Caller) -> Scope:
+    """What `caller` may ask about."""
+    if not _GRANTED.isdisjoint(caller.roles):
+        return _EVERYTHING
+    identity = await decider.find_identity(caller.principal)
+    return _NOTHING if identity is None else Scope(identity.name)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateDecisions:
+    """``decision.evaluate``: answers, each recorded before it is given. `point` says how they were
+    asked for."""
+
+    decider: DecisionMaker
+
+    async def __call__(self, call: Call[Request | Evaluations]) -> Verdicts:
+        """One verdict for each question that is answered.
+
+        `Denied` for one question that the caller may not ask; of several, that one's own verdict
+        says so. `Unavailable` while answers can't be recorded, or nobody knows what is true.
+        """
+        body, point = call.body, "authzen"
+        if isinstance(body, Request):
+            body, point = body.as_evaluations(), "api"
+        scope = await find_scope(self.decider, call.caller)
+        bundle = await self.decider.read_bundle()
+        found: list[Answer | Verdict] = []
+        asked: list[Asked] = []
+        for item in body.items:
+            one = await self._answer(item, bundle, scope, asked)
+            if body.single and isinstance(one, Verdict):
+                raise Denied(OTHERS)
+            found.append(one)
+            if _is_last(body.semantic, one):
+                break
+        answers = [one for one in found if isinstance(one, Answer)]
+        await self.decider.record(
+            asked, answers, Source(call.caller.principal, point, call.request_id)
+        )
+        return Verdicts(await self._render(found))
+
+    async def _answer(
+        self, item: Question | Fault, bundle: Bundle, scope: Scope, asked: list[Asked]
+    ) -> Answer | Verdict:
+        if isinstance(item, Fault):
+            return _refuse(400, item.words)
+        if not scope.covers(bundle.rules, item.resource.type, item.resource.id):
+            return _refuse(403, OTHERS)
+        one = make_asked(item)
+        asked.append(one)
+        return await self.decider.judge(one)
+
+    async def _render(self, found: Sequence[Answer | Verdict]) -> list[Verdict]:
+        verdicts = []
+        denied = 0
+        for one in found:
+            if isinstance(one, Verdict):
+                verdicts.append(one)
+            elif one.allowed:
+                policies = one.judgement.decision.determining
+                verdicts.append(Verdict(True, VerdictContext(one.id, policies=policies)))
+            else:
+                denied += 1
+                if denied % _STEP == 0:
+                    await asyncio.sleep(0)
+                verdicts.append(Verdict(False, describe_denial(one.id, self.decider.explain(one))))
+        return verdicts
+
+
+def make_asked(item: Question) -> Asked:
+    """What a question on the wire comes to."""
+    resource = item.resource
+    return Asked(
+        make_subject(item.subject),
+        Inquiry(item.action.name, resource.type, resource.id, read_told(item)),
+    )
+
+
+def make_subject(entity: Entity) -> Subject:
+    """Who a question is about."""
+    properties = entity.properties
+    return Subject(entity.type, entity.id, keep_values(properties) if properties else {})
+
+
+def describe_denial(id_: str, explanation: Explanation) -> VerdictContext:
+    """Why not, and what would help. Advice is given where it helps by itself: where all that is
+    missing can be obtained by whoever asks."""
+    missing = tuple([MissingFact(one.fact.name, one.words) for one in explanation.missing])
+    obtainable = all(one.obtainable for one in explanation.missing)
+    return VerdictContext(
+        id_,
+        explanation.reason,
+        missing=missing,
+        advice=Advice(missing) if missing and obtainable else None,
+    )
+
+
+def _refuse(status: int, words: str) -> Verdict:
+    return Verdict(False, VerdictContext(error=Mistake(status, words)))
+
+
+def _is_last(semantic: Semantic, one: Answer | Verdict) -> bool:
+    if semantic is Semantic.ALL:
+        return False
+    allowed = one.allowed if isinstance(one, Answer) else one.decision
+    return allowed is (semantic is Semantic.PERMIT)

@@ -1,0 +1,53 @@
+"""Bodies of what is called all the time: read whole, within bounds of size and time, without a
+framework's request in between."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from troth.core.errors import Invalid, TooLarge
+
+
+async def read_all(receive: Any, seconds: float, limit: int) -> bytes:
+    """The whole body, at most `limit` bytes within `seconds`; 0 where it is known to be there: a
+    timer costs more than to read it."""
+    if seconds <= 0:
+        message = await receive()
+    else:
+        try:
+            async with asyncio.timeout(seconds):
+                message = await receive()
+        except TimeoutError as error:
+            raise _too_slow() from error
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    return await _read_rest(receive, message, seconds, limit)
+
+
+async def _read_rest(receive: Any, message: Any, seconds: float, limit: int) -> bytes:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                if message["type"] != "http.request":
+                    raise Invalid("The body ended before it was complete.")
+                body += message.get("body", b"")
+                if len(body) > limit:
+                    raise _too_large(limit)
+                if not message.get("more_body", False):
+                    return bytes(body)
+                message = await receive()
+    except TimeoutError as error:
+        raise _too_slow() from error
+
+
+def _too_slow() -> Invalid:
+    return Invalid("The body took too long to arrive; send it again, faster.")
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The body has more than {limit:,} bytes.")

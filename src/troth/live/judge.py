@@ -1,20 +1,24 @@
 """The judge: answers inquiries by a rule book, and remembers answers for as long as they hold.
 
 An answer is remembered with everything that it depends on: the rule book, who asked as they were
-known then, each fact of the request that a rule could read, and the time until which none of it
-changes by itself. What isn't all the same is decided anew.
+known then, each fact of the request that a rule could read, which thing was meant where one could
+read that, and the time until which none of it changes by itself. What isn't all the same is decided
+anew.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from troth.policy.decision import Decision, decide
+from troth.policy.fact import Fact
 from troth.policy.inquiry import Inquiry, Party, make_question
 from troth.policy.resource import Resource
+from troth.policy.rule import list_reads
 from troth.policy.rulebook import RuleBook
 
 CAPACITY = 50_000
@@ -44,15 +48,30 @@ class Judgement:
         return self.decision.allowed
 
 
+Reads = tuple[tuple[str, str], ...]
+Answers = dict[tuple[Any, ...], tuple[datetime, Judgement]]
+
+
 @dataclass(slots=True)
 class _Entry:
-    """What is remembered for one sort of inquiry; `reads` are the facts of a request that count,
-    and `answers`, by their values, have the moment from which they hold."""
+    """What is remembered of one party, action and resource.
+
+    A permission depends on what its slice `reads` of what a point tells. How a denial is explained
+    depends on what any rule about that action reads, whoever it means: `asks`. Answers stand by the
+    values of these facts, with the moment from which they hold.
+    """
 
     book: RuleBook
-    party: Party
-    reads: tuple[tuple[str, str], ...]
-    answers: dict[tuple[Any, ...], tuple[datetime, Judgement]] = field(default_factory=dict)
+    reads: Reads
+    asks: Reads
+    permits: Answers = field(default_factory=dict)
+    denials: Answers = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.permits) + len(self.denials)
+
+
+_Key = tuple[Party, str, str]
 
 
 class Judge:
@@ -60,29 +79,25 @@ class Judge:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[tuple[Party, str, str, str], _Entry] = OrderedDict()
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._count = 0
+        self._asked: tuple[RuleBook | None, dict[tuple[str, str], Reads]] = (None, {})
 
     def judge(self, book: RuleBook, party: Party, inquiry: Inquiry, now: datetime) -> Judgement:
         """The answer as of `now`; from memory if that holds."""
-        key = (party, inquiry.action, inquiry.resource_type, inquiry.resource_id)
+        resource = book.match(inquiry.resource_type, inquiry.resource_id)
+        if resource is None or not self._capacity:
+            return self.decide(book, party, inquiry, now)
+        key = (party, inquiry.action, resource.name)
         entry = self._entries.get(key)
         if entry is not None and entry.book is book:
-            told = inquiry.told
-            values = tuple([_pick(told, group, name) for group, name in entry.reads])
-            try:
-                found = entry.answers.get(values)
-            except TypeError:
-                found = None  # told in a form that is no fact
+            found = _find(entry.permits, entry.reads, inquiry, now)
+            if found is None and entry.denials:
+                found = _find(entry.denials, entry.asks, inquiry, now)
             if found is not None:
-                since, judgement = found
-                end = judgement.decision.valid_until
-                # Clocks may be set back, to before a window began.
-                if end is None or since <= now < end:
-                    return judgement
+                return found
         made = self.decide(book, party, inquiry, now)
-        if self._capacity:
-            self._remember(key, book, party, inquiry, made, now)
+        self._remember(key, book, inquiry, made, now)
         return made
 
     def decide(self, book: RuleBook, party: Party, inquiry: Inquiry, now: datetime) -> Judgement:
@@ -108,40 +123,90 @@ class Judge:
         return Judgement(replace(decision, valid_until=min(ends, default=None)), resource)
 
     def _remember(
-        self,
-        key: tuple[Party, str, str, str],
-        book: RuleBook,
-        party: Party,
-        inquiry: Inquiry,
-        made: Judgement,
-        now: datetime,
+        self, key: _Key, book: RuleBook, inquiry: Inquiry, made: Judgement, now: datetime
     ) -> None:
-        end = made.decision.valid_until
-        if end is not None and end <= now:
+        end, cut, resource = made.decision.valid_until, made.decision.slice, made.resource
+        if cut is None or resource is None or (end is not None and end <= now):
             return
-        cut, told = made.decision.slice, inquiry.told
-        reads = (
-            () if cut is None else tuple((f.group, f.key) for f in cut.reads if f.group in _TOLD)
-        )
-        values = tuple([_pick(told, group, name) for group, name in reads])
-        texts = (*key[1:], *(one for one in values if isinstance(one, str)))
-        if sum(map(len, texts)) > MOST_CHARACTERS:
-            return
+        reads = _choose_reads(cut.reads, resource)
         entry = self._entries.get(key)
         if entry is None or entry.book is not book or entry.reads != reads:
-            self._count -= 0 if entry is None else len(entry.answers)
-            entry = self._entries[key] = _Entry(book, party, reads)
-        if len(entry.answers) >= MOST_VARIANTS:
-            self._count -= len(entry.answers)
-            entry.answers.clear()
-        try:
-            self._count += values not in entry.answers
-        except TypeError:
-            return  # told in a form that is no fact: it is decided anew each time
-        entry.answers[values] = (now, replace(made, cached=True))
+            self._count -= 0 if entry is None else len(entry)
+            asks = self._list_asked(book, resource, inquiry.action)
+            entry = self._entries[key] = _Entry(book, reads, asks)
+        self._keep(entry, inquiry, made, now)
         self._entries.move_to_end(key)
         while self._count > self._capacity or len(self._entries) > self._capacity:
-            self._count -= len(self._entries.popitem(last=False)[1].answers)
+            self._count -= len(self._entries.popitem(last=False)[1])
+
+    def _keep(self, entry: _Entry, inquiry: Inquiry, made: Judgement, now: datetime) -> None:
+        answers, reads = entry.permits, entry.reads
+        if not made.allowed:
+            answers, reads = entry.denials, entry.asks
+        values = _pick_all(reads, inquiry)
+        texts = (inquiry.action, *(one for one in values if isinstance(one, str)))
+        if sum(map(len, texts)) > MOST_CHARACTERS:
+            return
+        if len(answers) >= MOST_VARIANTS:
+            self._count -= len(answers)
+            answers.clear()
+        try:
+            self._count += values not in answers
+        except TypeError:
+            return  # told in a form that is no fact: it is decided anew each time
+        answers[values] = (now, replace(made, cached=True))
+
+    def _list_asked(self, book: RuleBook, resource: Resource, action: str) -> Reads:
+        """What any rule about that action at that resource may read of what a point tells."""
+        if self._asked[0] is not book:
+            self._asked = (book, {})
+        known = self._asked[1].get((resource.name, action))
+        if known is None:
+            rules = book.index.find_scoped(resource.name, action)
+            facts = {fact.name: fact for rule in rules for fact in list_reads(rule)}
+            known = _choose_reads(facts.values(), resource)
+            self._asked[1][resource.name, action] = known
+        return known
+
+
+_ID = ("resource", "id")
+
+
+def _choose_reads(facts: Iterable[Fact], resource: Resource) -> Reads:
+    """Those of the facts that are told with a question about `resource`. Which thing of it is meant
+    is one of them where a rule reads that, or what is declared of the things that are known."""
+    reads = [(fact.group, fact.key) for fact in facts if fact.group in _TOLD]
+    if resource.instances and any(
+        group == "resource" and key in resource.attributes for group, key in reads
+    ):
+        reads.append(_ID)
+    return tuple(dict.fromkeys(reads))
+
+
+def _find(answers: Answers, reads: Reads, inquiry: Inquiry, now: datetime) -> Judgement | None:
+    """The answer that is remembered for these facts, if it holds."""
+    try:
+        found = answers.get(_pick_all(reads, inquiry))
+    except TypeError:
+        return None  # told in a form that is no fact
+    if found is None:
+        return None
+    since, judgement = found
+    end = judgement.decision.valid_until
+    # Clocks may be set back, to before a window began.
+    return judgement if end is None or since <= now < end else None
+
+
+def _pick_all(reads: Reads, inquiry: Inquiry) -> tuple[Any, ...]:
+    if not reads:
+        return ()
+    told = inquiry.told
+    return tuple(
+        [
+            inquiry.resource_id if place == _ID else _pick(told, place[0], place[1])
+            for place in reads
+        ]
+    )
 
 
 def _pick(told: Any, group: str, name: str) -> Any:

@@ -7,6 +7,8 @@ import sys
 
 import structlog
 
+from troth.core.logwords import add_words
+
 
 def configure_logs(level: str, form: str) -> None:
     """Set up structlog for this process.
@@ -27,6 +29,7 @@ def configure_logs(level: str, form: str) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            add_words,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *errors,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NoReturn, Protocol
 
 import structlog
@@ -20,6 +22,15 @@ from troth.operations.pacing import Pacing
 from troth.policy.permissions import decide_operation
 
 log = structlog.get_logger(__name__)
+
+
+class _Level:
+    """Whether the log takes lines for debugging: looked up once, when the first call ends, since
+    that costs more than many a call."""
+
+    @cached_property
+    def debugs(self) -> bool:
+        return bool(log.is_enabled_for(logging.DEBUG))
 
 
 class Meter(Protocol):
@@ -79,6 +90,7 @@ class Dispatcher:
     pacing: Pacing | None = None
     tracer: Tracer = NO_TRACER
     gates: Admission = field(default_factory=RoleAdmission)
+    _told: _Level = field(default_factory=lambda: _Level(), compare=False)
 
     def new_request_id(self) -> RequestId:
         """A fresh id that ties an answer, its log lines and its journal rows together."""
@@ -108,6 +120,8 @@ class Dispatcher:
         self, name: str, caller: Caller, request_id: RequestId, outcome: str, seconds: float
     ) -> None:
         """A line for each call: failures of ours as warnings, refusals of who is known as news."""
+        if outcome == "ok" and not self._told.debugs:
+            return
         if outcome in ("internal", "unavailable"):
             tell = log.warning
         elif outcome in ("ok", "cancelled") or caller.principal == ANONYMOUS.principal:

@@ -78,6 +78,7 @@ class Metrics:
         build.labels(__version__).set(1)
 
     def _make_histograms(self) -> None:
+        self._timers: dict[tuple[str, str], Histogram] = {}  # finding one takes as long as counting
         self._operations = self._histogram(
             "troth_operation_seconds",
             "Duration of finished calls by operation and outcome.",
@@ -147,7 +148,11 @@ class Metrics:
 
     def observe(self, operation: str, outcome: str, seconds: float) -> None:
         """Record one finished call."""
-        self._operations.labels(operation, outcome).observe(seconds)
+        timer = self._timers.get((operation, outcome))
+        if timer is None:
+            timer = self._operations.labels(operation, outcome)
+            self._timers[operation, outcome] = timer
+        timer.observe(seconds)
 
     @property
     def bounds(self) -> list[float]:

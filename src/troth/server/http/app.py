@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import structlog
 from litestar import Litestar, Request
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
@@ -20,6 +19,7 @@ from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
 from troth.core.errors import NotFound, TrothError, Unauthenticated
+from troth.core.logwords import log_words
 from troth.core.tracing import TRACEPARENT, Kind, TraceContext, parse_traceparent
 from troth.operations.dispatch import Dispatcher
 from troth.operations.publication import Publication
@@ -150,7 +150,7 @@ class Edge:
         self, scope: Any, receive: Receive, answer: _Answer, bound: dict[str, str]
     ) -> None:
         request_id = bound["request_id"]
-        with structlog.contextvars.bound_contextvars(**bound):
+        with log_words(bound):
             try:
                 self._check_certificate(scope)
                 _normalise(scope)

@@ -77,8 +77,8 @@ class Judge:
             if found is not None:
                 since, judgement = found
                 end = judgement.decision.valid_until
-                # Clocks may be set back, to before a window began.
-                if end is None or since <= now < end:
+                # Clocks may be set back, to before a window began or a rule expired.
+                if since <= now and (end is None or now < end):
                     return judgement
         made = self.decide(book, party, inquiry, now)
         if self._capacity:

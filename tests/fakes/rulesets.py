@@ -180,8 +180,8 @@ SUBJECTS = st.one_of(
 
 
 _effects = _pick((Effect.PERMIT, Effect.PERMIT, Effect.FORBID))
-_about_actions = _some(ACTIONS) | st.just([])
-_about_resources = _some(RESOURCES) | st.just([])
+_about_actions: st.SearchStrategy[list[str]] = _some(ACTIONS) | st.just([])
+_about_resources: st.SearchStrategy[list[str]] = _some(RESOURCES) | st.just([])
 _granted = _some((*ACTIONS, "*"))
 _labels = _pick(({}, {"team": "a"}))
 _owners = _pick(("pay", "ops"))

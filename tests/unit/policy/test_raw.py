@@ -178,9 +178,7 @@ def test_a_set_that_does_not_compile_any_more_denies() -> None:
         book = make_rule_book(0, (), (), [make(effect, gone)])
         assert len(book.mistakes) == 1
         assert "which nothing declares" in book.mistakes[0]
-    book = make_rule_book(
-        0, (), (), [good.__class__(**{**_fields(good), "name": "a"}), make("forbid", gone)]
-    )
+    book = make_rule_book(0, (), (), [replace(good, name="a"), make("forbid", gone)])
     assert decide(book.index, asked, NOW).determining == ("policy/forbid",)
 
 

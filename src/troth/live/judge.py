@@ -193,8 +193,8 @@ def _find(answers: Answers, reads: Reads, inquiry: Inquiry, now: datetime) -> Ju
         return None
     since, judgement = found
     end = judgement.decision.valid_until
-    # Clocks may be set back, to before a window began.
-    return judgement if end is None or since <= now < end else None
+    # Clocks may be set back, to before a window began or a rule expired.
+    return judgement if since <= now and (end is None or now < end) else None
 
 
 def _pick_all(reads: Reads, inquiry: Inquiry) -> tuple[Any, ...]:

@@ -23,7 +23,14 @@ from troth.policy.words import describe_test
 MOST_CANDIDATES = 64
 """Permits that are looked into before it is given up."""
 
+MOST_WAYS = 8
+"""Ways to one condition that are looked into."""
+
+MOST_TRIES = 4
+
 Wish = tuple[Test, bool]
+Way = tuple[Wish, ...]
+"""Tests that must all come out as wanted."""
 
 OBTAINABLE = ("trust", "grant", "request", "task")
 """The groups of facts that whoever asks can do something about."""
@@ -146,22 +153,40 @@ def _complete(
     now: datetime,
 ) -> Iterator[tuple[Missing, ...]]:
     """The rest that is missing of a permission by `rule`, if that was found and does it."""
-    wishes = _require(rule.condition, True, question.facts)
-    if wishes is None:
-        return
-    marks = book.index.enlist(question.principal).marks
+    ways = _require(rule.condition, True, question.facts)
     for forbid in _list_forbids(book.index, question, now):
-        more = _require_none(forbid, marks, question)
-        if more is None:
+        ways = _combine(ways, _require_none(book.index, forbid, question))
+    for way in ways:
+        found = _supply_way(book, way, question, now)
+        if found is not None:
+            yield (*before, *found)
             return
-        wishes += more
-    missing = _find_values(wishes, question.facts, now)
-    if missing is None:
-        return
-    found = (*before, *missing)
-    supplied = supply(book, question, missing)
-    if decide(book.index, supplied, _find_now(missing, now)).allowed:
-        yield found
+
+
+def _supply_way(
+    book: RuleBook, way: Way, question: Question, now: datetime
+) -> tuple[Missing, ...] | None:
+    """What one way comes to, if with it the question is permitted. Where it runs into a forbid, a
+    value is looked for that doesn't."""
+    for _ in range(MOST_TRIES):
+        missing = _find_values(way, question.facts, now)
+        if missing is None:
+            return None
+        then = _find_now(missing, now)
+        supplied = supply(book, question, missing)
+        decision = decide(book.index, supplied, then)
+        if decision.allowed:
+            return missing
+        supplied = replace(supplied, facts=with_time(supplied.facts, then))
+        others: list[Way] = [()]
+        for forbid in _list_forbids(book.index, supplied, then):
+            if forbid.id in decision.determining:
+                others = _combine(others, _require_none(book.index, forbid, supplied))
+        added = [wish for wish in (others[0] if others else ()) if wish not in way]
+        if not added:
+            return None
+        way = (*way, *added)
+    return None
 
 
 def _find_now(missing: Iterable[Missing], now: datetime) -> datetime:
@@ -182,37 +207,43 @@ def _list_forbids(index: PolicyIndex, question: Question, now: datetime) -> Iter
             yield living
 
 
-def _require_none(rule: Rule, marks: frozenset[str], question: Question) -> list[Wish] | None:
+def _require_none(index: PolicyIndex, rule: Rule, question: Question) -> list[Way]:
     """What would have a forbid not apply."""
     resource, action = question.resource, question.action
+    marks = index.enlist(question.principal).marks
     if applies(rule, marks, resource, action, question.facts) is False:
-        return []
-    ways = [_require(rule.condition, False, question.facts)]
-    for one in rule.exceptions:
+        return [()]
+    ways = _require(rule.condition, False, question.facts)
+    for one in rule.exceptions[:MOST_CANDIDATES]:
         if one.means(marks, resource, action):
-            ways.append(_require(one.condition, True, question.facts))
-    return _choose(ways)
+            ways += _require(one.condition, True, question.facts)
+    return _shorten(ways)
 
 
-def _require(condition: Condition, wanted: bool, facts: Facts) -> list[Wish] | None:
-    """The fewest tests that must come out otherwise for the condition to be `wanted` for certain;
-    None if it can't be."""
+def _require(condition: Condition, wanted: bool, facts: Facts) -> list[Way]:
+    """Tests that must come out otherwise for the condition to be `wanted` for certain: the shortest
+    ways first; none if it can't be."""
     if judge(condition, facts) is wanted:
-        return []
+        return [()]
     if isinstance(condition, Test):
-        return [(condition, wanted)]
+        return [((condition, wanted),)]
     if isinstance(condition, Not):
         return _require(condition.part, not wanted, facts)
-    ways = [_require(part, wanted, facts) for part in condition.parts]
+    parts = (_require(part, wanted, facts) for part in condition.parts)
     if isinstance(condition, All if wanted else Any_):
-        if any(way is None for way in ways):
-            return None
-        return [wish for way in ways if way is not None for wish in way]
-    return _choose(ways)
+        joint: list[Way] = [()]
+        for ways in parts:
+            joint = _combine(joint, ways)
+        return joint
+    return _shorten(way for ways in parts for way in ways)
 
 
-def _choose(ways: Sequence[list[Wish] | None]) -> list[Wish] | None:
-    return min((way for way in ways if way is not None), key=len, default=None)
+def _combine(first: Sequence[Way], second: Sequence[Way]) -> list[Way]:
+    return _shorten((*one, *other) for one in first for other in second)
+
+
+def _shorten(ways: Iterable[Way]) -> list[Way]:
+    return sorted(ways, key=len)[:MOST_WAYS]
 
 
 def _find_values(wishes: Sequence[Wish], facts: Facts, now: datetime) -> tuple[Missing, ...] | None:

@@ -184,7 +184,9 @@ def _check_variable(node: Mapping[str, Any]) -> None:
         raise Invalid("reads the context as a whole; name what it reads.")
     for verb in (".", "has", "getTag", "hasTag"):
         inner = node.get(verb)
-        left = inner.get("left") if isinstance(inner, dict) else None
+        if not isinstance(inner, dict):
+            continue
+        left = inner.get("left")
         if isinstance(left, dict) and left.get("Var") in ("principal", "resource", "action"):
             raise Invalid(
                 f"reads {left['Var']}.{inner.get('attr', '…')}: facts of {left['Var']} stand in "
@@ -195,12 +197,13 @@ def _check_variable(node: Mapping[str, Any]) -> None:
 def _read_path(node: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The names below ``context`` that a chain of ``.`` or ``has`` ends at."""
     names: list[str] = []
+    current = node
     inner = node.get(".") or node.get("has")
     while inner is not None:
         names.append(str(inner["attr"]))
-        node = inner["left"]
-        inner = node.get(".")
-    return tuple(reversed(names)) if names and node.get("Var") == "context" else None
+        current = inner["left"]
+        inner = current.get(".")
+    return tuple(reversed(names)) if names and current.get("Var") == "context" else None
 
 
 def _find_fact(path: tuple[str, ...], find_kind: FindKind) -> Fact:

@@ -128,7 +128,6 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "identity.sight": SightWorkload(p.store, p.clock, p.entropy, p.snapshot, p.trust_domain),
         **_list_declared_operations(p),
         **_list_trust_operations(p),
-        **_list_decision_operations(p),
         **moves,
         **_list_instance_operations(p),
         "manifest.plan": SubmitManifests(
@@ -184,6 +183,7 @@ def _list_declared_operations(p: Parts) -> Mapping[str, Operation]:
         "template.ls": ListTemplates(p.store),
         "resource.ls": ListResources(p.store),
         "resource.show": ShowResource(p.store),
+        **_list_decision_operations(p),
     }
 
 

@@ -184,9 +184,7 @@ async def build_house(
     snapshot = Snapshot(clock, lease)
     snapshot.load(await read_seed(store, clock.now()))
     leaves = LeafIssuer(store, snapshot, clock, entropy, keystore, drafter, config.crl.url)
-    mutual = find_mutual_origin(config)
-    methods = list_methods(client_secrets=config.client_secrets)
-    publication = StoredPublication(store, snapshot, clock, config.origin, mutual, methods)
+    publication = make_publication(config, store, snapshot, clock)
     decisions = await open_decisions(config, store, clock, entropy, metrics)
     parts = Parts(
         store=store,
@@ -213,21 +211,35 @@ async def build_house(
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
     follow_live(metrics, store, snapshot, lease)
-    roles = config.roles
     return House(
         store=store,
         decisions=parts.decisions,
         snapshot=snapshot,
         dispatcher=make_dispatcher(parts, config.limits, metrics, tracer),
         publication=publication,
-        callers=CallerRegistry(
-            store, snapshot, parts.peers, config.trust_domain, roles.uids, roles.spiffe_ids
-        ),
-        point=make_point(parts, roles.spiffe_ids),
+        callers=make_registry(config, parts),
+        point=make_point(parts, config.roles.spiffe_ids),
         metrics=metrics,
         tasks=list_tasks(parts, prepare, publish, config, metrics),
         certify=certify,
         local_node=await name_local_node(config, store, entropy),
+    )
+
+
+def make_publication(
+    config: Config, store: Store, snapshot: Snapshot, clock: Clock
+) -> StoredPublication:
+    """What anybody may read, under the URLs of the configuration."""
+    mutual = find_mutual_origin(config)
+    methods = list_methods(client_secrets=config.client_secrets)
+    return StoredPublication(store, snapshot, clock, config.origin, mutual, methods)
+
+
+def make_registry(config: Config, parts: Parts) -> CallerRegistry:
+    """Who calls, and which roles the configuration gives them."""
+    roles, store, snapshot = config.roles, parts.store, parts.snapshot
+    return CallerRegistry(
+        store, snapshot, parts.peers, config.trust_domain, roles.uids, roles.spiffe_ids
     )
 
 

@@ -142,8 +142,13 @@ class AuthzenEndpoints:
         if caller is None:
             caller = await self.authenticate(scope)
         shown = given.get(b"authorization")
-        if caller.principal != ANONYMOUS.principal or shown is None or self.point is None:
+        if caller.principal != ANONYMOUS.principal:
             return caller
+        if shown is None or self.point is None:
+            raise Unauthenticated(
+                "Prove who asks: by an access token for this server, or by a certificate of this "
+                "trust domain on the mutual-TLS listener."
+            )
         connection = connection_of(scope)
         return await self.point.bearers.identify(
             Shown(

@@ -156,10 +156,12 @@ class DecisionMaker:
         """What the answer would be, which nobody is given and nothing remembers: for searches."""
         return self._judge.decide(bundle.rules, party, inquiry, self._clock.now())
 
-    def refuse(self, party: Party, resource: Resource | None, reason: str) -> Answer:
+    def refuse(
+        self, bundle: Bundle, party: Party, resource: Resource | None, reason: str
+    ) -> Answer:
         """An answer for which no rule was asked, which isn't written down; `reason` says why."""
         judgement = Judgement(Decision(False, (), None), resource, reason)
-        return Answer(new_id("dec", self._entropy), judgement, party)
+        return Answer(new_id("dec", self._entropy), judgement, party, bundle)
 
     async def record(
         self, asked: Sequence[Asked], answers: Sequence[Answer], source: Source

@@ -86,7 +86,7 @@ class EnforceRequest:
         try:
             return await self._decide(call, bundle, name, source, found)
         except _Refusal as refusal:
-            return await self._refuse(call.body, source, found, refusal)
+            return await self._refuse(bundle, call.body, source, found, refusal)
 
     async def _find_proxy(self, bundle: Bundle, caller: Caller) -> str:
         """The name of the proxy's identity; "" for an administrator, who asks for any."""
@@ -121,6 +121,9 @@ class EnforceRequest:
             raise _Refusal(error.reason, 401, error.detail, challenge) from error
         if shown.access is not None and not shown.access.allows(target.action, target.id):
             raise _Refusal("scope", 403, f"The token doesn't permit {target.action}.")
+        if shown.tier is not None and shown.tier.rank < resource.minimum_tier.rank:
+            # The rules know the subject's tier; a chain holds as its weakest link does.
+            raise _Refusal("tier", 403, f"The token earns the tier {shown.tier.value} alone.")
         asked = Asked(Subject(IDENTITY, shown.subject), self._inquire(bundle, body, target, shown))
         answer = await self.decider.judge(asked)
         judged = answer.judgement.resource
@@ -128,15 +131,15 @@ class EnforceRequest:
             detail = f"The id {target.id[:64]!r} belongs to {judged.name}, the route to another."
             raise _Refusal("no_route", 403, detail)
         await self.decider.record([asked], [answer], source)
-        return await self._answer(body, answer, target, shown)
+        return self._answer(body, answer, target, shown)
 
-    async def _answer(
+    def _answer(
         self, body: EnforceDecision, answer: Answer, target: HttpTarget, shown: Shown
     ) -> EnforcedDecision:
         detail = ""
         if not answer.allowed and body.point == "proxy":
             # Why not is worth a look at other rules for people, who ask seldom.
-            detail = (await self.decider.explain(answer)).reason
+            detail = self.decider.explain(answer).reason
         return EnforcedDecision(
             allowed=answer.allowed,
             decision=answer.id,
@@ -171,7 +174,12 @@ class EnforceRequest:
         return Inquiry(target.action, target.resource.entity_type, target.id, told)
 
     async def _refuse(
-        self, body: EnforceDecision, source: Source, found: _Found, refusal: _Refusal
+        self,
+        bundle: Bundle,
+        body: EnforceDecision,
+        source: Source,
+        found: _Found,
+        refusal: _Refusal,
     ) -> EnforcedDecision:
         target, shown = found.target, found.shown
         resource: Resource | None = target.resource if target else None
@@ -184,7 +192,7 @@ class EnforceRequest:
             ),
         )
         who = NOBODY if shown is None else Party(Principal("spiffe", shown.subject), {})
-        answer = self.decider.refuse(who, resource, f"{refusal.reason}: {refusal.detail}")
+        answer = self.decider.refuse(bundle, who, resource, f"{refusal.reason}: {refusal.detail}")
         await self.decider.record([asked], [answer], source)
         return EnforcedDecision(
             allowed=False,

@@ -17,7 +17,8 @@ from troth.core.ids import SpiffeId
 from troth.core.jose.claims import list_audiences
 from troth.core.jose.dpop import LEEWAY, MAX_AGE, read_proof
 from troth.core.jose.jwk import encode_base64url
-from troth.issuance.accesstoken import list_actors
+from troth.core.tier import Tier, lower_tier, read_tier
+from troth.issuance.accesstoken import TIER, list_actors
 from troth.live.bundle import Bundle
 from troth.operations.bearer import Rejected, TokenJudge
 from troth.operations.peer import PeerReader
@@ -47,13 +48,15 @@ class Unshown(TrothError):
 @dataclass(frozen=True, slots=True)
 class Shown:
     """Who a request speaks for, by SPIFFE ID, who acts for them, the current one first, and what
-    its token permits: None for one without a token. `bound` says that somebody proved a key."""
+    its token permits: None for one without a token. `bound` says that somebody proved a key, `tier`
+    how much all who stand in the token are relied on."""
 
     subject: str
     bound: bool
     actors: tuple[str, ...] = ()
     access: Access | None = None
     audiences: tuple[str, ...] = ()
+    tier: Tier | None = None
 
     def describe_request(self) -> dict[str, Any]:
         """What is to be known of the request by its credential, as facts."""
@@ -146,7 +149,8 @@ class ShowingReader:
         )
         access = Access(frozenset(str(claims.get("scope", "")).split()), tuple(details))
         actors = list_actors(claims)
-        return Shown(found.token.subject, bool(confirmation), actors, access, audiences)
+        tier = lower_tier(read_tier(claims.get(TIER)), found.tier)
+        return Shown(found.token.subject, bool(confirmation), actors, access, audiences, tier)
 
     async def _check_proof(self, body: EnforceDecision, token: str, key: str) -> None:
         """The DPoP proof must be for this request and this token, by the token's key, and new."""

@@ -7,7 +7,9 @@ twenty. The data are as old as the packages.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import iporigin
 import iptocc
@@ -27,6 +29,9 @@ _NETWORKS = {
 }
 
 
+classify: Callable[[str], Any] = iporigin.classify  # it has types inside, and none here
+
+
 class BundledLocator:
     """Answers from the packages' tables."""
 
@@ -35,14 +40,12 @@ class BundledLocator:
         text = str(address)
         if not address.is_global:
             return Place(NOWHERE, "private")
-        return Place(
-            iptocc.country_code(text) or "", _NETWORKS.get(iporigin.classify(text).kind, "other")
-        )
+        return Place(iptocc.country_code(text) or "", _NETWORKS.get(classify(text).kind, "other"))
 
 
 def open_locator(file: Path | None) -> BundledLocator:
     """The locator; it takes no file. The first look loads the tables, so one is taken here."""
     if file is not None:
         raise Invalid("geo.file is for the driver 'table'; leave it out, or choose that driver.")
-    iporigin.classify("192.0.2.1")
+    classify("192.0.2.1")
     return BundledLocator()

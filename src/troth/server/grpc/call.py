@@ -85,7 +85,7 @@ async def _serve(
         raise
     except TrothError as error:
         await finish(stream, STATUS.get(error.code, Status.INTERNAL), error.detail)
-    except Exception:  # noqa: BLE001 - the edge: a status for the caller, the story for the log
+    except Exception:
         log.exception("call.failed", method=headers.get(":path"), source=peer.source)
         await finish(stream, Status.INTERNAL, "The server failed; its log has the reason.")
     else:

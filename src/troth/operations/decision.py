@@ -19,6 +19,7 @@ from troth.live.judge import Judge, Judgement
 from troth.live.snapshot import Snapshot
 from troth.operations.declaration import read_bundle
 from troth.operations.standing import find_standing, read_standing
+from troth.policy.decision import Decision
 from troth.policy.explanation import Explanation, explain
 from troth.policy.fact import Value
 from troth.policy.inquiry import (
@@ -28,6 +29,7 @@ from troth.policy.inquiry import (
     make_identity_party,
     make_outside_party,
 )
+from troth.policy.resource import Resource
 from troth.policy.rule import IDENTITY, Principal
 from troth.store.engine import Store
 from troth.trust.score import TrustScore
@@ -153,6 +155,13 @@ class DecisionMaker:
     def weigh(self, bundle: Bundle, party: Party, inquiry: Inquiry) -> Judgement:
         """What the answer would be, which nobody is given and nothing remembers: for searches."""
         return self._judge.decide(bundle.rules, party, inquiry, self._clock.now())
+
+    def refuse(
+        self, bundle: Bundle, party: Party, resource: Resource | None, reason: str
+    ) -> Answer:
+        """An answer for which no rule was asked, which isn't written down; `reason` says why."""
+        judgement = Judgement(Decision(False, (), None), resource, reason)
+        return Answer(new_id("dec", self._entropy), judgement, party, bundle)
 
     async def record(
         self, asked: Sequence[Asked], answers: Sequence[Answer], source: Source

@@ -15,6 +15,7 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.ids import TrustDomain
 from troth.core.manifest.problem import Limits
+from troth.drivers.geo import Locator
 from troth.drivers.issuers import KeySource
 from troth.drivers.keystores import Keystore
 from troth.identity.lifecycle import TRANSITIONS
@@ -38,6 +39,7 @@ from troth.operations.decisionhistory import ListDecisions, ShowDecision
 from troth.operations.delegate import Delegates
 from troth.operations.device import EnrollDevice, RenewDevice
 from troth.operations.dpop import DpopVerifier
+from troth.operations.enforcement import EnforceRequest, RouteTable
 from troth.operations.enrolment import InviteDevices
 from troth.operations.entitysearch import SearchDecisions
 from troth.operations.evaluation import EvaluateDecisions
@@ -61,6 +63,7 @@ from troth.operations.node import (
 )
 from troth.operations.pacing import JOINS, Turns
 from troth.operations.peer import PeerReader
+from troth.operations.places import Places
 from troth.operations.publication import Publication
 from troth.operations.refusal import Journaled, RefusalJournal
 from troth.operations.rejection import RejectionJournal
@@ -74,6 +77,7 @@ from troth.operations.rotation import (
     TaintAuthority,
 )
 from troth.operations.sealing import TokenSealer
+from troth.operations.showing import ShowingReader
 from troth.operations.sight import SightWorkload
 from troth.operations.status import About, ShowStatus, Usage
 from troth.operations.succession import AuthorityMaker
@@ -113,6 +117,7 @@ class Parts:
     client_secrets: bool = False
     usage: Usage | None = None
     draft_transaction_tokens: bool = False
+    locator: Locator | None = None
 
 
 def list_operations(p: Parts) -> Mapping[str, Operation]:
@@ -244,11 +249,15 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
         issue = IssueTxnToken(p.store, p.snapshot, authenticator, dpop, reader, minter)
         exchanges = ExchangeForEither(exchange, issue)
     signer = AnswerSigner(p.keystore, p.clock, origin)
+    enforce = EnforceRequest(
+        p.decider, ShowingReader(p.store, p.clock, judge, p.peers), RouteTable(), Places(p.locator)
+    )
     rejections = RejectionJournal(p.store, p.clock)
     restraint = restrain(rejections, p.clock)
     introspect = IntrospectToken(p.store, p.clock, authenticator, judge, signer, rejections)
     surrender = SurrenderToken(p.store, p.snapshot, p.clock, authenticator, judge, restraint)
     return {
+        "decision.enforce": enforce,
         "token.request": Journaled(request, refusals),
         "token.exchange": Journaled(exchanges, refusals),
         "token.introspect": Journaled(introspect, refusals),

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 
 import cedarpy
 import msgspec
@@ -156,6 +157,11 @@ class PolicyIndex:
                 bucket = self._buckets.setdefault((resource, action), {})
                 for mark in marks:
                     bucket.setdefault(mark, []).append((number, rule))
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Names of the facts that any rule may read; what no rule reads, nobody need find out."""
+        return frozenset(fact.name for rule in self.rules for fact in list_reads(rule))
 
     def enlist(self, principal: Principal) -> Enlisted:
         """What rules can mean it by."""

@@ -63,6 +63,7 @@ ADMINISTERS = (
     OPERATES
     | DECLARES
     | {
+        "decision.enforce",
         "identity.register",
         "identity.activate",
         "identity.retire",
@@ -87,7 +88,9 @@ NODE = frozenset(
         "node.sync",
     }
 )
-WORKLOAD = frozenset({"revocation.follow", "decision.evaluate", "decision.search"})
+WORKLOAD = frozenset(
+    {"revocation.follow", "decision.enforce", "decision.evaluate", "decision.search"}
+)
 DEVICE = frozenset({"device.renew"})
 ANYONE = frozenset(
     {

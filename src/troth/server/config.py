@@ -30,6 +30,7 @@ from troth.server.settings import (
     OUTAGE,
     Crl,
     Decisions,
+    Geo,
     Limits,
     Log,
     Setting,
@@ -109,6 +110,10 @@ class Config:
     """Whether clients may prove themselves by a secret."""
 
     decisions: Decisions
+    grpc: Address | None
+    """Where ext_authz is served over gRPC, or None for nowhere."""
+
+    geo: Geo
     log: Log
     vouchers: Vouchers
     """Who vouches for machines that prove themselves by a certificate."""
@@ -223,6 +228,8 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         crl=settings.crl,
         client_secrets=settings.oauth.client_secrets,
         decisions=settings.decisions,
+        grpc=_parse_grpc(settings.envoy.grpc_listen, (public, mutual), reading),
+        geo=_check_geo(settings.geo, reading),
         log=settings.log,
         vouchers=Vouchers(
             _read_authorities("authorities", settings.x509pop.authorities, reading),
@@ -270,6 +277,23 @@ def _parse_address(name: str, text: str, reading: Reading) -> Address:
     if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", host, re.ASCII) or int(port) > 65535:
         raise reading.blame(name, f"{text!r} is not host:port with a port up to 65535.")
     return Address(host, int(port))
+
+
+def _parse_grpc(text: str, taken: tuple[Address, ...], reading: Reading) -> Address | None:
+    if not text:
+        return None
+    address = _parse_address("envoy.grpc_listen", text, reading)
+    if address.port and address in taken:
+        raise reading.blame("envoy.grpc_listen", "must differ from the other listeners.")
+    return address
+
+
+def _check_geo(geo: Geo, reading: Reading) -> Geo:
+    if (geo.driver == "table") != bool(geo.file):
+        raise reading.blame("geo.file", "belongs to the driver 'table', which needs it.")
+    if geo.file and not Path(geo.file).is_absolute():
+        raise reading.blame("geo.file", f"{geo.file!r} must be an absolute path.")
+    return geo
 
 
 def _follow_address(public: Address, reading: Reading) -> Address:

@@ -26,6 +26,8 @@ from troth.operations.servercert import RenewServer, ServerPair
 from troth.server.background import Background, Task
 from troth.server.config import Address, Config, settle_ports
 from troth.server.gauges import CountIdentities, ShowState
+from troth.server.grpc.authorization import AuthorizationService
+from troth.server.grpc.listener import GrpcListener
 from troth.server.http.app import build_app
 from troth.server.http.callers import accept_anybody, require_certificate, require_uid
 from troth.server.http.listeners import Listener, TcpBinding, UnixBinding
@@ -190,10 +192,23 @@ async def _open_doors(stack: AsyncExitStack, config: Config, house: House, clock
         binding = TcpBinding(address.host, address.port, context)
         listener = Listener(app, name=name, binding=binding, clock=clock, limits=config.limits)
         await _open(stack, listener, house)
+    if config.grpc is not None:
+        service = AuthorizationService(house.dispatcher, house.callers)
+        await _open(
+            stack,
+            GrpcListener(
+                service.methods(),
+                name="grpc",
+                binding=TcpBinding(config.grpc.host, config.grpc.port, doors.tls.grpc),
+                clock=clock,
+                limits=config.limits,
+            ),
+            house,
+        )
     return doors
 
 
-async def _open(stack: AsyncExitStack, listener: Listener, house: House) -> None:
+async def _open(stack: AsyncExitStack, listener: Listener | GrpcListener, house: House) -> None:
     await listener.start()
     metrics, name = house.metrics, listener.name
     metrics.follow("troth_connections", listener.count_connections, name)

@@ -220,6 +220,40 @@ class Decisions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 90
 
 
+class EnvoySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is offered to proxies beside the endpoints of the mutual-TLS listener."""
+
+    grpc_listen: Annotated[
+        str,
+        Meta(
+            description="Address of a listener for Envoy's ext_authz over gRPC, with mutual TLS, "
+            "as host:port or [IPv6]:port. Over HTTP it is on the mutual-TLS listener anyway.",
+            extra={"default": "none"},
+        ),
+    ] = ""
+
+
+class Geo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the country and the kind of network of an address come from."""
+
+    driver: Annotated[
+        Literal["none", "bundled", "table"],
+        Meta(
+            description="'bundled' has the data of the packages iptocc and iporigin, as old as "
+            "those; 'table' reads a file of yours. With 'none' the facts request.country and "
+            "request.network aren't known."
+        ),
+    ] = "none"
+    file: Annotated[
+        str,
+        Meta(
+            description="Absolute path of the table, a line for each network: "
+            "203.0.113.0/24,DE,cloud. Read when the server starts.",
+            extra={"default": "none"},
+        ),
+    ] = ""
+
+
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
@@ -358,6 +392,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     oauth: OAuth = OAuth()
     x509pop: X509popSettings = X509popSettings()
     decisions: Decisions = Decisions()
+    envoy: EnvoySettings = EnvoySettings()
+    geo: Geo = Geo()
     log: Log = Log()
     telemetry: Telemetry = Telemetry()
 

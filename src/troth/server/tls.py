@@ -1,4 +1,4 @@
-"""TLS of the server: two contexts that live as long as the server, with certificates that change.
+"""TLS of the server: three contexts that live as long as the server, with certificates that change.
 
 What a listener holds never changes: a front context without any certificate. Each handshake is
 moved, by the server-name callback, to the newest inner context. A rotation builds and tries new
@@ -22,10 +22,11 @@ from troth.core.x509 import UNREADABLE, list_words
 log = structlog.get_logger(__name__)
 
 ALPN = ("http/1.1",)
+ALPN_GRPC = ("h2",)
 
 
 class ServerTls:
-    """The contexts of the public and of the mutual-TLS listener.
+    """The contexts of the public, the mutual-TLS and the gRPC listener.
 
     `chain_pem` is leaf first, `key_pem` an unencrypted private key, `client_roots` the DER
     certificates that client certificates must lead to. Raises `Invalid` when these don't belong
@@ -42,12 +43,15 @@ class ServerTls:
         self._roots = tuple(client_roots)
         self._clients: frozenset[bytes] = frozenset()
         self._inner_public, self._inner_mutual = self._build(self._pair, self._roots, self._clients)
+        self._inner_grpc = _build_grpc(self._pair, self._roots)
         self.public = _make_context()
         # A handshake keeps the verification mode and flags of its front context and takes
         # everything else from the inner one, the trusted roots among it.
         self.mutual = _make_mutual_context()
         self.public.sni_callback = self._enter_public
         self.mutual.sni_callback = self._enter_mutual
+        self.grpc = _make_grpc_context()
+        self.grpc.sni_callback = self._enter_grpc
 
     def install(self, chain_pem: bytes, key_pem: bytes, client_roots: Sequence[bytes]) -> None:
         """Serve this certificate and accept client certificates of these roots (DER) alone, from
@@ -76,7 +80,9 @@ class ServerTls:
     def _change(
         self, pair: tuple[bytes, bytes], roots: tuple[bytes, ...], clients: frozenset[bytes]
     ) -> None:
+        grpc = _build_grpc(pair, roots)
         self._inner_public, self._inner_mutual = self._build(pair, roots, clients)
+        self._inner_grpc = grpc
         self._pair, self._roots, self._clients = pair, roots, clients
 
     @staticmethod
@@ -99,6 +105,26 @@ class ServerTls:
         self, connection: ssl.SSLObject, name: str | None, front: ssl.SSLContext
     ) -> None:
         connection.context = self._inner_mutual
+
+    def _enter_grpc(
+        self, connection: ssl.SSLObject, name: str | None, front: ssl.SSLContext
+    ) -> None:
+        connection.context = self._inner_grpc
+
+
+def _build_grpc(pair: tuple[bytes, bytes], roots: tuple[bytes, ...]) -> ssl.SSLContext:
+    context = _make_grpc_context()
+    _load_pair(context, pair)
+    _load_roots(context, roots)
+    return context
+
+
+def _make_grpc_context() -> ssl.SSLContext:
+    """X.509-SVIDs alone get in: a proxy has one."""
+    context = _make_context()
+    context.set_alpn_protocols(list(ALPN_GRPC))
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _make_context() -> ssl.SSLContext:

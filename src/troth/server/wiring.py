@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
@@ -22,6 +23,7 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Refused
 from troth.core.manifest.problem import Limits
 from troth.core.tracing import NO_TRACER, Tracer
+from troth.drivers.geo import Locator, load_locator
 from troth.drivers.issuers.https import open_source
 from troth.drivers.keystores import Keystore
 from troth.drivers.keystores.observed import ObservedKeystore
@@ -208,6 +210,7 @@ async def build_house(
         client_secrets=config.client_secrets,
         usage=metrics,
         draft_transaction_tokens=config.draft_transaction_tokens,
+        locator=await open_geo(config),
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
     follow_live(metrics, store, snapshot, lease)
@@ -241,6 +244,12 @@ def make_registry(config: Config, parts: Parts) -> CallerRegistry:
     return CallerRegistry(
         store, snapshot, parts.peers, config.trust_domain, roles.uids, roles.spiffe_ids
     )
+
+
+async def open_geo(config: Config) -> Locator | None:
+    """What knows the country and network of an address; None if nothing does."""
+    file = Path(config.geo.file) if config.geo.file else None
+    return await asyncio.to_thread(load_locator, config.geo.driver, file)
 
 
 def make_publisher(

@@ -70,7 +70,7 @@ def read_forwarded(value: str) -> ForwardedCertificate:
     if max(len(uris), len(certificates), len(hashes)) > 1:
         raise Invalid("x-forwarded-client-cert must name one peer: one URI, Cert and Hash.")
     der = read_escaped_pem(certificates[0]) if certificates else b""
-    return ForwardedCertificate(*uris or [""], der, *hashes or [""])
+    return ForwardedCertificate(uris[0] if uris else "", der, hashes[0] if hashes else "")
 
 
 def _read_elements(value: str) -> list[list[tuple[str, str]]]:
@@ -137,24 +137,18 @@ def parse_check(data: bytes) -> EnforceDecision:
     certificate = read_escaped_pem(source.certificate) if source.certificate else b""
     peer = source.principal if source.principal.startswith("spiffe://") else ""
     encrypted = attributes.HasField("tls_session") or http.scheme == "https"
-    return _convert(
-        {
-            "method": http.method,
-            "host": http.host,
-            "path": http.path,
-            "authorization": headers.get("authorization", ""),
-            "dpop": headers.get("dpop", ""),
-            "certificate": certificate,
-            "peer": peer,
-            "ip": source.address.socket_address.address,
-            "transport": "mtls" if certificate or peer else "tls" if encrypted else "plain",
-            "point": "envoy",
-        }
+    return make_question(
+        method=http.method,
+        host=http.host,
+        path=http.path,
+        authorization=headers.get("authorization", ""),
+        dpop=headers.get("dpop", ""),
+        certificate=certificate,
+        peer=peer,
+        ip=source.address.socket_address.address,
+        transport="mtls" if certificate or peer else "tls" if encrypted else "plain",
+        point="envoy",
     )
-
-
-def _convert(values: Mapping[str, Any]) -> EnforceDecision:
-    return make_question(**values)
 
 
 def make_question(**values: Any) -> EnforceDecision:

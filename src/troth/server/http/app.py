@@ -32,7 +32,13 @@ from troth.server.http.authzen import (
     is_authzen,
 )
 from troth.server.http.documents import JSON, answer_document, serve_document
-from troth.server.http.exchange import attach_request_id, attach_span, connection_of
+from troth.server.http.enforcement import EnforcementEndpoints, is_enforcement
+from troth.server.http.exchange import (
+    attach_request_id,
+    attach_span,
+    check_certificate,
+    connection_of,
+)
 from troth.server.http.oauth import OAuthEndpoints, is_oauth
 from troth.server.http.problems import Rejected, answer_exception, explain_error
 from troth.server.metrics import Metrics
@@ -84,7 +90,8 @@ def build_app(
     )
     oauth = OAuthEndpoints(dispatcher, limits)
     authzen = AuthzenEndpoints(dispatcher, authenticate, limits, point)
-    return Edge(inner, dispatcher, authenticate, oauth, authzen)
+    enforcement = EnforcementEndpoints(dispatcher, authenticate)
+    return Edge(inner, dispatcher, authenticate, oauth, authzen, enforcement)
 
 
 def _list_options(handlers: list[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
@@ -121,6 +128,7 @@ class Edge:
     authenticate: Authenticate
     oauth: OAuthEndpoints
     authzen: AuthzenEndpoints
+    enforcement: EnforcementEndpoints
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one exchange."""
@@ -152,7 +160,10 @@ class Edge:
         request_id = bound["request_id"]
         with log_words(bound):
             try:
-                self._check_certificate(scope)
+                if is_enforcement(scope["raw_path"]):
+                    await self.enforcement(scope, receive, answer.send)
+                    return
+                check_certificate(scope, self.dispatcher.clock.now())
                 _normalise(scope)
                 await self._choose(scope["path"])(scope, receive, answer.send)
             except Exception as error:  # noqa: BLE001 - the last place to turn one into an answer
@@ -177,17 +188,6 @@ class Edge:
         except TrothError:
             return None
         return place
-
-    def _check_certificate(self, scope: Any) -> None:
-        """TLS looks at a certificate's end once; a kept-alive connection outlives it."""
-        connection = connection_of(scope)
-        if connection is None or connection.not_after is None:
-            return
-        if self.dispatcher.clock.now() >= connection.not_after:
-            raise Unauthenticated(
-                "The client certificate of this connection has expired: connect again with a new "
-                "one."
-            )
 
     @staticmethod
     async def _answer_error(scope: Any, error: Exception, request_id: str, answer: _Answer) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from troth.core.errors import Unauthenticated
 from troth.core.tracing import NO_SPAN, Span
 
 _CONNECTION = "troth.connection"
@@ -103,3 +104,17 @@ def span_of(scope: Any) -> Span:
     """The span of the exchange; one that records nothing where there is none."""
     found: Span = scope.get("state", {}).get(_SPAN, NO_SPAN)
     return found
+
+
+def check_certificate(scope: Any, now: datetime) -> None:
+    """Raise `Unauthenticated` once the client's certificate has expired.
+
+    TLS looks at a certificate's end once; a kept-alive connection outlives it.
+    """
+    connection = connection_of(scope)
+    if connection is None or connection.not_after is None:
+        return
+    if now >= connection.not_after:
+        raise Unauthenticated(
+            "The client certificate of this connection has expired: connect again with a new one."
+        )

@@ -143,7 +143,7 @@ class Listener:
         log.info("listener.stopped", listener=self.name, cancelled=len(late))
 
     async def _start_tcp(self, binding: TcpBinding, capacity: Capacity) -> None:
-        sockets = await _bind_tcp(binding)
+        sockets = await bind_tcp(binding)
         self.port = sockets[0].getsockname()[1]
 
         async def greet(connected: socket.socket, slot: Slot) -> None:
@@ -242,7 +242,8 @@ async def _check_stale(path: Path) -> None:
     raise Conflict(f"Another server listens on {path}; stop it, or choose another data directory.")
 
 
-async def _bind_tcp(binding: TcpBinding) -> list[socket.socket]:
+async def bind_tcp(binding: TcpBinding) -> list[socket.socket]:
+    """Listening sockets for every address of the host, on one port."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(

@@ -19,6 +19,7 @@ from troth.wire.api import (
     client_secrets,
     decisions,
     devices,
+    enforcement,
     identities,
     journal,
     jwt_svids,
@@ -106,6 +107,14 @@ ROUTES: tuple[Route, ...] = (
         templates.ListTemplates,
         templates.TemplateList,
         "List templates: who gets an identity at first sight.",
+    ),
+    _r(
+        "decision.enforce",
+        "POST",
+        "/v1/enforce",
+        enforcement.EnforceDecision,
+        enforcement.EnforcedDecision,
+        "Decide whether a request at a proxy may pass.",
     ),
     _r(
         "resource.ls",

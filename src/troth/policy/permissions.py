@@ -79,7 +79,7 @@ NODE = frozenset(
         "node.sync",
     }
 )
-WORKLOAD = frozenset({"revocation.follow"})
+WORKLOAD = frozenset({"revocation.follow", "policy.follow", "policy.party", "decision.report"})
 DEVICE = frozenset({"device.renew"})
 ANYONE = frozenset(
     {

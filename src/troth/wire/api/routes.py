@@ -18,6 +18,7 @@ from troth.wire.api import (
     certificates,
     client_secrets,
     devices,
+    enforcement,
     identities,
     journal,
     jwt_svids,
@@ -375,6 +376,7 @@ ROUTES: tuple[Route, ...] = (
         "Follow whom a verifier of peers must refuse.",
         stream=True,
     ),
+    *enforcement.ROUTES,
     _r(
         "status.show",
         "GET",

@@ -35,6 +35,8 @@ class Parties:
         self.complete = complete
         self._named: OrderedDict[str, KnownParty] = OrderedDict()
         self._by_id: dict[str, KnownParty] = {}
+        self.told = 0
+        """Counts the messages that named somebody who is gone or different."""
 
     def __len__(self) -> int:
         return len(self._named)
@@ -62,8 +64,8 @@ class Parties:
             self._by_id.pop(str(known.identity.spiffe_id), None)
 
 
-class _Known:
-    """One complete value."""
+class KnownRules:
+    """One complete value: the rules about what is `served`, and the parties that they can mean."""
 
     def __init__(
         self,
@@ -90,13 +92,13 @@ class Policies:
         self._clock = clock
         self._own_lease = math.inf if lease is None else lease
         self._lease = 0.0
-        self._known: _Known | None = None
+        self._known: KnownRules | None = None
         self._true_at = -math.inf
         self.epoch = 0
         self.mark = ""
 
     @property
-    def known(self) -> _Known | None:
+    def known(self) -> KnownRules | None:
         """The value; None before the first one."""
         return self._known
 
@@ -158,9 +160,9 @@ class Policies:
         # Never later than now: a server whose clock runs fast must not lend itself time.
         self._true_at = min(asked + message.as_of, self._clock.monotonic())
 
-    def _make(self, trust_domain: str, rules: RuleSet, parties: Parties) -> _Known:
+    def _make(self, trust_domain: str, rules: RuleSet, parties: Parties) -> KnownRules:
         served = frozenset(rules.served)
-        return _Known(trust_domain, rules.digest, served, read_rules(rules), parties)
+        return KnownRules(trust_domain, rules.digest, served, read_rules(rules), parties)
 
     def _change(self, change: PolicyChange) -> None:
         known = self._known
@@ -172,6 +174,7 @@ class Policies:
         if change.rules is not None:
             after = self._make(known.trust_domain, change.rules, known.parties)
         # Who is gone first, then the new rules: in between nobody has more than either permits.
+        known.parties.told += bool(change.gone or change.parties)
         for name in change.gone:
             known.parties.drop(name)
         for view in change.parties:

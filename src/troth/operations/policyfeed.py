@@ -70,8 +70,8 @@ class PolicyDesk:
         strange = sorted(set(wanted) - set(served))
         if strange:
             raise Denied(
-                f"'{server}' isn't named in `servers` of resource {strange[0][:128]!r}, so it isn't "
-                "told the rules about it."
+                f"'{server}' isn't named in `servers` of resource {strange[0][:128]!r}, so it "
+                "isn't told the rules about it."
             )
         names = tuple(sorted(set(wanted))) if wanted else served
         if len(names) > wire.MOST_RESOURCES:

@@ -28,10 +28,10 @@ def role(name: str, of: str, *actions: str, **spec: Any) -> ManifestDocument:
     return document("Role", name, permissions=[{"resource": of, "actions": list(actions)}], **spec)
 
 
-def identity(name: str, uid: int, *roles: str) -> ManifestDocument:
-    return document(
-        "Identity", name, kind="service", selectors=[f"unix:uid:{uid}"], roles=list(roles)
-    )
+def identity(name: str, uid: int, *roles: str, **spec: Any) -> ManifestDocument:
+    selectors = [f"unix:uid:{uid}"]
+    given = {"kind": "service", "selectors": selectors, "roles": list(roles), **spec}
+    return document("Identity", name, **given)
 
 
 def policy(name: str, **spec: Any) -> ManifestDocument:

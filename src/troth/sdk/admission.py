@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -28,12 +29,15 @@ NOBODY = "The request shows neither a certificate of this trust domain nor an ac
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A request: its method, host and path as sent, where it came from, whether over TLS, the
+    """A request: its method, host and path as sent, and `path` as the application reads it, perhaps
+    below a `root`; where it came from, whether over TLS, the
     peer's certificate (DER) from TLS, and its token, if that was checked."""
 
     method: str
     host: str
     raw_path: str
+    path: str
+    root: str
     address: str
     secure: bool
     certificate: bytes | None
@@ -81,6 +85,9 @@ class Admission:
     def read(self, arrived: Arrived) -> Wanted:
         """What a request wants; raises `Denied` or `Invalid` for one that nothing permits."""
         target = self._find_routes().find(arrived.method, arrived.host, arrived.raw_path)
+        read = unquote(arrived.raw_path.partition("?")[0])
+        if read not in (arrived.path, arrived.root + arrived.path):
+            raise Denied("The server in front of the application read the path in another way.")
         token, bound, subject = arrived.token, False, ""
         if token is not None:
             bound, subject = "cnf" in token.claims, token.subject

@@ -164,6 +164,8 @@ def _read_arrived(scope: Scope) -> Arrived:
         # Of two nobody knows which one the application goes by.
         host=hosts[0].decode("latin-1") if len(hosts) == 1 else "",
         raw_path=raw.decode("latin-1") if raw else quote_path(scope["path"]),
+        path=scope["path"],
+        root=scope.get("root_path", ""),
         address=client[0] if client else "",
         secure=scope.get("scheme") in ("https", "wss"),
         certificate=find_certificate(scope),

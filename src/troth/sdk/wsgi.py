@@ -129,10 +129,13 @@ class PolicyMiddleware:
 
     def _read(self, environ: Environ) -> Arrived:
         token = environ.get(TOKEN)
+        path, raw = _read_path(environ)
         return Arrived(
             method=environ["REQUEST_METHOD"],
             host=str(environ.get("HTTP_HOST", "")),
-            raw_path=_read_path(environ)[1],
+            raw_path=raw,
+            path=path,
+            root="",
             address=str(environ.get("REMOTE_ADDR", "")),
             secure=environ.get("wsgi.url_scheme") == "https",
             certificate=self._find_certificate(environ),

@@ -31,6 +31,7 @@ from troth.live.recent import (
     read_change,
 )
 from troth.live.tokens import TokenRevocations
+from troth.live.touched import TouchedIdentities
 from troth.live.trust import Standings
 
 INDIFFERENT = frozenset(
@@ -106,7 +107,11 @@ class Snapshot:
         self.trust = Standings()
         self.tokens = TokenRevocations(clock)
         self.recent = RecentChanges()
+        self.touched = TouchedIdentities()
+        self.reading = asyncio.Lock()
+        """Held while the bundle is read from the store: once is enough for all who want it."""
         self.epoch = 0
+        self.policies_epoch = 0
         self.nodes_epoch = 0
         self.refusals_epoch = 0
         self.loads = 0
@@ -131,7 +136,9 @@ class Snapshot:
         self.trust.clear(seed.epoch)
         self.bundle, self._declared = None, seed.epoch
         self.recent.clear(seed.epoch)
+        self.touched.clear(seed.epoch)
         self.epoch = self.nodes_epoch = self.refusals_epoch = seed.epoch
+        self.policies_epoch = seed.epoch
         self._last = None
         self.loads += 1
 
@@ -166,10 +173,13 @@ class Snapshot:
             if kind.startswith("identity."):
                 self.facts.drop(IdentityId(str(body["id"])), sealed.position)
                 self.trust.forget(IdentityId(str(body["id"])))
+                self._touch_identity(str(body["id"]), sealed.position)
             elif kind.startswith("evidence."):
                 self.trust.drop(IdentityId(str(body["identity_id"])), sealed.position)
+                self._touch_identity(str(body["identity_id"]), sealed.position)
             elif kind.startswith(_DECLARED_NOUNS):
                 self.bundle, self._declared = None, sealed.position
+                self.policies_epoch = sealed.position
             change = read_change(sealed)
             refusing = change is not None and self._take(change)
             # Who is new is told always: a reader may know a retired one of that name for longer.
@@ -184,6 +194,10 @@ class Snapshot:
                 self._touch(body.get("nodes"), sealed.position)
             elif kind.startswith(("identity.", *_SHARED_NOUNS)):
                 self.nodes_epoch = sealed.position
+
+    def _touch_identity(self, identity_id: str, position: int) -> None:
+        self.touched.note(IdentityId(identity_id), position)
+        self.policies_epoch = position
 
     def _touch(self, nodes: object, position: int) -> None:
         """Note for whom an identity changed that is cut off neither before nor after.
@@ -316,17 +330,26 @@ class Snapshot:
             self._changed.notify_all()
 
     async def wait_beyond(
-        self, epoch: int, seconds: float, *, node: str | None = None, refusals: bool = False
+        self,
+        epoch: int,
+        seconds: float,
+        *,
+        node: str | None = None,
+        refusals: bool = False,
+        policies: bool = False,
     ) -> int:
         """The present epoch, once it is past `epoch`, or starts again, or after `seconds`.
 
         With `node`, only events that can change what the node of that name is sent count; with
-        `refusals`, only those that change whom to refuse.
+        `refusals`, only those that change whom to refuse; with `policies`, those about what is
+        declared, about identities and about evidence.
         """
 
         def current() -> int:
             if refusals:
                 return self.refusals_epoch
+            if policies:
+                return self.policies_epoch
             return self.epoch if node is None else self.find_change(node)
 
         loads = self.loads

@@ -21,7 +21,7 @@ from troth.operations.declaration import read_bundle
 from troth.operations.standing import find_standing, read_standing
 from troth.policy.decision import Decision
 from troth.policy.explanation import Explanation, explain
-from troth.policy.fact import Value
+from troth.policy.fact import render_value
 from troth.policy.inquiry import (
     Inquiry,
     Party,
@@ -286,12 +286,3 @@ def make_record(
         epoch=epoch,
         facts={name: render_value(value) for name, value in judgement.decision.read.items()},
     )
-
-
-def render_value(value: Value) -> Any:
-    """A fact's value as plain JSON."""
-    if isinstance(value, str | int):
-        return value
-    if isinstance(value, tuple):
-        return list(value)
-    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -166,6 +166,11 @@ async def read_bundle(store: Store, snapshot: Snapshot) -> Bundle:
     """What is declared now, live where it is known."""
     if snapshot.bundle is not None:
         return snapshot.bundle
+    async with snapshot.reading:
+        return snapshot.bundle or await _read_anew(store, snapshot)
+
+
+async def _read_anew(store: Store, snapshot: Snapshot) -> Bundle:
     epoch = snapshot.epoch
     declared, authorities = await store.read(
         lambda tx: (tx.declarations.list(), tx.authorities.list())

@@ -57,14 +57,7 @@ class FollowRevocations:
 
     async def _read_missed(self, body: wire.FollowRevocations) -> list[SealedEvent]:
         """The event that the caller names and all after it; none if it can't go on from there."""
-        if not body.after or not body.mark or body.after > self.snapshot.epoch:
-            return []
-        found = await self.store.read(
-            lambda tx: tx.journal.after(body.after - 1, RESUMABLE + 1, without=INDIFFERENT)
-        )
-        if not found or len(found) > RESUMABLE or found[0].position != body.after:
-            return []
-        return found if mark_event(found[0]) == body.mark else []
+        return await read_missed(self.store, self.snapshot, body.after, body.mark)
 
     def _show_all(self, opened: float) -> wire.RevocationSnapshot:
         known = self.snapshot.list_refused()
@@ -115,3 +108,16 @@ class FollowRevocations:
 
     def _tell_age(self, opened: float) -> float:
         return self.clock.monotonic() - opened - self.snapshot.age
+
+
+async def read_missed(store: Store, snapshot: Snapshot, after: int, mark: str) -> list[SealedEvent]:
+    """The event at position `after`, if it is the one of that `mark`, and all after it that matter;
+    none if nobody can go on from there."""
+    if not after or not mark or after > snapshot.epoch:
+        return []
+    found = await store.read(
+        lambda tx: tx.journal.after(after - 1, RESUMABLE + 1, without=INDIFFERENT)
+    )
+    if not found or len(found) > RESUMABLE or found[0].position != after:
+        return []
+    return found if mark_event(found[0]) == mark else []

@@ -36,6 +36,7 @@ from troth.operations.client_secret import (
 )
 from troth.operations.decision import DecisionMaker
 from troth.operations.decisionhistory import ListDecisions, ShowDecision
+from troth.operations.decisionreport import ReportDecisions
 from troth.operations.delegate import Delegates
 from troth.operations.device import EnrollDevice, RenewDevice
 from troth.operations.dpop import DpopVerifier
@@ -64,6 +65,7 @@ from troth.operations.node import (
 from troth.operations.pacing import JOINS, Turns
 from troth.operations.peer import PeerReader
 from troth.operations.places import Places
+from troth.operations.policyfeed import FollowPolicies, PolicyDesk, ShowParty
 from troth.operations.publication import Publication
 from troth.operations.refusal import Journaled, RefusalJournal
 from troth.operations.rejection import RejectionJournal
@@ -133,6 +135,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "identity.sight": SightWorkload(p.store, p.clock, p.entropy, p.snapshot, p.trust_domain),
         **_list_declared_operations(p),
         **_list_trust_operations(p),
+        **_list_enforcement_operations(p),
         **moves,
         **_list_instance_operations(p),
         "manifest.plan": SubmitManifests(
@@ -189,6 +192,15 @@ def _list_declared_operations(p: Parts) -> Mapping[str, Operation]:
         "resource.ls": ListResources(p.store),
         "resource.show": ShowResource(p.store),
         **_list_decision_operations(p),
+    }
+
+
+def _list_enforcement_operations(p: Parts) -> Mapping[str, Operation]:
+    """Those for services that decide for themselves."""
+    desk = PolicyDesk(p.store, p.snapshot)
+    return {
+        "policy.party": ShowParty(desk, p.store, p.trust_domain),
+        "decision.report": ReportDecisions(desk, p.decisions, p.clock, p.entropy, p.trust_domain),
     }
 
 
@@ -280,5 +292,8 @@ def list_subscriptions(p: Parts) -> Mapping[str, Subscription]:
         "journal.tail": TailJournal(p.store, p.snapshot),
         "revocation.follow": FollowRevocations(
             p.store, p.snapshot, p.clock, p.trust_domain, p.lease
+        ),
+        "policy.follow": FollowPolicies(
+            p.store, PolicyDesk(p.store, p.snapshot), p.clock, p.trust_domain, p.lease
         ),
     }

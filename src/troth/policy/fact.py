@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 from troth.core.tier import Tier
 
@@ -125,3 +126,12 @@ def attribute_fact(group: str, key: str, kind: FactKind) -> Fact:
 GRANTED = BY_NAME["grant.roles"]
 NOW = BY_NAME["request.time"]
 SOURCE = BY_NAME["request.ip"]
+
+
+def render_value(value: Value) -> Any:
+    """A fact's value as plain JSON."""
+    if isinstance(value, str | int):
+        return value
+    if isinstance(value, tuple):
+        return list(value)
+    return value.isoformat() if isinstance(value, datetime) else str(value)

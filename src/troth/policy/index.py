@@ -227,6 +227,16 @@ class PolicyIndex:
         ordered = (found[number] for number in sorted(found))
         return [rule for rule in ordered if rule.is_about(resource, action)]
 
+    def find_about(self, resources: Mapping[str, Iterable[str]]) -> list[Rule]:
+        """Every rule that is about one of these resources (with their actions), in order."""
+        found: dict[int, Rule] = {}
+        for resource, actions in resources.items():
+            for action in (*actions, _ANY):
+                for bucket in self._list_buckets(resource, action):
+                    for rules in bucket.values():
+                        found.update(rules)
+        return [found[number] for number in sorted(found)]
+
     def _list_buckets(
         self, resource: str, action: str
     ) -> Iterable[dict[str, list[tuple[int, Rule]]]]:

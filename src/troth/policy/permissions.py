@@ -89,7 +89,15 @@ NODE = frozenset(
     }
 )
 WORKLOAD = frozenset(
-    {"revocation.follow", "decision.enforce", "decision.evaluate", "decision.search"}
+    {
+        "revocation.follow",
+        "policy.follow",
+        "policy.party",
+        "decision.enforce",
+        "decision.evaluate",
+        "decision.report",
+        "decision.search",
+    }
 )
 DEVICE = frozenset({"device.renew"})
 ANYONE = frozenset(

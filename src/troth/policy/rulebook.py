@@ -93,6 +93,10 @@ class RuleBook:
         known = self._instances.get(resource.name)
         return None if known is None else known.get(id_)
 
+    def list_with_instances(self) -> list[Resource]:
+        """The resources of which some are known by name."""
+        return [self.resources[name] for name in self._instances]
+
     def list_of_type(self, type_: str) -> tuple[Resource, ...]:
         """The resources of that type."""
         return self._by_type.get(type_, ())
@@ -127,13 +131,27 @@ def make_rule_book(
         {one.name: one for one in segments},
     )
     index = PolicyIndex(compiler.list_rules())
+    return _bind(epoch, compiler, index)
+
+
+def make_compiled_book(
+    epoch: int, roles: Iterable[Role], resources: Iterable[Resource], rules: Iterable[Rule]
+) -> RuleBook:
+    """The rule book of rules that somebody else has compiled of what is declared."""
+    by_name = {one.name: one for one in resources}
+    holder = _Compiler({one.name: one for one in roles}, by_name, {}, {})
+    return _bind(epoch, holder, PolicyIndex(rules))
+
+
+def _bind(epoch: int, compiler: _Compiler, index: PolicyIndex) -> RuleBook:
+    resources = compiler.resources
     by_type: dict[str, list[Resource]] = {}
-    for one in by_name.values():
+    for one in resources.values():
         by_type.setdefault(one.entity_type, []).append(one)
     return RuleBook(
         epoch,
         compiler.roles,
-        by_name,
+        resources,
         compiler.policies,
         compiler.segments,
         index,
@@ -144,7 +162,7 @@ def make_rule_book(
         },
         {
             one.name: {instance.id: instance for instance in one.instances}
-            for one in by_name.values()
+            for one in resources.values()
             if one.instances
         },
         _exact={

@@ -7,15 +7,19 @@ Source: the ASGI specification's TLS extension (asgi.readthedocs.io, "TLS Extens
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 import msgspec
 
 from troth.core.errors import TrothError
+from troth.sdk.access import ASKER
+from troth.sdk.admission import DECISION, Admission, Arrived
 from troth.sdk.decision import Decision
+from troth.sdk.enforcer import Enforcer
 from troth.sdk.guard import PeerGuard
 from troth.sdk.resource import TOKEN, Answer, ProtectedResource, Shown, quote_path
+from troth.sdk.validator import ValidToken
 from troth.wire.api.problems import MEDIA_TYPE, Problem
 
 Scope = MutableMapping[str, Any]
@@ -93,6 +97,87 @@ class TokenMiddleware:
                 await _answer(resource.refuse(error, scheme, needed), send)
             return
         await self._app(passed, receive, send)
+
+
+class PolicyMiddleware:
+    """Passes on the requests that the rules permit, with the decision in ``scope[DECISION]``, and
+    refuses the others: what no route of a resource that is served here fits, and whose maker isn't
+    known, among them.
+
+    Who asks is the subject of the token that `TokenMiddleware` checked (put it in front), or the
+    peer, whose certificate the TLS extension holds. `public` are paths that nobody is asked about.
+    With `scopes`, a token must have the action among its own; with `explain`, who is refused learns
+    what is missing. A WebSocket is opened by a GET.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        enforcer: Enforcer,
+        *,
+        public: Collection[str] = (),
+        scopes: bool = True,
+        explain: bool = True,
+    ) -> None:
+        self._app = app
+        self._admission = Admission(enforcer, public, scopes=scopes, explain=explain)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide, and pass on or refuse."""
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        admission = self._admission
+        passed = {name: value for name, value in scope.items() if name != DECISION}
+        arrived = _read_arrived(scope)
+        if admission.is_public(arrived.raw_path):
+            await self._app(passed, receive, send)
+            return
+        try:
+            wanted = admission.read(arrived)
+        except TrothError as error:
+            await _turn_away(admission.refuse(error), kind, send)
+            return
+        asker, target = wanted.asker, wanted.target
+        decision = await admission.enforcer.decide_async(
+            asker.subject, target.action, target.resource.entity_type, target.id, asker.told
+        )
+        if not decision.allowed:
+            await _turn_away(admission.refuse(decision), kind, send)
+            return
+        passed[DECISION] = decision
+        before = ASKER.set(asker)
+        try:
+            await self._app(passed, receive, send)
+        finally:
+            ASKER.reset(before)
+
+
+def _read_arrived(scope: Scope) -> Arrived:
+    raw = scope.get("raw_path")
+    hosts = [value for name, value in scope.get("headers") or () if name == b"host"]
+    client = scope.get("client")
+    token = scope.get(TOKEN)
+    return Arrived(
+        method=scope.get("method", "GET"),
+        # Of two nobody knows which one the application goes by.
+        host=hosts[0].decode("latin-1") if len(hosts) == 1 else "",
+        raw_path=raw.decode("latin-1") if raw else quote_path(scope["path"]),
+        path=scope["path"],
+        root=scope.get("root_path", ""),
+        address=client[0] if client else "",
+        secure=scope.get("scheme") in ("https", "wss"),
+        certificate=find_certificate(scope),
+        token=token if isinstance(token, ValidToken) else None,
+    )
+
+
+async def _turn_away(answer: Answer, kind: str, send: Send) -> None:
+    if kind == "websocket":
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+    else:
+        await _answer(answer, send)
 
 
 def _read_request(scope: Scope) -> Shown:

@@ -47,7 +47,7 @@ class Following:
         clock: Clock,
         entropy: Entropy,
     ) -> None:
-        self._servers = servers
+        self.servers = tuple(servers)
         self._api = api
         self._wanted = wanted
         self._known = known
@@ -123,7 +123,7 @@ class Following:
         pair = self._pair
         if pair is None:
             raise Internal("The agent's certificate was lost.")
-        url = self._servers[self._turn % len(self._servers)]
+        url = self.servers[self._turn % len(self.servers)]
         domain = SpiffeId.parse(self.spiffe_id).trust_domain
         context = make_api_context(pair, str(SpiffeId.of(domain, SERVER_PATH)))
         request = FollowRevocations(after=self._known.epoch, mark=self._known.mark)

@@ -127,6 +127,16 @@ class PeerGuard(Background):
         return self._following.pair
 
     @property
+    def servers(self) -> tuple[str, ...]:
+        """The servers that it was told of."""
+        return self._following.servers
+
+    @property
+    def started(self) -> bool:
+        """Whether it was started."""
+        return self._thread is not None
+
+    @property
     def age(self) -> float:
         """Seconds since what is known was certainly true; infinite before the first word."""
         return self._known.age

@@ -6,12 +6,16 @@ The peer's certificate isn't part of WSGI (PEP 3333): servers hand it over in wa
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
 from typing import Any
 
 from troth.core.errors import TrothError
+from troth.sdk.access import ASKER
+from troth.sdk.admission import DECISION, Admission, Arrived
+from troth.sdk.enforcer import Enforcer
 from troth.sdk.resource import TOKEN, Answer, ProtectedResource, Shown, quote_path
+from troth.sdk.validator import ValidToken
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -70,18 +74,82 @@ class TokenMiddleware:
         return self._app(environ, start_response)
 
     def _read(self, environ: Environ) -> Shown:
-        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-        # Bytes as latin-1 (PEP 3333, "A Note on String Types").
-        decoded = path.encode("latin-1", "replace").decode("utf-8", "replace")
-        raw = str(environ.get("REQUEST_URI") or environ.get("RAW_URI") or "").partition("?")[0]
+        path, raw = _read_path(environ)
         return Shown(
             method=environ["REQUEST_METHOD"],
-            path=decoded,
-            raw_path=raw if raw.startswith("/") else quote_path(decoded),
+            path=path,
+            raw_path=raw,
             authorization=_list_header(environ, "HTTP_AUTHORIZATION"),
             proofs=_list_header(environ, "HTTP_DPOP"),
             certificate=self._find_certificate(environ),
         )
+
+
+class PolicyMiddleware:
+    """As that of `troth.sdk.asgi`, with the decision in ``environ[DECISION]``. Put the
+    `TokenMiddleware` in front where tokens say who asks; `find_certificate` tells the peer's
+    certificate."""
+
+    def __init__(
+        self,
+        app: Application,
+        enforcer: Enforcer,
+        find_certificate: FindCertificate = find_certificate,
+        *,
+        public: Collection[str] = (),
+        scopes: bool = True,
+        explain: bool = True,
+    ) -> None:
+        self._app = app
+        self._admission = Admission(enforcer, public, scopes=scopes, explain=explain)
+        self._find_certificate = find_certificate
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Decide, and pass on or refuse."""
+        environ.pop(DECISION, None)
+        admission, arrived = self._admission, self._read(environ)
+        if admission.is_public(arrived.raw_path):
+            return self._app(environ, start_response)
+        try:
+            wanted = admission.read(arrived)
+        except TrothError as error:
+            return _answer(admission.refuse(error), start_response)
+        asker, target = wanted.asker, wanted.target
+        decision = admission.enforcer.decide(
+            asker.subject, target.action, target.resource.entity_type, target.id, asker.told
+        )
+        if not decision.allowed:
+            return _answer(admission.refuse(decision), start_response)
+        environ[DECISION] = decision
+        before = ASKER.set(asker)
+        try:
+            return self._app(environ, start_response)
+        finally:
+            ASKER.reset(before)
+
+    def _read(self, environ: Environ) -> Arrived:
+        token = environ.get(TOKEN)
+        path, raw = _read_path(environ)
+        return Arrived(
+            method=environ["REQUEST_METHOD"],
+            host=str(environ.get("HTTP_HOST", "")),
+            raw_path=raw,
+            path=path,
+            root="",
+            address=str(environ.get("REMOTE_ADDR", "")),
+            secure=environ.get("wsgi.url_scheme") == "https",
+            certificate=self._find_certificate(environ),
+            token=token if isinstance(token, ValidToken) else None,
+        )
+
+
+def _read_path(environ: Environ) -> tuple[str, str]:
+    """The path, decoded and as it was sent."""
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    # Bytes as latin-1 (PEP 3333, "A Note on String Types").
+    decoded = path.encode("latin-1", "replace").decode("utf-8", "replace")
+    raw = str(environ.get("REQUEST_URI") or environ.get("RAW_URI") or "").partition("?")[0]
+    return decoded, raw if raw.startswith("/") else quote_path(decoded)
 
 
 def _list_header(environ: Environ, name: str) -> list[str]:

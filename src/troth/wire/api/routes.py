@@ -29,6 +29,7 @@ from troth.wire.api import (
     readmission,
     resources,
     revocations,
+    rules,
     status,
     templates,
     tokens,
@@ -386,6 +387,7 @@ ROUTES: tuple[Route, ...] = (
         "Follow whom a verifier of peers must refuse.",
         stream=True,
     ),
+    *rules.ROUTES,
     _r(
         "status.show",
         "GET",

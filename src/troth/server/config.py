@@ -109,6 +109,7 @@ class Config:
     """Whether clients may prove themselves by a secret."""
 
     decisions: Decisions
+    second_person: bool
     log: Log
     vouchers: Vouchers
     """Who vouches for machines that prove themselves by a certificate."""
@@ -223,6 +224,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         crl=settings.crl,
         client_secrets=settings.oauth.client_secrets,
         decisions=settings.decisions,
+        second_person=settings.policies.second_person,
         log=settings.log,
         vouchers=Vouchers(
             _read_authorities("authorities", settings.x509pop.authorities, reading),

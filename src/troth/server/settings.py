@@ -220,6 +220,19 @@ class Decisions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 90
 
 
+class Policies(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How rules are changed."""
+
+    second_person: Annotated[
+        bool,
+        Meta(
+            description="Whether a change that is about a resource of sensitivity critical waits "
+            "until another administrator than its author approves it. Only here it can be turned "
+            "off, for an installation that one person administers."
+        ),
+    ] = True
+
+
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
@@ -358,6 +371,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     oauth: OAuth = OAuth()
     x509pop: X509popSettings = X509popSettings()
     decisions: Decisions = Decisions()
+    policies: Policies = Policies()
     log: Log = Log()
     telemetry: Telemetry = Telemetry()
 

@@ -52,6 +52,7 @@ from troth.operations.purge import PurgeRecords
 from troth.operations.sealing import TokenSealer
 from troth.operations.servercert import CertifyServer, split_names
 from troth.operations.table import Parts, list_operations, list_subscriptions
+from troth.operations.versions import SignVersions
 from troth.operations.withdrawal import FinishWithdrawals
 from troth.server.addresses import list_names
 from troth.server.background import Task
@@ -208,6 +209,7 @@ async def build_house(
         key_source=open_source(),
         peers=PeerReader(store, snapshot, clock, config.trust_domain),
         client_secrets=config.client_secrets,
+        second_person=config.second_person,
         usage=metrics,
         draft_transaction_tokens=config.draft_transaction_tokens,
     )
@@ -301,6 +303,12 @@ def list_tasks(
             EraseKeys(store, clock, parts.keystore, store.holder),
             wakes=("authority.",),
             irreversible=True,
+        ),
+        Task(
+            "policy.sign",
+            60.0,
+            SignVersions(store, parts.keystore),
+            wakes=("policy.recorded",),
         ),
         Task("issuance.reconcile", 30.0, ReconcileIssuance(store, clock, store.holder)),
         Task("identity.expire", 30.0, ExpireIdentities(store, clock), irreversible=True),

@@ -48,9 +48,7 @@ def plan_declarations(
     return changes
 
 
-def _keep_others(
-    call: Call[Any], change: DeclaredChange[Declared]
-) -> DeclaredChange[Declared]:
+def _keep_others(call: Call[Any], change: DeclaredChange[Declared]) -> DeclaredChange[Declared]:
     """A removal that isn't the caller's to ask for is none."""
     if change.action is not Action.REMOVE or change.stored is None:
         return change

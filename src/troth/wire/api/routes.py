@@ -125,11 +125,8 @@ ROUTES: tuple[Route, ...] = (
         "Show one resource.",
     ),
     *trust.ROUTES,
-<<<<<<< HEAD
     *decisions.ROUTES,
-=======
     *policies.ROUTES,
->>>>>>> 2f3bf3f (Policy as code, server side: access compared, versions signed and chained, a second person for what is critical, replay and suggestion)
     _r(
         "instance.ls",
         "GET",

@@ -169,6 +169,14 @@ async def open_decisions(
     return decisions
 
 
+async def open_snapshot(store: Store, clock: Clock, lease: timedelta, metrics: Metrics) -> Snapshot:
+    """What is true now, as the store has it."""
+    snapshot = Snapshot(clock, lease)
+    snapshot.load(await read_seed(store, clock.now()))
+    follow_live(metrics, store, snapshot, lease)
+    return snapshot
+
+
 async def build_house(
     config: Config, clock: Clock, entropy: Entropy, tracer: Tracer = NO_TRACER
 ) -> House:
@@ -182,8 +190,7 @@ async def build_house(
     publish = make_publisher(config, store, clock, keystore, drafter)
     await publish()
     lease = timedelta(seconds=config.lease)
-    snapshot = Snapshot(clock, lease)
-    snapshot.load(await read_seed(store, clock.now()))
+    snapshot = await open_snapshot(store, clock, lease, metrics)
     leaves = LeafIssuer(store, snapshot, clock, entropy, keystore, drafter, config.crl.url)
     mutual = find_mutual_origin(config)
     methods = list_methods(client_secrets=config.client_secrets)
@@ -214,7 +221,6 @@ async def build_house(
         draft_transaction_tokens=config.draft_transaction_tokens,
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
-    follow_live(metrics, store, snapshot, lease)
     roles = config.roles
     return House(
         store=store,

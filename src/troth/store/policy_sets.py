@@ -12,8 +12,8 @@ from sqlalchemy import Row, func, insert, select, update
 
 from troth.core.errors import Conflict, NotFound
 from troth.policy.version import Version
+from troth.store.policy_tables import policy_proposals, policy_sets
 from troth.store.session import Session
-from troth.store.tables import policy_proposals, policy_sets
 
 LARGEST = 512 << 20
 """Bytes of the largest content, unpacked."""

@@ -10,27 +10,15 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Table,
     literal_column,
 )
 
 from troth.store.columns import Document, Moment, String, Text
+from troth.store.metadata import metadata
+from troth.store.policy_tables import policy_proposals, policy_sets
 
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-    }
-)
-"""Every constraint has a name, since SQLite can only rebuild what it can name.
-
-The conditions of partial indexes (`is_living` and so on) hold literals and are shared with the
-queries that want the index: SQLite takes it only when it reads the very condition.
-"""
+__all__ = ["metadata", "policy_proposals", "policy_sets"]
 
 identities = Table(
     "identities",
@@ -390,44 +378,6 @@ evidence = Table(
     Column("added_by", Text, nullable=False),
     Index("ix_evidence_ends_at", "ends_at"),
     Index("ix_evidence_identity_id", "identity_id", "id"),
-)
-
-# Every set of rules that was applied, in the order of its number. `content` is compressed.
-policy_sets = Table(
-    "policy_sets",
-    metadata,
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
-    Column("digest", String(64), nullable=False),
-    Column("previous", String(64), nullable=False),
-    Column("epoch", BigInteger, nullable=False),
-    Column("author", Text, nullable=False),
-    Column("approver", Text, nullable=False),
-    Column("request_id", String(64), nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("key_id", String(64), nullable=False),
-    Column("signature", LargeBinary, nullable=False),
-    Column("content", LargeBinary, nullable=False),
-    Index("ix_policy_sets_key_id", "key_id", "number"),
-)
-
-# Changes that a second person must agree to; their content goes once that is decided.
-policy_proposals = Table(
-    "policy_proposals",
-    metadata,
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
-    Column("author", Text, nullable=False),
-    Column("request_id", String(64), nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("expires_at", Moment, nullable=False),
-    Column("base", String(64), nullable=False),
-    Column("reasons", Document, nullable=False),
-    Column("words", Document, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("decided_by", Text, nullable=False),
-    Column("decided_at", Moment),
-    Column("reason", Text, nullable=False),
-    Column("content", LargeBinary),
-    Index("ix_policy_proposals_state", "state", "number"),
 )
 
 # Access tokens that end early, until they would have expired anyway. `subject` is a token's jti, or

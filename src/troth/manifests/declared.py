@@ -8,6 +8,8 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Generic, Protocol, TypeVar
 
+import msgspec
+
 from troth.core.manifest.field import METADATA, Field
 from troth.core.manifest.reader import render_duration
 from troth.identity.issuer import Condition, Rule
@@ -116,10 +118,18 @@ def _group(found: Iterable[Permission | Rule]) -> dict[str, tuple[object, ...]]:
     groups: dict[str, tuple[object, ...]] = {}
     for one in found:
         if isinstance(one, Permission):
-            groups[one.resource] = (*groups.get(one.resource, ()), *one.actions)
+            told = one.actions
+            if one.when:  # a permission on another condition is another permission
+                told = (f"{', '.join(one.actions)} when {_write_condition(one.when)}",)
+            groups[one.resource] = (*groups.get(one.resource, ()), *told)
         else:
             groups[one.identity] = (*groups.get(one.identity, ()), one)
     return groups
+
+
+def _write_condition(when: tuple[object, ...]) -> str:
+    """A condition as one line of YAML, which JSON is too."""
+    return msgspec.json.encode(when[0] if len(when) == 1 else when).decode()
 
 
 def _show(value: object) -> str:

@@ -26,7 +26,6 @@ from troth.policy.system import list_system_resources, list_system_roles
 from troth.store.declarations import TYPES, Declared, name_kind
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
-from troth.wire.api import manifests as wire
 
 MOST = 100_000
 """Declarations of one kind: all of them are held in memory."""
@@ -35,7 +34,7 @@ Changes = list[DeclaredChange[Declared]]
 
 
 def plan_declarations(
-    tx: Transaction, parsed: ManifestSet, call: Call[wire.SubmitManifests]
+    tx: Transaction, parsed: ManifestSet, call: Call[Any], *, prune: bool
 ) -> Changes:
     """The steps for all that is declared; `Refused` if they can't be taken together. A prune
     reaches what its caller may declare."""
@@ -43,15 +42,13 @@ def plan_declarations(
     current = [stored.value for stored in tx.declarations.list()]
     changes: Changes = []
     for kind in TYPES:
-        changes += _plan_kind(kind, wanted, current, prune=call.body.prune)
+        changes += _plan_kind(kind, wanted, current, prune=prune)
     changes = [_keep_others(call, change) for change in changes]
     _check_whole(changes)
     return changes
 
 
-def _keep_others(
-    call: Call[wire.SubmitManifests], change: DeclaredChange[Declared]
-) -> DeclaredChange[Declared]:
+def _keep_others(call: Call[Any], change: DeclaredChange[Declared]) -> DeclaredChange[Declared]:
     """A removal that isn't the caller's to ask for is none."""
     if change.action is not Action.REMOVE or change.stored is None:
         return change
@@ -66,6 +63,17 @@ def _plan_kind(
     mine = [one for one in wanted if name_kind(one) == kind]
     there = [one for one in current if name_kind(one) == kind]
     return plan_declared(kind, mine, there, prune=prune)
+
+
+def plan_return(tx: Transaction, wanted: Sequence[Declared]) -> Changes:
+    """The steps to have what a version declared, and nothing else of its kinds."""
+    current = [stored.value for stored in tx.declarations.list()]
+    issuers = [one for one in current if isinstance(one, Issuer)]
+    changes: Changes = []
+    for kind in TYPES:
+        changes += _plan_kind(kind, (*wanted, *issuers), current, prune=True)
+    _check_whole(changes)
+    return changes
 
 
 def list_remaining(changes: Changes) -> list[Declared]:

@@ -22,6 +22,7 @@ from troth.identity.lifecycle import TRANSITIONS
 from troth.identity.x509pop import Vouchers
 from troth.live.snapshot import Snapshot
 from troth.operations.accesstoken import RequestToken, TokenMaker
+from troth.operations.applying import Applier
 from troth.operations.assertion import OutsideIssuers
 from troth.operations.attestation import AttestNode, Entrance, ReadmitNode
 from troth.operations.bearer import TokenJudge
@@ -53,7 +54,7 @@ from troth.operations.issuerkeys import IssuerKeys
 from troth.operations.journal import ListJournal, TailJournal
 from troth.operations.jwtsvid import IssueJwtSvids
 from troth.operations.leaf import LeafIssuer
-from troth.operations.manifest import SubmitManifests
+from troth.operations.manifest import ApplyManifests, PlanManifests
 from troth.operations.node import (
     EvictNode,
     ListNodes,
@@ -65,10 +66,22 @@ from troth.operations.node import (
 from troth.operations.pacing import JOINS, Turns
 from troth.operations.peer import PeerReader
 from troth.operations.places import Places
+from troth.operations.planning import Planner
+from troth.operations.policy import (
+    ApproveHeld,
+    CompareVersions,
+    ListHeld,
+    ListVersions,
+    RejectHeld,
+    ReviewHeld,
+    RollBack,
+    ShowVersion,
+)
 from troth.operations.policyfeed import FollowPolicies, PolicyDesk, ShowParty
 from troth.operations.publication import Publication
 from troth.operations.refusal import Journaled, RefusalJournal
 from troth.operations.rejection import RejectionJournal
+from troth.operations.replay import ReplayDecisions, SuggestRole, make_desk
 from troth.operations.resource import ListResources, ShowResource
 from troth.operations.revocation import FollowRevocations
 from troth.operations.rotation import (
@@ -90,6 +103,7 @@ from troth.operations.token_revocation import RevokeTokens, SurrenderToken, rest
 from troth.operations.tokens import TokenGatherer
 from troth.operations.trust import AddEvidence, ListTrust, ShowTrust, WithdrawEvidence
 from troth.operations.txntoken import ExchangeForEither, IssueTxnToken, TxnTokenMaker
+from troth.operations.versions import SignVersions
 from troth.store.engine import Store
 from troth.wire.oauth.routes import OAUTH_ROUTES, TOKEN_PATH
 
@@ -117,6 +131,7 @@ class Parts:
     key_source: KeySource
     peers: PeerReader
     client_secrets: bool = False
+    second_person: bool = True
     usage: Usage | None = None
     draft_transaction_tokens: bool = False
     locator: Locator | None = None
@@ -138,12 +153,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         **_list_enforcement_operations(p),
         **moves,
         **_list_instance_operations(p),
-        "manifest.plan": SubmitManifests(
-            False, p.store, p.clock, p.entropy, p.trust_domain, p.limits
-        ),
-        "manifest.apply": SubmitManifests(
-            True, p.store, p.clock, p.entropy, p.trust_domain, p.limits
-        ),
+        **_list_policy_operations(p),
         "certificate.issue": IssueCertificates(p.store, p.clock, p.snapshot, p.leaves),
         "certificate.ls": ListCertificates(p.store, p.clock),
         "certificate.revoke": RevokeCertificate(p.store, p.clock),
@@ -201,6 +211,28 @@ def _list_enforcement_operations(p: Parts) -> Mapping[str, Operation]:
     return {
         "policy.party": ShowParty(desk, p.store, p.trust_domain),
         "decision.report": ReportDecisions(desk, p.decisions, p.clock, p.entropy, p.trust_domain),
+    }
+
+
+def _list_policy_operations(p: Parts) -> Mapping[str, Operation]:
+    """Those that change what is declared, and those about its versions and what they decide."""
+    planner = Planner(p.clock, p.entropy, p.trust_domain, p.limits)
+    signer = SignVersions(p.store, p.keystore)
+    applier = Applier(p.store, planner, signer, p.second_person)
+    desk = make_desk(p.store, planner, p.decisions, p.snapshot)
+    return {
+        "manifest.plan": PlanManifests(applier),
+        "manifest.apply": ApplyManifests(applier),
+        "policy.history": ListVersions(p.store, signer),
+        "policy.show": ShowVersion(p.store, signer),
+        "policy.diff": CompareVersions(applier),
+        "policy.rollback": RollBack(applier),
+        "policy.pending": ListHeld(applier),
+        "policy.review": ReviewHeld(applier),
+        "policy.approve": ApproveHeld(applier),
+        "policy.reject": RejectHeld(applier),
+        "policy.replay": ReplayDecisions(desk),
+        "policy.suggest": SuggestRole(desk),
     }
 
 

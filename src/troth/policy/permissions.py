@@ -28,9 +28,20 @@ READS = frozenset(
         "authority.ls",
         "status.show",
         "manifest.plan",
+        "policy.history",
+        "policy.show",
+        "policy.diff",
+        "policy.pending",
+        "policy.review",
     }
 )
-AUDITS = READS | {"journal.ls", "journal.tail", "revocation.follow"}
+AUDITS = READS | {
+    "journal.ls",
+    "journal.tail",
+    "revocation.follow",
+    "policy.replay",
+    "policy.suggest",
+}
 OPERATES = AUDITS | {
     "identity.suspend",
     "identity.resume",
@@ -68,6 +79,9 @@ ADMINISTERS = (
         "identity.activate",
         "identity.retire",
         "manifest.apply",
+        "policy.rollback",
+        "policy.approve",
+        "policy.reject",
         "client_secret.create",
         "token.join",
         "device.invite",

@@ -167,10 +167,10 @@ def _bind(epoch: int, compiler: _Compiler, index: PolicyIndex) -> RuleBook:
         },
         _exact={
             (one.entity_type, one.pattern): one
-            for one in reversed(by_name.values())  # of two alike the first counts
+            for one in reversed([*resources.values()])  # of two alike the first counts
             if glob.ANY not in one.pattern
         },
-        _known=_index_instances(by_name.values()),
+        _known=_index_instances(resources.values()),
         _kinds={type_: _merge_attributes(found) for type_, found in by_type.items()},
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from troth.policy.condition import Operator, Test
+from troth.policy.condition import All, Condition, Not, Operator, Test
 from troth.policy.fact import GRANTED
 
 _SHOWN = 5
@@ -41,3 +41,28 @@ def _list(values: tuple[object, ...]) -> str:
     if len(values) > _SHOWN:
         shown.append(f"{len(values) - _SHOWN} more")
     return " or ".join(shown)
+
+
+LONGEST = 300
+
+
+def describe_condition(condition: Condition, *, wanted: bool = True) -> str:
+    """What must be so for a condition to come out as `wanted`; cut where nobody reads on."""
+    text = _describe(condition, wanted=wanted)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def _describe(condition: Condition, *, wanted: bool, inner: bool = False) -> str:
+    if isinstance(condition, Test):
+        return describe_test(condition, wanted=wanted)
+    if isinstance(condition, Not):
+        return _describe(condition.part, wanted=not wanted, inner=inner)
+    joined = "and" if isinstance(condition, All) is wanted else "or"
+    if not condition.parts:
+        return "always" if joined == "and" else "never"
+    alone = len(condition.parts) == 1
+    parts = dict.fromkeys(
+        _describe(part, wanted=wanted, inner=not alone) for part in condition.parts
+    )
+    text = f" {joined} ".join(parts)
+    return f"({text})" if inner and len(parts) > 1 else text

@@ -114,6 +114,7 @@ class Config:
     """Where ext_authz is served over gRPC, or None for nowhere."""
 
     geo: Geo
+    second_person: bool
     log: Log
     vouchers: Vouchers
     """Who vouches for machines that prove themselves by a certificate."""
@@ -230,6 +231,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         decisions=settings.decisions,
         grpc=_parse_grpc(settings.envoy.grpc_listen, (public, mutual), reading),
         geo=_check_geo(settings.geo, reading),
+        second_person=settings.policies.second_person,
         log=settings.log,
         vouchers=Vouchers(
             _read_authorities("authorities", settings.x509pop.authorities, reading),

@@ -254,6 +254,19 @@ class Geo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class Policies(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How rules are changed."""
+
+    second_person: Annotated[
+        bool,
+        Meta(
+            description="Whether a change that is about a resource of sensitivity critical waits "
+            "until another administrator than its author approves it. Only here it can be turned "
+            "off, for an installation that one person administers."
+        ),
+    ] = True
+
+
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is written to standard error."""
 
@@ -394,6 +407,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     decisions: Decisions = Decisions()
     envoy: EnvoySettings = EnvoySettings()
     geo: Geo = Geo()
+    policies: Policies = Policies()
     log: Log = Log()
     telemetry: Telemetry = Telemetry()
 

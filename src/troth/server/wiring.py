@@ -54,6 +54,7 @@ from troth.operations.purge import PurgeRecords
 from troth.operations.sealing import TokenSealer
 from troth.operations.servercert import CertifyServer, split_names
 from troth.operations.table import Parts, list_operations, list_subscriptions
+from troth.operations.versions import SignVersions
 from troth.operations.withdrawal import FinishWithdrawals
 from troth.server.addresses import list_names
 from troth.server.background import Task
@@ -170,6 +171,14 @@ async def open_decisions(
     return decisions
 
 
+async def open_snapshot(store: Store, clock: Clock, lease: timedelta, metrics: Metrics) -> Snapshot:
+    """What is true now, as the store has it."""
+    snapshot = Snapshot(clock, lease)
+    snapshot.load(await read_seed(store, clock.now()))
+    follow_live(metrics, store, snapshot, lease)
+    return snapshot
+
+
 async def build_house(
     config: Config, clock: Clock, entropy: Entropy, tracer: Tracer = NO_TRACER
 ) -> House:
@@ -183,8 +192,7 @@ async def build_house(
     publish = make_publisher(config, store, clock, keystore, drafter)
     await publish()
     lease = timedelta(seconds=config.lease)
-    snapshot = Snapshot(clock, lease)
-    snapshot.load(await read_seed(store, clock.now()))
+    snapshot = await open_snapshot(store, clock, lease, metrics)
     leaves = LeafIssuer(store, snapshot, clock, entropy, keystore, drafter, config.crl.url)
     publication = make_publication(config, store, snapshot, clock)
     decisions = await open_decisions(config, store, clock, entropy, metrics)
@@ -208,12 +216,12 @@ async def build_house(
         key_source=open_source(),
         peers=PeerReader(store, snapshot, clock, config.trust_domain),
         client_secrets=config.client_secrets,
+        second_person=config.second_person,
         usage=metrics,
         draft_transaction_tokens=config.draft_transaction_tokens,
         locator=await open_geo(config),
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
-    follow_live(metrics, store, snapshot, lease)
     return House(
         store=store,
         decisions=parts.decisions,
@@ -322,6 +330,12 @@ def list_tasks(
             EraseKeys(store, clock, parts.keystore, store.holder),
             wakes=("authority.",),
             irreversible=True,
+        ),
+        Task(
+            "policy.sign",
+            60.0,
+            SignVersions(store, parts.keystore),
+            wakes=("policy.recorded",),
         ),
         Task("issuance.reconcile", 30.0, ReconcileIssuance(store, clock, store.holder)),
         Task("identity.expire", 30.0, ExpireIdentities(store, clock), irreversible=True),

@@ -10,27 +10,15 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Table,
     literal_column,
 )
 
 from troth.store.columns import Document, Moment, String, Text
+from troth.store.metadata import metadata
+from troth.store.policy_tables import policy_proposals, policy_sets
 
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-    }
-)
-"""Every constraint has a name, since SQLite can only rebuild what it can name.
-
-The conditions of partial indexes (`is_living` and so on) hold literals and are shared with the
-queries that want the index: SQLite takes it only when it reads the very condition.
-"""
+__all__ = ["metadata", "policy_proposals", "policy_sets"]
 
 identities = Table(
     "identities",

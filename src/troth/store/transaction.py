@@ -20,6 +20,7 @@ from troth.store.jwt_svids import JwtSvidGateway
 from troth.store.keys import KeyGateway
 from troth.store.leases import LeaseGateway
 from troth.store.nodes import NodeGateway
+from troth.store.policy_sets import PolicySetGateway, ProposalGateway
 from troth.store.session import Session
 from troth.store.settings import SettingGateway
 from troth.store.sightings import SightingGateway
@@ -58,6 +59,16 @@ class Transaction:
     def declarations(self) -> DeclarationGateway:
         """Roles, resources and the like."""
         return DeclarationGateway(self._session)
+
+    @cached_property
+    def policy_sets(self) -> PolicySetGateway:
+        """Versions of what is declared about access."""
+        return PolicySetGateway(self._session)
+
+    @cached_property
+    def proposals(self) -> ProposalGateway:
+        """Changes that wait for a second person."""
+        return ProposalGateway(self._session)
 
     @cached_property
     def sightings(self) -> SightingGateway:

@@ -31,9 +31,36 @@ class ManifestChange(Struct, frozen=True, kw_only=True):
     words: list[str]
 
 
+class AccessChange(Struct, frozen=True, kw_only=True):
+    """Access that `turn` says appears (gains), disappears (loses) or has another condition
+    (changes). `before` and `after` are always, conditional or never."""
+
+    turn: str
+    subject_type: str
+    subject: str
+    resource: str
+    actions: list[str]
+    before: str
+    after: str
+    condition: str = ""
+    condition_before: str = ""
+    words: str = ""
+
+
 class ManifestPlan(Struct, frozen=True, kw_only=True):
-    """What applying would do, or did when `applied`; `warnings` never stop it."""
+    """What applying would do, or did when `applied`; `warnings` never stop it.
+
+    `access` lists whose access changes, `access_more` counts what isn't listed, and unless
+    `access_complete` there was too much to look at all of it. A change that needs somebody else's
+    approval is `held` under that number, for the `reasons` that are told; a plan has the reasons
+    alone.
+    """
 
     changes: list[ManifestChange]
     warnings: list[str] = []
     applied: bool = False
+    access: list[AccessChange] = []
+    access_more: int = 0
+    access_complete: bool = True
+    held: int | None = None
+    reasons: list[str] = []

@@ -25,6 +25,7 @@ from troth.wire.api import (
     jwt_svids,
     manifests,
     nodes,
+    policies,
     problems,
     readmission,
     resources,
@@ -135,6 +136,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     *trust.ROUTES,
     *decisions.ROUTES,
+    *policies.ROUTES,
     _r(
         "instance.ls",
         "GET",

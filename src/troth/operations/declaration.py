@@ -172,10 +172,15 @@ def _note(
 
 async def read_bundle(store: Store, snapshot: Snapshot) -> Bundle:
     """What is declared now, live where it is known."""
-    if snapshot.bundle is not None:
-        return snapshot.bundle
-    async with snapshot.reading:
-        return snapshot.bundle or await _read_anew(store, snapshot)
+    found = _find_bundle(snapshot)
+    if found is not None:
+        return found
+    async with snapshot.reading:  # whoever waited here may find what another one read
+        return _find_bundle(snapshot) or await _read_anew(store, snapshot)
+
+
+def _find_bundle(snapshot: Snapshot) -> Bundle | None:
+    return snapshot.bundle
 
 
 async def _read_anew(store: Store, snapshot: Snapshot) -> Bundle:

@@ -236,25 +236,26 @@ class DecisionMaker:
     async def find_identity(self, name: str) -> Identity | None:
         """A living identity by SPIFFE ID or name, live where it is known."""
         facts, epoch = self._snapshot.facts, self._snapshot.epoch
-        if not name.startswith("spiffe://"):
-            found = facts.find_called(name)
-            if found is None:
-                listed = await self._store.read(lambda tx: tx.identities.list_named([name]))
-                found = listed[0] if listed else None
-        else:
-            found = facts.find_named(name)
-            if found is None and name.startswith(f"{self._trust_domain.id}/"):
-                try:
-                    spiffe_id = SpiffeId.parse(name)
-                except Invalid:
-                    return None
-                listed = await self._store.read(
-                    lambda tx: tx.identities.list_living_at([spiffe_id])
-                )
-                found = listed[0] if listed else None
+        by_id = name.startswith("spiffe://")
+        found = facts.find_named(name) if by_id else facts.find_called(name)
         if found is not None:
+            return found
+        listed = await self._list_living(name) if by_id else await self._list_named(name)
+        for found in listed[:1]:
             facts.remember(found, epoch)
         return found
+
+    async def _list_named(self, name: str) -> list[Identity]:
+        return await self._store.read(lambda tx: tx.identities.list_named([name]))
+
+    async def _list_living(self, name: str) -> list[Identity]:
+        if not name.startswith(f"{self._trust_domain.id}/"):
+            return []
+        try:
+            spiffe_id = SpiffeId.parse(name)
+        except Invalid:
+            return []
+        return await self._store.read(lambda tx: tx.identities.list_living_at([spiffe_id]))
 
 
 def _make_stranger(name: str) -> Party:

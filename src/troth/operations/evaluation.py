@@ -27,7 +27,7 @@ from troth.wire.authzen.answer import (
     Verdicts,
 )
 from troth.wire.authzen.question import Entity, Evaluations, Fault, Question, Semantic
-from troth.wire.authzen.told import keep_values, read_told
+from troth.wire.authzen.told import LazyTold, keep_values
 
 OTHERS = (
     "This caller serves no resource of that type and id, and so may not ask about it. Name it "
@@ -130,7 +130,7 @@ def make_asked(item: Question) -> Asked:
     resource = item.resource
     return Asked(
         make_subject(item.subject),
-        Inquiry(item.action.name, resource.type, resource.id, read_told(item)),
+        Inquiry(item.action.name, resource.type, resource.id, LazyTold(item)),
     )
 
 

@@ -127,10 +127,10 @@ class AuthzenEndpoints:
         with self.dispatcher.count_refusal(name):
             given = _read_headers(scope["headers"])
             caller = await self._identify(scope, given)
-        if not decide_operation(caller.roles, name).allowed:
+            allowed = decide_operation(caller.roles, name).allowed
+            request = await self._read_request(scope, receive, given, path) if allowed else None
+        if request is None:
             await self.dispatcher.call(name, caller, request_id, None)  # refuses, counts and logs
-        with self.dispatcher.count_refusal(name):
-            request = await self._read_request(scope, receive, given, path)
         found = await self.dispatcher.call(name, caller, request_id, request)
         if isinstance(found, Verdicts) and request.single:
             return render_answer(found.evaluations[0])

@@ -7,13 +7,14 @@ never told: it is read from the clock of whoever decides.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from troth.wire.authzen.question import Question
 
 Told = dict[str, dict[str, Any]]
+_GROUPS = ("resource", "action", "request", "task", "delegation")
 
 MAX_TEXT = 2048
 MAX_TEXTS = 256
@@ -27,6 +28,37 @@ _PATH = re.compile(r"/|(?:/(?!\.{1,2}(?:/|$))(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0
 _ESCAPED = re.compile(r"%([0-9A-F]{2})")
 _NEEDLESS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/\\\0")
 """What no path has escaped that is written in the one way: else one path would have two forms."""
+
+
+class LazyTold(Mapping[str, Mapping[str, Any]]):
+    """What `read_told` gives, read once somebody asks for it: most rules ask for nothing, and then
+    to read it would take longer than to decide."""
+
+    __slots__ = ("_question", "_told")
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._told: Told | None = None
+
+    def get(self, group: str, default: Any = None) -> Any:
+        """The facts of a group; `default` if nothing is told of it."""
+        told = self._told
+        if told is None:
+            told = self._told = read_told(self._question)
+        return told.get(group, default)
+
+    def __getitem__(self, group: str) -> Mapping[str, Any]:
+        found = self.get(group)
+        if found is None:
+            raise KeyError(group)
+        facts: Mapping[str, Any] = found
+        return facts
+
+    def __iter__(self) -> Iterator[str]:
+        return (group for group in _GROUPS if self.get(group) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def read_told(question: Question) -> Told:

@@ -10,7 +10,6 @@ from typing import Any
 
 from troth.core.manifest.problem import Node
 from troth.identity.identity_manifest import IDENTITY
-from troth.identity.template_manifest import TEMPLATE
 from troth.policy.findings import list_findings, list_unused
 from troth.policy.policy_manifest import POLICY, SEGMENT
 from troth.policy.resource_manifest import RESOURCE
@@ -23,9 +22,9 @@ MOST_TOLD = 100
 Read = Mapping[str, Sequence[tuple[Node, Any]]]
 
 
-def report_findings(read: Read, now: datetime, *, whole: bool) -> None:
-    """A warning for each finding. Where these documents aren't the `whole`, what nothing here uses
-    may be used elsewhere; nor is it told where there are no identities to use it."""
+def report_findings(read: Read, now: datetime) -> None:
+    """A warning for each finding. What nobody uses is told where there are identities to use it:
+    else they stand elsewhere."""
     roles, resources, policies, segments = (
         [value for _, value in read[kind.name]] for kind in (ROLE, RESOURCE, POLICY, SEGMENT)
     )
@@ -33,9 +32,8 @@ def report_findings(read: Read, now: datetime, *, whole: bool) -> None:
     if book.mistakes:
         return  # of what is declared elsewhere
     found = list(list_findings(book, now))
-    holders = [*read[IDENTITY.name], *read[TEMPLATE.name]]
-    if whole and holders:
-        held = {role for _, holder in holders for role in holder.roles}
+    if read[IDENTITY.name]:
+        held = {role for _, identity in read[IDENTITY.name] for role in identity.roles}
         held |= {role for one in resources for instance in one.instances for role in instance.roles}
         found += list_unused(book.roles, policies, segments, held)
     nodes = {

@@ -87,11 +87,12 @@ class ManifestSet:
 
 
 def parse_manifests(
-    documents: Iterable[SourceDocument], limits: Limits, now: datetime, *, whole: bool = False
+    documents: Iterable[SourceDocument], limits: Limits, now: datetime, *, alone: bool = False
 ) -> ManifestSet:
     """Read all documents and report all problems; apply the specs only if `errors` is empty.
 
-    `whole` says that these are all there are, so that what nothing here uses is told too.
+    `alone` says that nobody will look at them beside what is declared already, so that findings are
+    told here.
     """
     problems: list[Problem] = []
     read: dict[str, list[tuple[Node, Any]]] = {kind.name: [] for kind in KINDS}
@@ -116,8 +117,8 @@ def parse_manifests(
             f"more than {limits.documents:,} documents in one go; apply them in parts."
         )
     _report_together(read)
-    if not any(problem.severity is Severity.ERROR for problem in problems):
-        report_findings(read, now, whole=whole)
+    if alone and not any(problem.severity is Severity.ERROR for problem in problems):
+        report_findings(read, now)
     return ManifestSet(
         specs=_values(read, IDENTITY),
         problems=tuple(problems),

@@ -29,6 +29,7 @@ from troth.operations.declaration import (
     apply_declarations,
     list_remaining,
     plan_declarations,
+    warn_of_findings,
     warn_of_names,
 )
 from troth.operations.identity import move_in
@@ -45,7 +46,7 @@ MENTIONED = 1000
 
 
 _Plans = tuple[Plan, TemplatePlan, Changes, list[str]]
-"""With what is doubtful about names that nothing explains."""
+"""With what is doubtful: names that nothing explains, and findings about rules."""
 
 
 def loses_access(before: Identity, after: Identity) -> bool:
@@ -124,7 +125,11 @@ class SubmitManifests:
         check_identities(call, plan.changes, remaining)
         check_templates(call, templates.changes)
         check_declared(call, declared, remaining)
-        return plan, templates, declared, warn_of_names(tx, parsed, declared)
+        doubts = [
+            *warn_of_names(tx, parsed, declared),
+            *warn_of_findings(declared, self.clock.now()),
+        ]
+        return plan, templates, declared, doubts
 
     def _carry_out(
         self, tx: Transaction, call: Call[wire.SubmitManifests], parsed: ManifestSet

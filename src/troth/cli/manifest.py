@@ -174,7 +174,7 @@ def _read_manifests(terminal: Terminal, paths: list[str]) -> tuple[list[Document
             documents += load_documents(_read_bytes(path), source)
         except TrothError as error:
             unreadable.append(_locate_failure(source, error.detail))
-    parsed = parse_manifests(documents, Limits(), terminal.now())
+    parsed = parse_manifests(documents, Limits(), terminal.now(), alone=True)
     found = ManifestSet(parsed.specs, (*unreadable, *parsed.problems), parsed.templates)
     if not documents and not unreadable:
         raise Invalid(f"There is no manifest in {', '.join(paths)}; see `troth check --help`.")

@@ -104,8 +104,6 @@ class Judge:
         """The answer as of `now`, without a look at what is remembered."""
         if party.refusal:
             return _refuse(None, party.refusal)
-        if party.valid_until is not None and now >= party.valid_until:
-            return _refuse(None, "What is known of the subject holds no longer; ask again.")
         resource = book.match(inquiry.resource_type, inquiry.resource_id)
         if resource is None:
             return _refuse(
@@ -117,6 +115,8 @@ class Judge:
             return _refuse(
                 resource, f"Resource {resource.name} has no action {inquiry.action[:64]!r}."
             )
+        if party.valid_until is not None and now >= party.valid_until:
+            return _refuse(resource, "What is known of the subject holds no longer; ask again.")
         question = make_question(book, resource, inquiry, party)
         decision = decide(book.index, question, now)
         ends = [end for end in (decision.valid_until, party.valid_until) if end is not None]

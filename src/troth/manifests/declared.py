@@ -11,15 +11,19 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from troth.core.manifest.field import METADATA, Field
+from troth.core.manifest.problem import Limits
 from troth.core.manifest.reader import render_duration
 from troth.identity.issuer import Condition, Rule
 from troth.identity.plan import LEFT_ALONE, Action
 from troth.manifests.reading import KINDS
+from troth.policy.protection_manifest import PROTECTION
 from troth.policy.role import Permission
 
 MAX_SHOWN = 120
 _FIELDS = {kind.name: (*METADATA[1:], *kind.spec) for kind in KINDS}
 _EMPTY = ("", (), None)
+_UNSAID = [(field.name, field.default(Limits())) for field in PROTECTION]
+"""What a new resource is protected by where its manifest says nothing of it."""
 
 
 class Declared(Protocol):
@@ -73,7 +77,11 @@ def plan_declared(
         before = there.get(one.name)
         new = dict(_list_values(one, _FIELDS[kind]))
         if before is None:
-            told = tuple(f"{path}: {_show(value)}" for path, value in new.items())
+            told = tuple(
+                f"{path}: {_show(value)}"
+                for path, value in new.items()
+                if (path, value) not in _UNSAID
+            )
             changes.append(DeclaredChange(Action.ADD, kind, one.name, told, one))
             continue
         told = tuple(_compare(dict(_list_values(before, _FIELDS[kind])), new))

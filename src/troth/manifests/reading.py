@@ -35,6 +35,7 @@ from troth.identity.template_manifest import (
     find_prefix_conflicts,
     report_rivals,
 )
+from troth.manifests.findings import report_findings
 from troth.manifests.references import report_unknown_actions
 from troth.manifests.rules import report_rules
 from troth.policy.policy import Policy, Segment
@@ -86,9 +87,13 @@ class ManifestSet:
 
 
 def parse_manifests(
-    documents: Iterable[SourceDocument], limits: Limits, now: datetime
+    documents: Iterable[SourceDocument], limits: Limits, now: datetime, *, alone: bool = False
 ) -> ManifestSet:
-    """Read all documents and report all problems; apply the specs only if `errors` is empty."""
+    """Read all documents and report all problems; apply the specs only if `errors` is empty.
+
+    `alone` says that nobody will look at them beside what is declared already, so that findings are
+    told here.
+    """
     problems: list[Problem] = []
     read: dict[str, list[tuple[Node, Any]]] = {kind.name: [] for kind in KINDS}
     remaining = iter(documents)
@@ -112,6 +117,8 @@ def parse_manifests(
             f"more than {limits.documents:,} documents in one go; apply them in parts."
         )
     _report_together(read)
+    if alone and not any(problem.severity is Severity.ERROR for problem in problems):
+        report_findings(read, now)
     return ManifestSet(
         specs=_values(read, IDENTITY),
         problems=tuple(problems),

@@ -3,11 +3,12 @@ together: facts that nothing declares, segments that aren't there, Cedar that ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from ipaddress import ip_network
 
 from troth.core.errors import Invalid
-from troth.core.manifest.problem import Node
+from troth.core.manifest.problem import Node, Problem, Severity, locate_path, render_path
 from troth.policy.condition_manifest import Scope, read_condition
 from troth.policy.fact import FactKind
 from troth.policy.policy import Policy, Segment
@@ -16,6 +17,8 @@ from troth.policy.raw import read_raw
 from troth.policy.resource import Resource
 from troth.policy.role import Role
 from troth.policy.rulebook import list_subject_kinds, scope_conditions
+from troth.policy.schema import find_raw_misfits
+from troth.policy.system import list_system_resources
 
 
 def report_rules(
@@ -35,11 +38,17 @@ def report_rules(
             report_properties(there, resource.instances, resource.attributes)
         _report_routes(node, resource)
 
-    def scope(names: Iterable[str]) -> Scope:
-        wanted = list(names) or list(known)
-        here = [known[name] for name in wanted if name in known]
-        whole = bool(here) and len(here) == len(wanted)
-        return scope_conditions(here, subjects, networks, offline=True, whole=whole)
+    scopes: dict[tuple[str, ...], Scope] = {}
+
+    def scope(names: tuple[str, ...]) -> Scope:
+        found = scopes.get(names)
+        if found is None:
+            wanted = names or tuple(known)
+            here = [known[name] for name in wanted if name in known]
+            whole = bool(here) and len(here) == len(wanted)
+            found = scope_conditions(here, subjects, networks, offline=True, whole=whole)
+            scopes[names] = found
+        return found
 
     for node, role in roles:
         for number, permission in enumerate(role.permissions):
@@ -61,10 +70,38 @@ def _report_cedar(node: Node, policy: Policy, known: Mapping[str, Resource]) -> 
                 return kinds[key]
         return None if known else FactKind.TEXT
 
+    inner = node.child("spec").child("cedar")
     try:
-        read_raw(policy.name, policy.cedar, None, find_kind)
+        rule = read_raw(policy.name, policy.cedar, None, find_kind)
     except Invalid as error:
-        node.child("spec").child("cedar").error(error.detail)
+        quoted = _QUOTED.search(error.detail)
+        _report_inside(inner, error.detail, quoted[1] or quoted[2] if quoted else "")
+        return
+    for one in find_raw_misfits(rule, {**_SYSTEM, **known})[:_MOST_MISFITS]:
+        _report_inside(inner, f"{one.message}.", one.place)
+
+
+_SYSTEM = {one.name: one for one in list_system_resources()}
+_MOST_MISFITS = 5
+_QUOTED = re.compile(r"`([^`]+)`|(context(?:\.\w+)+)")
+
+
+def _report_inside(node: Node, message: str, place: str) -> None:
+    """An error in a text of several lines, at the line on which `place` stands in it."""
+    text = node.value
+    places = (text.find(word) for word in (f"context.{place}", place))
+    at = next((found for found in places if found >= 0), -1)
+    line, column = locate_path(node.document, node.path)
+    if not place or at < 0 or not line or "\n" not in text.strip():
+        node.error(message)
+        return
+    # A block begins on the line after its key, and mostly two columns further in.
+    line += 1 + text.count("\n", 0, at)
+    column += 2 + at - (text.rfind("\n", 0, at) + 1)
+    shown = render_path(node.path)
+    node.problems.append(
+        Problem(node.document.source, line, column, shown, message, Severity.ERROR, "policy/cedar")
+    )
 
 
 def _report_routes(node: Node, resource: Resource) -> None:

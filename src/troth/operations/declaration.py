@@ -18,6 +18,7 @@ from troth.manifests.references import find_unexplained, list_identity_names
 from troth.operations.authorship import may_prune
 from troth.operations.call import Call
 from troth.operations.recording import record_event
+from troth.policy.findings import list_findings
 from troth.policy.policy import Policy, Segment
 from troth.policy.resource import Resource
 from troth.policy.role import Role, find_cycle
@@ -101,6 +102,31 @@ def warn_of_names(tx: Transaction, parsed: ManifestSet, changes: Changes) -> lis
         named,
         beside,
     )
+
+
+def warn_of_findings(changes: Changes, now: datetime) -> list[str]:
+    """A sentence for each finding in what is added or changed, seen beside all that remains. None
+    where there is more than anybody waits for: `troth check` tells them then."""
+    remaining = list_remaining(changes)
+    touched = {
+        (change.kind, change.name)
+        for change in changes
+        if change.action in (Action.ADD, Action.CHANGE)
+    }
+    if not touched or len(remaining) > MOST_LOOKED_AT:
+        return []
+    found = [
+        str(one)
+        for one in list_findings(make_remaining_book(0, remaining), now)
+        if (one.kind, one.name) in touched
+    ]
+    if len(found) > MOST_FINDINGS:
+        found = [*found[:MOST_FINDINGS], f"{len(found) - MOST_FINDINGS} more findings."]
+    return found
+
+
+MOST_LOOKED_AT = 10_000
+MOST_FINDINGS = 50
 
 
 def _check_whole(changes: Changes) -> None:

@@ -32,6 +32,7 @@ from troth.operations.declaration import (
     list_remaining,
     plan_declarations,
     plan_return,
+    warn_of_findings,
     warn_of_names,
 )
 from troth.operations.identity import move_in
@@ -65,12 +66,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """Every step. `names` are sentences about names that nothing explains."""
+    """Every step. `doubts` are sentences about names that nothing explains, and about rules."""
 
     identities: Plan
     templates: TemplatePlan
     declared: Changes
-    names: Sequence[str] = ()
+    doubts: Sequence[str] = ()
 
     @property
     def steps(self) -> list[tuple[str, Change | TemplateChange | DeclaredChange[Any]]]:
@@ -132,7 +133,11 @@ class Planner:
         check_identities(call, plan.changes, remaining)
         check_templates(call, templates.changes)
         check_declared(call, declared, remaining)
-        return Plans(plan, templates, declared, warn_of_names(tx, parsed, declared))
+        doubts = [
+            *warn_of_names(tx, parsed, declared),
+            *warn_of_findings(declared, self.clock.now()),
+        ]
+        return Plans(plan, templates, declared, doubts)
 
     def _plan_identities(
         self, tx: Transaction, call: Call[Any], parsed: ManifestSet, *, prune: bool

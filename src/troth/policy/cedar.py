@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from troth.policy.condition import Any_, Condition, Not, Operator, Test
-from troth.policy.fact import LABELS, Fact
+from troth.policy.fact import BY_NAME, LABELS, Fact
 from troth.policy.glob import ANY
 from troth.policy.rule import IDENTITY, SYSTEM, Effect, Rule, Subjects
 
@@ -53,8 +53,8 @@ def render_rule(rule: Rule) -> str:
     """One Cedar policy, with its id as its annotation."""
     if rule.cedar:
         return f"@id({quote(rule.id)})\n{rule.cedar.strip()}"
-    scope, tests = _render_scope(rule)
     sure = rule.effect is Effect.PERMIT
+    scope, tests = _render_scope(rule, sure=sure)
     tests += [text for text in [_render(rule.condition, sure=sure)] if text != "true"]
     when = f" when {{ {' && '.join(tests)} }}" if tests else ""
     unless = "".join(f" unless {{ {_render_exception(one)} }}" for one in rule.exceptions)
@@ -66,16 +66,16 @@ def render_rules(rules: Iterable[Rule]) -> str:
     return "\n".join(map(render_rule, rules))
 
 
-def _render_scope(rule: Rule) -> tuple[str, list[str]]:
+def _render_scope(rule: Rule, *, sure: bool) -> tuple[str, list[str]]:
     """The head of a policy, and what of its scope must stand in its ``when``."""
     tests: list[str] = []
-    who = _list_entities(rule.subjects)
+    who = [name for names in _group_subjects(rule.subjects) for name in names]
     principal = "principal"
     if not rule.subjects.anyone:
         if len(who) == 1:
             principal = f"principal in {who[0]}"
         else:
-            tests.append(f"principal in [{', '.join(who)}]")
+            tests.append(_render_membership("principal", _group_subjects(rule.subjects)))
     action = "action"
     if rule.actions and rule.resources:
         actions = _list_actions(rule)
@@ -83,14 +83,14 @@ def _render_scope(rule: Rule) -> tuple[str, list[str]]:
             f"action == {actions[0]}" if len(actions) == 1 else f"action in [{', '.join(actions)}]"
         )
     elif rule.actions:
-        tests.append(_test_in("context.action.name", rule.actions))
+        tests.append(_render_action(rule, sure=sure))
     resource = "resource"
     if not rule.resources:
         resource = "resource is Resource"
     elif len(rule.resources) == 1:
         resource = f"resource == {_name_resource(rule.resources[0])}"
     else:
-        tests.append(f"resource in [{', '.join(map(_name_resource, rule.resources))}]")
+        tests.append(_render_membership("resource", _group_resources(rule.resources)))
     return f"{principal}, {action}, {resource}", tests
 
 
@@ -98,25 +98,37 @@ def _render_exception(rule: Rule) -> str:
     """The whole of a rule as one expression."""
     tests: list[str] = []
     if not rule.subjects.anyone:
-        tests.append(f"principal in [{', '.join(_list_entities(rule.subjects))}]")
+        tests.append(_render_membership("principal", _group_subjects(rule.subjects)))
     if rule.actions and rule.resources:
         tests.append(f"action in [{', '.join(_list_actions(rule))}]")
     elif rule.actions:
-        tests.append(_test_in("context.action.name", rule.actions))
+        tests.append(_render_action(rule, sure=True))
     if rule.resources:
-        tests.append(f"resource in [{', '.join(map(_name_resource, rule.resources))}]")
+        tests.append(_render_membership("resource", _group_resources(rule.resources)))
     else:
         tests.append("resource is Resource")
     tests.append(_render(rule.condition, sure=True))
     return " && ".join(tests)
 
 
-def _list_entities(subjects: Subjects) -> list[str]:
-    return [
-        *(name_entity("Role", name) for name in subjects.roles),
-        *(name_entity("Identity", name) for name in subjects.identities),
-        *(name_entity("Type", name) for name in subjects.types),
-    ]
+def _group_subjects(subjects: Subjects) -> list[list[str]]:
+    groups = {"Role": subjects.roles, "Identity": subjects.identities, "Type": subjects.types}
+    return [[name_entity(kind, name) for name in names] for kind, names in groups.items() if names]
+
+
+def _group_resources(names: Iterable[str]) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(kind_of_resource(name), []).append(_name_resource(name))
+    return list(groups.values())
+
+
+def _render_membership(variable: str, groups: Sequence[Sequence[str]]) -> str:
+    """Whether it is one of these, or in one: a set is of one type to Cedar's validator."""
+    return _any_of(
+        f"{variable} in {one[0]}" if len(one) == 1 else f"{variable} in [{', '.join(one)}]"
+        for one in groups
+    )
 
 
 def _list_actions(rule: Rule) -> list[str]:
@@ -131,10 +143,9 @@ def _name_resource(name: str) -> str:
     return name_entity(kind_of_resource(name), name)
 
 
-def _test_in(place: str, values: Sequence[str]) -> str:
-    if len(values) == 1:
-        return f"{place} == {quote(values[0])}"
-    return f"[{', '.join(map(quote, values))}].contains({place})"
+def _render_action(rule: Rule, *, sure: bool) -> str:
+    """Whether it is one of the rule's actions, at whichever resource."""
+    return _render_test(Test(BY_NAME["action.name"], Operator.IN, rule.actions), sure=sure)
 
 
 # Conditions
@@ -166,7 +177,8 @@ def _render_test(test: Test, *, sure: bool) -> str:
     text = _render_comparison(test)
     if sure:
         return f"({' && '.join(there)} && {text})"
-    return f"({' || '.join(f'!({one})' for one in there)} || {text})"
+    # The validator follows ``if``, and not ``||``, in what is known to be there.
+    return f"(if {' && '.join(there)} then {text} else true)"
 
 
 def _render_comparison(test: Test) -> str:
@@ -191,6 +203,8 @@ def _render_comparison(test: Test) -> str:
 
 def _any_of(texts: Iterable[str]) -> str:
     found = list(texts)
+    if len(found) == 1:
+        return found[0]
     return f"({' || '.join(found)})" if found else "false"
 
 

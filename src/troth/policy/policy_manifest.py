@@ -219,9 +219,13 @@ def make_policy(node: Node, values: dict[str, Any]) -> Policy | None:
 def _warn(section: Node, values: Mapping[str, Any], now: datetime) -> None:
     ends = values["expires_at"]
     if ends is not None and ends <= now:
-        section.child("expires").warn("lies in the past: the policy does nothing.")
+        section.child("expires").warn(
+            "lies in the past: the policy does nothing.", rule="policy/expired"
+        )
     elif ends is not None and values["effect"] is Effect.FORBID and not values["cedar"]:
-        section.child("expires").warn("a forbid that ends opens what it forbids.")
+        section.child("expires").warn(
+            "a forbid that ends opens what it forbids.", rule="policy/expiring-forbid"
+        )
 
 
 def _read_segment_networks(node: Node) -> tuple[str, ...]:

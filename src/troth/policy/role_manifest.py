@@ -53,7 +53,8 @@ def _read_permission(node: Node) -> Permission:
         inner.error("must hold at least one action.")
     if ANY_ACTION in actions:
         inner.warn(
-            f"every action of '{resource}', those that are added later too; name what is needed."
+            f"every action of '{resource}', those that are added later too; name what is needed.",
+            rule="policy/wildcard",
         )
     return Permission(resource, actions, _read_when(node))
 

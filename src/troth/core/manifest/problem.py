@@ -97,7 +97,7 @@ class Limits:
     ttl_floor: timedelta = timedelta(seconds=1)
     lifetime_ceiling: timedelta = timedelta(days=3650)
     lifetime_default: timedelta = timedelta(days=365)
-    documents: int = 10_000
+    documents: int = 100_000
     trust_domain: TrustDomain | None = None
     reserved_dns_names: frozenset[str] = frozenset()
 

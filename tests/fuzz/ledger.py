@@ -366,6 +366,7 @@ ELSEWHERE: dict[str, str] = {
         operations.standing.read_lowest_tier
         operations.standing.read_standing
         operations.bearer.TokenJudge.read_bundle
+        operations.decision.DecisionMaker.read_bundle
         operations.dpop._load
         live.snapshot.Snapshot.load
         live.tokens.TokenRevocations.load
@@ -437,6 +438,8 @@ ELSEWHERE: dict[str, str] = {
         cli.agent.read_join_token
         cli.agent.read_telemetry
         cli.db._load
+        cli.decision._parse_object
+        cli.decision._parse_when
         cli.device._read_names
         cli.identity._read_expiry
         cli.identity._read_seconds
@@ -477,6 +480,8 @@ ELSEWHERE: dict[str, str] = {
         server.keyring._load
         archive.record.<module>
         wire.backup.<module>
+        wire.authzen.question.<module>
+        wire.authzen.search.<module>
         wire.oauth.details.<module>
     """,
     "bytes are passed on as they are; who asked for them reads them": """

@@ -29,7 +29,8 @@ from troth.operations.client import _read_assertion
 from troth.operations.client_secret import SecretVerifier
 from troth.operations.refusal import find_claimed
 from troth.operations.svidclient import read_jwt_svid
-from troth.server.http.oauth import MAX_BODY, OAuthEndpoints, _read_body
+from troth.server.http.intake import read_all
+from troth.server.http.oauth import MAX_BODY, OAuthEndpoints
 from troth.server.settings import Limits as ServerLimits
 from troth.wire.oauth.basic import parse_basic
 from troth.wire.oauth.form import MAX_REPEATED, Form, parse_form
@@ -92,7 +93,7 @@ def fuzz_oauth_form(found: tuple[bytes, list[tuple[bytes, bytes]]]) -> None:
 
     request = answer(read_request)
     try:
-        whole = asyncio.run(_read_body(_send_in_pieces(body), 5))
+        whole = asyncio.run(read_all(_send_in_pieces(body), 5, MAX_BODY))
     except TrothError:
         assert len(body) > MAX_BODY
         return

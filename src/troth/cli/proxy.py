@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,9 @@ from troth.cli.terminal import Terminal, make_request, make_sheet
 from troth.core.errors import Invalid, Refused
 from troth.wire.api import enforcement, resources, status
 from troth.wire.envoy import CONNECTION_SECONDS, Enforcer, render_enforcer
+from troth.wire.recipes import Recipe, render_nginx, render_traefik
+
+_PLAIN = re.compile(r"[A-Za-z0-9/.:_\[\]-]+")
 
 app = make_app("Proxies that ask about each request.")
 
@@ -81,6 +85,53 @@ def envoy(
     comment = "".join(f"# {line}".rstrip() + "\n" for line in words.splitlines())
     text = yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, width=10_000)
     terminal.show(parts, lambda: [comment + text])
+
+
+FilesOption = Annotated[
+    str,
+    typer.Option("--files", help="The folder with the proxy's SVID as files.", metavar="DIR"),
+]
+UpstreamOption = Annotated[
+    str, typer.Option("--upstream", help="Where the application is.", metavar="URL")
+]
+
+
+@command(app, "nginx", example="troth proxy nginx ledger > /etc/nginx/conf.d/ledger.conf")
+def nginx(
+    terminal: Terminal,
+    name: NameArgument,
+    files: FilesOption = "/etc/nginx/troth",
+    upstream: UpstreamOption = "http://127.0.0.1:8080",
+    mutual: MutualOption = "",
+) -> None:
+    """Print a server block for nginx, which asks by auth_request."""
+    text = render_nginx(_write_recipe(terminal, name, files, upstream, mutual))
+    terminal.show({"nginx": text}, lambda: [text])
+
+
+@command(app, "traefik", example="troth proxy traefik ledger > /etc/traefik/dynamic/ledger.yaml")
+def traefik(
+    terminal: Terminal,
+    name: NameArgument,
+    files: FilesOption = "/etc/traefik/troth",
+    upstream: UpstreamOption = "http://127.0.0.1:8080",
+    mutual: MutualOption = "",
+) -> None:
+    """Print a dynamic configuration for Traefik, which asks by forwardAuth."""
+    import yaml
+
+    parts = render_traefik(_write_recipe(terminal, name, files, upstream, mutual))
+    text = yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, width=10_000)
+    terminal.show(parts, lambda: [text])
+
+
+def _write_recipe(terminal: Terminal, name: str, files: str, upstream: str, mutual: str) -> Recipe:
+    if not _PLAIN.fullmatch(files) or not _PLAIN.fullmatch(upstream):
+        raise Invalid("The folder and the URL may hold letters, digits and / . : _ - alone.")
+    view = _fetch_resource(terminal, name)
+    about = terminal.call("status.show", status.GetStatus())
+    address = _check_address(mutual) or _guess_mutual(about.origin)
+    return Recipe(view.name, view.hosts, address, files, upstream)
 
 
 @command(

@@ -185,7 +185,9 @@ async def build_house(
     lease = timedelta(seconds=config.lease)
     snapshot = Snapshot(clock, lease)
     snapshot.load(await read_seed(store, clock.now()))
-    leaves = LeafIssuer(store, snapshot, clock, entropy, keystore, drafter, config.crl.url)
+    leaves = LeafIssuer(
+        store, snapshot, clock, entropy, keystore, drafter, config.crl.url, config.common_names
+    )
     mutual = find_mutual_origin(config)
     methods = list_methods(client_secrets=config.client_secrets)
     publication = StoredPublication(store, snapshot, clock, config.origin, mutual, methods)

@@ -4,8 +4,8 @@
 # missing and what that costs, and goes on: only the virtual environment is essential,
 # and scripts/venv.sh says so itself when it can't be made.
 #
-# With "tests" as its argument it also looks for what the tests alone use; promtool comes into
-# .cache/bin, since the rest of its package is a server.
+# With "tests" as its argument it also looks for what the tests alone use; promtool and nginx come
+# into .cache/bin, since their packages would start servers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,19 +33,26 @@ find_promtool() {
   command -v promtool || test -x .cache/bin/promtool
 }
 
-# Installed, the package would start a Prometheus: its one tool is taken out of it.
-fetch_promtool() {
-  local folder=$1
-  (cd "$folder" && apt-get download -qq prometheus) &&
-    dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb |
-    tar -x -C "$folder" ./usr/bin/promtool &&
-    install -D -m 0755 "$folder/usr/bin/promtool" .cache/bin/promtool
+find_nginx() {
+  command -v nginx || test -x /usr/sbin/nginx || test -x .cache/bin/nginx
+}
+
+# Installed, these packages would start a Prometheus and an nginx: one program is taken out of each.
+fetch_program() { # package, path in it, folder
+  local package=$1 path=$2 folder=$3
+  (cd "$folder" && apt-get download -qq "$package") &&
+    dpkg-deb --fsys-tarfile "$folder/$package"_*.deb | tar -x -C "$folder" ".$path" &&
+    install -D -m 0755 "$folder$path" ".cache/bin/${path##*/}"
 }
 
 install_missing() {
-  local package wanted=()
+  local package path wanted=() fetched=()
   for package in "${missing[@]}"; do
-    if [[ $package != prometheus ]]; then wanted+=("$package"); fi
+    case $package in
+    prometheus) fetched+=("prometheus /usr/bin/promtool") ;;
+    nginx) fetched+=("nginx /usr/sbin/nginx") ;;
+    *) wanted+=("$package") ;;
+    esac
   done
   # The tests start PostgreSQL themselves, in folders of their own: Debian's package shall not start
   # a server beside them.
@@ -58,7 +65,10 @@ install_missing() {
     apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold \
       "${wanted[@]}" || return
   fi
-  if ((${#wanted[@]} < ${#missing[@]})); then fetch_promtool "$1"; fi
+  for package in "${fetched[@]}"; do
+    read -r package path <<<"$package"
+    fetch_program "$package" "$path" "$1" || return
+  done
 }
 
 python=$(scripts/python.sh)
@@ -78,6 +88,7 @@ if [[ ${1:-} == tests ]]; then
   need util-linux "server and agent are not tried behind their units' walls" command -v setpriv
   need libseccomp2 "server and agent are not tried behind their units' walls" \
     "$python" -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")'
+  need nginx "nginx doesn't ask us about requests" find_nginx
   need prometheus "nobody but us reads the alerts and the dashboard's queries" find_promtool
 fi
 need ca-certificates "downloads over TLS may fail" test -s /etc/ssl/certs/ca-certificates.crt

@@ -27,10 +27,11 @@ TOOLS = (
 )
 APT_GET = """#!/usr/bin/env bash
 echo "apt-get $*" >>"$CALLS"
-if [[ $1 == download ]]; then touch prometheus_2_amd64.deb; fi
+if [[ $1 == download ]]; then touch "${@: -1}_2_amd64.deb"; fi
 """
 DPKG_DEB = """#!/usr/bin/env bash
-mkdir -p usr/bin && echo tool >usr/bin/promtool && tar -c ./usr/bin/promtool
+mkdir -p usr/bin usr/sbin
+echo tool >usr/bin/promtool && echo tool >usr/sbin/nginx && tar -c ./usr
 """
 
 
@@ -67,27 +68,31 @@ def ensure(machine: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_what_is_missing_is_named_with_what_it_costs(machine):
     add_program(machine, "id", "#!/usr/bin/env bash\necho 1000\n")
-    for words, more in (((), set()), (("tests",), {"iproute2", "jq", "systemd", "prometheus"})):
+    for words, more in (
+        ((), set()),
+        (("tests",), {"iproute2", "jq", "systemd", "prometheus", "nginx"}),
+    ):
         done = ensure(machine, *words)
         assert done.returncode == 0, done.stderr
         named = dict(re.findall(r"^missing Debian package (\S+): (.+)$", done.stderr, re.MULTILINE))
         assert {"openssl", "curl"} | more <= set(named)
-        assert not {"jq", "prometheus"} - more & set(named)
+        assert not {"jq", "prometheus", "nginx"} - more & set(named)
         assert all(named.values())
 
 
-def test_of_prometheus_only_the_tool_is_taken(machine):
+def test_of_what_would_start_a_server_only_the_program_is_taken(machine):
     add_program(machine, "id", "#!/usr/bin/env bash\necho 0\n")
     add_program(machine, "apt-get", APT_GET)
     add_program(machine, "dpkg-deb", DPKG_DEB)
     (machine / "bin" / "initdb").symlink_to("/bin/true")  # so that nothing is written to /etc
     done = ensure(machine, "tests")
     assert (done.returncode, "missing" in done.stderr) == (0, False), done.stderr
-    update, install, download = (machine / "calls").read_text().splitlines()
+    update, install, *downloads = (machine / "calls").read_text().splitlines()
     assert update.startswith("apt-get update")
     assert {"jq", "systemd", "curl"} <= set(install.split())
-    assert "prometheus" not in install
-    assert download.startswith("apt-get download")
-    tool = machine / ".cache" / "bin" / "promtool"
-    assert tool.read_text() == "tool\n"
-    assert os.access(tool, os.X_OK)
+    assert not {"prometheus", "nginx"} & set(install.split())
+    assert {one.split()[-1] for one in downloads} == {"prometheus", "nginx"}
+    for name in ("promtool", "nginx"):
+        tool = machine / ".cache" / "bin" / name
+        assert tool.read_text() == "tool\n"
+        assert os.access(tool, os.X_OK)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from troth.core.errors import Internal
 from troth.issuance.der import (
@@ -71,7 +71,13 @@ def lint_certificate(der: bytes, plan: CertificatePlan, issuer: Issuer | None = 
     certificate = _load(der)
     wrong = [
         *_lint_fields(
-            der, plan.serial, plan.not_before, plan.not_after, plan.public_key, facts.name_der
+            der,
+            plan.serial,
+            plan.not_before,
+            plan.not_after,
+            plan.public_key,
+            facts.name_der,
+            _encode_name(plan.common_name),
         ),
         *_lint_reading(certificate, plan),
         *_lint_validity(plan),
@@ -101,6 +107,13 @@ def lint_root(
     if not_before >= not_after:
         wrong.append("notAfter is not after notBefore")
     _raise_for("root certificate", wrong)
+
+
+def _encode_name(common_name: str) -> bytes:
+    """The planned subject, as somebody else encodes it."""
+    if not common_name:
+        return _EMPTY_NAME
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]).public_bytes()
 
 
 def _load(der: bytes) -> x509.Certificate:

@@ -4,7 +4,8 @@ The profile is SPIFFE's X509-SVID.md within RFC 5280:
 
 - The subject is empty and subjectAltName therefore critical (X509-SVID 3.1; RFC 5280, 4.1.2.6), as
   Istio has it. The SPIFFE ID then has no second name beside it that a verifier could match by
-  mistake; SPIRE's ``C=US, O=SPIRE`` says nothing about the workload either.
+  mistake; SPIRE's ``C=US, O=SPIRE`` says nothing about the workload either. For verifiers that know
+  no URI names there may be a common name: see `name_subject`.
 - BasicConstraints is always there, critical, CA false: py-spiffe refuses a leaf without it.
 - keyUsage is critical with digitalSignature alone (4.3), extendedKeyUsage has clientAuth and
   serverAuth (4.4).
@@ -34,6 +35,9 @@ from troth.issuance.profiles import (
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _MAX_DNS_LENGTH = 253
+MAX_COMMON_NAME = 64
+"""ub-common-name (RFC 5280, appendix A.1)."""
+_COMMON_NAME = re.compile(rf"[A-Za-z0-9._/-]{{1,{MAX_COMMON_NAME}}}", re.ASCII)
 _MAX_URL_LENGTH = 2048
 
 
@@ -53,6 +57,8 @@ class CertificatePlan:
     not_after: datetime
     issuer: Authority
     crl_url: str | None = None
+    common_name: str = ""
+    """The subject's one attribute; "" for an empty subject."""
 
 
 def plan_certificate(
@@ -66,6 +72,7 @@ def plan_certificate(
     serial_bytes: bytes,
     now: datetime,
     crl_url: str | None = None,
+    common_name: str = "",
 ) -> CertificatePlan:
     """Decide what to certify; raises `Invalid` or `Refused` with the reason.
 
@@ -93,7 +100,21 @@ def plan_certificate(
         not_after=min(start + ttl, trim_seconds(issuer.not_after)),
         issuer=issuer,
         crl_url=None if crl_url is None else _check_url(crl_url),
+        common_name=_check_common_name(common_name),
     )
+
+
+def name_subject(spiffe_id: SpiffeId) -> str:
+    """The common name for an identity: the path of its SPIFFE ID, which nobody else has in the
+    trust domain; "" for one that is too long for it."""
+    name = spiffe_id.path.removeprefix("/")
+    return name if len(name) <= MAX_COMMON_NAME else ""
+
+
+def _check_common_name(name: str) -> str:
+    if name and not _COMMON_NAME.fullmatch(name):
+        raise Invalid(f"{name[:80]!r} can't be a common name.")
+    return name
 
 
 def check_dns_name(name: str) -> str:

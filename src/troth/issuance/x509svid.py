@@ -14,7 +14,12 @@ from troth.core.errors import Internal, Invalid
 from troth.issuance.der import assemble_signed, check_signed, load_verifier
 from troth.issuance.drafter import Drafter
 from troth.issuance.lint import lint_certificate
-from troth.issuance.x509plan import CertificatePlan, check_dns_name, plan_certificate
+from troth.issuance.x509plan import (
+    CertificatePlan,
+    check_dns_name,
+    name_subject,
+    plan_certificate,
+)
 from troth.issuance.x509tbs import PLACEHOLDER, encode_tbs
 
 __all__ = [
@@ -26,6 +31,7 @@ __all__ = [
     "draft_certificate",
     "lint_certificate",
     "load_verifier",
+    "name_subject",
     "plan_certificate",
 ]
 

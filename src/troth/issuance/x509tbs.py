@@ -29,6 +29,8 @@ key. A draft that leaks therefore proves nothing to anyone."""
 _OCTET_STRING = 0x04
 _VERSION_3 = bytes.fromhex("a003020102")
 _NO_SUBJECT = bytes.fromhex("3000")
+_COMMON_NAME = bytes.fromhex("0603550403")
+_SET, _UTF8_STRING = 0x31, 0x0C
 _EXTENSIONS = 0xA3
 _URI, _DNS, _ADDRESS = 0x86, 0x82, 0x87  # GeneralName [6], [2], [7] (RFC 5280, 4.2.1.6)
 _KEY_IDENTIFIER = 0x80  # of AuthorityKeyIdentifier, [0] (RFC 5280, 4.2.1.1)
@@ -62,11 +64,19 @@ def encode_tbs(plan: CertificatePlan, issuer: Issuer) -> bytes:
         ECDSA_WITH_SHA256,
         issuer.name_der,
         encode_element(SEQUENCE, validity),
-        _NO_SUBJECT,
+        encode_subject(plan.common_name),
         plan.public_key,
         encode_element(_EXTENSIONS, encode_element(SEQUENCE, _encode_extensions(plan, issuer))),
     )
     return encode_element(SEQUENCE, b"".join(fields))
+
+
+def encode_subject(common_name: str) -> bytes:
+    """A Name of one attribute, id-at-commonName as UTF8String; without one it is empty."""
+    if not common_name:
+        return _NO_SUBJECT
+    value = _COMMON_NAME + encode_element(_UTF8_STRING, common_name.encode("ascii"))
+    return encode_element(SEQUENCE, encode_element(_SET, encode_element(SEQUENCE, value)))
 
 
 def _encode_extensions(plan: CertificatePlan, issuer: Issuer) -> bytes:

@@ -99,7 +99,7 @@ class Applier:
             warnings=[
                 *(str(problem) for problem in wanted.parsed.warnings),
                 *plans.templates.warnings,
-                *plans.names,
+                *plans.doubts,
             ],
             access=view_access(found),
             access_more=found.more,

@@ -28,6 +28,7 @@ from troth.issuance.x509svid import (
     check_certificate,
     draft_certificate,
     load_verifier,
+    name_subject,
     plan_certificate,
 )
 from troth.live.snapshot import Snapshot
@@ -114,6 +115,8 @@ class LeafIssuer:
     Nothing is issued while `snapshot` is stale: it is asked here, where all of them pass, so that
     no operation can forget it.
 
+    With `common_names` identities' certificates have a subject.
+
     `crl_base` is the URL under which verifiers without a troth agent find CRLs, or "" to name none
     in certificates. It should be http: whoever fetches a list to check our certificates can't check
     ours first (RFC 5280, section 8).
@@ -126,6 +129,7 @@ class LeafIssuer:
     keystore: Keystore
     drafter: Drafter
     crl_base: str
+    common_names: bool = False
 
     def check_fresh(self) -> None:
         """Raise `Unavailable` while nothing may be issued: for who would change something first."""
@@ -191,6 +195,11 @@ class LeafIssuer:
             return None
         return [outcomes[index] for index in range(len(wishes))]
 
+    def _name_subject(self, wish: Wish) -> str:
+        """Identities alone are named: nodes and servers are known by their SPIFFE IDs."""
+        named = self.common_names and wish.identity_id is not None
+        return name_subject(wish.spiffe_id) if named else ""
+
     def _draft(
         self, authority: Authority, wishes: Sequence[Wish], outcomes: dict[int, Leaf | TrothError]
     ) -> dict[int, _Draft]:
@@ -208,6 +217,7 @@ class LeafIssuer:
                     serial_bytes=self.entropy.token(SERIAL_BYTES),
                     now=now,
                     crl_url=f"{self.crl_base}/{authority.id}.crl" if self.crl_base else None,
+                    common_name=self._name_subject(wish),
                 )
                 drafts[index] = _Draft(wish, plan, draft_certificate(plan, self.drafter))
             except TrothError as refusal:

@@ -106,6 +106,9 @@ class Config:
     ttl: Ttl
     limits: Limits
     crl: Crl
+    common_names: bool
+    """Whether the certificates of identities have a subject."""
+
     client_secrets: bool
     """Whether clients may prove themselves by a secret."""
 
@@ -227,6 +230,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         ttl=settings.ttl,
         limits=settings.limits,
         crl=settings.crl,
+        common_names=settings.x509.common_names,
         client_secrets=settings.oauth.client_secrets,
         decisions=settings.decisions,
         grpc=_parse_grpc(settings.envoy.grpc_listen, (public, mutual), reading),

@@ -114,6 +114,19 @@ class Ttl(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = JWT_CEILING
 
 
+class X509Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What X.509-SVIDs hold beside the SPIFFE ID."""
+
+    common_names: Annotated[
+        bool,
+        Meta(
+            description="Whether the certificates of identities have a subject, whose common name "
+            "is the path of the SPIFFE ID (64 characters at most). For programs that know no URI "
+            "names, such as PostgreSQL; others should keep to the SPIFFE ID."
+        ),
+    ] = False
+
+
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one client may take, in bytes, seconds and numbers."""
 
@@ -400,6 +413,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keystore: KeystoreSettings = KeystoreSettings()
     roles: RoleSettings = RoleSettings()
     ttl: Ttl = Ttl()
+    x509: X509Settings = X509Settings()
     limits: Limits = Limits()
     crl: Crl = Crl()
     oauth: OAuth = OAuth()

@@ -193,7 +193,9 @@ async def build_house(
     await publish()
     lease = timedelta(seconds=config.lease)
     snapshot = await open_snapshot(store, clock, lease, metrics)
-    leaves = LeafIssuer(store, snapshot, clock, entropy, keystore, drafter, config.crl.url)
+    leaves = LeafIssuer(
+        store, snapshot, clock, entropy, keystore, drafter, config.crl.url, config.common_names
+    )
     publication = make_publication(config, store, snapshot, clock)
     decisions = await open_decisions(config, store, clock, entropy, metrics)
     parts = Parts(

@@ -277,7 +277,8 @@ class Enforcer(Background):
             refused = self.guard.check_id(str(party.identity.spiffe_id))
             if not refused.allowed:
                 reason = " ".join(refused.reasons)
-                return self._answer(_refuse(reason), name, inquiry, request_id, now)
+                gone = self.guard.stale
+                return self._answer(_refuse(reason), name, inquiry, request_id, now, gone=gone)
             name = (IDENTITY, party.identity.name)
             judgement = self._judge_identity(known.book, party, inquiry, now)
         found = judgement.resource

@@ -141,6 +141,11 @@ class PeerGuard(Background):
         """Seconds since what is known was certainly true; infinite before the first word."""
         return self._known.age
 
+    @property
+    def stale(self) -> bool:
+        """Whether nothing was heard for longer than the lease, so that nobody is accepted."""
+        return self._known.age > self._known.lease
+
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each word from a server, in the guard's thread: be quick."""
         self._following.listeners.append(listener)

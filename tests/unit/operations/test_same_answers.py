@@ -1,4 +1,4 @@
-"""The server and a service with its share of the rules give the same answers, whatever the rules."""
+"""Server and service give the same answers with their rules, whatever the rules are."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ from troth.wire.api.manifests import ManifestDocument
 from troth.wire.api.rules import FollowPolicies, PolicyMessage, PolicySnapshot
 from troth.wire.api.trust import AddEvidence
 
+RAW = (
+    "permit (principal, action, resource) when { context has request && "
+    'context.request has transport && context.request.transport == "mtls" };'
+)
 SERVER = Caller("spiffe://example.org/server", frozenset({"workload"}))
 PEOPLE = ("ada", "bob", "cyd", "dan")
 ROLES = ("r0", "r1", "r2", "r3")
@@ -205,7 +209,7 @@ def test_rules_are_the_same_after_the_way(seed: int, tmp_path: Path) -> None:
             document(
                 "Policy",
                 "raw",
-                cedar='permit (principal, action, resource) when { context has request && context.request has transport && context.request.transport == "mtls" };',
+                cedar=RAW,
             ),
         )
         book = (await house.parts.decider.read_bundle()).rules

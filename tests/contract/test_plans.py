@@ -97,6 +97,14 @@ PASSING: dict[str, tuple[str, Callable[[Transaction], Any]]] = {
         "ix_evidence_identity_id",
         lambda tx: tx.evidence.count_living(IdentityId("idn_1"), NOW),
     ),
+    "versions without a signature": (
+        "ix_policy_sets_key_id",
+        lambda tx: tx.policy_sets.list_unsigned(9),
+    ),
+    "changes that wait": (
+        "ix_policy_proposals_state",
+        lambda tx: tx.proposals.list(pending=True, limit=9),
+    ),
     "the end of tokens": (
         "ix_jwt_svids_authority_id",
         lambda tx: tx.jwt_svids.last_end(AUTHORITY, NOW),

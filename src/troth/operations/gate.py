@@ -22,7 +22,7 @@ from troth.operations.call import ANONYMOUS, OPEN, Caller, Gate, Target
 from troth.operations.decision import DecisionMaker, Subject
 from troth.policy.condition import Operator, list_tests
 from troth.policy.decision import Decision, Question, decide
-from troth.policy.explanation import explain
+from troth.policy.explanation import Explanation, explain
 from troth.policy.fact import Facts, Value, find_value
 from troth.policy.index import PolicyIndex
 from troth.policy.inquiry import normalise_address
@@ -178,13 +178,21 @@ class CallerGate:
             return ""
         if self._is_simple(operation):
             return decide_operation(self.caller.roles, operation).reason
-        decision = self._ask(target, operation)
-        with self.rules.lock:
-            why = explain(self.rules.own, decision, self.now)
+        why = self._explain(self._ask(target, operation), operation)
         wanted = " and ".join(one.words for one in why.missing)
         tail = f" It would be permitted with {wanted}." if wanted else ""
         name = f" on {target.id[:128]!r}" if target.id else ""
         return f"This caller may not do {operation}{name}: {why.reason}{tail}"
+
+    def _explain(self, decision: Decision, operation: str) -> Explanation:
+        """Why not, by the rules that are about this caller: it is told what is missing of those,
+        and not who else may, nor that an administrator might."""
+        resource, verb = name_system_resource(operation), name_verb(operation)
+        with self.rules.lock:
+            marks = mark_principal(self.principal)
+            about = self.rules.own.index.find_rules(marks, resource, verb)
+        near = PolicyIndex(rule for rule in about if not rule.id.startswith(OWN))
+        return explain(replace(self.rules.own, index=near), decision, self.now)
 
     def _is_simple(self, operation: str) -> bool:
         """Whether the roles that come with troth, and were given directly, decide alone."""

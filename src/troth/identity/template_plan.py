@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from troth.core.manifest.reader import render_duration
@@ -47,14 +47,23 @@ class TemplatePlan:
 
 
 def plan_templates(
-    wanted: Sequence[Template], current: Iterable[StoredTemplate], *, prune: bool
+    wanted: Sequence[Template],
+    current: Iterable[StoredTemplate],
+    *,
+    prune: bool,
+    others: Container[str] = (),
 ) -> TemplatePlan:
-    """Compare `wanted` with what is there; only `prune` removes what is in no manifest."""
+    """Compare `wanted` with what is there; only `prune` removes what is in no manifest. It leaves
+    those alone that are `others`', by name, and says nothing of them."""
     there = {stored.template.name: stored for stored in current}
     names = {template.name for template in wanted}
-    changes = [_plan_absence(s, prune=prune) for n, s in there.items() if n not in names]
+    absent = {name: stored for name, stored in there.items() if name not in names}
+    changes = [_plan_absence(s, prune=prune) for n, s in absent.items() if n not in others]
     changes += [_plan_one(template, there.get(template.name)) for template in wanted]
-    remaining = list(_list_staying(changes))
+    remaining = [
+        *_list_staying(changes),
+        *(stored.template for name, stored in absent.items() if name in others),
+    ]
     refusals = [
         f"The prefix '{second.prefix}' of template '{second.name}' lies in that of "
         f"'{first.name}'; give each its own."

@@ -56,7 +56,7 @@ class Applier:
         wanted = await self.planner.read(content)
 
         def plan(tx: Transaction) -> tuple[Plans, tuple[str, ...]]:
-            plans = self.planner.plan(tx, call, wanted)
+            plans = self.planner.plan(tx, call, wanted, only_planned=True)
             return plans, self._find_reasons(plans)
 
         plans, reasons = await self.store.read(plan)
@@ -95,11 +95,11 @@ class Applier:
         """A plan as the API shows it, with whose access changes."""
         found = await self.comparer.compare(plans)
         return wire.ManifestPlan(
-            changes=[view_change(kind, change) for kind, change in plans.steps],
+            changes=[view_change(kind, change) for kind, change in plans.shown],
             warnings=[
                 *(str(problem) for problem in wanted.parsed.warnings),
                 *plans.templates.warnings,
-                *plans.doubts,
+                *plans.told,
             ],
             access=view_access(found),
             access_more=found.more,

@@ -32,12 +32,18 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What something is done to, as far as permissions may depend on it."""
+    """What something is done to, as far as permissions may depend on it.
+
+    `id` is its name and `type` what it is, in one word; `spiffe_id` that of an identity, or what
+    those begin with that a template makes.
+    """
 
     id: str = ""
     owner: str = ""
     environment: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    type: str = ""
+    spiffe_id: str = ""
 
 
 class Gate(Protocol):

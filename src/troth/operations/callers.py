@@ -67,7 +67,7 @@ class CallerRegistry:
                 f"uid {uid} has no role on the admin socket; give it one under [roles.uids] in "
                 "the server's configuration."
             )
-        roles, declared = _split_role(role)
+        roles, declared = split_role(role)
         return Caller(f"uid:{uid}", roles, source=source, declared=declared)
 
     async def by_certificate(self, der: bytes, source: str) -> Caller:
@@ -117,7 +117,7 @@ class CallerRegistry:
         return Caller(str(shown.spiffe_id), roles, node.id, source, shown.serial)
 
     async def _find_holder(self, shown: Presented, source: str) -> Caller:
-        given, declared = _split_role(self.spiffe_roles.get(str(shown.spiffe_id), "workload"))
+        given, declared = split_role(self.spiffe_roles.get(str(shown.spiffe_id), "workload"))
         roles = {*given} or {"workload"}
         record = await self.store.read(lambda tx: tx.certificates.find(shown.serial))
         if record is not None and record.kind is CertificateKind.DEVICE:
@@ -125,7 +125,7 @@ class CallerRegistry:
         return Caller(str(shown.spiffe_id), frozenset(roles), None, source, shown.serial, declared)
 
 
-def _split_role(role: str) -> tuple[frozenset[str], tuple[str, ...]]:
+def split_role(role: str) -> tuple[frozenset[str], tuple[str, ...]]:
     """A role that configuration gives: one that comes with troth, or one of a manifest."""
     if role.startswith(_DECLARED):
         return frozenset(), (role.removeprefix(_DECLARED),)

@@ -111,8 +111,11 @@ class ListClientSecrets:
         body, now = call.body, self.clock.now()
 
         def collect(tx: Transaction) -> wire.ClientSecretPage:
-            name = body.identity
-            identity_id = None if name is None else tx.identities.get_named(name).id
+            identity_id = None
+            if body.identity is not None:
+                identity = tx.identities.get_named(body.identity)
+                call.gate.check(target_of(identity))
+                identity_id = identity.id
             found = tx.client_secrets.page(
                 now, identity_id=identity_id, after=body.after or "", limit=body.limit
             )

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from troth.core.errors import Refused
+from troth.core.ids import TrustDomain
 from troth.identity.issuer import Issuer
 from troth.identity.plan import Action
 from troth.live.bundle import Bundle, make_bundle
@@ -15,7 +16,7 @@ from troth.live.snapshot import Snapshot
 from troth.manifests.declared import DeclaredChange, plan_declared
 from troth.manifests.reading import ManifestSet
 from troth.manifests.references import find_unexplained, list_identity_names
-from troth.operations.authorship import may_prune
+from troth.operations.authorship import Surroundings, may_mention, may_remove, reads_all
 from troth.operations.call import Call
 from troth.operations.recording import record_event
 from troth.policy.findings import list_findings
@@ -35,7 +36,12 @@ Changes = list[DeclaredChange[Declared]]
 
 
 def plan_declarations(
-    tx: Transaction, parsed: ManifestSet, call: Call[Any], *, prune: bool
+    tx: Transaction,
+    parsed: ManifestSet,
+    call: Call[Any],
+    trust_domain: TrustDomain,
+    *,
+    prune: bool,
 ) -> Changes:
     """The steps for all that is declared; `Refused` if they can't be taken together. A prune
     reaches what its caller may declare."""
@@ -44,18 +50,33 @@ def plan_declarations(
     changes: Changes = []
     for kind in TYPES:
         changes += _plan_kind(kind, wanted, current, prune=prune)
-    changes = [_keep_others(call, change) for change in changes]
+    if prune:
+        around = Surroundings(tx, trust_domain, [*current, *wanted])
+        changes = [_keep_others(call, around, change) for change in changes]
     _check_whole(changes)
     return changes
 
 
-def _keep_others(call: Call[Any], change: DeclaredChange[Declared]) -> DeclaredChange[Declared]:
+def _keep_others(
+    call: Call[Any], around: Surroundings, change: DeclaredChange[Declared]
+) -> DeclaredChange[Declared]:
     """A removal that isn't the caller's to ask for is none."""
-    if change.action is not Action.REMOVE or change.stored is None:
-        return change
-    if may_prune(call, change.kind, change.stored):
+    if change.action is not Action.REMOVE or may_remove(call, around, change):
         return change
     return replace(change, action=Action.KEEP, words=("left alone: it isn't this caller's",))
+
+
+def list_hidden(call: Call[Any], changes: Changes) -> frozenset[tuple[str, str]]:
+    """Kind and name of what stays as it is, and is others': a caller isn't told of it."""
+    if reads_all(call):
+        return frozenset()
+    return frozenset(
+        (change.kind, change.name)
+        for change in changes
+        if change.action is Action.KEEP
+        and change.stored is not None
+        and not may_mention(call, change.stored)
+    )
 
 
 def _plan_kind(

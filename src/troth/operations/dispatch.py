@@ -195,13 +195,21 @@ class Dispatcher:
         if not self.gates.confirm(caller, name):
             await self.admit(name, caller)
 
-    async def may(self, name: str, caller: Caller) -> bool:
-        """Whether `caller` may begin to use `name` now; nothing is logged."""
+    async def begin(self, name: str, caller: Caller, request_id: RequestId) -> None:
+        """Refuse what may not be before any of its body is read, counted and logged as a call.
+
+        What is permitted here is asked again by `call` and `open`: a body may take its time.
+        """
+        started = self.clock.monotonic()
         try:
-            await self.gates.admit(caller, name)
-        except Denied:
-            return False
-        return True
+            await self.admit(name, caller)
+        except BaseException as error:
+            outcome = name_outcome(error)
+            with self.tracer.span(name) as span:
+                span.note(troth_outcome=outcome)
+                self._count(name, outcome, started)
+                self._tell(name, caller, request_id, outcome, self.clock.monotonic() - started)
+                raise
 
     async def admit(self, name: str, caller: Caller) -> Gate:
         """What `caller` may do by `name` now; raises `NotFound`, `Unauthenticated` or `Denied` if

@@ -20,6 +20,7 @@ from troth.identity.identity import Identity, Kind, State
 from troth.operations.call import Call
 from troth.operations.recording import record_event
 from troth.operations.single_use import Permission
+from troth.operations.target import target_of
 from troth.store.engine import Store
 from troth.store.records import EnrolmentCode
 from troth.store.transaction import Transaction
@@ -48,12 +49,12 @@ class InviteDevices:
 
     async def __call__(self, call: Call[wire.InviteDevices]) -> wire.DevicesInvited:
         """The codes in clear, this once; all of them or none. `Refused` for what is no device."""
-        now = self.clock.now()
-        ends = now + timedelta(seconds=call.body.ttl)
-        made = [(name, self.entropy.token(_RANDOM_BYTES)) for name in call.body.names]
+        now, body = self.clock.now(), call.body
+        ends = now + timedelta(seconds=body.ttl)
+        made = [(name, self.entropy.token(_RANDOM_BYTES)) for name in body.names]
 
         def invite(tx: Transaction) -> None:
-            known = {name: _require_device(tx, name) for name in dict.fromkeys(call.body.names)}
+            known = {name: _require_device(tx, call, name) for name in dict.fromkeys(body.names)}
             records = []
             for name, secret in made:
                 code_id, secret_hash = hash_code(secret)
@@ -83,8 +84,9 @@ class InviteDevices:
         return wire.DevicesInvited(codes=codes, expires_at=ends)
 
 
-def _require_device(tx: Transaction, name: str) -> Identity:
+def _require_device(tx: Transaction, call: Call[wire.InviteDevices], name: str) -> Identity:
     identity = tx.identities.get_named(name)
+    call.gate.check(target_of(identity))
     require_kind(identity)
     if identity.state not in (State.PROPOSED, State.ACTIVE):
         raise Refused(f"'{name}' is {identity.state.value}: no device could enrol as it now.")

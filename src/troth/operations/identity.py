@@ -16,6 +16,7 @@ from troth.identity.identity import Identity, Kind, State
 from troth.identity.lifecycle import PAST, move_identity
 from troth.identity.plan import new_identity
 from troth.manifests.reading import parse_manifests
+from troth.operations.authorship import check_new
 from troth.operations.call import Call
 from troth.operations.recording import BACKGROUND, record_identity, record_revocations
 from troth.operations.target import target_of
@@ -35,6 +36,11 @@ REVOKES = {
 """verb → the RFC 5280 reason with which it revokes whatever the identity holds."""
 
 EXPIRY_BATCH = 100
+MOST_PAGES = 20
+LEAST_READ = 500
+"""Of how many pages one is made for whoever may see a few of the identities alone, and how many
+identities each of them has then: what one call reads is bounded."""
+
 COPIES_LOOKED_AT = 4
 """For each identity that is wanted, since many copies may belong to one."""
 
@@ -83,6 +89,7 @@ class RegisterIdentity:
         call.gate.check(target_of(made))
 
         def register(tx: Transaction) -> None:
+            check_new(call, tx, made)
             check_unclaimed(tx, spec)
             check_withdrawn(tx, [str(made.spiffe_id)])
             tx.identities.add(made)
@@ -139,21 +146,28 @@ class ListIdentities:
             if order is Order.ATTENTION and not (state or kind or body.text or body.after):
                 found = find_attention(tx, body.limit)
                 return wire.IdentityPage(items=_view_seen(tx, _keep(call, found)), next=None)
-            found = tx.identities.page(
-                state=state,
-                kind=kind,
-                text=body.text,
-                template=body.template,
-                unattended_since=since if body.unattended else None,
-                after=body.after,
-                limit=body.limit,
-                living=body.living,
-            )
-            full = len(found) == body.limit
-            return wire.IdentityPage(
-                items=_view_seen(tx, _keep(call, found)),
-                next=mark_page(found[-1]) if full else None,
-            )
+            kept: list[Identity] = []
+            after, limit = body.after, body.limit
+            for _ in range(MOST_PAGES):
+                found = tx.identities.page(
+                    state=state,
+                    kind=kind,
+                    text=body.text,
+                    template=body.template,
+                    unattended_since=since if body.unattended else None,
+                    after=after,
+                    limit=limit,
+                    living=body.living,
+                )
+                kept += _keep(call, found)
+                after = mark_page(found[-1]) if len(found) == limit else None
+                if after is None or len(kept) >= body.limit:
+                    break
+                limit = max(body.limit, LEAST_READ)
+            if len(kept) > body.limit or (after and len(kept) == body.limit):
+                kept = kept[: body.limit]
+                after = mark_page(kept[-1])
+            return wire.IdentityPage(items=_view_seen(tx, kept), next=after)
 
         return await self.store.read(page)
 

@@ -19,16 +19,12 @@ from troth.identity.plan import Action, Change, Plan, apply_spec, new_identity, 
 from troth.identity.template_plan import TemplateChange, TemplatePlan
 from troth.manifests.declared import DeclaredChange
 from troth.manifests.reading import ManifestSet, parse_manifests
-from troth.operations.authorship import (
-    check_declared,
-    check_identities,
-    check_templates,
-    keep_own,
-)
+from troth.operations.authorship import Surroundings, check_changes, keep_own
 from troth.operations.call import Call
 from troth.operations.declaration import (
     Changes,
     apply_declarations,
+    list_hidden,
     list_remaining,
     plan_declarations,
     plan_return,
@@ -66,12 +62,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """Every step. `doubts` are sentences about names that nothing explains, and about rules."""
+    """Every step. `told` are sentences about what is doubtful, such as names that nothing explains;
+    `hidden` the kinds and names of which the caller isn't told that they stay as they are."""
 
     identities: Plan
     templates: TemplatePlan
     declared: Changes
-    doubts: Sequence[str] = ()
+    told: Sequence[str] = ()
+    hidden: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def steps(self) -> list[tuple[str, Change | TemplateChange | DeclaredChange[Any]]]:
@@ -81,6 +79,11 @@ class Plans:
             *(("Template", change) for change in self.templates.changes),
             *(("Identity", change) for change in self.identities.changes),
         ]
+
+    @property
+    def shown(self) -> list[tuple[str, Change | TemplateChange | DeclaredChange[Any]]]:
+        """Those that the caller is told of."""
+        return [(kind, one) for kind, one in self.steps if (kind, one.name) not in self.hidden]
 
 
 def loses_access(before: Identity, after: Identity) -> bool:
@@ -117,36 +120,44 @@ class Planner:
             raise Invalid("Nothing was changed. " + "; ".join(shown))
         return parsed
 
-    def plan(self, tx: Transaction, call: Call[Any], wanted: Wanted) -> Plans:
+    def plan(
+        self, tx: Transaction, call: Call[Any], wanted: Wanted, *, only_planned: bool = False
+    ) -> Plans:
         """The steps from what is there; `Refused` if they can't be taken together, `Denied` if the
-        caller may not have one of them."""
+        caller may not have one of them. Where they are `only_planned`, whoever may read everything
+        is told in a sentence instead."""
+        domain = self.trust_domain
         if wanted.content.version:
             declared = plan_return(tx, read_declared(tx, wanted.content.version))
-            check_declared(call, declared, list_remaining(declared))
-            return Plans(Plan(()), TemplatePlan((), ()), declared)
+            around = Surroundings(tx, domain, list_remaining(declared))
+            told = check_changes(call, around, (), (), declared, only_planned=only_planned)
+            hidden = list_hidden(call, declared)
+            return Plans(Plan(()), TemplatePlan((), ()), declared, told, hidden)
         parsed, prune = wanted.parsed, wanted.content.prune
-        plan = self._plan_identities(tx, call, parsed, prune=prune)
+        plan = self._plan_identities(tx, call, wanted, only_planned=only_planned)
         added = [c.spec for c in plan.changes if c.action is Action.ADD and c.spec is not None]
-        templates = plan_in(tx, parsed.templates, added, self.trust_domain, prune=prune)
-        declared = plan_declarations(tx, parsed, call, prune=prune)
-        remaining = list_remaining(declared)
-        check_identities(call, plan.changes, remaining)
-        check_templates(call, templates.changes)
-        check_declared(call, declared, remaining)
-        doubts = [
-            *warn_of_names(tx, parsed, declared),
-            *warn_of_findings(declared, self.clock.now()),
-        ]
-        return Plans(plan, templates, declared, doubts)
+        templates = plan_in(tx, call, parsed.templates, added, domain, prune=prune)
+        declared = plan_declarations(tx, parsed, call, domain, prune=prune)
+        around = Surroundings(tx, domain, list_remaining(declared), parsed.specs)
+        told = check_changes(
+            call, around, plan.changes, templates.changes, declared, only_planned=only_planned
+        )
+        told += warn_of_names(tx, parsed, declared)
+        hidden = list_hidden(call, declared)
+        if not hidden:  # a finding speaks of whatever rules there are
+            told += warn_of_findings(declared, self.clock.now())
+        return Plans(plan, templates, declared, told, hidden)
 
     def _plan_identities(
-        self, tx: Transaction, call: Call[Any], parsed: ManifestSet, *, prune: bool
+        self, tx: Transaction, call: Call[Any], wanted: Wanted, *, only_planned: bool
     ) -> Plan:
+        parsed, prune = wanted.parsed, wanted.content.prune
         names = {spec.name for spec in parsed.specs}
         living = tx.identities.list_named(names)
         # What no manifest names is retired, all of it; or mentioned, as far as anybody reads.
         limit = None if prune else MENTIONED
-        managed = keep_own(call, tx.identities.list_managed(without=names, limit=limit))
+        found = tx.identities.list_managed(without=names, limit=limit)
+        managed = keep_own(call, found, only_planned=only_planned)
         paths = [SpiffeId.of(self.trust_domain, spec.path) for spec in parsed.specs]
         holders = tx.identities.list_living_at(paths)
         plan = plan_changes(

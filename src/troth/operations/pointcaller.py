@@ -12,6 +12,7 @@ from troth.core.errors import Invalid, Unauthenticated
 from troth.core.jose.claims import list_audiences
 from troth.operations.bearer import Bearer, Rejected, TokenJudge
 from troth.operations.call import Caller
+from troth.operations.callers import split_role
 from troth.operations.dpop import DpopVerifier
 from troth.store.engine import Store
 
@@ -27,6 +28,10 @@ class Shown:
     method: str
     url: str
     source: str
+
+
+WORKLOAD = frozenset({"workload"})
+"""What every identity may do, also one to which configuration gives a role of a manifest."""
 
 
 class PointCallers:
@@ -63,8 +68,8 @@ class PointCallers:
         self._check_meaning(bearer)
         await self._check_binding(bearer, scheme.lower() == "dpop", token, shown)
         name = bearer.token.subject
-        role = self._roles.get(name, "workload")
-        return Caller(name, frozenset({role}), source=shown.source)
+        roles, declared = split_role(self._roles.get(name, "workload"))
+        return Caller(name, roles or WORKLOAD, source=shown.source, declared=declared)
 
     def _check_meaning(self, bearer: Bearer) -> None:
         claims = bearer.token.claims

@@ -42,7 +42,7 @@ class ShowResource:
 
 
 def _target_of(view: wire.ResourceView) -> Target:
-    return Target(view.name, view.owner, view.environment, view.labels)
+    return Target(view.name, view.owner, view.environment, view.labels, "resource")
 
 
 def _collect(tx: Transaction) -> list[wire.ResourceView]:

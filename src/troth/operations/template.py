@@ -20,6 +20,7 @@ from troth.identity.template_plan import (
     TemplatePlan,
     plan_templates,
 )
+from troth.operations.authorship import may_drop, reads_all
 from troth.operations.call import Call
 from troth.operations.recording import record_event
 from troth.store.engine import Store
@@ -44,14 +45,23 @@ def explain_claim(owner: str, spec: IdentitySpec) -> str:
 
 def plan_in(
     tx: Transaction,
+    call: Call[Any],
     wanted: Sequence[Template],
     added: Sequence[IdentitySpec],
     trust_domain: TrustDomain,
     *,
     prune: bool,
 ) -> TemplatePlan:
-    """The plan for templates; `Refused` if it can't be, with `added` new identities beside it."""
-    plan = plan_templates(wanted, tx.templates.list(), prune=prune)
+    """The plan for templates; `Refused` if it can't be, with `added` new identities beside it. A
+    prune reaches those that the caller may declare."""
+    there = tx.templates.list()
+    hidden = prune or not reads_all(call)
+    others = {
+        one.template.name
+        for one in there
+        if hidden and not may_drop(call, one.template, trust_domain)
+    }
+    plan = plan_templates(wanted, there, prune=prune, others=others)
     refusals = list(plan.refusals)
     if len(plan.remaining) > MAX_TEMPLATES:
         refusals.append(f"There would be more than {MAX_TEMPLATES:,} templates.")

@@ -20,6 +20,7 @@ from troth.identity.identity import Identity, State
 from troth.live.trust import describe_standing
 from troth.operations.call import Call
 from troth.operations.recording import record_event
+from troth.operations.target import target_of
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.trust.evidence import Evidence
@@ -49,6 +50,7 @@ class AddEvidence:
 
         def add(tx: Transaction) -> wire.EvidenceAdded:
             identity = tx.identities.get_named(body.name)
+            call.gate.check(target_of(identity))
             if identity.state is State.RETIRED:
                 raise Refused(f"The identity '{identity.name}' is retired: nobody relies on it.")
             if tx.evidence.count_living(identity.id, now) >= MOST_EVIDENCE:
@@ -97,6 +99,7 @@ class WithdrawEvidence:
         def withdraw(tx: Transaction) -> wire.TrustView:
             evidence = tx.evidence.get(call.body.id)
             identity = tx.identities.get(evidence.identity_id)
+            call.gate.check(target_of(identity))
             tx.evidence.withdraw(evidence.id)
             record_event(
                 tx,
@@ -122,9 +125,13 @@ class ShowTrust:
     async def __call__(self, call: Call[wire.NameTrust]) -> wire.TrustView:
         """As of now; `NotFound` if no identity has that name."""
         now = self.clock.now()
-        return await self.store.read(
-            lambda tx: _show(tx, tx.identities.get_named(call.body.name), now)
-        )
+
+        def show(tx: Transaction) -> wire.TrustView:
+            identity = tx.identities.get_named(call.body.name)
+            call.gate.check(target_of(identity))
+            return _show(tx, identity, now)
+
+        return await self.store.read(show)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +150,7 @@ class ListTrust:
         after: str | None = None
         while True:
             name, found = await self.store.read(
-                lambda tx, after=after: _rate_batch(tx, after, now)  # type: ignore[misc]
+                lambda tx, after=after: _rate_batch(tx, call, after, now)  # type: ignore[misc]
             )
             following = (item for item in found if start is None or _order(item) > start)
             lowest = heapq.nsmallest(limit, (*lowest, *following), key=_order)
@@ -155,12 +162,14 @@ class ListTrust:
 
 
 def _rate_batch(
-    tx: Transaction, after: str | None, now: datetime
+    tx: Transaction, call: Call[Any], after: str | None, now: datetime
 ) -> tuple[str | None, list[wire.TrustItem]]:
-    """The scores of some living identities, and the name after which there may be more."""
+    """The scores of some living identities that the caller may see, and the name after which there
+    may be more."""
     page = tx.identities.page(living=True, after=after, limit=BATCH)
-    evidence = tx.evidence.list_all(one.id for one in page)
-    items = [_summarise(one, evidence[one.id], now) for one in page]
+    seen = [one for one in page if call.gate.allows(target_of(one))]
+    evidence = tx.evidence.list_all(one.id for one in seen)
+    items = [_summarise(one, evidence[one.id], now) for one in seen]
     return (page[-1].name if len(page) == BATCH else None), items
 
 

@@ -59,17 +59,26 @@ OPERATES = AUDITS | {
 DECLARES = frozenset(
     {
         "identity.change",
+        "identity.claim",
         "template.declare",
         "role.declare",
         "role.assign",
+        "role.delegate",
         "resource.declare",
+        "resource.claim",
         "policy.declare",
+        "policy.delegate",
         "segment.declare",
         "issuer.declare",
     }
 )
-"""What ``manifest.apply`` asks for besides, for each thing that it adds, changes or removes, and
-for each role that it gives to an identity."""
+"""What ``manifest.apply`` asks for besides, for each thing that it adds, changes or removes.
+
+``claim`` is for each name that others may trust and that something comes to have: a path, a DNS
+name or a node of an identity, a URI or an HTTP host of a resource. ``assign`` is for each role that
+is given away, and ``delegate`` for whatever is said of permissions to govern troth itself: whoever
+holds that without a condition can become an administrator.
+"""
 ADMINISTERS = (
     OPERATES
     | DECLARES

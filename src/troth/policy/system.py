@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
+from troth.policy.fact import FactKind
 from troth.policy.permissions import ROLES
 from troth.policy.resource import Binding, Resource, TokenFormat, TokenTerms
 from troth.policy.role import Permission, Role
@@ -16,6 +17,8 @@ from troth.policy.rule import SYSTEM
 
 OWNER = "troth"
 _PURPOSE = "comes with troth"
+_ATTRIBUTES = {"spiffe_id": FactKind.TEXT}
+"""What conditions may ask besides of an identity that something is done to."""
 _TERMS = TokenTerms(TokenFormat.JWT, "ES256", timedelta(minutes=5), Binding.NONE)
 
 
@@ -50,6 +53,7 @@ def list_system_resources() -> tuple[Resource, ...]:
             actions={verb: f"{name.removeprefix(SYSTEM)}.{verb}" for verb in sorted(found)},
             passes_to=(),
             token=_TERMS,
+            attributes=_ATTRIBUTES,
         )
         for name, found in sorted(verbs.items())
     )

@@ -25,6 +25,7 @@ from troth.core.manifest.reader import NAME_PATTERN
 from troth.drivers.tracers import Telemetry, check_endpoint
 from troth.identity.x509pop import Vouchers, load_authorities
 from troth.policy.permissions import GRANTABLE
+from troth.policy.rule import SYSTEM
 from troth.server.reading import InvalidArgument, Reading, read_trusted
 from troth.server.settings import (
     OUTAGE,
@@ -417,13 +418,19 @@ def _render_telemetry(telemetry: Telemetry | None) -> dict[str, str]:
 _DECLARED_ROLE = re.compile(rf"role:({NAME_PATTERN})", re.ASCII)
 
 
+def _is_declared(role: str) -> bool:
+    """Whether a role is one of a manifest, which never begins as troth's own do."""
+    found = _DECLARED_ROLE.fullmatch(role)
+    return found is not None and not found[1].startswith(SYSTEM)
+
+
 def _resolve_roles(settings: Settings, domain: TrustDomain, reading: Reading) -> Roles:
     for place, names in (
         ("roles.uids", settings.roles.uids.items()),
         ("roles.spiffe_ids", settings.roles.spiffe_ids.items()),
     ):
         for who, role in names:
-            if role not in GRANTABLE and not _DECLARED_ROLE.fullmatch(role):
+            if role not in GRANTABLE and not _is_declared(role):
                 raise reading.blame(
                     place,
                     f"{who} has the role {role!r}; there are {', '.join(GRANTABLE)}, and "

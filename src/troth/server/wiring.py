@@ -228,7 +228,7 @@ async def build_house(
         store=store,
         decisions=parts.decisions,
         snapshot=snapshot,
-        dispatcher=make_dispatcher(parts, config.limits, metrics, tracer),
+        dispatcher=make_dispatcher(parts, config.limits, metrics, tracer, config.roles.spiffe_ids),
         publication=publication,
         callers=make_registry(config, parts),
         point=make_point(parts, config.roles.spiffe_ids),
@@ -292,8 +292,11 @@ def make_point(parts: Parts, roles: Mapping[str, str]) -> DecisionPoint:
     return DecisionPoint(origin, bearers, metadata)
 
 
-def make_dispatcher(parts: Parts, limits: Caps, metrics: Metrics, tracer: Tracer) -> Dispatcher:
-    """The gate to every operation, which paces nodes as `limits` says."""
+def make_dispatcher(
+    parts: Parts, limits: Caps, metrics: Metrics, tracer: Tracer, given: Mapping[str, str]
+) -> Dispatcher:
+    """The gate to every operation, which paces nodes as `limits` says, and knows the roles that
+    configuration has `given` to SPIFFE IDs."""
     return Dispatcher(
         list_operations(parts),
         list_subscriptions(parts),
@@ -302,7 +305,7 @@ def make_dispatcher(parts: Parts, limits: Caps, metrics: Metrics, tracer: Tracer
         metrics,
         Pacing(parts.clock, limits.node_credentials_per_second, limits.node_calls_per_second),
         tracer,
-        Gatekeeper(parts.decider, parts.snapshot, parts.clock),
+        Gatekeeper(parts.decider, parts.snapshot, parts.clock, given),
     )
 
 

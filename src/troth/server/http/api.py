@@ -59,8 +59,7 @@ class Api:
         span.note(http_route=route.path)
         with self.dispatcher.count_refusal(route.name):
             caller = await self.authenticate(request.scope)
-        if not await self.dispatcher.may(route.name, caller):
-            await self._refuse(route, caller, request_id)
+        await self.dispatcher.begin(route.name, caller, request_id)
         with self.dispatcher.count_refusal(route.name, name_code):
             body = await self._read_request(route, request, caller)
         if route.stream:
@@ -83,15 +82,6 @@ class Api:
         request_id = RequestId(request_id_of(request.scope))
         values = self.dispatcher.open(route.name, caller, request_id, body)
         return LineStream(values, check, self.dispatcher.clock, self.limits.write_seconds)
-
-    async def _refuse(self, route: Route, caller: Caller, request_id: RequestId) -> None:
-        """Let the gate refuse, count and log it: it checks before it looks at the body."""
-        if route.stream:
-            with self.dispatcher.count_refusal(route.name):
-                await self.dispatcher.admit(route.name, caller)
-        else:
-            await self.dispatcher.call(route.name, caller, request_id, None)
-        raise AssertionError("the gate let a call pass that the policy refuses")
 
     async def _read_request(
         self, route: Route, request: Request[Any, Any, Any], caller: Caller

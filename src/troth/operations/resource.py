@@ -76,6 +76,11 @@ def _view(resource: Resource, revision: int) -> wire.ResourceView:
         minimum_tier=resource.minimum_tier.value,
         audiences=list(resource.audiences),
         attributes={name: kind.value for name, kind in resource.attributes.items()},
+        hosts=list(resource.hosts),
+        routes=[
+            wire.RouteView(action=one.action, path=one.path, methods=list(one.methods))
+            for one in resource.routes
+        ],
         instances=len(resource.instances),
         revision=revision,
     )

@@ -17,6 +17,14 @@ class NameResource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: Name
 
 
+class RouteView(Struct, frozen=True, kw_only=True):
+    """Requests over HTTP that are an action; no methods: any."""
+
+    action: str
+    path: str
+    methods: list[str] = []
+
+
 class ResourceView(Struct, frozen=True, kw_only=True):
     """One resource as its manifest has it; the first of `identifiers` is the audience of its
     tokens, `ttl` their longest life in seconds, `ttls` that for each tier of trust. It shares
@@ -46,6 +54,8 @@ class ResourceView(Struct, frozen=True, kw_only=True):
     audiences: list[str] = []
     attributes: dict[str, str] = {}
     instances: int = 0
+    hosts: list[str] = []
+    routes: list[RouteView] = []
 
 
 class ResourceList(Struct, frozen=True, kw_only=True):

@@ -52,7 +52,7 @@ def suggest_role(
     notes: list[str] = []
     for (resource, action), use in sorted(used.items()):
         for rule in _choose_rules(book, use):
-            when = _find_condition(book, rule, notes)
+            when = _find_condition(book, rule, (resource, action), notes)
             if when is None:
                 continue
             _, actions = needed.setdefault((resource, repr(when)), (when, []))
@@ -112,10 +112,18 @@ def _is_conditional(book: RuleBook, rule: str) -> bool:
     return policy is not None and bool(policy.when)
 
 
-def _find_condition(book: RuleBook, rule: str, notes: list[str]) -> tuple[Any, ...] | None:
+def _find_condition(
+    book: RuleBook, rule: str, used: tuple[str, str], notes: list[str]
+) -> tuple[Any, ...] | None:
     """The condition under which a role must permit what `rule` did; None if it needn't."""
     permission = _find_permission(book, rule)
-    if permission is not None:
+    resource, action = used
+    # Permissions have no names: the one of that number may be another one by now.
+    if (
+        permission is not None
+        and permission.resource == resource
+        and (action in permission.actions or ANY_ACTION in permission.actions)
+    ):
         return permission.when
     policy = book.policies.get(rule.removeprefix("policy/"))
     if policy is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
@@ -195,7 +195,7 @@ class Suggestion(Struct, frozen=True, kw_only=True):
 
     identity: str
     roles: list[str]
-    manifest: dict[str, object] | None
+    manifest: dict[str, Any] | None
     unused: list[str]
     notes: list[str]
     proof: ReplayResult

@@ -28,6 +28,9 @@ STEPS = [
     "delegation",
     "cutoff",
     "readmission",
+    "policy",
+    "change",
+    "trust",
     "evidence",
     "crash",
 ]
@@ -78,6 +81,9 @@ def test_every_step_of_the_demo_holds(folder, options):
     assert facts["delegation"]["subject"] == "spiffe://troth.local/reporter"
     (actor,) = facts["delegation"]["actors"]
     assert actor == "spiffe://troth.local/orders" + ("-worker" if options else "")
+    assert facts["policy"]["missing"] == "identity.kind being service"
+    assert facts["change"]["seconds"] <= 1
+    assert max(facts["trust"].values()) <= 0.25
     assert "eyJ" not in told  # no token, nor a part of one that could be put together
     assert find_processes(data) == []
 

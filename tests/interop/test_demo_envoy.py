@@ -15,8 +15,10 @@ from troth.cli.demonstration.proxies import (
     Egress,
     Ingress,
     render_bootstrap,
+    render_gate,
 )
 from troth.cli.demonstration.stage import find_envoy
+from troth.wire.envoy import Enforcer, render_enforcer
 
 pytestmark = pytest.mark.interop
 
@@ -27,9 +29,17 @@ def render(folder: Path) -> dict[str, Any]:
     return render_bootstrap("orders", folder / "agent.sock", folder / "admin.sock", ingress, egress)
 
 
-def test_envoy_accepts_the_configuration(tmp_path):
+def render_asking(folder: Path) -> dict[str, Any]:
+    parts = render_enforcer(
+        Enforcer("https://localhost:8444", "spiffe://troth.local/troth/server", "/run/agent.sock")
+    )
+    return render_gate("gate", folder / "admin.sock", folder / "app.sock", parts)
+
+
+@pytest.mark.parametrize("how", [render, render_asking])
+def test_envoy_accepts_the_configuration(tmp_path, how):
     config = tmp_path / "envoy.json"
-    config.write_text(json.dumps(render(tmp_path)))
+    config.write_text(json.dumps(how(tmp_path)))
     done = subprocess.run(
         [find_envoy(), "--mode", "validate", "-c", config],
         capture_output=True,
@@ -52,3 +62,18 @@ def test_nothing_lets_an_old_certificate_live_on(tmp_path):
     assert lifetime == f"{CONNECTION_SECONDS}s"
     assert CONNECTION_SECONDS + DRAIN_SECONDS < 5
     assert "pipe" in egress["address"]
+
+
+def test_the_gate_asks_before_it_routes_and_lets_nothing_through_unasked(tmp_path):
+    (listener,) = render_asking(tmp_path)["static_resources"]["listeners"]
+    (chain,) = listener["filter_chains"]
+    tls = chain["transport_socket"]["typed_config"]
+    assert tls["require_client_certificate"]
+    assert tls["disable_stateless_session_resumption"]
+    assert tls["disable_stateful_session_resumption"]
+    manager = chain["filters"][0]["typed_config"]
+    asks, router = manager["http_filters"]
+    assert asks["name"] == "envoy.filters.http.ext_authz"
+    assert asks["typed_config"]["failure_mode_allow"] is False
+    assert router["name"] == "envoy.filters.http.router"
+    assert manager["forward_client_cert_details"] == "SANITIZE_SET"

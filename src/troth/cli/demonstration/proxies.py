@@ -11,7 +11,7 @@ What makes a quarantine bite within seconds stands here and nowhere else, so it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,44 @@ def render_bootstrap(
     if egress is not None:
         listeners.append(_egress_listener(egress))
         clusters.append(_peer_cluster(egress))
+    return _assemble(name, admin, listeners, clusters)
+
+
+def render_gate(
+    name: str, admin: Path, application: Path, parts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The configuration of an Envoy that asks troth about each request to `application`: what
+    `troth proxy envoy` printed, `parts`, each where its name says."""
+    manager = {
+        "stat_prefix": "gate",
+        "route_config": _route_all("application"),
+        **parts["http_connection_manager"],
+    }
+    chain = {
+        "transport_socket": parts["transport_socket"],
+        "filters": [_http_filter(manager, parts["http_filters"])],
+    }
+    clusters = [*parts["clusters"], _application_cluster(application)]
+    return _assemble(name, admin, [_listen_anywhere([chain])], clusters)
+
+
+def _assemble(
+    name: str, admin: Path, listeners: list[dict[str, Any]], clusters: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
         "node": {"id": name, "cluster": name},
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
         "static_resources": {"listeners": listeners, "clusters": clusters},
+    }
+
+
+def _listen_anywhere(chains: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """On a port of the loopback interface that the system picks."""
+    return {
+        "name": "ingress",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+        "filter_chains": chains,
+        **more,
     }
 
 
@@ -88,12 +122,7 @@ def _ingress_listener(ingress: Ingress) -> dict[str, Any]:
         "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context},
         "filters": [_http_filter(manager)],
     }
-    return {
-        "name": "ingress",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
-        "filter_chains": [chain],
-        "access_log": [_refusal_log(ingress.refusals)],
-    }
+    return _listen_anywhere([chain], access_log=[_refusal_log(ingress.refusals)])
 
 
 def _refusal_log(path: Path) -> dict[str, Any]:
@@ -139,14 +168,15 @@ def _bounds() -> dict[str, Any]:
     }
 
 
-def _http_filter(manager: dict[str, Any]) -> dict[str, Any]:
+def _http_filter(manager: dict[str, Any], before: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """The connection manager; the filters `before` see a request before it is routed."""
     router = {
         "name": "envoy.filters.http.router",
         "typed_config": {"@type": _TYPES + "envoy.extensions.filters.http.router.v3.Router"},
     }
     return {
         "name": "envoy.filters.network.http_connection_manager",
-        "typed_config": {"@type": _HTTP_MANAGER, **manager, "http_filters": [router]},
+        "typed_config": {"@type": _HTTP_MANAGER, **manager, "http_filters": [*before, router]},
     }
 
 

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,12 @@ from troth.cli.demonstration.envoys import EnvoyAdmin
 from troth.cli.demonstration.narration import Narrator
 from troth.cli.demonstration.postgres import Cluster, start_cluster
 from troth.cli.demonstration.processes import PATIENCE, Company, Process, make_environment
-from troth.cli.demonstration.proxies import Egress, Ingress, render_bootstrap
+from troth.cli.demonstration.proxies import (
+    Egress,
+    Ingress,
+    render_bootstrap,
+    render_gate,
+)
 from troth.cli.demonstration.stage import Actor, Stage, describe_python_path
 from troth.cli.options import ADMIN_SOCKET, AGENT_SOCKET, CA_FILE
 from troth.core.clock import Clock
@@ -34,6 +39,9 @@ PORT_TRIES = 3
 ACTORS = ("orders", "payments", "reporter", "impostor")
 WORKERS = {"orders": "orders-worker", "payments": "payments-worker"}
 """Without users of their own, a second program of a service needs an identity of its own."""
+
+GATE = "gate"
+"""The Envoy that asks troth about each request; its application and user are those of payments."""
 
 _FLUSH = ("--file-flush-interval-msec", "50")  # of Envoy's logs, which the story reads
 
@@ -213,9 +221,20 @@ class Scene:
     def start_envoy(self, name: str, callers: list[str], egress: Egress | None = None) -> int:
         """Start a service's Envoy and wait until it serves; returns its port for mutual TLS."""
         actor = self.stage[name]
-        admin, config = actor.folder / "admin.sock", actor.folder / "envoy.json"
+        admin = actor.folder / "admin.sock"
         ingress = Ingress(callers, actor.folder / "app.sock", self._refusals(name))
         bootstrap = render_bootstrap(name, self.agent_socket, admin, ingress, egress)
+        return self._run_envoy(name, actor, admin, bootstrap)
+
+    def start_gate(self, service: str, parts: Mapping[str, Any]) -> int:
+        """Start a second Envoy of a service, which asks troth; returns its port for mutual TLS."""
+        actor = self.stage[service]
+        admin = actor.folder / "gate.sock"
+        bootstrap = render_gate(GATE, admin, actor.folder / "app.sock", parts)
+        return self._run_envoy(GATE, actor, admin, bootstrap)
+
+    def _run_envoy(self, name: str, actor: Actor, admin: Path, bootstrap: Mapping[str, Any]) -> int:
+        config = actor.folder / f"{name}-envoy.json"
         self.stage.give(actor, config, json.dumps(bootstrap, indent=2))
         options = ("-c", config, "--disable-hot-restart", "--concurrency", "1", *_FLUSH)
         envoy = self.stage.place_envoy(actor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from troth.cli.demonstration import opening, tokens, trials
+from troth.cli.demonstration import opening, policies, tokens, trials
 from troth.cli.demonstration.narration import Step
 from troth.cli.demonstration.scene import Scene
 
@@ -35,6 +35,9 @@ ACTS: tuple[Act, ...] = (
     Act("delegation", "Orders passes the caller on to payments", tokens.pass_on),
     Act("cutoff", "The reporter turns bad, and its next call fails", tokens.cut_off),
     Act("readmission", "Let back in, it needs a new token", tokens.let_back_in),
+    Act("policy", "A gate denies a call, and troth says why", policies.forbid),
+    Act("change", "The rule is changed, and the call passes", policies.change),
+    Act("trust", "Evidence takes it away again, and gives it back", policies.doubt),
     Act("evidence", "Doctor explains, openssl verifies", trials.explain_and_verify),
     Act("crash", "The server is killed under traffic", trials.crash),
 )

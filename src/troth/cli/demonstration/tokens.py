@@ -85,7 +85,7 @@ def apply_roles(scene: Scene, step: Step) -> None:
     text = MANIFEST.format(
         orders=ORDERS, payments=PAYMENTS, orders_server=orders, payments_server=payments
     )
-    roles = {"reporter": ["bookkeeper"], orders: ["order-desk"]}
+    roles = scene.notes["roles"] = {"reporter": ["bookkeeper"], orders: ["order-desk"]}
     (folder / "roles.yaml").write_text(text, encoding="utf-8")
     (folder / "identities.yaml").write_text(compose_manifest(scene, roles), encoding="utf-8")
     tell.type(f"cat {folder / 'roles.yaml'}")
@@ -251,8 +251,8 @@ def cut_off(scene: Scene, step: Step) -> None:
         tell.check(
             f"{place} keeps it",
             late <= PROMISE,
-            f"the last call that was answered began {_since(late)}, the next "
-            f"{_since(facts['first_refused'] - recorded)}: {facts['reason']}",
+            f"the last call that was answered began {describe_lag(late)}, the next "
+            f"{describe_lag(facts['first_refused'] - recorded)}: {facts['reason']}",
         )
         step.facts[name] = round(late, 3)
     _check_reasons(scene, reports)
@@ -314,7 +314,8 @@ def _all_refuse(scene: Scene) -> bool:
     )
 
 
-def _since(seconds: float) -> str:
+def describe_lag(seconds: float) -> str:
+    """When something happened, from what was waited for."""
     return f"{abs(seconds) * 1000:.0f} ms {'before' if seconds < 0 else 'after'} it"
 
 

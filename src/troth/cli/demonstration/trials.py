@@ -325,6 +325,11 @@ def _ask_openssl(scene: Scene, folder: Path, crl: Path) -> None:
         tell.check(f"openssl {command[1]} agrees", done.returncode == 0, f"exit {done.returncode}")
 
 
+def _passes(caller: Process) -> dict[str, Any] | None:
+    answer = caller.ask("read")
+    return answer if answer.get("status") == 200 else None
+
+
 def crash(scene: Scene, step: Step) -> None:
     """The server dies without warning; what was given out goes on."""
     tell = scene.narrator
@@ -344,6 +349,13 @@ def crash(scene: Scene, step: Step) -> None:
     )
     called = scene.processes["reporter"].ask("call")
     tell.check("mutual TLS works on", called["ok"], called.get("answer") or called)
+    caller = scene.processes["caller"]
+    asked = caller.ask("read")
+    tell.check(
+        "the gate lets nothing through that nobody can decide",
+        asked.get("status") == 503,
+        asked.get("status", asked.get("reason")),
+    )
     seconds = scene.start_server()
     away = scene.clock.monotonic() - began
     tell.check("started again", True, f"ready in {seconds:.2f} s, {away:.2f} s after the crash")
@@ -355,6 +367,8 @@ def crash(scene: Scene, step: Step) -> None:
 
     scene.wait(rotated, "certificates rotate again", patience=2 * X509_SECONDS)
     tell.check("certificates rotate again", True, ", ".join(serials))
+    asked = scene.wait(lambda: _passes(caller), "the gate lets the reporter through")
+    tell.check("the gate gets its answers again", True, asked["status"])
     report = scene.read_traffic()
     failed = report["failed"] - before["failed"]
     tell.check(

@@ -28,6 +28,16 @@ class Callee:
             self._answers.put(one)
             self._asked.get(timeout=10)
 
+    def end(self, answer: str) -> None:
+        """Give the answer after which there is no other call; returns when the series is over."""
+        self._answers.put(answer)
+        self.series.join(10)
+
+    @property
+    def asked(self) -> bool:
+        """Whether a call waits for its answer."""
+        return not self._asked.empty()
+
     def _answer(self) -> str:
         self.clock.advance(timedelta(seconds=1))
         self._asked.put(None)
@@ -61,6 +71,24 @@ def test_a_refusal_that_passed_is_not_the_one_that_is_told(callee):
     report = callee.series.report()
     assert report["reason"] == "no"
     assert report["first_refused"] > report["last_answered"]
+
+
+def test_it_tells_the_last_refusal_and_the_first_answer_after_it(callee):
+    callee.answer("", "no", "not yet")
+    before = callee.series.report()
+    callee.answer("", "")
+    after = callee.series.report()
+    assert before["first_answered"] < before["last_refused"] == after["last_refused"]
+    assert after["first_answered"] == after["last_refused"] + 1
+    assert after["last_answered"] == after["first_answered"] + 1
+
+
+def test_it_stops_when_it_is_told(callee):
+    callee.answer("")
+    callee.series.stop()
+    callee.end("no")
+    assert callee.series.report()["refused"] == 1
+    assert not callee.asked
 
 
 def test_a_refusal_in_words():

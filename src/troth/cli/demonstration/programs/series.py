@@ -31,7 +31,7 @@ def describe_refusal(answer: httpx.Response) -> str:
 
 
 class Series:
-    """Calls `attempt` in a thread of its own until the process ends.
+    """Calls `attempt` in a thread of its own until it is stopped or the process ends.
 
     `attempt` returns why it was refused, or "" if it was answered; what it raises is a refusal.
     """
@@ -40,24 +40,36 @@ class Series:
         self._attempt = attempt
         self._voice = voice
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self._facts: dict[str, Any] = {
             "answered": 0,
             "refused": 0,
+            "first_answered": 0.0,
             "last_answered": 0.0,
             "first_refused": 0.0,
+            "last_refused": 0.0,
             "reason": "",
             "latest": "",
         }
-        threading.Thread(target=self._go_on, daemon=True).start()
+        self._thread = threading.Thread(target=self._go_on, daemon=True)
+        self._thread.start()
 
     def report(self) -> dict[str, Any]:
-        """How often; when the last answered and the first refused call began; why the first and the
-        latest were refused."""
+        """How often; when the first and the last call began of those that were answered or refused
+        since it was otherwise; why the first and the latest were refused."""
         with self._lock:
             return dict(self._facts)
 
+    def stop(self) -> None:
+        """Call no more once the present call has ended."""
+        self._stopped.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait until that is so."""
+        self._thread.join(seconds)
+
     def _go_on(self) -> None:
-        while True:
+        while not self._stopped.is_set():
             began = self._voice.now()
             try:
                 reason = self._attempt()
@@ -70,6 +82,8 @@ class Series:
         with self._lock:
             facts = self._facts
             if not reason:
+                if facts["first_answered"] <= facts["last_refused"]:
+                    facts["first_answered"] = began
                 facts["answered"] += 1
                 facts["last_answered"] = began
                 return
@@ -77,4 +91,5 @@ class Series:
                 facts["first_refused"] = began
                 facts["reason"] = reason
             facts["refused"] += 1
+            facts["last_refused"] = began
             facts["latest"] = reason

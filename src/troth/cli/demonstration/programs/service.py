@@ -28,7 +28,7 @@ _CALLER = re.compile(r"(?:^|;)URI=([^;,]+)")
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers each GET with the name of this service and of the caller."""
+    """Answers whatever is asked with the name of this service and of the caller."""
 
     protocol_version = "HTTP/1.1"
     service = ""
@@ -43,6 +43,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        """The same: who may do what isn't decided here."""
+        self.do_GET()
 
     def log_message(self, *_: Any) -> None:
         """Thousands of requests are counted, not printed."""

@@ -56,6 +56,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("resource", "resource", "The APIs that tokens are for.", PANEL_NOUNS, False),
     Entry("decision", "decision", "Who may do what, asked and looked up.", PANEL_NOUNS, False),
     Entry("trust", "trust", "How much is relied on whom, and why.", PANEL_NOUNS, False),
+    Entry("policy", "policy", "Policy as code: tests, versions, replays.", PANEL_NOUNS, False),
     Entry("instance", "instance", "The running copies of an identity.", PANEL_NOUNS, False),
     Entry("certificate", "certificate", "X.509-SVIDs that were issued.", PANEL_NOUNS, False),
     Entry("authority", "authority", "The keys that sign, and their rotation.", PANEL_NOUNS, False),

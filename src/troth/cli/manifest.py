@@ -33,6 +33,8 @@ app = make_app("Manifests: the identities that should exist, in files.")
 
 STDIN = "-"
 ENDINGS = (".yaml", ".yml")
+CASE_ENDINGS = (".test.yaml", ".test.yml")
+"""How the names end of files that hold cases for `troth policy test`."""
 SIGNS = {"add": "+", "change": "~", "remove": "-", "keep": "="}
 
 PathsArgument = Annotated[
@@ -116,9 +118,9 @@ def schema(terminal: Terminal) -> None:
 @command(app, "plan", example="troth plan identities/ --prune")
 def plan(terminal: Terminal, paths: PathsArgument, prune: PruneOption = False) -> None:
     """Show in words what `apply` would change, and change nothing."""
-    found = terminal.call("manifest.plan", _submit(terminal, paths, prune))
-    terminal.show(found, lambda: _paint_plan(found))
-    terminal.say(_summarize(found))
+    found = terminal.call("manifest.plan", submit_manifests(terminal, paths, prune))
+    terminal.show(found, lambda: paint_plan(found))
+    terminal.say(summarize_plan(found))
 
 
 @command(app, "apply", example="troth apply identities/\ntroth apply identities/ --prune --yes")
@@ -132,28 +134,37 @@ def apply(
 
     At a terminal it shows the plan and asks before it changes anything; in a script it doesn't.
     """
-    request = _submit(terminal, paths, prune)
+    request = submit_manifests(terminal, paths, prune)
     with terminal.connect() as client:
         planned = client.call("manifest.plan", request)
         changes = [change for change in planned.changes if change.action != "keep"]
         if changes and not (yes or terminal.json) and is_interactive():
-            terminal.show(planned, lambda: _paint_plan(planned))
-            if not typer.confirm(f"{_summarize(planned)} Apply?", err=True):
+            terminal.show(planned, lambda: paint_plan(planned))
+            if not typer.confirm(f"{summarize_plan(planned)} Apply?", err=True):
                 terminal.say("Nothing was changed.")
                 raise typer.Exit(WANTING)
         applied = client.call("manifest.apply", request)
-    terminal.show(applied, lambda: _paint_plan(applied))
-    terminal.say(_summarize(applied))
+    tell_applied(terminal, applied)
 
 
-def find_files(paths: list[str]) -> list[Path]:
-    """The manifest files that `paths` name, each once, in order; raises `Invalid`."""
+def tell_applied(terminal: Terminal, applied: manifests.ManifestPlan) -> None:
+    """Show what was applied. What is held isn't done, and a script must know."""
+    terminal.show(applied, lambda: paint_plan(applied))
+    terminal.say(summarize_plan(applied))
+    if applied.held is not None:
+        raise typer.Exit(WANTING)
+
+
+def find_files(paths: list[str], *, cases: bool = False) -> list[Path]:
+    """The manifest files that `paths` name, each once, in order; raises `Invalid`. In directories
+    the files of cases for `troth policy test` are passed over, unless `cases` are wanted too."""
     files: dict[Path, None] = {}
     for path in map(Path, paths):
         if str(path) == STDIN:
             files[path] = None
         elif path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix in ENDINGS and p.is_file())
+            inside = [p for p in inside if cases or not p.name.endswith(CASE_ENDINGS)]
             if not inside:
                 raise Invalid(f"{path}: no *.yaml or *.yml files in there; name another directory.")
             files.update(dict.fromkeys(inside))
@@ -164,16 +175,22 @@ def find_files(paths: list[str]) -> list[Path]:
     return list(files)
 
 
-def _read_manifests(terminal: Terminal, paths: list[str]) -> tuple[list[Document], ManifestSet]:
-    """All documents, and what they say; files that aren't YAML are problems like any other."""
+def load_files(paths: list[str], *, cases: bool = False) -> tuple[list[Document], list[Problem]]:
+    """All documents, and a problem for each file that isn't YAML."""
     documents: list[Document] = []
     unreadable: list[Problem] = []
-    for path in find_files(paths):
+    for path in find_files(paths, cases=cases):
         source = "stdin" if str(path) == STDIN else str(path)
         try:
             documents += load_documents(_read_bytes(path), source)
         except TrothError as error:
             unreadable.append(_locate_failure(source, error.detail))
+    return documents, unreadable
+
+
+def _read_manifests(terminal: Terminal, paths: list[str]) -> tuple[list[Document], ManifestSet]:
+    """All documents, and what they say; files that aren't YAML are problems like any other."""
+    documents, unreadable = load_files(paths)
     parsed = parse_manifests(documents, Limits(), terminal.now())
     found = ManifestSet(parsed.specs, (*unreadable, *parsed.problems), parsed.templates)
     if not documents and not unreadable:
@@ -200,7 +217,9 @@ def _locate_failure(source: str, detail: str) -> Problem:
     return Problem(source, line, column, "", rest.strip(), Severity.ERROR)
 
 
-def _submit(terminal: Terminal, paths: list[str], prune: bool) -> manifests.SubmitManifests:
+def submit_manifests(
+    terminal: Terminal, paths: list[str], prune: bool
+) -> manifests.SubmitManifests:
     """The request of `plan` and `apply`; ends the command if the check finds errors."""
     documents, found = _read_manifests(terminal, paths)
     if found.errors:
@@ -219,7 +238,8 @@ def _submit(terminal: Terminal, paths: list[str], prune: bool) -> manifests.Subm
     )
 
 
-def _paint_plan(plan: manifests.ManifestPlan) -> list[RenderableType]:
+def paint_plan(plan: manifests.ManifestPlan) -> list[RenderableType]:
+    """A plan in words: each step, whose access changes, and warnings."""
     parts: list[RenderableType] = []
     styles = {"add": "green", "change": "yellow", "remove": "red"}
     for change in plan.changes:
@@ -229,11 +249,37 @@ def _paint_plan(plan: manifests.ManifestPlan) -> list[RenderableType]:
         style = styles.get(change.action, "")
         parts.append(make_text((f"{sign} {change.kind} {change.name}", f"bold {style}".strip())))
         parts += [make_text(f"    {words}") for words in change.words]
+    parts += paint_access(plan.access, plan.access_more, complete=plan.access_complete)
+    if plan.held is None and not plan.applied:
+        parts += [make_text(("needs a second person: ", "yellow"), why) for why in plan.reasons]
     parts += [make_text((f"warning: {warning}", "yellow")) for warning in plan.warnings]
     return parts
 
 
-def _summarize(plan: manifests.ManifestPlan) -> str:
+def paint_access(
+    changes: list[manifests.AccessChange], more: int, *, complete: bool
+) -> list[RenderableType]:
+    """Whose access changes, a line each."""
+    styles = {"gains": "green", "loses": "red", "changes": "yellow"}
+    parts: list[RenderableType] = [
+        make_text(("access: ", "bold"), (one.words, styles.get(one.turn, ""))) for one in changes
+    ]
+    if more:
+        parts.append(make_text(("access: ", "bold"), f"{more} more changes"))
+    if not complete:
+        parts.append(
+            make_text(("access: ", "bold"), "there is too much to look at; others may change too")
+        )
+    return parts
+
+
+def summarize_plan(plan: manifests.ManifestPlan) -> str:
+    """What a plan comes to, in a sentence."""
+    if plan.held is not None:
+        return (
+            f"Nothing was changed yet: held as change {plan.held}, which somebody else must "
+            f"approve: `troth policy approve {plan.held}`. {' '.join(plan.reasons)}"
+        )
     counts = dict.fromkeys(SIGNS, 0)
     for change in plan.changes:
         counts[change.action] = counts.get(change.action, 0) + 1

@@ -42,7 +42,8 @@ def grant(resource: str, *actions: str, **more):
 async def test_a_team_applies_the_example_and_steers_its_own(house: FakeHouse) -> None:
     await apply(house, *read_example("platform.yaml"))
     plan = await submit(house, TEAM_A, *read_example("team-a.yaml"))
-    assert plan.applied and {c.action for c in plan.changes} == {"add"}
+    assert plan.applied
+    assert {c.action for c in plan.changes} == {"add"}
     again = await submit(house, TEAM_A, *read_example("team-a.yaml"))
     assert {c.action for c in again.changes} == {"keep"}
     await apply(house, identity("b-web", "b"))
@@ -61,7 +62,8 @@ async def test_the_reason_says_what_is_missing(house: FakeHouse) -> None:
     await settle_teams(house)
     reason = await refuse(house, identity("b-web", "b", purpose="Mine now"))
     assert "identity.change on 'b-web'" in reason
-    assert "No rule permits it" in reason and "resource.labels.team" in reason
+    assert "No rule permits it" in reason
+    assert "resource.labels.team" in reason
 
 
 @in_house
@@ -304,7 +306,8 @@ async def test_a_page_is_filled_however_few_may_be_seen(house: FakeHouse) -> Non
         after = page.next
         if after is None:
             break
-        assert len(page.items) == 4 and after.startswith(found[-1])
+        assert len(page.items) == 4
+        assert after.startswith(found[-1])
     assert found == names
 
 

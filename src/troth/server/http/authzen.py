@@ -130,7 +130,8 @@ class AuthzenEndpoints:
             allowed = decide_operation(caller.roles, name).allowed
             request = await self._read_request(scope, receive, given, path) if allowed else None
         if request is None:
-            await self.dispatcher.call(name, caller, request_id, None)  # refuses, counts and logs
+            # Refuses, counts and logs.
+            return render_answer(await self.dispatcher.call(name, caller, request_id, None))
         found = await self.dispatcher.call(name, caller, request_id, request)
         if isinstance(found, Verdicts) and request.single:
             return render_answer(found.evaluations[0])

@@ -17,7 +17,7 @@ from tests.fakes.authzen import submit_examples
 
 pytestmark = [pytest.mark.e2e, pytest.mark.interop]
 
-SECONDS = 40
+SECONDS = 30
 SCHEMATHESIS = Path(sys.prefix) / "bin" / "schemathesis"
 RULES = "positive_data_acceptance"
 """The one check that is left out: it wants all accepted that a schema permits, and what a CSR, a
@@ -30,24 +30,30 @@ FINAL = r"^authority\."
 def forward(listener: socket.socket, path: str) -> None:
     """Pass connections on to the admin socket, where the caller is an administrator whatever
     happens to identities."""
-
-    def pump(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65_536):
-                target.sendall(data)
-        for one in (source, target):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
     while True:
         try:
             client, _ = listener.accept()
         except OSError:
             return
-        server = socket.socket(socket.AF_UNIX)
+        threading.Thread(target=pass_on, args=(client, path), daemon=True).start()
+
+
+def pass_on(client: socket.socket, path: str) -> None:
+    with client, socket.socket(socket.AF_UNIX) as server:
         server.connect(path)
-        for pair in ((client, server), (server, client)):
-            threading.Thread(target=pump, args=pair, daemon=True).start()
+        back = threading.Thread(target=pump, args=(server, client), daemon=True)
+        back.start()
+        pump(client, server)
+        back.join()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65_536):
+            target.sendall(data)
+    for one in (source, target):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -55,9 +61,11 @@ def address(troth: Server) -> Iterator[str]:
     """The admin socket's address as a URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         path = str(troth.data / "admin.sock")
-        threading.Thread(target=forward, args=(listener, path), daemon=True).start()
+        thread = threading.Thread(target=forward, args=(listener, path), daemon=True)
+        thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 @pytest.mark.skipif(not SCHEMATHESIS.exists(), reason="schemathesis isn't installed")

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.processes import Program, Programs, Server, open_folder
+from tests.fakes.authzen import submit_examples
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +81,12 @@ def folder() -> Iterator[Path]:
     """A folder with a short path that other users may pass through."""
     with open_folder() as path:
         yield path
+
+
+@pytest.fixture(scope="module")
+def point(troth: Server) -> Iterator[httpx.Client]:
+    """A client of a decision point that has the examples."""
+    troth.call("manifest.apply", submit_examples("authzen-todo", "authzen-certification"))
+    transport = httpx.HTTPTransport(uds=str(troth.data / "admin.sock"))
+    with httpx.Client(transport=transport, base_url="http://admin", timeout=20) as client:
+        yield client

@@ -38,15 +38,6 @@ SEARCH = "/access/v1/search"
 JSON = {"content-type": "application/json"}
 
 
-@pytest.fixture(scope="module")
-def point(troth: Server) -> Iterator[httpx.Client]:
-    """A client of a decision point that has the examples."""
-    troth.call("manifest.apply", submit_examples("authzen-todo", "authzen-certification"))
-    transport = httpx.HTTPTransport(uds=str(troth.data / "admin.sock"))
-    with httpx.Client(transport=transport, base_url="http://admin", timeout=20) as client:
-        yield client
-
-
 def post(point: httpx.Client, path: str, body: Any) -> Any:
     """The answer to a question that is one."""
     answer = point.post(path, json=body)
@@ -383,52 +374,6 @@ def test_metadata(troth: Server, point: httpx.Client) -> None:
     assert found.items() <= claims.items()
     assert "signed_metadata" not in claims
     assert jwt.get_unverified_header(signed)["typ"] == "authzen-configuration+jwt"
-
-
-# Bad input
-
-
-def quote(text: str) -> bytes:
-    """A question with something else for the context."""
-    question = json.dumps(ask())
-    return f'{question[:-1]}, "context": {text}}}'.encode()
-
-
-@pytest.mark.parametrize(
-    ("content", "status"),
-    [
-        pytest.param(quote('{"a": "' + "x" * 10_000_000 + '"}'), 413, id="10 MB"),
-        pytest.param(quote('{"a": ' * 100 + "1" + "}" * 100), 400, id="nested"),
-        pytest.param(quote("[" * 100_000 + "]" * 100_000), 400, id="nested far"),
-        pytest.param(quote('{"ip": "10.0.0.1", "ip": "10.0.0.2"}'), 400, id="twice"),
-        pytest.param(quote('{}, "context": {}'), 400, id="twice outside"),
-        pytest.param(quote('{"a": NaN}'), 400, id="NaN"),
-        pytest.param(quote('{"a": Infinity}'), 400, id="Infinity"),
-        pytest.param(quote('{"a": "\\ud800"}'), 400, id="half a surrogate"),
-        pytest.param(quote("[]"), 400, id="a list"),
-        pytest.param(b"\xff" + quote("{}"), 400, id="no UTF-8"),
-        pytest.param(b"\xef\xbb\xbf" + quote("{}"), 400, id="a mark"),
-        pytest.param(quote("null"), 200, id="null"),
-        pytest.param(quote('{"a": 1e999}'), 400, id="a number beyond floats"),
-        pytest.param(quote('{"a": ' + "9" * 400 + "}"), 200, id="a large number"),
-        pytest.param(
-            quote('{"ip": 7, "path": [], "delegation": "x", "task": [1]}'), 200, id="kinds"
-        ),
-        pytest.param(json.dumps(ask({"type": "user", "id": "x" * 3000})).encode(), 400, id="an id"),
-    ],
-)
-def test_bad_input(point: httpx.Client, content: bytes, status: int) -> None:
-    for path in (ONE, MANY):
-        answer = point.post(path, content=content, headers=JSON)
-        assert answer.status_code == status, answer.text[:300]
-        assert len(answer.text) < 1000
-    assert decide(point) is True
-
-
-def test_too_many_questions(point: httpx.Client) -> None:
-    answer = point.post(MANY, json=ask(evaluations=[{}] * 257))
-    assert answer.status_code == 400
-    assert len(decide_all(point, ask(evaluations=[{}] * 256))) == 256
 
 
 # Who asks

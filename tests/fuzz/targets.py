@@ -19,6 +19,7 @@ from tests.fuzz import (
     names,
     oauth,
     outsiders,
+    policies,
     protobufs,
     sdk,
     shown,
@@ -34,6 +35,7 @@ from tests.fuzz.harness import Target
 MODULES = (
     names,
     manifests,
+    policies,
     outsiders,
     issuance,
     api,

@@ -36,6 +36,7 @@ from troth.identity.selectors import KNOWN
 from troth.identity.template_fields import TEMPLATE_SPEC, TEMPLATE_TTL
 from troth.manifests.reading import parse_manifests
 from troth.policy.permissions import ROLES
+from troth.policy.policy_manifest import POLICY_SPEC, SEGMENT_SPEC
 from troth.policy.resource_manifest import RESOURCE_SPEC, TOKEN
 from troth.policy.role_manifest import ROLE_SPEC
 from troth.server.config import load_config
@@ -230,6 +231,8 @@ def read_verbs(argument: ast.expr) -> set[str]:
         ("spec.client", CLIENT),
         ("Role.spec", ROLE_SPEC),
         ("Resource.spec", RESOURCE_SPEC),
+        ("Policy.spec", POLICY_SPEC),
+        ("Segment.spec", SEGMENT_SPEC),
         ("Issuer.spec", ISSUER_SPEC),
         ("Resource.spec.token", TOKEN),
         ("Template.spec", TEMPLATE_SPEC),

@@ -12,10 +12,11 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from troth.policy.decision import Decision, decide
-from troth.policy.fact import Fact
+from troth.policy.fact import BY_NAME, LABELS, NOW, Fact
 from troth.policy.inquiry import Inquiry, Party, make_question
 from troth.policy.resource import Resource
 from troth.policy.rule import list_reads
@@ -27,7 +28,8 @@ MOST_CHARACTERS = 4096
 MOST_VARIANTS = 64
 """Answers of one sort that are remembered, which differ in facts of the request alone."""
 
-_TOLD = frozenset(("request", "task", "delegation", "resource", "action"))
+_TOLD = frozenset(("request", "task", "delegation"))
+_ATTRIBUTED = frozenset(("resource", "action"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +177,21 @@ _ID = ("resource", "id")
 def _choose_reads(facts: Iterable[Fact], resource: Resource) -> Reads:
     """Those of the facts that are told with a question about `resource`. Which thing of it is meant
     is one of them where a rule reads that, or what is declared of the things that are known."""
-    reads = [(fact.group, fact.key) for fact in facts if fact.group in _TOLD]
+    reads = [(fact.group, fact.key) for fact in facts if _is_told(fact)]
     if resource.instances and any(
         group == "resource" and key in resource.attributes for group, key in reads
     ):
         reads.append(_ID)
     return tuple(dict.fromkeys(reads))
+
+
+def _is_told(fact: Fact) -> bool:
+    """Whether a point can tell it: what is known here of a resource or action stays what it is,
+    and the time is ours."""
+    if fact.group in _TOLD:
+        return fact != NOW
+    own = fact.name in BY_NAME or fact.key.startswith(LABELS)
+    return fact.group in _ATTRIBUTED and (not own or (fact.group, fact.key) == _ID)
 
 
 def _find(answers: Answers, reads: Reads, inquiry: Inquiry, now: datetime) -> Judgement | None:
@@ -218,6 +229,8 @@ def _pick(told: Any, group: str, name: str) -> Any:
         return value
     if type(value) is list or type(value) is tuple:
         return (tuple, *value)  # of texts alone, or no fact whatever is in it
+    if type(value) is IPv4Address or type(value) is IPv6Address:
+        return (type(value), int(value))  # hashed much faster; a zone means nothing to rules
     # 1, 1.0 and True are one key of a dict, and three facts.
     return (type(value), value)
 

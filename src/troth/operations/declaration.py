@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,7 @@ from troth.policy.policy import Policy, Segment
 from troth.policy.resource import Resource
 from troth.policy.role import Role, find_cycle
 from troth.policy.rulebook import RuleBook, make_rule_book
+from troth.policy.schema import find_raw_misfits
 from troth.policy.system import list_system_resources, list_system_roles
 from troth.store.declarations import TYPES, Declared, name_kind
 from troth.store.engine import Store
@@ -179,7 +180,21 @@ def _list_mistakes(changes: Changes, remaining: Sequence[Declared]) -> list[str]
     """What of the rules would mean nothing, once these steps are taken."""
     if all(change.action is Action.KEEP for change in changes):
         return []
-    return list(make_remaining_book(0, remaining).mistakes)
+    book = make_remaining_book(0, remaining)
+    return list(book.mistakes) or list(_list_misfits(changes, book))
+
+
+def _list_misfits(changes: Changes, book: RuleBook) -> Iterator[str]:
+    """What of policies in Cedar isn't as it is declared: of those that change, and of those about
+    resources that do."""
+    touched = {(one.kind, one.name) for one in changes if one.action is not Action.KEEP}
+    for rule in book.index.rules:
+        if rule.cedar and (
+            ("Policy", rule.id.removeprefix("policy/")) in touched
+            or any(("Resource", name) in touched for name in rule.resources)
+        ):
+            for one in find_raw_misfits(rule, book.resources):
+                yield f"{rule.id}: {one.message}."
 
 
 def make_remaining_book(epoch: int, declared: Iterable[Declared]) -> RuleBook:

@@ -51,14 +51,19 @@ def kind_of_resource(name: str) -> str:
 
 def render_rule(rule: Rule) -> str:
     """One Cedar policy, with its id as its annotation."""
+    return f"@id({quote(rule.id)})\n{render_text(rule)}"
+
+
+def render_text(rule: Rule) -> str:
+    """One Cedar policy without a name."""
     if rule.cedar:
-        return f"@id({quote(rule.id)})\n{rule.cedar.strip()}"
+        return rule.cedar.strip()
     sure = rule.effect is Effect.PERMIT
     scope, tests = _render_scope(rule, sure=sure)
     tests += [text for text in [_render(rule.condition, sure=sure)] if text != "true"]
     when = f" when {{ {' && '.join(tests)} }}" if tests else ""
     unless = "".join(f" unless {{ {_render_exception(one)} }}" for one in rule.exceptions)
-    return f"@id({quote(rule.id)})\n{rule.effect.value}({scope}){when}{unless};"
+    return f"{rule.effect.value}({scope}){when}{unless};"
 
 
 def render_rules(rules: Iterable[Rule]) -> str:

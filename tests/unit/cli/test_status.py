@@ -126,7 +126,7 @@ def test_the_schema_of_manifests_is_printed_for_editors(run: Run) -> None:
     found = json.loads(result.stdout)
     assert found["$schema"].endswith("2020-12/schema")
     kinds = {kind["properties"]["kind"]["const"]: kind for kind in found["oneOf"]}
-    assert set(kinds) == {"Identity", "Issuer", "Resource", "Role", "Template"}
+    assert set(kinds) == {"Identity", "Issuer", "Policy", "Resource", "Role", "Segment", "Template"}
     spec = kinds["Identity"]["properties"]["spec"]
     assert {"owner", "purpose", "selectors"} <= spec["properties"].keys()
     assert all(field["description"] for field in spec["properties"].values())

@@ -324,7 +324,7 @@ def test_too_many_documents():
     result = parse("---\n".join(short(f"n{i}", i) for i in range(3)), limits)
     (problem,) = result.errors
     assert "more than 2 documents" in problem.message
-    assert Limits().documents == 10_000
+    assert Limits().documents == 100_000
 
 
 def test_a_flood_of_problems_is_cut():

@@ -160,9 +160,11 @@ def answers(process: subprocess.Popen, folder: Path, port: int) -> bool:
     """Whether it shows its SVID; Traefik listens before it has read its configuration."""
     assert process.poll() is None, (folder / "log").read_text()
     try:
-        with socket.create_connection(("127.0.0.1", port), 5) as plain:
-            with make_stranger().wrap_socket(plain, server_hostname=HOST) as encrypted:
-                shown = encrypted.getpeercert(True)
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as plain,
+            make_stranger().wrap_socket(plain, server_hostname=HOST) as encrypted,
+        ):
+            shown = encrypted.getpeercert(True)
     except OSError:
         return False
     leaf = (folder / "svid.pem").read_text().partition("-----END")[0]

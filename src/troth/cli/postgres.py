@@ -97,8 +97,8 @@ def _list_permitted(terminal: Terminal, type_: str, database: str, action: str) 
             token=token,
         )
         page: Any = terminal.call("decision.search", request)
-        found += [one["id"] if isinstance(one, dict) else one.id for one in page.results]
-        token = page.page.next_token if page.page else ""
+        found += [one.id for one in page.results]
+        token = page.page.next_token
         if not token:
             return sorted(found)
 

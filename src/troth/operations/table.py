@@ -161,7 +161,6 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
             p.store, p.clock, p.entropy, p.snapshot, p.keystore, p.issuer_url
         ),
         **_list_token_operations(p),
-        "token.join": CreateJoinToken(p.store, p.clock, p.entropy),
         "node.attest": AttestNode(
             p.store,
             p.clock,
@@ -310,6 +309,7 @@ def _list_token_operations(p: Parts) -> Mapping[str, Operation]:
         "client_secret.create": CreateClientSecret(p.store, p.clock, p.entropy, p.client_secrets),
         "client_secret.ls": ListClientSecrets(p.store, p.clock),
         "client_secret.revoke": RevokeClientSecret(p.store, p.clock),
+        "token.join": CreateJoinToken(p.store, p.clock, p.entropy),
     }
 
 

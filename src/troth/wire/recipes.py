@@ -127,72 +127,61 @@ def _shorten(name: str) -> str:
 
 def render_traefik(wanted: Recipe) -> dict[str, Any]:
     """A file for Traefik's file provider (dynamic configuration)."""
-    files = wanted.files
     rule = " || ".join(f"Host(`{host.partition(':')[0]}`)" for host in wanted.hosts)
+    router = {
+        "rule": rule or "PathPrefix(`/`)",
+        "middlewares": ["troth-names", "troth-certificate", "troth"],
+        "service": wanted.name,
+        "tls": {"options": "troth"},
+    }
+    # Many applications take x_troth_subject for x-troth-subject.
+    forgotten = {name.replace("-", "_"): "" for name in IDENTITY_HEADERS}
     return {
         "http": {
-            "routers": {
-                wanted.name: {
-                    "rule": rule or "PathPrefix(`/`)",
-                    "middlewares": ["troth-names", "troth-certificate", "troth"],
-                    "service": wanted.name,
-                    "tls": {"options": "troth"},
-                }
-            },
+            "routers": {wanted.name: router},
             "middlewares": {
-                # Many applications take x_troth_subject for x-troth-subject.
-                "troth-names": {
-                    "headers": {
-                        "customRequestHeaders": {
-                            name.replace("-", "_"): "" for name in IDENTITY_HEADERS
-                        }
-                    }
-                },
+                "troth-names": {"headers": {"customRequestHeaders": forgotten}},
                 "troth-certificate": {"passTLSClientCert": {"pem": True}},
-                "troth": {
-                    "forwardAuth": {
-                        "address": f"https://{wanted.mutual}/enforce/traefik",
-                        # Else the certificate wouldn't be sent. The entry point takes away what
-                        # clients write under such names, unless it is told to trust them.
-                        "trustForwardHeader": True,
-                        "maxResponseBodySize": 65536,
-                        "authRequestHeaders": [
-                            "Authorization",
-                            "DPoP",
-                            "X-Forwarded-Tls-Client-Cert",
-                        ],
-                        # Those that the answer lacks are taken away.
-                        "authResponseHeaders": [_CASED[name] for name in IDENTITY_HEADERS],
-                        "tls": {
-                            "ca": f"{files}/bundle.pem",
-                            "cert": f"{files}/svid.pem",
-                            "key": f"{files}/svid_key.pem",
-                        },
-                    }
-                },
+                "troth": {"forwardAuth": _forward(wanted)},
             },
             "services": {wanted.name: {"loadBalancer": {"servers": [{"url": wanted.upstream}]}}},
         },
+        "tls": _serve_mutual_tls(wanted.files),
+    }
+
+
+def _forward(wanted: Recipe) -> dict[str, Any]:
+    files = wanted.files
+    return {
+        "address": f"https://{wanted.mutual}/enforce/traefik",
+        # Else the certificate wouldn't be sent. The entry point takes away what clients write
+        # under such names, unless it is told to trust them.
+        "trustForwardHeader": True,
+        "maxResponseBodySize": 65536,
+        "authRequestHeaders": ["Authorization", "DPoP", "X-Forwarded-Tls-Client-Cert"],
+        # Those that the answer lacks are taken away.
+        "authResponseHeaders": [_CASED[name] for name in IDENTITY_HEADERS],
         "tls": {
-            # An SVID names no host, so it is shown whatever host a client asks for.
-            "stores": {
-                "default": {
-                    "defaultCertificate": {
-                        "certFile": f"{files}/svid.pem",
-                        "keyFile": f"{files}/svid_key.pem",
-                    }
-                }
-            },
-            "options": {
-                "troth": {
-                    "minVersion": "VersionTLS13",
-                    # A resumed session skips the check of the client's certificate.
-                    "disableSessionTickets": True,
-                    "clientAuth": {
-                        "caFiles": [f"{files}/bundle.pem"],
-                        "clientAuthType": "RequireAndVerifyClientCert",
-                    },
-                }
-            },
+            "ca": f"{files}/bundle.pem",
+            "cert": f"{files}/svid.pem",
+            "key": f"{files}/svid_key.pem",
         },
+    }
+
+
+def _serve_mutual_tls(files: str) -> dict[str, Any]:
+    own = {"certFile": f"{files}/svid.pem", "keyFile": f"{files}/svid_key.pem"}
+    options = {
+        "minVersion": "VersionTLS13",
+        # A resumed session skips the check of the client's certificate.
+        "disableSessionTickets": True,
+        "clientAuth": {
+            "caFiles": [f"{files}/bundle.pem"],
+            "clientAuthType": "RequireAndVerifyClientCert",
+        },
+    }
+    return {
+        # An SVID names no host, so it is shown whatever host a client asks for.
+        "stores": {"default": {"defaultCertificate": own}},
+        "options": {"troth": options},
     }

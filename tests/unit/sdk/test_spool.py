@@ -69,6 +69,7 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     second = make(tmp_path, 2)
     second.append(lines(4, 5))
     assert drain(second) == [*lines(0, 3), *lines(4, 5)]
+    second.close()
 
 
 def test_the_oldest_go_when_there_is_no_room(
@@ -81,6 +82,7 @@ def test_the_oldest_go_when_there_is_no_room(
     left = drain(spool)
     assert left == lines(100 - len(left), 100)
     assert spool.lost == 100 - len(left)
+    spool.close()
     memory = MemorySpool(10)
     memory.append(lines(0, 8))
     batch = memory.read(5, MIB)

@@ -24,7 +24,8 @@ def lines(start: int, end: int) -> list[bytes]:
 
 def drain(spool: Spool, most: int = 7) -> list[bytes]:
     found: list[bytes] = []
-    while batch := spool.read(most, MIB):
+    while True:
+        batch = spool.read(most, MIB)
         if not batch.entries:
             return found
         found += batch.entries

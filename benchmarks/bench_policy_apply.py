@@ -49,7 +49,7 @@ with Enforcer(PeerGuard([server], endpoint)) as enforcer:
     for line in sys.stdin:
         wanted = line.strip() == "True"
         while may() is not wanted:
-            time.sleep(0.001)
+            time.sleep(0.004)
         print(time.monotonic(), flush=True)
 """
 

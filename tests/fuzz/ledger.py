@@ -231,8 +231,20 @@ FUZZED: dict[str, str] = {
         wire.api.routes.parse_failure
         wire.api.routes.parse_result
     """,
+    "policies": """
+        live.parties._read_evidence
+        live.parties._read_party
+        live.parties.read_party
+        live.rules._read_fact
+        live.rules._read_rule
+        live.rules._read_value
+        live.rules.read_condition
+        live.rules.read_resource
+        live.rules.read_rule
+        live.share.read_rules
+    """,
     "revocations": """
-        sdk.stream._Connection._read_failure
+        sdk.stream._Connection._read_body
         sdk.stream._Connection.follow
         sdk.stream._parse_line
     """,
@@ -356,13 +368,33 @@ ELSEWHERE: dict[str, str] = {
         store.templates.ReadTemplates.read
         store.templates._read
         store.declarations.DeclarationGateway.list
+        store.declarations._read
         store.client_secrets._read
         store.evidence._read
         store.clients.read_client
         store.withdrawals._read
     """,
+    "what this process wrote itself, or a server's own form of a request: tests/unit/sdk": """
+        live.rules._read_window
+        sdk.admission.Admission.read
+        sdk.asgi._read_arrived
+        sdk.reporting._decode
+        sdk.spool.FileSpool.read
+        sdk.spool.MemorySpool.read
+        sdk.spool.Spool.read
+        sdk.spool._read_lines
+        sdk.wsgi.PolicyMiddleware._read
+        sdk.wsgi._read_path
+    """,
     "it runs transactions, or gathers what they find": """
         operations.declaration.read_bundle
+        operations.policyfeed.PolicyDesk.read_book
+        operations.policyfeed.PolicyDesk.read_share
+        operations.policyfeed._Stream._read
+        operations.revocation.read_missed
+        operations.roster.Roster._load
+        operations.roster.Roster._read_changed
+        operations.roster.Roster._read_changed.read
         operations.standing.read_lowest_tier
         operations.standing.read_standing
         operations.bearer.TokenJudge.read_bundle

@@ -10,6 +10,15 @@ import h11
 import msgspec
 from hypothesis import strategies as st
 
+from tests.fakes.enforcers import (
+    TILL,
+    make_change,
+    make_enforcer,
+    make_party,
+    make_rules,
+    make_snapshot,
+    tell_guard,
+)
 from tests.fakes.issuer import NOW, FakeIssuer
 from tests.fuzz.agent import open_loop
 from tests.fuzz.api import chop
@@ -22,7 +31,7 @@ from troth.live.revocations import MAX_LEASE, Revocations
 from troth.sdk.asgi import PEER, PeerMiddleware, find_certificate
 from troth.sdk.guard import PeerGuard
 from troth.sdk.listener import describe_tls
-from troth.sdk.stream import _Connection
+from troth.sdk.stream import _Connection, _parse_line
 from troth.wire.api.nodes import StreamEnd
 from troth.wire.api.revocations import (
     FollowRevocations,
@@ -30,6 +39,7 @@ from troth.wire.api.revocations import (
     RevocationHeartbeat,
     RevocationSnapshot,
 )
+from troth.wire.api.rules import PolicyHeartbeat, PolicyMessage
 from troth.wire.pem import render_pem
 
 WEB = "spiffe://example.org/web"
@@ -198,3 +208,39 @@ def _open_guard() -> PeerGuard:
     )
     guard._known.take(snapshot, 0.0)
     return guard
+
+
+# Rules
+
+_POLICY_MESSAGES = [
+    msgspec.to_builtins(message)
+    for message in (
+        make_snapshot(),
+        make_change(rules=make_rules(), parties=[make_party()], gone=["till"]),
+        PolicyHeartbeat(epoch=8, mark="m", as_of=1.0),
+        StreamEnd(code="unavailable", detail="Restarting.", retryable=True),
+    )
+]
+_POLICY_LINES = st.lists(json_documents(*_POLICY_MESSAGES), max_size=4)
+
+
+@fuzz(_POLICY_LINES)
+def fuzz_policies(lines: list[bytes]) -> None:
+    """Whatever a server tells: an answer for all, and a denial where nothing was understood."""
+    clock = VirtualClock(NOW)
+    enforcer = make_enforcer(clock, silent=True)
+    tell_guard(enforcer.guard, clock)
+    decoder = msgspec.json.Decoder(PolicyMessage)
+    for line in lines:
+        try:
+            value = _parse_line(decoder, line)
+            enforcer._policies.take(value, 0.0)
+        except TrothError as error:
+            check_refusal(error, internal=True)
+    assert enforcer._policies.lease <= MAX_LEASE
+    for action in ("read", "write"):
+        decision = enforcer.decide(TILL, action, "ledger", "b1", {"request": {"transport": "tls"}})
+        assert isinstance(decision.reason, str)
+        if enforcer.known is None:
+            assert decision.unavailable
+        decision.explain()

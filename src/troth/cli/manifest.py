@@ -136,13 +136,14 @@ def apply(
     """
     request = submit_manifests(terminal, paths, prune)
     with terminal.connect() as client:
-        planned = client.call("manifest.plan", request)
-        changes = [change for change in planned.changes if change.action != "keep"]
-        if changes and not (yes or terminal.json) and is_interactive():
-            terminal.show(planned, lambda: paint_plan(planned))
-            if not typer.confirm(f"{summarize_plan(planned)} Apply?", err=True):
-                terminal.say("Nothing was changed.")
-                raise typer.Exit(WANTING)
+        if not (yes or terminal.json) and is_interactive():
+            planned = client.call("manifest.plan", request)
+            changes = [change for change in planned.changes if change.action != "keep"]
+            if changes:
+                terminal.show(planned, lambda: paint_plan(planned))
+                if not typer.confirm(f"{summarize_plan(planned)} Apply?", err=True):
+                    terminal.say("Nothing was changed.")
+                    raise typer.Exit(WANTING)
         applied = client.call("manifest.apply", request)
     tell_applied(terminal, applied)
 

@@ -23,7 +23,7 @@ from troth.policy.findings import list_findings
 from troth.policy.policy import Policy, Segment
 from troth.policy.resource import Resource
 from troth.policy.role import Role, find_cycle
-from troth.policy.rulebook import RuleBook, make_rule_book
+from troth.policy.rulebook import RuleBook, list_mistakes, make_rule_book
 from troth.policy.schema import find_raw_misfits
 from troth.policy.system import list_system_resources, list_system_roles
 from troth.store.declarations import TYPES, Declared, name_kind
@@ -180,8 +180,10 @@ def _list_mistakes(changes: Changes, remaining: Sequence[Declared]) -> list[str]
     """What of the rules would mean nothing, once these steps are taken."""
     if all(change.action is Action.KEEP for change in changes):
         return []
-    book = make_remaining_book(0, remaining)
-    return list(book.mistakes) or list(_list_misfits(changes, book))
+    mistakes = list(list_mistakes(*_sort_out(remaining)))
+    if mistakes or not any(isinstance(one, Policy) and one.cedar for one in remaining):
+        return mistakes
+    return list(_list_misfits(changes, make_remaining_book(0, remaining)))
 
 
 def _list_misfits(changes: Changes, book: RuleBook) -> Iterator[str]:
@@ -199,21 +201,28 @@ def _list_misfits(changes: Changes, book: RuleBook) -> Iterator[str]:
 
 def make_remaining_book(epoch: int, declared: Iterable[Declared]) -> RuleBook:
     """The rule book of what is declared."""
+    return make_rule_book(epoch, *_sort_out(declared))
+
+
+def _sort_out(
+    declared: Iterable[Declared],
+) -> tuple[list[Role], list[Resource], list[Policy], list[Segment]]:
+    """What is declared about access, by kind, with what comes with troth."""
     found = list(declared)
-    return make_rule_book(
-        epoch,
-        (*list_system_roles(), *(one for one in found if isinstance(one, Role))),
-        (*list_system_resources(), *(one for one in found if isinstance(one, Resource))),
-        (one for one in found if isinstance(one, Policy)),
-        (one for one in found if isinstance(one, Segment)),
+    return (
+        [*list_system_roles(), *(one for one in found if isinstance(one, Role))],
+        [*list_system_resources(), *(one for one in found if isinstance(one, Resource))],
+        [one for one in found if isinstance(one, Policy)],
+        [one for one in found if isinstance(one, Segment)],
     )
 
 
 def apply_declarations(tx: Transaction, call: Call[Any], changes: Changes, now: datetime) -> None:
     """Take the steps of a plan inside a transaction."""
-    stored = {(one.kind, one.value.name): one for one in tx.declarations.list()}
     for change in changes:
-        before = stored.get((change.kind, change.name))
+        if change.action is Action.KEEP:
+            continue
+        before = tx.declarations.find(change.kind, change.name)
         if change.action is Action.ADD and change.wanted is not None:
             tx.declarations.add(change.wanted, now)
             _note(tx, call, change, "added", now)

@@ -38,13 +38,26 @@ BATCH = 100
 
 def encode_declared(declared: Iterable[Declared]) -> bytes:
     """Canonical JSON of what a version holds: by kind and name, with sorted members."""
-    found = [
-        {"kind": name_kind(one), "name": one.name, "spec": describe_declared(one)}
-        for one in declared
-        if name_kind(one) in KINDS
-    ]
-    found.sort(key=lambda one: (str(one["kind"]), str(one["name"])))
-    return msgspec.json.encode(found, order="sorted")
+    found = [(kind, one) for one in declared if (kind := name_kind(one)) in KINDS]
+    found.sort(key=lambda one: (one[0], one[1].name))
+    return b"[" + b",".join(_encode_one(kind, one) for kind, one in found) + b"]"
+
+
+_MOST_ENCODED = 500_000
+_ENCODED: dict[tuple[str, str], tuple[Declared, bytes]] = {}
+"""What was encoded last, and from what: of thousands mostly one has changed."""
+
+
+def _encode_one(kind: str, one: Declared) -> bytes:
+    known = _ENCODED.get((kind, one.name))
+    if known is not None and known[0] is one:
+        return known[1]
+    told = {"kind": kind, "name": one.name, "spec": describe_declared(one)}
+    found = msgspec.json.encode(told, order="sorted")
+    if len(_ENCODED) >= _MOST_ENCODED:
+        _ENCODED.clear()
+    _ENCODED[kind, one.name] = (one, found)
+    return found
 
 
 def decode_declared(content: bytes) -> list[Declared]:

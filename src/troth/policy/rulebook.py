@@ -134,6 +134,23 @@ def make_rule_book(
     return _bind(epoch, compiler, index)
 
 
+def list_mistakes(
+    roles: Iterable[Role],
+    resources: Iterable[Resource],
+    policies: Iterable[Policy] = (),
+    segments: Iterable[Segment] = (),
+) -> tuple[str, ...]:
+    """What of these declarations doesn't compile, in sentences."""
+    compiler = _Compiler(
+        {one.name: one for one in roles},
+        {one.name: one for one in resources},
+        {one.name: one for one in policies},
+        {one.name: one for one in segments},
+    )
+    compiler.list_rules()
+    return tuple(compiler.mistakes)
+
+
 def make_compiled_book(
     epoch: int, roles: Iterable[Role], resources: Iterable[Resource], rules: Iterable[Rule]
 ) -> RuleBook:
@@ -193,6 +210,30 @@ def _merge_attributes(resources: Iterable[Resource]) -> dict[str, FactKind]:
     return {key: kind for (_, key), kind in merged.items()}
 
 
+_Done = dict[tuple[str, str], tuple[Policy | Role, tuple[Rule, ...]]]
+
+
+class _Memory:
+    """What was compiled last: of ten thousand policies mostly one has changed. What a policy comes
+    to follows from what it says and from what its words mean, so nothing else is asked for."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._known: tuple[tuple[object, _Done], ...] = ()
+
+    def open(self, *meaning: object) -> _Done:
+        """What was compiled while words meant the same; anybody may add to it."""
+        for there, done in self._known:
+            if there == meaning and len(done) < self._capacity:
+                return done
+        done = {}
+        self._known = ((meaning, done), *self._known[:1])
+        return done
+
+
+_MEMORY = _Memory(_MOST_REMEMBERED * 2)
+
+
 class _Compiler:
     """Makes rules of declarations, and notes what it can't."""
 
@@ -212,10 +253,19 @@ class _Compiler:
         self._subject_kinds = list_subject_kinds(resources.values())
         self._scopes: dict[tuple[str, ...], Scope] = {}
         self._kinds: dict[tuple[str, str], FactKind | None] = {}
+        self._done = _MEMORY.open(
+            {
+                one.name: (one.attributes, one.action_attributes)
+                for one in resources.values()
+                if one.attributes or one.action_attributes
+            },
+            self._subject_kinds,
+            self._networks,
+        )
 
     def list_rules(self) -> list[Rule]:
         """All of them: what is built in, then policies, then the permissions of roles."""
-        policies = [self._make_policy(policy) for policy in self.policies.values()]
+        policies = [self._recall_policy(policy) for policy in self.policies.values()]
         relaxing = tuple(
             rule
             for policy, rule in zip(self.policies.values(), policies, strict=True)
@@ -234,7 +284,28 @@ class _Compiler:
         rules = [rule for one in self.resources.values() for rule in _guard(one, choose(one))]
         rules += policies
         for role in self.roles.values():
-            rules += self._list_permissions(role)
+            rules += self._recall_permissions(role)
+        return rules
+
+    def _recall_policy(self, policy: Policy) -> Rule:
+        """As it was compiled before, if it is the same."""
+        known = self._done.get(("policy", policy.name))
+        if known is not None and (known[0] is policy or known[0] == policy):
+            return known[1][0]
+        before = len(self.mistakes)
+        rule = self._make_policy(policy)
+        if len(self.mistakes) == before:
+            self._done["policy", policy.name] = (policy, (rule,))
+        return rule
+
+    def _recall_permissions(self, role: Role) -> tuple[Rule, ...]:
+        known = self._done.get(("role", role.name))
+        if known is not None and (known[0] is role or known[0] == role):
+            return known[1]
+        before = len(self.mistakes)
+        rules = tuple(self._list_permissions(role))
+        if len(self.mistakes) == before:
+            self._done["role", role.name] = (role, rules)
         return rules
 
     def _list_permissions(self, role: Role) -> Iterator[Rule]:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -197,7 +197,11 @@ def encode_made(made: Made) -> bytes:
         line = b""  # what somebody told isn't JSON; that it was decided is
     if 0 < len(line) < MAX_LINE:
         return line
-    return msgspec.json.encode(msgspec.structs.replace(report, facts={}))
+    plain: dict[str, Any] = {
+        name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        for name, value in msgspec.structs.asdict(report).items()
+    }
+    return msgspec.json.encode(ReportedDecision(**plain | {"facts": {}}))
 
 
 def _decode(entry: bytes) -> ReportedDecision | None:

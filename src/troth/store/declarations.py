@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Text, bindparam, cast, delete, insert, select, update
 
 from troth.core.errors import Conflict
 from troth.identity.issuer import Issuer
@@ -30,7 +30,26 @@ TYPES: Mapping[str, type[Declared]] = {
 }
 """Kind of manifest → what its domain makes of it."""
 
+_KINDS = {made: kind for kind, made in TYPES.items()}
 _t = declarations.c
+_COLUMNS = (_t.kind, _t.name, cast(_t.spec, Text).label("spec"), _t.revision)
+_LIST = select(*_COLUMNS).order_by(_t.kind, _t.name)
+_FIND = select(*_COLUMNS).where(_t.kind == bindparam("kind"), _t.name == bindparam("name"))
+
+_MOST_READ = 500_000
+_READ: dict[tuple[str, str], tuple[str, Declared]] = {}
+"""What was read last, and the text that it was read from: of thousands mostly one has changed."""
+
+
+def _read(kind: str, name: str, text: str) -> Declared:
+    known = _READ.get((kind, name))
+    if known is not None and known[0] == text:
+        return known[1]
+    value: Declared = msgspec.convert(msgspec.json.decode(text), TYPES[kind], strict=False)
+    if len(_READ) >= _MOST_READ:
+        _READ.clear()
+    _READ[kind, name] = (text, value)
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +63,7 @@ class Declaration:
 
 def name_kind(value: Declared) -> str:
     """The kind of manifest that `value` is."""
-    return next(kind for kind, made in TYPES.items() if isinstance(value, made))
+    return _KINDS[type(value)]
 
 
 def describe_declared(value: Declared) -> dict[str, Any]:
@@ -61,14 +80,19 @@ class DeclarationGateway:
 
     def list(self) -> builtins.list[Declaration]:
         """All of them, by kind and name. Kinds of a newer version are passed over."""
-        query = select(declarations).order_by(_t.kind, _t.name)
+        rows = self._session.execute(_LIST)
         return [
-            Declaration(
-                row.kind, msgspec.convert(row.spec, TYPES[row.kind], strict=False), row.revision
-            )
-            for row in self._session.execute(query)
+            Declaration(row.kind, _read(row.kind, row.name, row.spec), row.revision)
+            for row in rows
             if row.kind in TYPES
         ]
+
+    def find(self, kind: str, name: str) -> Declaration | None:
+        """The one of that kind and name, or None."""
+        row = self._session.execute(_FIND, {"kind": kind, "name": name}).first()
+        if row is None or row.kind not in TYPES:
+            return None
+        return Declaration(row.kind, _read(row.kind, row.name, row.spec), row.revision)
 
     def add(self, value: Declared, now: datetime) -> None:
         """Store a new one, at revision 1; `Conflict` if there is one of that kind and name."""

@@ -153,7 +153,7 @@ def test_apply_in_a_script_asks_nobody(tmp_path: Path, api: FakeApi, run: Run) -
     result = run("apply", str(write(tmp_path / "a.yaml", "a")))
     assert result.exit_code == 0, result.output
     assert "1 added, 0 changed, 1 retired" in result.stderr
-    assert [name for name, _ in api.requests] == ["manifest.plan", "manifest.apply"]
+    assert [name for name, _ in api.requests] == ["manifest.apply"]
 
 
 @pytest.mark.parametrize(("answer", "applied"), [("y\n", True), ("n\n", False), ("", False)])
@@ -192,12 +192,11 @@ def test_applying_what_is_there_already_changes_nothing(
     assert "Nothing to change: 1 as they should be." in result.stderr
 
 
-def test_a_refused_plan_applies_nothing(tmp_path: Path, api: FakeApi, run: Run) -> None:
-    api.answers["manifest.plan"] = Refused("Nothing was changed. 'a' is retired.")
+def test_a_refusal_says_why(tmp_path: Path, api: FakeApi, run: Run) -> None:
+    api.answers["manifest.apply"] = Refused("Nothing was changed. 'a' is retired.")
     result = run("apply", str(write(tmp_path / "a.yaml", "a")))
     assert result.exit_code == 1
     assert "'a' is retired" in result.stderr
-    assert not api.named("manifest.apply")
 
 
 def test_find_files_names_what_is_missing(tmp_path: Path) -> None:

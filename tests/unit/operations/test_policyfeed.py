@@ -73,7 +73,8 @@ async def test_who_serves_nothing_is_told_nothing(house: FakeHouse) -> None:
         with pytest.raises(Denied, match="vault"):
             await anext(values)
     with pytest.raises(Unauthenticated):
-        follow(house, caller=ANONYMOUS)
+        async with follow(house, caller=ANONYMOUS) as values:
+            await anext(values)
 
 
 @in_house

@@ -428,7 +428,7 @@ ELSEWHERE: dict[str, str] = {
         operations.device.EnrollDevice._read_code
         operations.journal.TailJournal._read_after
         operations.jwtsvid._read_wish
-        operations.manifest.SubmitManifests._parse
+        operations.planning.Planner._parse
         operations.client.Authenticator._load
         operations.exchange.TokenReader.read
         operations.exchange.TokenReader._read_access_token

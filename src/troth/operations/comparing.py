@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from troth.identity.identity import Identity
 from troth.identity.plan import Action
-from troth.operations.declaration import Changes, list_remaining, make_remaining_book
+from troth.operations.declaration import Changes, RememberedBooks, list_remaining
 from troth.operations.planning import Planner, Plans
 from troth.operations.versions import KINDS
 from troth.policy.comparison import (
@@ -47,7 +47,7 @@ class Comparer:
         """The access that changes. The plan may have been carried out or not."""
         if not changes_access(plans):
             return Comparison()
-        books = await asyncio.to_thread(make_books, plans.declared)
+        books = await asyncio.to_thread(make_books, plans.declared, self.planner.books)
         moved = self.planner.list_moved(plans.identities)
         return await self.compare_books(*books, *moved)
 
@@ -86,12 +86,12 @@ def _changes_rules(changes: Changes) -> bool:
     return any(one.kind in KINDS and one.action is not Action.KEEP for one in changes)
 
 
-def make_books(changes: Changes) -> tuple[RuleBook, RuleBook]:
+def make_books(changes: Changes, books: RememberedBooks) -> tuple[RuleBook, RuleBook]:
     """The rule books before and after."""
-    before = make_remaining_book(0, [one.stored for one in changes if one.stored is not None])
+    before = books.compile([one.stored for one in changes if one.stored is not None])
     if not _changes_rules(changes):
         return before, before
-    return before, make_remaining_book(0, list_remaining(changes))
+    return before, books.compile(list_remaining(changes))
 
 
 def _read_holders(tx: Transaction, marks: frozenset[str]) -> tuple[list[Identity], bool]:
@@ -138,7 +138,7 @@ def find_critical(planner: Planner, plans: Plans) -> tuple[str, ...]:
         for one in plans.declared
         if one.kind == "Resource" and one.name in names and one.action is not Action.KEEP
     ]
-    before, after = make_books(plans.declared)
+    before, after = make_books(plans.declared, planner.books)
     reasons += _list_touching(before, after, names)
     reasons += _list_moving(planner, plans, (before, after), names)
     return tuple(dict.fromkeys(reasons))

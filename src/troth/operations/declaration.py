@@ -23,7 +23,7 @@ from troth.policy.findings import list_findings
 from troth.policy.policy import Policy, Segment
 from troth.policy.resource import Resource
 from troth.policy.role import Role, find_cycle
-from troth.policy.rulebook import RuleBook, list_mistakes, make_rule_book
+from troth.policy.rulebook import RuleBook, make_rule_book
 from troth.policy.schema import find_raw_misfits
 from troth.policy.system import list_system_resources, list_system_roles
 from troth.store.declarations import TYPES, Declared, name_kind
@@ -36,11 +36,37 @@ MOST = 100_000
 Changes = list[DeclaredChange[Declared]]
 
 
+class RememberedBooks:
+    """The rule books that were compiled last, since one change is looked at from several sides.
+
+    They are shared between threads: rules are listed in them, and nothing is decided by them.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[list[Declared], RuleBook], ...] = ()
+
+    def compile(self, declared: Iterable[Declared]) -> RuleBook:
+        """The rule book of what is declared, in whatever order."""
+        wanted = sorted(declared, key=lambda one: (name_kind(one), one.name))
+        kept = self._kept
+        for known, book in kept:
+            if known == wanted:
+                return book
+        made = make_remaining_book(0, wanted)
+        self._kept = ((wanted, made), *kept)[:_BOOKS]
+        return made
+
+
+_BOOKS = 2
+"""What there is, and what is to be."""
+
+
 def plan_declarations(
     tx: Transaction,
     parsed: ManifestSet,
     call: Call[Any],
     trust_domain: TrustDomain,
+    books: RememberedBooks,
     *,
     prune: bool,
 ) -> Changes:
@@ -54,7 +80,7 @@ def plan_declarations(
     if prune:
         around = Surroundings(tx, trust_domain, [*current, *wanted])
         changes = [_keep_others(call, around, change) for change in changes]
-    _check_whole(changes)
+    _check_whole(changes, books)
     return changes
 
 
@@ -88,14 +114,14 @@ def _plan_kind(
     return plan_declared(kind, mine, there, prune=prune)
 
 
-def plan_return(tx: Transaction, wanted: Sequence[Declared]) -> Changes:
+def plan_return(tx: Transaction, wanted: Sequence[Declared], books: RememberedBooks) -> Changes:
     """The steps to have what a version declared, and nothing else of its kinds."""
     current = [stored.value for stored in tx.declarations.list()]
     issuers = [one for one in current if isinstance(one, Issuer)]
     changes: Changes = []
     for kind in TYPES:
         changes += _plan_kind(kind, (*wanted, *issuers), current, prune=True)
-    _check_whole(changes)
+    _check_whole(changes, books)
     return changes
 
 
@@ -126,7 +152,7 @@ def warn_of_names(tx: Transaction, parsed: ManifestSet, changes: Changes) -> lis
     )
 
 
-def warn_of_findings(changes: Changes, now: datetime) -> list[str]:
+def warn_of_findings(changes: Changes, books: RememberedBooks, now: datetime) -> list[str]:
     """A sentence for each finding in what is added or changed, seen beside all that remains. None
     where there is more than anybody waits for: `troth check` tells them then."""
     remaining = list_remaining(changes)
@@ -139,7 +165,7 @@ def warn_of_findings(changes: Changes, now: datetime) -> list[str]:
         return []
     found = [
         str(one)
-        for one in list_findings(make_remaining_book(0, remaining), now)
+        for one in list_findings(books.compile(remaining), now)
         if (one.kind, one.name) in touched
     ]
     if len(found) > MOST_FINDINGS:
@@ -151,7 +177,7 @@ MOST_LOOKED_AT = 10_000
 MOST_FINDINGS = 50
 
 
-def _check_whole(changes: Changes) -> None:
+def _check_whole(changes: Changes, books: RememberedBooks) -> None:
     """What manifests want and what is there besides must fit together."""
     remaining = list_remaining(changes)
     refusals = []
@@ -171,19 +197,19 @@ def _check_whole(changes: Changes) -> None:
         if sum(name_kind(one) == kind for one in remaining) > MOST:
             refusals.append(f"There would be more than {MOST:,} manifests of kind {kind}.")
     if not refusals:
-        refusals += _list_mistakes(changes, remaining)
+        refusals += _list_mistakes(changes, remaining, books)
     if refusals:
         raise Refused("Nothing was changed. " + "; ".join(refusals[:20]))
 
 
-def _list_mistakes(changes: Changes, remaining: Sequence[Declared]) -> list[str]:
+def _list_mistakes(
+    changes: Changes, remaining: Sequence[Declared], books: RememberedBooks
+) -> list[str]:
     """What of the rules would mean nothing, once these steps are taken."""
     if all(change.action is Action.KEEP for change in changes):
         return []
-    mistakes = list(list_mistakes(*_sort_out(remaining)))
-    if mistakes or not any(isinstance(one, Policy) and one.cedar for one in remaining):
-        return mistakes
-    return list(_list_misfits(changes, make_remaining_book(0, remaining)))
+    book = books.compile(remaining)
+    return list(book.mistakes) or list(_list_misfits(changes, book))
 
 
 def _list_misfits(changes: Changes, book: RuleBook) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ from troth.operations.authorship import Surroundings, check_changes, keep_own
 from troth.operations.call import Call
 from troth.operations.declaration import (
     Changes,
+    RememberedBooks,
     apply_declarations,
     list_hidden,
     list_remaining,
@@ -106,6 +107,7 @@ class Planner:
     entropy: Entropy
     trust_domain: TrustDomain
     limits: Limits
+    books: RememberedBooks = field(default_factory=RememberedBooks)
 
     async def read(self, content: Content) -> Wanted:
         """What is wanted; `Invalid` lists every problem."""
@@ -128,7 +130,7 @@ class Planner:
         is told in a sentence instead."""
         domain = self.trust_domain
         if wanted.content.version:
-            declared = plan_return(tx, read_declared(tx, wanted.content.version))
+            declared = plan_return(tx, read_declared(tx, wanted.content.version), self.books)
             around = Surroundings(tx, domain, list_remaining(declared))
             told = check_changes(call, around, (), (), declared, only_planned=only_planned)
             hidden = list_hidden(call, declared)
@@ -137,7 +139,7 @@ class Planner:
         plan = self._plan_identities(tx, call, wanted, only_planned=only_planned)
         added = [c.spec for c in plan.changes if c.action is Action.ADD and c.spec is not None]
         templates = plan_in(tx, call, parsed.templates, added, domain, prune=prune)
-        declared = plan_declarations(tx, parsed, call, domain, prune=prune)
+        declared = plan_declarations(tx, parsed, call, domain, self.books, prune=prune)
         around = Surroundings(tx, domain, list_remaining(declared), parsed.specs)
         told = check_changes(
             call, around, plan.changes, templates.changes, declared, only_planned=only_planned
@@ -145,7 +147,7 @@ class Planner:
         told += warn_of_names(tx, parsed, declared)
         hidden = list_hidden(call, declared)
         if not hidden:  # a finding speaks of whatever rules there are
-            told += warn_of_findings(declared, self.clock.now())
+            told += warn_of_findings(declared, self.books, self.clock.now())
         return Plans(plan, templates, declared, told, hidden)
 
     def _plan_identities(

@@ -134,3 +134,13 @@ def test_every_field_is_one_that_a_plan_compares(kind: str, types: tuple[Any, ..
     (spec,) = (one.spec for one in KINDS if one.name == kind)
     attributes = {field.name for one in types for field in fields(one)}
     assert list_attributes(spec) == attributes - {"name", "labels"}
+
+
+def test_another_condition_is_another_permission() -> None:
+    plain = {"resource": "ledger", "actions": ["read", "write"]}
+    before = make("Role", permissions=[plain])
+    after = make("Role", permissions=[{**plain, "when": {"trust.score": {"atLeast": 60}}}])
+    assert tell("Role", after, before) == (
+        'permissions: ledger: read, write → read, write when {"trust.score":{"atLeast":60}}',
+    )
+    assert tell("Role", before, after) != ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ def read_adapted(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def pipeline(troth: Server) -> Iterator[Run]:
+def pipeline(troth: Server) -> Run:
     """Runs commands as team-a-deployer, with its certificate from the agent."""
     documents = [one.value for one in load_documents(read_adapted("platform.yaml").encode(), "p")]
     documents.append(identity("b-web", "b"))
@@ -48,7 +48,7 @@ def pipeline(troth: Server) -> Iterator[Run]:
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return run_troth(*where, *arguments)
 
-    yield run
+    return run
 
 
 def test_a_team_applies_its_manifests_and_steers_its_own(pipeline: Run, tmp_path: Path) -> None:
@@ -76,7 +76,8 @@ def test_what_is_others_is_refused_and_the_reason_says_what_is_missing(
     assert "identity.quarantine on 'b-web'" in refused.stderr
     assert "resource.labels.team being a" in refused.stderr
     stolen = tmp_path / "stolen.yaml"
-    stolen.write_text(read_adapted("team-a.yaml").replace("name: a-web", "name: b-web"))
+    text = read_adapted("team-a.yaml").replace("name: a-web", "name: b-web")
+    stolen.write_text(text.replace("path: /team-a/web", "path: /team-b/b-web"))
     refused = pipeline("apply", stolen)
     assert refused.returncode == 1
     assert "on 'b-web'" in refused.stderr
@@ -85,7 +86,7 @@ def test_what_is_others_is_refused_and_the_reason_says_what_is_missing(
     refused = pipeline("apply", power)
     assert refused.returncode == 1
     assert "role.delegate on 'troth.admin'" in refused.stderr
-    for command in (["journal", "ls"], ["status"], ["authority", "ls"], ["node", "ls"]):
+    for command in (["template", "ls"], ["authority", "ls"], ["node", "ls"]):
         assert pipeline(*command).returncode == 1, command
     assert not [one for one in troth.read_journal("identity.quarantined") if "b-web" in one.subject]
 

@@ -35,10 +35,12 @@ from troth.identity.lifecycle import PAST
 from troth.identity.selectors import KNOWN
 from troth.identity.template_fields import TEMPLATE_SPEC, TEMPLATE_TTL
 from troth.manifests.reading import parse_manifests
-from troth.policy.permissions import ROLES
+from troth.operations.gate import TARGETED
+from troth.policy.permissions import DECLARES, ROLES
 from troth.policy.policy_manifest import POLICY_SPEC, SEGMENT_SPEC
 from troth.policy.resource_manifest import RESOURCE_SPEC, TOKEN
 from troth.policy.role_manifest import ROLE_SPEC
+from troth.policy.system import list_system_resources, name_system_resource
 from troth.server.config import load_config
 from troth.server.http.problems import STATUS as HTTP
 from troth.server.metrics import Metrics
@@ -134,6 +136,15 @@ def test_operations_stand_with_route_and_roles():
         assert summary == route.summary
         for command in re.findall(r"`troth ([^`]+)`", commands):
             parse_command(shlex.split(command), lenient=True)
+
+
+def test_every_permission_stands_with_its_resource():
+    rows = read_rows(find_section(read(REFERENCE / "permissions.md"), "## Resources and actions"))
+    documented = {plain(row[0]): re.findall(r"`([^`]+)`", row[1]) for row in rows}
+    known = {one.name: list(one.actions) for one in list_system_resources()}
+    assert documented == known
+    targeted = {name_system_resource(name) for name in TARGETED | DECLARES}
+    assert {plain(row[0]) for row in rows if row[2] != "none"} == targeted
 
 
 def test_every_setting_stands_with_default_and_variable():

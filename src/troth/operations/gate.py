@@ -40,6 +40,7 @@ from troth.policy.rule import (
 from troth.policy.rulebook import RuleBook
 from troth.policy.system import (
     list_system_resources,
+    name_noun,
     name_system_resource,
     name_system_role,
     name_verb,
@@ -119,7 +120,7 @@ def _is_about_system(rule: Rule) -> bool:
 def _list_operations(rule: Rule) -> Iterator[str]:
     """The operations that a rule is about."""
     for resource in rule.resources:
-        noun = resource.removeprefix(SYSTEM)
+        noun = name_noun(resource)
         for verb in rule.actions or _VERBS.get(resource, ()):
             yield f"{noun}.{verb}"
 
@@ -309,8 +310,10 @@ class Gatekeeper:
     def confirm(self, caller: Caller, operation: str) -> bool:
         """Whether the caller certainly may call `operation` still, from memory alone; False if
         somebody must look closer. For streams, with each of their values."""
-        rules = self._rules if self._snapshot.bundle is None else self._load(self._snapshot.bundle)
-        if rules is None or self._is_asked(rules, caller, operation):
+        bundle = self._snapshot.bundle
+        if bundle is None:  # something was declared since: what was known means nothing
+            return False
+        if self._is_asked(self._load(bundle), caller, operation):
             return False
         return decide_operation(caller.roles, operation).allowed
 

@@ -23,8 +23,14 @@ _TERMS = TokenTerms(TokenFormat.JWT, "ES256", timedelta(minutes=5), Binding.NONE
 
 
 def name_system_resource(operation: str) -> str:
-    """The resource of an operation: ``identity.suspend`` is done to ``troth.identity``."""
-    return f"{SYSTEM}{operation.partition('.')[0]}"
+    """The resource of an operation: ``identity.suspend`` is done to ``troth.identity``, and
+    ``client_secret.ls`` to ``troth.client-secret``, since no manifest's name has an underscore."""
+    return f"{SYSTEM}{operation.partition('.')[0].replace('_', '-')}"
+
+
+def name_noun(resource: str) -> str:
+    """What the operations on a resource of troth's own begin with."""
+    return resource.removeprefix(SYSTEM).replace("-", "_")
 
 
 def name_verb(operation: str) -> str:
@@ -50,7 +56,7 @@ def list_system_resources() -> tuple[Resource, ...]:
             purpose=_PURPOSE,
             identifiers=(),
             servers=(),
-            actions={verb: f"{name.removeprefix(SYSTEM)}.{verb}" for verb in sorted(found)},
+            actions={verb: f"{name_noun(name)}.{verb}" for verb in sorted(found)},
             passes_to=(),
             token=_TERMS,
             attributes=_ATTRIBUTES,

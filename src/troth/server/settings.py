@@ -82,18 +82,21 @@ class KeystoreSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RoleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may do what: roles are admin, operator and auditor."""
+    """Who may do what: roles are admin, operator, auditor, and role:NAME of a manifest."""
 
     uids: Annotated[
         dict[Annotated[int, Meta(ge=0, le=0xFFFF_FFFE)], str],
         Meta(
             description="Roles of callers on the admin socket by their uid. The server's own uid "
-            "is always admin."
+            "is always admin. `role:NAME` is a role of a manifest."
         ),
     ] = msgspec.field(default_factory=lambda: {0: "admin"})
     spiffe_ids: Annotated[
         dict[Annotated[str, Meta(max_length=MAX_SPIFFE_ID_LENGTH)], str],
-        Meta(description="Roles of callers on the mutual-TLS listener by their SPIFFE ID."),
+        Meta(
+            description="Roles of callers on the mutual-TLS listener by their SPIFFE ID. "
+            "`role:NAME` is a role of a manifest."
+        ),
     ] = msgspec.field(default_factory=dict)
 
 

@@ -20,6 +20,8 @@ HOST = "ledger.example.org"
 ENTRY = "/ledger/7"
 ROLE = "ledger-clerk"
 QUESTION = ("reporter", "book", "ledger:7")
+GAINED = "reporter gains book on ledger"
+DENIED = "403 denied"
 
 RULES_PROMISE = 1.0
 """Seconds after the answer to an apply, from when on the new rules decide each call."""
@@ -165,7 +167,8 @@ def _show_decision(scene: Scene, decision: str) -> None:
 def _explain(scene: Scene) -> str:
     """What would have to be so for the reporter to book."""
     who, what, about = QUESTION
-    question = Question(Entity("identity", who), Action(what), Entity(*about.split(":")))
+    kind, _, which = about.partition(":")
+    question = Question(Entity("identity", who), Action(what), Entity(kind, which))
     asked = decisions.EvaluateDecisions(questions=[question])
     context = scene.api.call("decision.evaluate", asked).evaluations[0].context
     return "; ".join(one.words for one in context.missing)
@@ -176,16 +179,11 @@ def change(scene: Scene, step: Step) -> None:
     tell = scene.narrator
     path = scene.stage.folder / "ledger.yaml"
     _edit(scene, path)
-    for verb in ("check", "plan"):
-        tell.type(f"troth {verb} {path}")
-        done = scene.run_troth(verb, path)
-        tell.quote(done.stdout + done.stderr)
-        tell.check(f"troth {verb} agrees", done.returncode == 0, f"exit code {done.returncode}")
-    gains = "reporter gains book on ledger"
-    found = [line for line in done.stdout.splitlines() if "access:" in line]
+    _run(scene, "check", path)
+    found = [line for line in _run(scene, "plan", path).splitlines() if "access:" in line]
     tell.check(
         "the plan says whose access changes, and nobody else's does",
-        len(found) == 1 and gains in found[0],
+        len(found) == 1 and GAINED in found[0],
         " ".join(found),
     )
     _ask(scene, "insist")
@@ -200,11 +198,20 @@ def change(scene: Scene, step: Step) -> None:
     recorded = scene.clock.monotonic()
     tell.check(
         "what was planned is done",
-        applied.applied and gains in " ".join(one.words for one in applied.access),
+        applied.applied and GAINED in " ".join(one.words for one in applied.access),
         "; ".join(one.words for one in applied.access),
     )
     tell.check("no call passed before", before["answered"] == 0, f"{before['refused']} denied")
     step.facts.update(seconds=_measure(scene, "answered", recorded, RULES_PROMISE))
+
+
+def _run(scene: Scene, verb: str, path: Path) -> str:
+    tell = scene.narrator
+    tell.type(f"troth {verb} {path}")
+    done = scene.run_troth(verb, path)
+    tell.quote(done.stdout + done.stderr)
+    tell.check(f"troth {verb} agrees", done.returncode == 0, f"exit code {done.returncode}")
+    return done.stdout
 
 
 def _edit(scene: Scene, path: Path) -> None:
@@ -252,13 +259,13 @@ def _measure(scene: Scene, outcome: str, recorded: float, promise: float) -> flo
     the seconds after which the last call began that had the other."""
     began = _ask(scene, "report")[outcome]
     report = scene.wait(lambda: _settle(scene, outcome, began), f"the call {_WORDS[outcome]}")
-    late = report[f"last_{_OTHER[outcome]}"] - recorded
+    late: float = report[f"last_{_OTHER[outcome]}"] - recorded
+    seen = report["reason"] if outcome == "refused" else "200"
     scene.narrator.check(
         f"booking {_WORDS[outcome]} within {promise * 1000:g} ms of the answer to that",
-        late <= promise,
+        late <= promise and seen in (DENIED, "200"),
         f"the last call that went otherwise began {describe_lag(late)}, the next "
-        f"{describe_lag(report[f'first_{outcome}'] - recorded)}: "
-        f"{report['reason'] if outcome == 'refused' else 200}",
+        f"{describe_lag(report[f'first_{outcome}'] - recorded)}: {seen}",
     )
     return round(late, 3)
 

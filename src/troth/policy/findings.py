@@ -14,6 +14,7 @@ from typing import Any
 
 from troth.policy.condition import ALWAYS, Condition
 from troth.policy.condition_manifest import SEGMENT
+from troth.policy.fact import GRANTED
 from troth.policy.policy import Policy, Segment
 from troth.policy.resource import Resource
 from troth.policy.role import Role, expand_roles
@@ -255,7 +256,11 @@ def list_unused(
     """Roles that nobody holds, policies about such alone, and segments that no condition names;
     `held` are all roles that somebody holds."""
     policies = list(policies)
-    living = {role.name for role in expand_roles(held, roles)} | set(held)
+    conditions = [one.when for one in policies]
+    conditions += [one.when for role in roles.values() for one in role.permissions]
+    # What a condition wants a grant of is held for a time, and by nobody before.
+    held = {*held, *_list_texts(conditions, GRANTED.name)}
+    living = {role.name for role in expand_roles(held, roles)} | held
     for role in roles.values():
         if role.name not in living and not role.name.startswith(SYSTEM):
             text = "nobody holds it, so nobody has its permissions; give it to whom it is for."
@@ -266,9 +271,7 @@ def list_unused(
         if alone and living.isdisjoint(named.roles):
             text = "nobody holds a role that it is about."
             yield _Place("Policy", policy.name, ("spec",)).find("unheld", text, "subjects")
-    named_segments = set(_list_segments([one.when for one in policies]))
-    for role in roles.values():
-        named_segments.update(_list_segments([one.when for one in role.permissions]))
+    named_segments = set(_list_texts(conditions, SEGMENT))
     texts = [one.cedar for one in policies if one.cedar]
     for segment in segments:
         if segment.name not in named_segments and not any(segment.name in one for one in texts):
@@ -276,8 +279,8 @@ def list_unused(
             yield where.find("unused-segment", "no condition names it.", "name")
 
 
-def _list_segments(value: Any) -> Iterator[str]:
-    """The names of segments in conditions as they are written."""
+def _list_texts(value: Any, fact: str) -> Iterator[str]:
+    """The texts that conditions compare a fact with, as they are written."""
     waiting, inside = [(value, False)], False
     while waiting:
         value, inside = waiting.pop()
@@ -286,4 +289,4 @@ def _list_segments(value: Any) -> Iterator[str]:
         elif isinstance(value, list | tuple):
             waiting += ((one, inside) for one in value)
         elif isinstance(value, Mapping):
-            waiting += ((one, inside or key == SEGMENT) for key, one in value.items())
+            waiting += ((one, inside or key == fact) for key, one in value.items())

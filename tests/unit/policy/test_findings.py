@@ -232,6 +232,17 @@ def test_what_nobody_uses() -> None:
     ]
 
 
+def test_a_role_for_grants_is_held_by_nobody() -> None:
+    when = ({"grant.roles": {"contains": "migrator"}},)
+    roles = {
+        "migrator": Role("migrator", {}, "o", "p", (), (Permission("ledger", ("read",), when),)),
+        "helper": Role("helper", {}, "o", "p", (), ()),
+    }
+    policies = [make_policy("p", PERMIT, {"grant.roles": {"contains": ["other"]}})]
+    policies.append(make_policy("q", subjects=Subjects(roles=("other",))))
+    assert name(list(list_unused(roles, policies, [], ["clerk"]))) == [("unheld", "helper")]
+
+
 @pytest.mark.parametrize("alike", [True, False])
 def test_very_many_are_looked_at_in_seconds(alike: bool) -> None:
     """All about one thing, or each about its own: rules are compared with few others."""

@@ -286,9 +286,8 @@ def test_wrong_usage(tmp_path, run: Run):
 def test_the_table_has_every_detector_of_the_library_but_addresses():
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 
-    theirs = {
-        kind: found.__name__ for kind, found in get_mapping_from_secret_type_to_class().items()
-    }
+    classes: dict[str, type] = get_mapping_from_secret_type_to_class()
+    theirs = {kind: found.__name__ for kind, found in classes.items()}
     ours = {kind.type: kind.detector for kind in KINDS}
     assert {kind: name for kind, name in theirs.items() if name != "IPPublicDetector"} == ours
     assert len(SECRET_RULES) == len(BY_TYPE) == len(KINDS)

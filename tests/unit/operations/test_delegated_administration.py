@@ -281,14 +281,14 @@ async def test_one_sees_what_is_one_s_own(house: FakeHouse) -> None:
         for caller, name in ((TEAM_A, "a-web"), (TEAM_B, "b-web")):
             page = await house.call("identity.ls", body, caller)
             assert [one.name for one in page.items] == [name]
-    for name, body in (("journal.ls", ListJournal()), ("status.show", GetStatus())):
+    for name, asked in (("journal.ls", ListJournal()), ("status.show", GetStatus())):
         with pytest.raises(Denied):
-            await house.call(name, body, TEAM_A)
+            await house.call(name, asked, TEAM_A)
     plan = await house.call("manifest.plan", SubmitManifests(documents=[]), TEAM_A)
     assert {one.name for one in plan.changes} == {"a-web"}
-    body = SubmitManifests(documents=[ManifestDocument(value=identity("b-web", "b", purpose="?"))])
+    theirs = ManifestDocument(value=identity("b-web", "b", purpose="?"))
     with pytest.raises(Denied, match="on 'b-web'"):
-        await house.call("manifest.plan", body, TEAM_A)
+        await house.call("manifest.plan", SubmitManifests(documents=[theirs]), TEAM_A)
 
 
 @in_house

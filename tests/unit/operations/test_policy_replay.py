@@ -165,7 +165,7 @@ async def test_the_least_role_has_what_was_used_and_its_conditions(house: FakeHo
     again = await suggest(house, "orders")
     assert again.unused == []
     assert again.manifest is not None
-    assert again.manifest["spec"]["permissions"] == spec["permissions"]  # type: ignore[index]
+    assert again.manifest["spec"]["permissions"] == spec["permissions"]
 
 
 @in_house

@@ -41,7 +41,7 @@ def follow(
     if known is not None:
         body["rules"] = known.digest
     opened = house.dispatcher.open("policy.follow", caller, RequestId("r"), FollowPolicies(**body))
-    return aclosing(opened)  # type: ignore[type-var]
+    return aclosing(opened)
 
 
 @in_house

@@ -24,10 +24,7 @@ def lines(start: int, end: int) -> list[bytes]:
 
 def drain(spool: Spool, most: int = 7) -> list[bytes]:
     found: list[bytes] = []
-    while True:
-        batch = spool.read(most, MIB)
-        if not batch.entries:
-            return found
+    while (batch := spool.read(most, MIB)).entries:
         found += batch.entries
         spool.remove(batch)
     return found

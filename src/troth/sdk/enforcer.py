@@ -248,7 +248,7 @@ class Enforcer(Background):
     ) -> AccessDecision:
         id_ = f"{self._ids}{next(self._numbers):012x}"
         epoch = self._policies.epoch
-        self.reporter.put(Made(id_, now, request_id, *name, inquiry, judgement, epoch))
+        self.reporter.put(Made(id_, now, request_id, name[0], name[1], inquiry, judgement, epoch))
         return AccessDecision(judgement.allowed, id_, judgement, gone, self._explain)
 
     def _explain(self, judgement: Judgement) -> Explanation:

@@ -8,16 +8,14 @@ until nothing was heard for longer than the lease.
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import itertools
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any
 
 from troth.core.clock import Clock, SystemClock
 from troth.core.entropy import Entropy, SystemEntropy, fraction
@@ -31,18 +29,11 @@ from troth.policy.explanation import Explanation, explain
 from troth.policy.inquiry import Inquiry, Party, make_outside_party
 from troth.policy.rule import IDENTITY
 from troth.policy.rulebook import RuleBook
-from troth.sdk.access import (
-    ASKER,
-    NOTHING_TOLD,
-    AccessDecision,
-    AccessDenied,
-    Asker,
-    Subject,
-    Told,
-)
+from troth.sdk.access import NOTHING_TOLD, AccessDecision, Subject, Told
 from troth.sdk.background import Background
 from troth.sdk.following import FIRST_WAIT, LONGEST_WAIT, SERVER_PATH
 from troth.sdk.guard import PeerGuard
+from troth.sdk.permission import Arguments, P, Permission, R
 from troth.sdk.reporting import Made, Reporter
 from troth.sdk.spool import FileSpool, MemorySpool, Spool
 from troth.sdk.stream import ApiLine, follow
@@ -66,10 +57,6 @@ STRANGER_SECONDS = 5.0
 """For how long it is remembered that the server knows somebody not."""
 
 UNKNOWN = "The subject is no identity that the rules here could permit anything."
-
-P = ParamSpec("P")
-R = TypeVar("R")
-Arguments = Mapping[str, Any]
 
 
 class Enforcer(Background):
@@ -208,59 +195,7 @@ class Enforcer(Background):
         nobody else may.
         """
 
-        def ask(names: inspect.Signature, args: Any, kwargs: Any) -> tuple[Asker, str, Told]:
-            bound = names.bind(*args, **kwargs)
-            bound.apply_defaults()
-            given = bound.arguments
-            asker = ASKER.get()
-            if subject is not None:
-                who = subject(given)
-                facts = asker.told if asker is not None and asker.subject == who else NOTHING_TOLD
-                asker = Asker(who, facts, "" if asker is None else asker.request_id)
-            if asker is None:
-                asker = Asker("")
-            told = asker.told
-            if properties is not None:
-                told = {**told, "resource": properties(given)}
-            return asker, id(given) if callable(id) else id, told
-
-        def decorate(function: Callable[P, R]) -> Callable[P, R]:
-            names = inspect.signature(function)
-            if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-                raise Invalid("A generator can't be permitted: decorate what makes it.")
-            if inspect.iscoroutinefunction(function):
-                wanted = cast(Callable[P, Awaitable[Any]], function)
-
-                @functools.wraps(function)
-                async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                    asker, thing, told = ask(names, args, kwargs)
-                    check(
-                        await self.decide_async(
-                            asker.subject,
-                            action,
-                            resource,
-                            thing,
-                            told,
-                            request_id=asker.request_id,
-                        )
-                    )
-                    return await wanted(*args, **kwargs)
-
-                return cast(Callable[P, R], call_async)
-
-            @functools.wraps(function)
-            def call(*args: P.args, **kwargs: P.kwargs) -> R:
-                asker, thing, told = ask(names, args, kwargs)
-                check(
-                    self.decide(
-                        asker.subject, action, resource, thing, told, request_id=asker.request_id
-                    )
-                )
-                return function(*args, **kwargs)
-
-            return call
-
-        return decorate
+        return Permission(self, action, resource, id, subject, properties).decorate
 
     def _decide(self, subject: str | Subject, inquiry: Inquiry, request_id: str) -> AccessDecision:
         now, known = self._clock.now(), self._policies.known
@@ -313,7 +248,7 @@ class Enforcer(Background):
     ) -> AccessDecision:
         id_ = f"{self._ids}{next(self._numbers):012x}"
         epoch = self._policies.epoch
-        self.reporter.put(Made(id_, now, request_id, *name, inquiry, judgement, epoch))
+        self.reporter.put(Made(id_, now, request_id, name[0], name[1], inquiry, judgement, epoch))
         return AccessDecision(judgement.allowed, id_, judgement, gone, self._explain)
 
     def _explain(self, judgement: Judgement) -> Explanation:
@@ -449,12 +384,6 @@ class Enforcer(Background):
         if self._line is not None:
             self._line[2].close()
             self._line = None
-
-
-def check(decision: AccessDecision) -> None:
-    """Raise `AccessDenied` unless it is allowed."""
-    if not decision.allowed:
-        raise AccessDenied(decision)
 
 
 def _refuse(reason: str) -> Judgement:

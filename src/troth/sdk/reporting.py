@@ -10,9 +10,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -38,9 +37,8 @@ BATCH_BYTES = 512 << 10
 RETRY_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A decision as it was made."""
+class Made(NamedTuple):
+    """A decision as it was made; a tuple, since one is made for each decision."""
 
     id: str
     at: datetime

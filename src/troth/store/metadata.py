@@ -13,8 +13,4 @@ metadata = MetaData(
         "ck": "ck_%(table_name)s_%(constraint_name)s",
     }
 )
-"""Every constraint has a name, since SQLite can only rebuild what it can name.
-
-The conditions of partial indexes (`is_living` and so on) hold literals and are shared with the
-queries that want the index: SQLite takes it only when it reads the very condition.
-"""
+"""Every constraint has a name, since SQLite can only rebuild what it can name."""

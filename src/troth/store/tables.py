@@ -1,4 +1,8 @@
-"""The tables. Migrations build the same schema step by step; a test compares the two."""
+"""The tables. Migrations build the same schema step by step; a test compares the two.
+
+The conditions of partial indexes (`is_living` and so on) hold literals and are shared with the
+queries that want the index: SQLite takes it only when it reads the very condition.
+"""
 
 from __future__ import annotations
 

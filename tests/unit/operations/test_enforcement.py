@@ -63,7 +63,9 @@ async def furnish(house: FakeHouse, **spec: Any) -> FakeClient:
     return FakeClient(BILLING, key, house.clock.now)
 
 
-async def ask(house: FakeHouse, caller: Caller = PROXY, **fields: Any) -> EnforcedDecision:
+async def ask(house: FakeHouse, **fields: Any) -> EnforcedDecision:
+    """What a proxy is told, or another `caller`."""
+    caller: Caller = fields.pop("caller", PROXY)
     values: dict[str, Any] = {"method": "GET", "host": HOST, "path": "/entries/7"}
     body = EnforceDecision(**{**values, "point": "envoy", **fields})
     answer: EnforcedDecision = await house.call("decision.enforce", body, caller)
@@ -144,13 +146,13 @@ async def test_only_those_that_serve_the_resource_may_ask(house: FakeHouse) -> N
     await furnish(house)
     stranger = Caller("spiffe://example.org/stranger", frozenset({"workload"}))
     with pytest.raises(Denied, match="servers"):
-        await ask(house, stranger, peer=BILLING)
+        await ask(house, caller=stranger, peer=BILLING)
     other = ledger(hosts=["other.example.org"], identifiers=[], servers=["stranger"])
     other["metadata"]["name"] = "other"
     await apply(house, other)
-    answer = await ask(house, stranger, peer=BILLING)
+    answer = await ask(house, caller=stranger, peer=BILLING)
     assert (answer.status, answer.reason) == (403, "not_server")
-    assert (await ask(house, ADMIN, peer=BILLING)).allowed
+    assert (await ask(house, caller=ADMIN, peer=BILLING)).allowed
     await house.call("identity.quarantine", MoveIdentity(name="edge", reason="test"), ADMIN)
     await house.settle()
     with pytest.raises(Denied, match="quarantined"):

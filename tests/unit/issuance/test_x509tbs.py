@@ -107,9 +107,11 @@ def test_the_placeholder_is_nobodys_signature() -> None:
 def test_a_common_name_is_the_subjects_one_attribute(name: str) -> None:
     plan = replace(ISSUER.plan(), common_name=name)
     assert encode_tbs(plan, FACTS) == build(plan)
-    draft = draft_certificate(plan, Drafter())
-    with pytest.raises(Internal, match="subject"):
-        lint_certificate(draft.der, replace(plan, common_name="another"))
+    draft = assemble_signed(draft_certificate(plan, Drafter()), PLACEHOLDER)
+    lint_certificate(draft, plan)
+    for other in ("", "another"):
+        with pytest.raises(Internal, match="subject is not the planned one"):
+            lint_certificate(draft, replace(plan, common_name=other))
 
 
 def test_what_cannot_be_a_common_name() -> None:

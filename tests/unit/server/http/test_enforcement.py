@@ -69,7 +69,7 @@ async def ask(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http",
         "method": method,
         "raw_path": path.encode("latin-1"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import http.client
+import os
 import ssl
 import statistics
 import sys
@@ -87,6 +88,7 @@ def main() -> None:
         digits=3,
         reference_is="the same Envoy's direct response, without a question",
         requests=len(direct.times),
+        load=round(os.getloadavg()[0], 1),
         added={
             way.name: {
                 "p50": round(way.find(0.5) - direct.find(0.5), 3),

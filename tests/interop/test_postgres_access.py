@@ -163,8 +163,8 @@ def database(troth: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         with made.admin() as admin:
             admin.execute(f"CREATE DATABASE {DATABASE}")
         with made.admin(DATABASE) as admin:
-            admin.execute(print_rules(troth, "roles"))
-            admin.execute(print_rules(troth, "roles"))  # once more
+            admin.execute(print_rules(troth, "roles").encode())
+            admin.execute(print_rules(troth, "roles").encode())  # once more
             admin.execute("CREATE SCHEMA sales; CREATE TABLE sales.goods AS SELECT 7 AS number")
             admin.execute("CREATE SCHEMA cards; CREATE TABLE cards.numbers AS SELECT 8 AS number")
             admin.execute("GRANT USAGE ON SCHEMA sales TO shop_db_read")

@@ -13,15 +13,19 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.issuer import FakeIssuer, make_private_key
+from troth.core.errors import Internal, Invalid
+from troth.core.ids import SpiffeId
 from troth.issuance.ca import make_key_usage
 from troth.issuance.der import assemble_signed, identify_key
-from troth.issuance.drafter import read_issuer
-from troth.issuance.x509svid import CertificatePlan
+from troth.issuance.drafter import Drafter, read_issuer
+from troth.issuance.lint import lint_certificate
+from troth.issuance.x509plan import name_subject, plan_certificate
+from troth.issuance.x509svid import CertificatePlan, draft_certificate
 from troth.issuance.x509tbs import PLACEHOLDER, encode_tbs
 
 ISSUER = FakeIssuer()
@@ -32,9 +36,10 @@ URI = x509.UniformResourceIdentifier
 def build(plan: CertificatePlan) -> bytes:
     """The TBSCertificate that the library's builder makes of a plan."""
     key: Any = load_der_public_key(plan.public_key)
+    common = [plan.common_name] if plan.common_name else []
     builder = x509.CertificateBuilder(
         issuer_name=FACTS.name,
-        subject_name=x509.Name([]),
+        subject_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, one) for one in common]),
         public_key=key,
         serial_number=plan.serial,
         not_valid_before=plan.not_before.replace(tzinfo=None),
@@ -96,3 +101,31 @@ def test_the_placeholder_is_nobodys_signature() -> None:
         assert isinstance(key, ec.EllipticCurvePublicKey)
         with pytest.raises(InvalidSignature):
             key.verify(draft.signature, draft.tbs_certificate_bytes, algorithm)
+
+
+@pytest.mark.parametrize("name", ["billing", "shop/till-1", "a.b_c", "x" * 64])
+def test_a_common_name_is_the_subjects_one_attribute(name: str) -> None:
+    plan = replace(ISSUER.plan(), common_name=name)
+    assert encode_tbs(plan, FACTS) == build(plan)
+    draft = assemble_signed(draft_certificate(plan, Drafter()), PLACEHOLDER)
+    lint_certificate(draft, plan)
+    for other in ("", "another"):
+        with pytest.raises(Internal, match="subject is not the planned one"):
+            lint_certificate(draft, replace(plan, common_name=other))
+
+
+def test_what_cannot_be_a_common_name() -> None:
+    plan = ISSUER.plan()
+    for name in ("x" * 65, "a,CN=b", "a\0", "ä", "a b"):
+        with pytest.raises(Invalid, match="common name"):
+            plan_certificate(
+                spiffe_id=plan.spiffe_id,
+                public_key=plan.public_key,
+                ttl=timedelta(minutes=5),
+                issuer=plan.issuer,
+                serial_bytes=bytes(range(20)),
+                now=plan.not_before + timedelta(seconds=10),
+                common_name=name,
+            )
+    assert name_subject(SpiffeId.parse("spiffe://example.org/shop/till")) == "shop/till"
+    assert name_subject(SpiffeId.parse(f"spiffe://example.org/{'x' * 65}")) == ""

@@ -63,7 +63,9 @@ async def furnish(house: FakeHouse, **spec: Any) -> FakeClient:
     return FakeClient(BILLING, key, house.clock.now)
 
 
-async def ask(house: FakeHouse, caller: Caller = PROXY, **fields: Any) -> EnforcedDecision:
+async def ask(house: FakeHouse, **fields: Any) -> EnforcedDecision:
+    """What a proxy is told, or another `caller`."""
+    caller: Caller = fields.pop("caller", PROXY)
     values: dict[str, Any] = {"method": "GET", "host": HOST, "path": "/entries/7"}
     body = EnforceDecision(**{**values, "point": "envoy", **fields})
     answer: EnforcedDecision = await house.call("decision.enforce", body, caller)
@@ -113,7 +115,7 @@ async def test_what_is_not_permitted_is_denied(house: FakeHouse) -> None:
         ({"authorization": "Bearer a b"}, 401, "bad_token"),
         ({"authorization": "Bearer abc", "peer": BILLING}, 401, "bad_token"),
     ):
-        answer = await ask(house, PROXY, **fields)
+        answer = await ask(house, **fields)
         assert not answer.allowed
         assert (answer.status, answer.reason) == (status, reason), fields
         assert answer.decision.startswith("dec_")
@@ -144,13 +146,13 @@ async def test_only_those_that_serve_the_resource_may_ask(house: FakeHouse) -> N
     await furnish(house)
     stranger = Caller("spiffe://example.org/stranger", frozenset({"workload"}))
     with pytest.raises(Denied, match="servers"):
-        await ask(house, stranger, peer=BILLING)
+        await ask(house, caller=stranger, peer=BILLING)
     other = ledger(hosts=["other.example.org"], identifiers=[], servers=["stranger"])
     other["metadata"]["name"] = "other"
     await apply(house, other)
-    answer = await ask(house, stranger, peer=BILLING)
+    answer = await ask(house, caller=stranger, peer=BILLING)
     assert (answer.status, answer.reason) == (403, "not_server")
-    assert (await ask(house, ADMIN, peer=BILLING)).allowed
+    assert (await ask(house, caller=ADMIN, peer=BILLING)).allowed
     await house.call("identity.quarantine", MoveIdentity(name="edge", reason="test"), ADMIN)
     await house.settle()
     with pytest.raises(Denied, match="quarantined"):
@@ -181,7 +183,7 @@ async def test_a_certificate_is_verified_again(house: FakeHouse) -> None:
         {"certificate": der, "peer": "spiffe://example.org/edge"},
         {"certificate": der, "fingerprint": "00" * 32},
     ):
-        answer = await ask(house, PROXY, **fields)
+        answer = await ask(house, **fields)
         assert (answer.status, answer.reason) == (401, "bad_certificate")
 
 
@@ -190,15 +192,15 @@ async def test_a_token_speaks_for_its_subject_and_within_its_scope(house: FakeHo
     client = await furnish(house)
     token = (await request_token(house, client.ask())).access_token
     shown = {"authorization": f"bearer {token}"}
-    answer = await ask(house, PROXY, **shown, peer="spiffe://example.org/stranger")
+    answer = await ask(house, **shown, peer="spiffe://example.org/stranger")
     assert answer.allowed
     assert answer.subject == BILLING
     assert (await ask(house, authorization=f"DPoP {token}")).reason == "unbound"
-    assert (await ask(house, PROXY, **shown, method="POST", path="/entries")).reason == "scope"
+    assert (await ask(house, **shown, method="POST", path="/entries")).reason == "scope"
     assert (await ask(house, authorization=f"Bearer {token[:-6]}AAAAAA")).reason == "bad_token"
     await house.call("identity.suspend", MoveIdentity(name="billing", reason="test"), ADMIN)
     await house.settle()
-    answer = await ask(house, PROXY, **shown)
+    answer = await ask(house, **shown)
     assert (answer.status, answer.reason) == (401, "bad_token")
     assert 'error="invalid_token"' in answer.challenge
 
@@ -221,11 +223,11 @@ async def test_a_bound_token_needs_the_certificate_that_it_is_bound_to(house: Fa
     request = replace(client.ask(), certificate=der)
     token = (await request_token(house, request)).access_token
     shown = {"authorization": f"Bearer {token}"}
-    assert (await ask(house, PROXY, **shown, certificate=der)).allowed
+    assert (await ask(house, **shown, certificate=der)).allowed
     digest = hashlib.sha256(der).hexdigest()
-    assert (await ask(house, PROXY, **shown, peer=BILLING, fingerprint=digest.upper())).allowed
+    assert (await ask(house, **shown, peer=BILLING, fingerprint=digest.upper())).allowed
     for fields in ({}, {"certificate": other}, {"peer": BILLING}):
-        answer = await ask(house, PROXY, **shown, **fields)
+        answer = await ask(house, **shown, **fields)
         assert (answer.status, answer.reason) == (401, "unbound")
 
 

@@ -24,6 +24,7 @@ from troth.operations.evaluation import (
     find_scope,
     make_subject,
 )
+from troth.operations.places import Places
 from troth.policy.inquiry import Inquiry, Party
 from troth.policy.rule import IDENTITY
 from troth.policy.rulebook import RuleBook
@@ -93,6 +94,7 @@ class SearchDecisions:
 
     store: Store
     decider: DecisionMaker
+    places: Places
     directory: Directory = field(default_factory=Directory)
 
     async def __call__(self, call: Call[Request | Search]) -> Results:
@@ -115,9 +117,15 @@ class SearchDecisions:
         token = render_token(search.digest, page.last) if page.more else ""
         return Results(page.results, PageEnd(token, len(page.results)))
 
+    def _tell(self, search: Search, bundle: Bundle) -> Told:
+        question = Question(search.subject, search.action, search.resource, search.context)
+        return read_told(question, self.places.find_describer(bundle.rules.index.reads))
+
     async def _find_subjects(self, search: Search, bundle: Bundle) -> _Page:
         resource = search.resource
-        inquiry = Inquiry(search.action.name, resource.type, resource.id, _tell(search))
+        inquiry = Inquiry(
+            search.action.name, resource.type, resource.id, self._tell(search, bundle)
+        )
         page = _Page()
         if not self._is_possible(bundle.rules, inquiry):
             return page
@@ -140,7 +148,7 @@ class SearchDecisions:
     async def _find_resources(self, search: Search, bundle: Bundle, scope: Scope) -> _Page:
         page, type_ = _Page(), search.resource.type
         party = await self.decider.find_party(bundle, make_subject(search.subject))
-        ids, told = self.directory.list_things(bundle.rules, type_), _tell(search)
+        ids, told = self.directory.list_things(bundle.rules, type_), self._tell(search, bundle)
         async for id_ in _go_through(ids, search, page):
             inquiry = Inquiry(search.action.name, type_, id_, told)
             if scope.covers(bundle.rules, type_, id_) and self._permits(bundle, party, inquiry):
@@ -153,7 +161,7 @@ class SearchDecisions:
         if resource is None:
             return page
         party = await self.decider.find_party(bundle, make_subject(search.subject))
-        told = _tell(search)
+        told = self._tell(search, bundle)
         async for name in _go_through(sorted(resource.actions), search, page):
             if self._permits(bundle, party, Inquiry(name, type_, id_, told)):
                 page.results.append(Found(name=name))
@@ -203,7 +211,3 @@ def _after(ids: list[str], place: str) -> Iterator[str]:
 
 def _is_full(page: _Page, search: Search, most: int) -> bool:
     return len(page.results) >= search.limit or page.looked >= most
-
-
-def _tell(search: Search) -> Told:
-    return read_told(Question(search.subject, search.action, search.resource, search.context))

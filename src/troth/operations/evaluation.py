@@ -13,6 +13,7 @@ from troth.core.errors import Denied
 from troth.live.bundle import Bundle
 from troth.operations.call import Call, Caller
 from troth.operations.decision import Answer, Asked, DecisionMaker, Source, Subject
+from troth.operations.places import Places
 from troth.policy.explanation import Explanation
 from troth.policy.inquiry import Inquiry
 from troth.policy.permissions import GRANTABLE
@@ -27,7 +28,7 @@ from troth.wire.authzen.answer import (
     Verdicts,
 )
 from troth.wire.authzen.question import Entity, Evaluations, Fault, Question, Semantic
-from troth.wire.authzen.told import LazyTold, keep_values
+from troth.wire.authzen.told import Describe, LazyTold, keep_values
 
 OTHERS = (
     "This caller serves no resource of that type and id, and so may not ask about it. Name it "
@@ -70,6 +71,7 @@ class EvaluateDecisions:
     asked for."""
 
     decider: DecisionMaker
+    places: Places
 
     async def __call__(self, call: Call[Request | Evaluations]) -> Verdicts:
         """One verdict for each question that is answered.
@@ -104,7 +106,7 @@ class EvaluateDecisions:
             return _refuse(400, item.words)
         if not scope.covers(bundle.rules, item.resource.type, item.resource.id):
             return _refuse(403, OTHERS)
-        one = make_asked(item)
+        one = make_asked(item, self.places.find_describer(bundle.rules.index.reads))
         asked.append(one)
         return await self.decider.judge(one)
 
@@ -125,12 +127,12 @@ class EvaluateDecisions:
         return verdicts
 
 
-def make_asked(item: Question) -> Asked:
-    """What a question on the wire comes to."""
+def make_asked(item: Question, describe: Describe | None = None) -> Asked:
+    """What a question on the wire comes to; `describe` knows addresses, where a rule asks."""
     resource = item.resource
     return Asked(
         make_subject(item.subject),
-        Inquiry(item.action.name, resource.type, resource.id, LazyTold(item)),
+        Inquiry(item.action.name, resource.type, resource.id, LazyTold(item, describe)),
     )
 
 

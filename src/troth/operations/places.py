@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from troth.drivers.geo import Locator
@@ -17,6 +17,14 @@ class Places:
     """Facts about addresses; without a locator there are none."""
 
     locator: Locator | None = None
+
+    def find_describer(
+        self, reads: Collection[str]
+    ) -> Callable[[Address], Mapping[str, str]] | None:
+        """What describes addresses to rules that read these facts; None if nothing need be."""
+        if self.locator is None or not (COUNTRY in reads or NETWORK in reads):
+            return None
+        return lambda address: self.describe(address, reads)
 
     def describe(self, address: Address, reads: Collection[str]) -> dict[str, str]:
         """`request.country` and `request.network`, by key, if `reads` has one of them."""

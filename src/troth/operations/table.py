@@ -248,8 +248,8 @@ def _list_trust_operations(p: Parts) -> Mapping[str, Operation]:
 def _list_decision_operations(p: Parts) -> Mapping[str, Operation]:
     """Those of the decision point, and of what it recorded."""
     return {
-        "decision.evaluate": EvaluateDecisions(p.decider),
-        "decision.search": SearchDecisions(p.store, p.decider),
+        "decision.evaluate": EvaluateDecisions(p.decider, Places(p.locator)),
+        "decision.search": SearchDecisions(p.store, p.decider, Places(p.locator)),
         "decision.ls": ListDecisions(p.decisions, p.clock),
         "decision.show": ShowDecision(p.decisions),
     }

@@ -15,9 +15,13 @@ from tests.fakes.house import ADMIN, FakeHouse, in_house
 from troth.archive.proof import verify_proof
 from troth.archive.record import DecisionRecord
 from troth.core.errors import Denied, NotFound, Unavailable
-from troth.operations.call import Caller
+from troth.core.ids import RequestId
+from troth.drivers.geo.table import open_locator
+from troth.operations.call import Call, Caller
 from troth.operations.decisionhistory import SAME_MOMENT
 from troth.operations.entitysearch import MOST_CANDIDATES
+from troth.operations.evaluation import EvaluateDecisions
+from troth.operations.places import Places
 from troth.policy.permissions import GRANTABLE
 from troth.wire.api import decisions as wire
 from troth.wire.api.identities import MoveIdentity
@@ -366,3 +370,20 @@ def test_a_single_question_says_so() -> None:
     assert isinstance(many, Evaluations)
     assert not many.single
     assert READ == {"name": "read"}
+
+
+@in_house
+async def test_where_an_address_is_counts_here_too(house: FakeHouse) -> None:
+    await declare_vault(house, when={"request.country": "CH"})
+    table = house.directory / "places.csv"
+    table.write_text("192.0.2.0/25,CH,cloud\n192.0.2.128/25,DE,cloud\n")
+    places = Places(open_locator(table))
+    for known, ip, expected in (
+        (places, "192.0.2.7", True),
+        (places, "192.0.2.200", False),
+        (Places(), "192.0.2.7", False),
+    ):
+        body = parse_evaluation(msgspec.json.encode(ask_vault(context={"ip": ip})))
+        evaluate_here = EvaluateDecisions(house.parts.decider, known)
+        made = await evaluate_here(Call(ADMIN, RequestId("req_test"), body))
+        assert made.evaluations[0].decision is expected

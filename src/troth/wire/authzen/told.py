@@ -7,13 +7,14 @@ never told: it is read from the clock of whoever decides.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from troth.wire.authzen.question import Question
 
 Told = dict[str, dict[str, Any]]
+Describe = Callable[[IPv4Address | IPv6Address], Mapping[str, str]]
 _GROUPS = ("resource", "action", "request", "task", "delegation")
 
 MAX_TEXT = 2048
@@ -32,19 +33,20 @@ _NEEDLESS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123
 
 class LazyTold(Mapping[str, Mapping[str, Any]]):
     """What `read_told` gives, read once somebody asks for it: most rules ask for nothing, and then
-    to read it would take longer than to decide."""
+    to read it would take longer than to decide. `describe` adds what is known of an address."""
 
-    __slots__ = ("_question", "_told")
+    __slots__ = ("_describe", "_question", "_told")
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, describe: Describe | None = None) -> None:
         self._question = question
+        self._describe = describe
         self._told: Told | None = None
 
     def get(self, group: str, default: Any = None) -> Any:
         """The facts of a group; `default` if nothing is told of it."""
         told = self._told
         if told is None:
-            told = self._told = read_told(self._question)
+            told = self._told = read_told(self._question, self._describe)
         return told.get(group, default)
 
     def __getitem__(self, group: str) -> Mapping[str, Any]:
@@ -61,8 +63,9 @@ class LazyTold(Mapping[str, Mapping[str, Any]]):
         return sum(1 for _ in self)
 
 
-def read_told(question: Question) -> Told:
-    """The facts that a question tells, by group."""
+def read_told(question: Question, describe: Describe | None = None) -> Told:
+    """The facts that a question tells, by group; with those that `describe` has of the address that
+    the request came from."""
     told: Told = {}
     if question.resource.properties:
         told["resource"] = keep_values(question.resource.properties)
@@ -80,6 +83,9 @@ def read_told(question: Question) -> Told:
     properties = question.subject.properties
     if properties and "ip_address" in properties:
         _add_address(told, properties["ip_address"])
+    address = told.get("request", {}).get("ip")
+    if describe is not None and address is not None:
+        told["request"] |= describe(address)
     return told
 
 

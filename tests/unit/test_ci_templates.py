@@ -276,6 +276,23 @@ def test_examples_of_the_guide_fit_the_templates(tmp_path):
     check_schema("vendor.github-workflows", written)
 
 
+def test_pipelines_of_the_example_fit_the_templates():
+    """What they do is shown by tests/e2e/test_policy_repository.py."""
+    folder = ROOT / "examples" / "policy-repository"
+    workflow = folder / ".github" / "workflows" / "policy.yml"
+    check_schema("vendor.github-workflows", workflow)
+    inputs = set(yaml.safe_load(read(ACTION))["inputs"])
+    steps = [s for job in yaml.safe_load(read(workflow))["jobs"].values() for s in job["steps"]]
+    given = [set(step["with"]) for step in steps if step.get("uses", "").startswith("./")]
+    assert len(given) == 3
+    assert all(names <= inputs for names in given)
+    assert not [step for step in steps if "${{" in step.get("run", "")]
+    check_schema("vendor.gitlab-ci", folder / ".gitlab-ci.yml")
+    known = {hook["id"] for hook in yaml.safe_load(read(HOOKS))}
+    config = yaml.safe_load(read(folder / ".pre-commit-config.yaml"))
+    assert {hook["id"] for hook in config["repos"][0]["hooks"]} == known
+
+
 # pre-commit
 
 

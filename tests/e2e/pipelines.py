@@ -167,19 +167,26 @@ class GitLab:
 
     def run(self, job: str, runner: Runner, **variables: str) -> Result:
         """A job's script. `variables` are those of the host, and stand above the job's own."""
+        given, rule = self._choose(job, variables)
+        assert rule is not None, f"{job} doesn't run with {variables}"
+        result = Result(allowed=rule.get("allow_failure", False))
+        script = "\n".join(self.jobs[job]["script"])
+        clean(self.checkout)
+        command = ["bash", "-eo", "pipefail", "-c", script]
+        result.steps[job] = runner.run(command, self.checkout, **given)
+        return result
+
+    def wants(self, job: str, **variables: str) -> bool:
+        """Whether the job runs where these are the host's variables."""
+        return self._choose(job, variables)[1] is not None
+
+    def _choose(self, job: str, host: Mapping[str, str]) -> tuple[dict[str, str], Any]:
+        """Its variables, and the rule by which it runs; None if it doesn't."""
         found = {**self.jobs[self.jobs[job]["extends"]], **self.jobs[job]}
-        given = {**found["variables"], **variables}
-        result = Result()
+        given = {**found["variables"], **host}
         rules = found.get("rules", [{"if": ""}])
         rule = next((one for one in rules if _applies(one["if"], given)), None)
-        assert rule is not None, f"{job} doesn't run with {variables}"
-        result.allowed = rule.get("allow_failure", False)
-        clean(self.checkout)
-        script = "\n".join(found["script"])
-        result.steps[job] = runner.run(
-            ["bash", "-eo", "pipefail", "-c", script], self.checkout, **given
-        )
-        return result
+        return given, None if rule is None or rule.get("when") == "never" else rule
 
 
 def _applies(condition: str, variables: Mapping[str, str]) -> bool:

@@ -302,6 +302,10 @@ def test_and_on_gitlab(change: Team) -> None:
 
     change.merge(git(change.checkout, "branch", "--show-current").strip())
     main = {"CI_COMMIT_BRANCH": "main", "CI_DEFAULT_BRANCH": "main"}
+    pipeline = GitLab(change.checkout)
+    assert pipeline.wants("troth-test", **main)
+    assert not pipeline.wants("troth-replay", **main)
+    assert not pipeline.wants("troth-apply", CI_PIPELINE_SOURCE="merge_request_event")
     applied = change.run_gitlab("troth-apply", "apply", **main)
     assert applied.passed, applied.log
     assert not change.ask("orders", "cancel", "order:1", "10.20.1.5")["decision"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
@@ -213,13 +213,20 @@ def count_members(value: object) -> int:
     A body that has just as many ends of names has none twice: only where it has more must somebody
     look closer, which takes much longer.
     """
-    if isinstance(value, Struct):
-        kept = [getattr(value, name) for name in value.__struct_fields__]
-        kept = [one for one in kept if one is not None]
-        return len(kept) + sum(map(count_members, kept))
-    if type(value) is dict:
-        return len(value) + sum(map(count_members, value.values()))
-    return sum(map(count_members, value)) if type(value) is list else 0
+    inner: Collection[object]
+    if isinstance(value, dict):
+        inner = value.values()
+    elif isinstance(value, Struct):
+        inner = [one for name in value.__struct_fields__ if (one := getattr(value, name))]
+    elif isinstance(value, list):
+        return sum(map(count_members, value))
+    else:
+        return 0
+    count = len(inner)
+    for one in inner:
+        if type(one) is not str:
+            count += count_members(one)
+    return count
 
 
 def refuse_duplicates(body: bytes) -> None:

@@ -44,6 +44,9 @@ class LazyTold(Mapping[str, Mapping[str, Any]]):
 
     def get(self, group: str, default: Any = None) -> Any:
         """The facts of a group; `default` if nothing is told of it."""
+        if self._told is None and group == "request" and not self._question.subject.properties:
+            context = self._question.context
+            return LazyRequest(context, self._describe) if context else default
         told = self._told
         if told is None:
             told = self._told = read_told(self._question, self._describe)
@@ -57,10 +60,47 @@ class LazyTold(Mapping[str, Mapping[str, Any]]):
         return facts
 
     def __iter__(self) -> Iterator[str]:
-        return (group for group in _GROUPS if self.get(group) is not None)
+        return (group for group in _GROUPS if self.get(group))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+class LazyRequest(Mapping[str, Any]):
+    """The facts of group ``request`` in a context, each read when it is asked for."""
+
+    __slots__ = ("_context", "_describe")
+
+    def __init__(self, context: Mapping[str, Any], describe: Describe | None) -> None:
+        self._context = context
+        self._describe = describe
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """One fact; `default` if it isn't told, or not in a form that counts."""
+        read = _REQUEST.get(name)
+        if read is not None:
+            value = read(self._context[name]) if name in self._context else None
+        elif self._describe is not None and name in _DESCRIBED:
+            address = read_address(self._context.get("ip"))
+            value = None if address is None else self._describe(address).get(name)
+        else:
+            value = None
+        return default if value is None else value
+
+    def __getitem__(self, name: str) -> Any:
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in (*_REQUEST, *_DESCRIBED) if self.get(name) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+_DESCRIBED = ("country", "network")
 
 
 def read_told(question: Question, describe: Describe | None = None) -> Told:

@@ -87,6 +87,11 @@ async def _meet_others(house: FakeHouse, node: Caller) -> None:
     common = {"owner": "o@example.org", "purpose": "Größe \U0001f511"}
     role = render_manifest("Role", "reader", **common, permissions=[])
     await house.call("manifest.apply", submit(describe_template(), role))
+    vault = render_manifest(
+        "Resource", "vault", **common, actions={"open": "Look"}, sensitivity="critical"
+    )
+    held = await house.call("manifest.apply", submit(vault))
+    assert held.held is not None
     await house.settle()
     sight = SightWorkload(selectors=["unix:gid:1500", "unix:uid:1500"], pid=7)
     await house.call("identity.sight", sight, node)

@@ -39,7 +39,7 @@ from troth.wire.api.revocations import (
     RevocationHeartbeat,
     RevocationSnapshot,
 )
-from troth.wire.api.rules import PolicyHeartbeat, PolicyMessage
+from troth.wire.api.rules import EvidenceView, PolicyHeartbeat, PolicyMessage
 from troth.wire.pem import render_pem
 
 WEB = "spiffe://example.org/web"
@@ -216,7 +216,11 @@ _POLICY_MESSAGES = [
     msgspec.to_builtins(message)
     for message in (
         make_snapshot(),
-        make_change(rules=make_rules(), parties=[make_party()], gone=["till"]),
+        make_change(
+            rules=make_rules(),
+            parties=[make_party(evidence=[EvidenceView(weight=-20, half_life=3_600.0, at=NOW)])],
+            gone=["till"],
+        ),
         PolicyHeartbeat(epoch=8, mark="m", as_of=1.0),
         StreamEnd(code="unavailable", detail="Restarting.", retryable=True),
     )

@@ -64,7 +64,11 @@ _EXTRA = st.lists(
     max_size=2,
 )
 _CALLS = st.builds(
-    call_method, st.sampled_from(_METHODS) | _TEXT, st.integers(0, 3), _EXTRA, st.binary(max_size=20)
+    call_method,
+    st.sampled_from(_METHODS) | _TEXT,
+    st.integers(0, 3),
+    _EXTRA,
+    st.binary(max_size=20),
 )
 _FRAMES = st.builds(
     frame,

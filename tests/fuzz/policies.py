@@ -30,10 +30,10 @@ from troth.policy.truth import settle
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 CONDITION = {
     "identity.environment": {"in": ["prod", "dev"], "notIn": ["x"]},
-    "trust.score": {"atLeast": 60, "below": 90},
+    "trust.score": {"atLeast": 60, "below": 90, "above": 7, "atMost": 100},
     "trust.tier": {"atLeast": "medium"},
     "request.ip": {"in": ["10.0.0.0/8", "2001:db8::/32"]},
-    "request.scopes": {"containsAny": ["a", "b"], "notContains": "c"},
+    "request.scopes": {"containsAny": ["a", "b"], "notContains": "c", "contains": "a"},
     "request.segment": {"notIn": ["shop"]},
     "request.path": {"like": ["/a*b", "*"], "startsWith": "/", "endsWith": "x"},
     "any": [{"identity.owner": {"sameAs": "resource.owner"}}, {"task.id": {"known": True}}],
@@ -71,7 +71,7 @@ def read(value: Any) -> tuple[Any, list[Problem]]:
 
 
 @fuzz(mutated_json(CONDITION), examples=200)
-def fuzz_condition(value: Any) -> None:
+def fuzz_rule_condition(value: Any) -> None:
     """What is read is understood by Cedar, whichever way it is meant; else a mistake is told."""
     found, problems = read(value)
     if not problems:

@@ -39,7 +39,7 @@ from troth.wire.api.revocations import (
     RevocationHeartbeat,
     RevocationSnapshot,
 )
-from troth.wire.api.rules import PolicyHeartbeat, PolicyMessage
+from troth.wire.api.rules import EvidenceView, PolicyHeartbeat, PolicyMessage
 from troth.wire.pem import render_pem
 
 WEB = "spiffe://example.org/web"
@@ -212,11 +212,12 @@ def _open_guard() -> PeerGuard:
 
 # Rules
 
+_DOUBTED = make_party(evidence=[EvidenceView(weight=-20, half_life=3_600.0, at=NOW)])
 _POLICY_MESSAGES = [
     msgspec.to_builtins(message)
     for message in (
-        make_snapshot(),
-        make_change(rules=make_rules(), parties=[make_party()], gone=["till"]),
+        make_snapshot(parties=[_DOUBTED]),
+        make_change(rules=make_rules(), parties=[_DOUBTED], gone=["till"]),
         PolicyHeartbeat(epoch=8, mark="m", as_of=1.0),
         StreamEnd(code="unavailable", detail="Restarting.", retryable=True),
     )
@@ -224,7 +225,7 @@ _POLICY_MESSAGES = [
 _POLICY_LINES = st.lists(json_documents(*_POLICY_MESSAGES), max_size=4)
 
 
-@fuzz(_POLICY_LINES)
+@fuzz(_POLICY_LINES, examples=150)
 def fuzz_policies(lines: list[bytes]) -> None:
     """Whatever a server tells: an answer for all, and a denial where nothing was understood."""
     clock = VirtualClock(NOW)

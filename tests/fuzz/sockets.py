@@ -37,7 +37,7 @@ _METHODS = (
 )
 
 
-def _call(method: str, number: int, extra: list[tuple[str, str]], message: bytes) -> bytes:
+def call_method(method: str, number: int, extra: list[tuple[str, str]], message: bytes) -> bytes:
     """One call with one message; a table of headers of its own would need the others' first."""
     headers = [
         (":method", "POST"),
@@ -64,7 +64,11 @@ _EXTRA = st.lists(
     max_size=2,
 )
 _CALLS = st.builds(
-    _call, st.sampled_from(_METHODS) | _TEXT, st.integers(0, 3), _EXTRA, st.binary(max_size=20)
+    call_method,
+    st.sampled_from(_METHODS) | _TEXT,
+    st.integers(0, 3),
+    _EXTRA,
+    st.binary(max_size=20),
 )
 _FRAMES = st.builds(
     frame,
@@ -75,7 +79,7 @@ _FRAMES = st.builds(
 )
 _MESSAGES = (b"", b"", b"\x0a\x01a", b"\x0a\x01a\x12\x05a.b.c", b"", b"")
 _GOOD = b"".join(
-    _call(method, number, [], message)
+    call_method(method, number, [], message)
     for number, (method, message) in enumerate(zip(_METHODS, _MESSAGES, strict=False))
 )
 

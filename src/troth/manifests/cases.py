@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
 
@@ -19,7 +19,7 @@ from troth.core.manifest.problem import (
     show_value,
     suggest_word,
 )
-from troth.policy.condition_manifest import SEGMENT, Scope, find_fact
+from troth.policy.condition_manifest import SEGMENT, Scope, find_fact, parse_moment
 from troth.policy.fact import NOW, SOURCE, Fact, FactKind, Value
 from troth.policy.inquiry import normalise_address
 from troth.policy.policy import Segment
@@ -221,7 +221,7 @@ def _read_names(node: Node, name: str) -> tuple[str, ...]:
 
 
 def _read_answer(node: Node) -> bool:
-    if node.value not in _ANSWERS:
+    if not isinstance(node.value, str) or node.value not in _ANSWERS:
         raise Invalid(f"'expect' is permit or deny, not {show_value(node.value)}.")
     return _ANSWERS[node.value]
 
@@ -277,11 +277,8 @@ def _find_address(value: Any, segments: Mapping[str, Segment]) -> Value:
 
 def _read_moment(value: Any) -> datetime:
     try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return parse_moment(value)
     except ValueError:
-        found = None
-    if not isinstance(found, datetime) or found.tzinfo is None:
         raise Invalid(
             f"{show_value(value)} is not a moment: write it as '2027-01-31T18:00:00Z', in quotes."
-        )
-    return found.astimezone(UTC)
+        ) from None

@@ -142,7 +142,7 @@ def read_claims(claims: Any, trust_domain: str, bundle: Bundle) -> Transaction:
     """What the claims of a verified transaction token say; else `Invalid`."""
     try:
         found = msgspec.convert(claims, _Claims)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, RecursionError, UnicodeError) as error:
         raise Invalid("The subject_token's claims are none of ours.") from error
     if found.aud != trust_domain:
         raise Invalid("The subject_token is of another trust domain.")

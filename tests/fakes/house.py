@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from tests.fakes.outsiders import FakeKeySource
 from troth.archive.log import DecisionLog
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
+from troth.core.errors import Conflict
 from troth.core.ids import NodeId, RequestId, TrustDomain
 from troth.core.manifest.problem import Limits
 from troth.drivers.keystores.memory import MemoryKeystore
@@ -140,6 +141,15 @@ class FakeHouse:
         return [sealed.event for sealed in found if sealed.event.type.startswith(prefix)]
 
 
+def open_decisions(directory: Path, clock: VirtualClock, seed: int) -> DecisionLog:
+    """A decision log in `directory`, or beside those of other houses there."""
+    for number in range(8):
+        folder = directory / f"decisions{number or ''}"
+        with suppress(Conflict):
+            return DecisionLog(folder, clock, SeededEntropy(seed), "test")
+    raise AssertionError("too many houses in one directory")
+
+
 @asynccontextmanager
 async def open_house(
     directory: Path,
@@ -154,7 +164,7 @@ async def open_house(
     """A house on a fresh database in `directory`, or on the one at `url`."""
     clock, entropy = clock or VirtualClock(), SeededEntropy(seed)
     store = open_store(url or f"sqlite:///{directory}/troth.db", clock=clock)
-    decisions = DecisionLog(directory / "decisions", clock, SeededEntropy(seed), "test")
+    decisions = open_decisions(directory, clock, seed)
     try:
         keystore, drafter = keystore or FailingKeystore(entropy), Drafter()
         prepare = PrepareAuthorities(store, clock, entropy, keystore, DOMAIN, "test")

@@ -108,6 +108,8 @@ class Metrics:
             ("outcome",),
             QUICK,
         )
+        for outcome in ("ok", "unavailable"):  # there from the start: alerts ask for both
+            self._appends.labels(outcome)
         self._tasks = self._histogram(
             "troth_background_seconds", "Duration of background runs.", ("task", "outcome")
         )

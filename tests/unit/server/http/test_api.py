@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import structlog
 from structlog.testing import capture_logs
 
 from tests.unit.server.http.stage import AGENT, Registry, Stage, in_loop, open_stage
 from troth.core import errors
+from troth.core.logwords import find_words
 from troth.server.http.problems import STATUS
 from troth.server.settings import Limits
 from troth.wire.api import identities, manifests, nodes
@@ -185,7 +185,7 @@ async def test_a_clients_request_id_reaches_the_log_and_never_the_journal(tmp_pa
     contexts: list[dict[str, Any]] = []
 
     async def answer(call):
-        contexts.append(structlog.contextvars.get_contextvars())
+        contexts.append(dict(find_words()))
         raise errors.Invalid("No.")
 
     async with open_stage(tmp_path) as stage:

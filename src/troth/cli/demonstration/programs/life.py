@@ -13,9 +13,13 @@ import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from concurrent.futures import thread
 from typing import Any
 
 from troth.core.clock import Clock, SystemClock
+
+_LOADED_EARLY = (thread,)
+"""What asyncio loads late, when this user may not be able to read it."""
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, prctl(2)
 

@@ -157,7 +157,7 @@ AUTHORIZATION: dict[str, str] = {
         policy.http_routes._decode_one
     """,
     "envoy-check": """
-        wire.ext_authz.parse_check
+        wire.ext_authz_grpc.parse_check
     """,
     "envoy-connection": """
         server.grpc.call._read

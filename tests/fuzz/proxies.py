@@ -26,7 +26,8 @@ from troth.server.grpc.connection import GrpcConnection, Shared
 from troth.server.http.capacity import Capacity, Caps
 from troth.server.http.enforcement import _READERS, ENVOY, _collect
 from troth.wire.api.enforcement import MAX_CERTIFICATE, EnforcedDecision, EnforceDecision
-from troth.wire.ext_authz import parse_check, read_bare_pem, read_forwarded, render_check
+from troth.wire.ext_authz import read_bare_pem, read_forwarded
+from troth.wire.ext_authz_grpc import parse_check, render_check
 
 _ISSUER = FakeIssuer()
 _DER = _ISSUER.issue(_ISSUER.plan())

@@ -8,10 +8,12 @@ import os
 import resource
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 import uvloop
@@ -26,8 +28,6 @@ from troth.operations.servercert import RenewServer, ServerPair
 from troth.server.background import Background, Task
 from troth.server.config import Address, Config, settle_ports
 from troth.server.gauges import CountIdentities, ShowState
-from troth.server.grpc.authorization import AuthorizationService
-from troth.server.grpc.listener import GrpcListener
 from troth.server.http.app import build_app
 from troth.server.http.callers import accept_anybody, require_certificate, require_uid
 from troth.server.http.listeners import Listener, TcpBinding, UnixBinding
@@ -193,22 +193,49 @@ async def _open_doors(stack: AsyncExitStack, config: Config, house: House, clock
         listener = Listener(app, name=name, binding=binding, clock=clock, limits=config.limits)
         await _open(stack, listener, house)
     if config.grpc is not None:
-        service = AuthorizationService(house.dispatcher, house.callers)
-        await _open(
-            stack,
-            GrpcListener(
-                service.methods(),
-                name="grpc",
-                binding=TcpBinding(config.grpc.host, config.grpc.port, doors.tls.grpc),
-                clock=clock,
-                limits=config.limits,
-            ),
-            house,
-        )
+        await _open(stack, _make_grpc(config.grpc, config, house, clock, doors.tls.grpc), house)
     return doors
 
 
-async def _open(stack: AsyncExitStack, listener: Listener | GrpcListener, house: House) -> None:
+def _make_grpc(
+    address: Address, config: Config, house: House, clock: Clock, context: ssl.SSLContext
+) -> Door:
+    # Loaded where it is configured: Envoy's messages take a tenth of a second.
+    from troth.server.grpc.authorization import AuthorizationService
+    from troth.server.grpc.listener import GrpcListener
+
+    return GrpcListener(
+        AuthorizationService(house.dispatcher, house.callers).methods(),
+        name="grpc",
+        binding=TcpBinding(address.host, address.port, context),
+        clock=clock,
+        limits=config.limits,
+    )
+
+
+class Door(Protocol):
+    """Where the server answers."""
+
+    name: str
+
+    async def start(self) -> None:
+        """Bind and listen."""
+        ...
+
+    async def stop(self) -> None:
+        """Accept nothing more, and close what is open."""
+        ...
+
+    def count_connections(self) -> int:
+        """How many connections are open."""
+        ...
+
+    def count_requests(self) -> int:
+        """How many requests are being answered now."""
+        ...
+
+
+async def _open(stack: AsyncExitStack, listener: Door, house: House) -> None:
     await listener.start()
     metrics, name = house.metrics, listener.name
     metrics.follow("troth_connections", listener.count_connections, name)

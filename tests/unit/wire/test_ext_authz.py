@@ -16,13 +16,12 @@ from troth.wire.ext_authz import (
     IDENTITY_HEADERS,
     ForwardedCertificate,
     list_identity_headers,
-    parse_check,
     read_bare_pem,
     read_escaped_pem,
     read_forwarded,
-    render_check,
     render_refusal,
 )
+from troth.wire.ext_authz_grpc import parse_check, render_check
 
 DER = bytes(range(256))
 BASE64 = base64.b64encode(DER).decode()

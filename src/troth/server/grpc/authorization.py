@@ -16,7 +16,7 @@ from troth.operations.dispatch import Dispatcher
 from troth.server.grpc.call import Handler, Peer
 from troth.server.http.callers import CallerRegistry
 from troth.wire.api.enforcement import EnforcedDecision
-from troth.wire.ext_authz import SERVICE, parse_check, render_check
+from troth.wire.ext_authz_grpc import SERVICE, parse_check, render_check
 
 log = structlog.get_logger(__name__)
 

@@ -51,7 +51,7 @@ class Judgement:
 
 
 Reads = tuple[tuple[str, str], ...]
-Answers = dict[tuple[Any, ...], tuple[datetime, Judgement]]
+Answers = dict[tuple[Any, ...], tuple[datetime, datetime | None, Judgement]]
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class _Entry:
 
     A permission depends on what its slice `reads` of what a point tells. How a denial is explained
     depends on what any rule about that action reads, whoever it means: `asks`. Answers stand by the
-    values of these facts, with the moment from which they hold.
+    values of these facts, with the moments from which and until which they hold.
     """
 
     book: RuleBook
@@ -156,7 +156,7 @@ class Judge:
             self._count += values not in answers
         except TypeError:
             return  # told in a form that is no fact: it is decided anew each time
-        answers[values] = (now, replace(made, cached=True))
+        answers[values] = (now, made.decision.valid_until, replace(made, cached=True))
 
     def _list_asked(self, book: RuleBook, resource: Resource, action: str) -> Reads:
         """What any rule about that action at that resource may read of what a point tells."""
@@ -197,20 +197,17 @@ def _is_told(fact: Fact) -> bool:
 def _find(answers: Answers, reads: Reads, inquiry: Inquiry, now: datetime) -> Judgement | None:
     """The answer that is remembered for these facts, if it holds."""
     try:
-        found = answers.get(_pick_all(reads, inquiry))
+        found = answers.get(_pick_all(reads, inquiry) if reads else ())
     except TypeError:
         return None  # told in a form that is no fact
     if found is None:
         return None
-    since, judgement = found
-    end = judgement.decision.valid_until
+    since, end, judgement = found
     # Clocks may be set back, to before a window began or a rule expired.
     return judgement if since <= now and (end is None or now < end) else None
 
 
 def _pick_all(reads: Reads, inquiry: Inquiry) -> tuple[Any, ...]:
-    if not reads:
-        return ()
     told = inquiry.told
     return tuple(
         [

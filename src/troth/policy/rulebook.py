@@ -56,6 +56,8 @@ class RuleBook:
     mistakes: tuple[str, ...] = ()
     _by_type: Mapping[str, tuple[Resource, ...]] = field(default_factory=dict, repr=False)
     _instances: Mapping[str, Mapping[str, Instance]] = field(default_factory=dict, repr=False)
+    _whole: Mapping[str, Resource] = field(default_factory=dict, repr=False)
+    """By type, those that have all of their type."""
     _closures: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict, repr=False)
     _matched: dict[tuple[str, str], Resource | None] = field(default_factory=dict, repr=False)
     _exact: Mapping[tuple[str, str], Resource] = field(default_factory=dict, repr=False)
@@ -77,6 +79,9 @@ class RuleBook:
     def match(self, type_: str, id_: str) -> Resource | None:
         """The resource that one of that type and id belongs to: of those whose pattern fits, the
         one whose pattern says most."""
+        whole = self._whole.get(type_)
+        if whole is not None:
+            return whole
         key = (type_, id_)
         if key in self._matched:
             return self._matched[key]
@@ -181,6 +186,11 @@ def _bind(epoch: int, compiler: _Compiler, index: PolicyIndex) -> RuleBook:
             one.name: {instance.id: instance for instance in one.instances}
             for one in resources.values()
             if one.instances
+        },
+        _whole={
+            type_: found[0]
+            for type_, found in by_type.items()
+            if len(found) == 1 and found[0].pattern == glob.ANY
         },
         _exact={
             (one.entity_type, one.pattern): one

@@ -36,7 +36,7 @@ from troth.identity.selectors import KNOWN
 from troth.identity.template_fields import TEMPLATE_SPEC, TEMPLATE_TTL
 from troth.manifests.reading import parse_manifests
 from troth.operations.gate import TARGETED
-from troth.policy.permissions import DECLARES, ROLES
+from troth.policy.permissions import BESIDES, ROLES
 from troth.policy.policy_manifest import POLICY_SPEC, SEGMENT_SPEC
 from troth.policy.resource_manifest import RESOURCE_SPEC, TOKEN
 from troth.policy.role_manifest import ROLE_SPEC
@@ -143,7 +143,7 @@ def test_every_permission_stands_with_its_resource():
     documented = {plain(row[0]): re.findall(r"`([^`]+)`", row[1]) for row in rows}
     known = {one.name: list(one.actions) for one in list_system_resources()}
     assert documented == known
-    targeted = {name_system_resource(name) for name in TARGETED | DECLARES}
+    targeted = {name_system_resource(name) for name in TARGETED | BESIDES}
     assert {plain(row[0]) for row in rows if row[2] != "none"} == targeted
 
 

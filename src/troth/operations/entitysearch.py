@@ -101,7 +101,7 @@ class SearchDecisions:
         """The page. `Denied` for a search about one thing that the caller may not ask about; of a
         search for things, those aren't in the results."""
         search = call.body.as_search() if isinstance(call.body, Request) else call.body
-        scope = await find_scope(self.decider, call.caller)
+        scope = await find_scope(self.decider, call)
         bundle = await self.decider.read_bundle()
         resource = search.resource
         if search.target != "resource" and not scope.covers(

@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from troth.core.errors import Denied
 from troth.live.bundle import Bundle
-from troth.operations.call import Call, Caller
+from troth.operations.call import Call, Gate, Target
 from troth.operations.decision import Answer, Asked, DecisionMaker, Source, Subject
+from troth.operations.gate import INQUIRE
 from troth.operations.places import Places
+from troth.operations.target import target_of_declared
 from troth.policy.explanation import Explanation
 from troth.policy.inquiry import Inquiry
-from troth.policy.permissions import GRANTABLE
 from troth.policy.rulebook import RuleBook
 from troth.wire.api.decisions import EvaluateDecisions as Request
 from troth.wire.authzen.answer import (
@@ -35,34 +37,32 @@ OTHERS = (
     "under `servers` in the Resource's manifest, or give it the role auditor."
 )
 """The same whether there is such a resource or not."""
-_GRANTED = frozenset(GRANTABLE)
 _STEP = 16
 """Explanations after which others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a caller may ask about: everything, or what the identity called `name` serves."""
+    """What a caller may ask about: what the identity called `name` serves ("" for none), and what
+    it may inquire about by the rules, as `gate` says."""
 
-    name: str | None
+    name: str
+    gate: Gate
 
     def covers(self, book: RuleBook, type_: str, id_: str) -> bool:
         """Whether it may ask about the thing of that type and id."""
-        if self.name is None:
-            return True
         resource = book.match(type_, id_)
-        return resource is not None and self.name in resource.servers
+        if resource is None:
+            return self.gate.allows(Target(), INQUIRE)
+        if self.name and self.name in resource.servers:
+            return True
+        return self.gate.allows(target_of_declared(resource), INQUIRE)
 
 
-_EVERYTHING, _NOTHING = Scope(None), Scope("")
-
-
-async def find_scope(decider: DecisionMaker, caller: Caller) -> Scope:
-    """What `caller` may ask about."""
-    if not _GRANTED.isdisjoint(caller.roles):
-        return _EVERYTHING
-    identity = await decider.find_identity(caller.principal)
-    return _NOTHING if identity is None else Scope(identity.name)
+async def find_scope(decider: DecisionMaker, call: Call[Any]) -> Scope:
+    """What the caller may ask about."""
+    identity = await decider.find_identity(call.caller.principal)
+    return Scope("" if identity is None else identity.name, call.gate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class EvaluateDecisions:
         body, point = call.body, "authzen"
         if isinstance(body, Request):
             body, point = body.as_evaluations(), "api"
-        scope = await find_scope(self.decider, call.caller)
+        scope = await find_scope(self.decider, call)
         bundle = await self.decider.read_bundle()
         found: list[Answer | Verdict] = []
         asked: list[Asked] = []

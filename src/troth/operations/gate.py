@@ -81,7 +81,10 @@ they begin, without a target: a condition on one refuses."""
 AUTHORING = frozenset({"manifest.plan", "manifest.apply", "policy.rollback", "policy.approve"})
 """The operations that ask about others, for each thing that they would change."""
 
-ASKING = TARGETED | AUTHORING
+INQUIRING = frozenset({"decision.evaluate", "decision.search"})
+"""Operations that ask whether their caller may inquire about what it doesn't serve."""
+INQUIRE = "decision.inquire"
+ASKING = TARGETED | AUTHORING | INQUIRING
 """All that use their gate."""
 
 OWN = "role/" + SYSTEM
@@ -326,6 +329,8 @@ class Gatekeeper:
         """Whether manifests have a say: in this operation, or in whatever it does to what."""
         if not rules.touched:
             return False
+        if operation in INQUIRING and INQUIRE in rules.touched:
+            return not is_unlockable(caller) and caller.principal != ANONYMOUS.principal
         if operation not in rules.touched and operation not in AUTHORING:
             return False
         return not is_unlockable(caller) and caller.principal != ANONYMOUS.principal

@@ -19,6 +19,7 @@ READS = frozenset(
         "trust.ls",
         "trust.show",
         "decision.evaluate",
+        "decision.inquire",
         "decision.search",
         "decision.ls",
         "decision.show",
@@ -79,6 +80,9 @@ name or a node of an identity, a URI or an HTTP host of a resource. ``assign`` i
 is given away, and ``delegate`` for whatever is said of permissions to govern troth itself: whoever
 holds that without a condition can become an administrator.
 """
+BESIDES = DECLARES | {"decision.inquire"}
+"""Permissions that are no operation: those of ``manifest.apply``, and the one to ask about what the
+caller doesn't serve."""
 ADMINISTERS = (
     OPERATES
     | DECLARES

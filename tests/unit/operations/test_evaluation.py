@@ -387,3 +387,31 @@ async def test_where_an_address_is_counts_here_too(house: FakeHouse) -> None:
         evaluate_here = EvaluateDecisions(house.parts.decider, known)
         made = await evaluate_here(Call(ADMIN, RequestId("req_test"), body))
         assert made.evaluations[0].decision is expected
+
+
+@in_house
+async def test_a_role_of_a_manifest_lets_somebody_ask_about_what_others_serve(
+    house: FakeHouse,
+) -> None:
+    await declare_vault(house)
+    looker = render_manifest(
+        "Role",
+        "looker",
+        permissions=[
+            {
+                "resource": "troth.decision",
+                "actions": ["inquire"],
+                "when": {"resource.id": {"is": "vault"}},
+            }
+        ],
+    )
+    await apply(house, looker)
+    watcher = Caller("uid:7", frozenset({"workload"}), source="test", declared=("looker",))
+    stranger = Caller("uid:8", frozenset({"workload"}), source="test")
+    (verdict,) = await evaluate(house, ask_vault(), watcher)
+    assert verdict.decision
+    other = ask({"type": "identity", "id": "payments"}, READ, {"type": "other", "id": "1"})
+    for caller, body in ((stranger, ask_vault()), (watcher, other)):
+        request = parse_evaluation(msgspec.json.encode(body))
+        with pytest.raises(Denied):
+            await house.call("decision.evaluate", request, caller)

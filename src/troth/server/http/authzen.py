@@ -16,7 +16,6 @@ from troth.core.ids import RequestId
 from troth.operations.call import ANONYMOUS, Caller
 from troth.operations.dispatch import Dispatcher
 from troth.operations.pointcaller import Shown
-from troth.policy.permissions import decide_operation
 from troth.server.http.api import Authenticate
 from troth.server.http.bodies import check_depth
 from troth.server.http.exchange import connection_of, has_arrived, request_id_of, span_of
@@ -127,11 +126,9 @@ class AuthzenEndpoints:
         with self.dispatcher.count_refusal(name):
             given = _read_headers(scope["headers"])
             caller = await self._identify(scope, given)
-            allowed = decide_operation(caller.roles, name).allowed
-            request = await self._read_request(scope, receive, given, path) if allowed else None
-        if request is None:
-            # Refuses, counts and logs.
-            return render_answer(await self.dispatcher.call(name, caller, request_id, None))
+        await self.dispatcher.begin(name, caller, request_id)
+        with self.dispatcher.count_refusal(name):
+            request = await self._read_request(scope, receive, given, path)
         found = await self.dispatcher.call(name, caller, request_id, request)
         if isinstance(found, Verdicts) and request.single:
             return render_answer(found.evaluations[0])

@@ -143,7 +143,7 @@ AUTHORIZATION: dict[str, str] = {
         wire.ext_authz.read_forwarded
     """,
     "proxy-request": """
-        operations.enforcement.read_address
+        core.address.read_address
         server.http.enforcement._read_credentials
         server.http.enforcement._read_envoy
         server.http.enforcement._read_last

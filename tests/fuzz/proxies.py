@@ -18,8 +18,8 @@ from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import mutated, mutated_der, mutated_text
 from tests.fuzz.sockets import call_method
 from tests.fuzz.workload import PREFACE, SETTINGS, frame
+from troth.core.address import read_address
 from troth.core.clock import VirtualClock
-from troth.operations.enforcement import read_address
 from troth.policy.http_routes import HttpRoutes, normalise_path
 from troth.server.grpc.call import Peer
 from troth.server.grpc.connection import GrpcConnection, Shared

@@ -41,7 +41,7 @@ SERVICES: dict[str, str] = {
         wire.authzen.told._read_transport
         wire.authzen.told._read_truth
         wire.authzen.told._read_words
-        wire.authzen.told.read_address
+        wire.authzen.told._read_address
         wire.authzen.told.read_path
         wire.authzen.told.read_told
     """,

@@ -8,6 +8,7 @@ from datetime import datetime
 from ipaddress import ip_network
 from typing import Any
 
+from troth.core.address import read_address
 from troth.core.errors import Invalid
 from troth.core.manifest import reader
 from troth.core.manifest.problem import (
@@ -21,7 +22,6 @@ from troth.core.manifest.problem import (
 )
 from troth.policy.condition_manifest import SEGMENT, Scope, find_fact, parse_moment
 from troth.policy.fact import NOW, SOURCE, Fact, FactKind, Value
-from troth.policy.inquiry import normalise_address
 from troth.policy.policy import Segment
 from troth.policy.protection_manifest import check_property
 from troth.policy.trial import Case
@@ -254,7 +254,7 @@ def _read_facts(
 
 def _read_value(fact: Fact, value: Any) -> Value:
     if fact.kind is FactKind.ADDRESS:
-        address = normalise_address(value)
+        address = read_address(value)
         if address is None:
             raise Invalid(f"{fact.name} is an address, and {show_value(value)} isn't.")
         return address

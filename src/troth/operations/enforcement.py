@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 from typing import Any
 
+from troth.core.address import read_address
 from troth.core.errors import Denied, Invalid
 from troth.live.bundle import Bundle
 from troth.operations.call import Call, Caller
 from troth.operations.decision import Answer, Asked, DecisionMaker, Source, Subject
 from troth.operations.places import Places
 from troth.operations.showing import ShowingReader, Shown, Unshown, make_challenge
-from troth.policy.fact import Address
 from troth.policy.http_routes import HttpRoutes, HttpTarget
 from troth.policy.inquiry import Inquiry, Party
 from troth.policy.resource import Resource
@@ -206,13 +205,3 @@ class EnforceRequest:
             action=target.action if target else "",
             id=target.id if target else "",
         )
-
-
-def read_address(text: str) -> Address | None:
-    """An address as it is meant: that of IPv4 in one of IPv6; None for what is no address."""
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from troth.core.address import read_address
 from troth.core.clock import Clock
 from troth.core.errors import Denied
 from troth.live.bundle import Bundle
@@ -25,7 +26,6 @@ from troth.policy.decision import Decision, Question, decide
 from troth.policy.explanation import Explanation, explain
 from troth.policy.fact import Facts, Value, find_value
 from troth.policy.index import PolicyIndex
-from troth.policy.inquiry import normalise_address
 from troth.policy.permissions import decide_operation
 from troth.policy.rule import (
     IDENTITY,
@@ -265,7 +265,7 @@ def describe_request(caller: Caller) -> dict[str, Value]:
     """The facts of group ``request`` about a call."""
     facts: dict[str, Value] = {"transport": "mtls", "bound": True} if caller.serial else {}
     host, _, port = caller.source.rpartition(":")
-    address = normalise_address(host.strip("[]")) if port else None
+    address = read_address(host.strip("[]")) if port else None
     if address is not None:
         facts["ip"] = address
     return facts

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from troth.core.address import Address
 from troth.drivers.geo import Locator
-from troth.policy.fact import Address
 
 COUNTRY = "request.country"
 NETWORK = "request.network"

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from troth.core.address import Address
 from troth.core.tier import Tier
 
-Address = IPv4Address | IPv6Address
 Value = str | int | bool | tuple[str, ...] | Address | datetime
 Facts = Mapping[str, Mapping[str, Value]]
 """Values by group and key; labels stand under ``labels.<key>``."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Protocol
 
+from troth.core.address import read_address
 from troth.policy.decision import Question
-from troth.policy.fact import VOCABULARY, Address, FactKind, Facts, Value
+from troth.policy.fact import VOCABULARY, FactKind, Facts, Value
 from troth.policy.protection_manifest import check_property
 from troth.policy.resource import Instance, Resource
 from troth.policy.rule import IDENTITY, Principal
@@ -203,30 +203,11 @@ def _check_told(value: Any, kind: FactKind) -> Value | None:
     if kind is FactKind.TEXT:
         return value if isinstance(value, str) else None
     if kind is FactKind.ADDRESS:
-        return normalise_address(value)
+        return read_address(value)
     if kind is FactKind.TIME:
         return None
     checked: Value | None = check_property(value, kind)
     return checked
-
-
-def normalise_address(value: object) -> Address | None:
-    """An address as rules know it; None if it is none. An IPv4 address that is written as one of
-    IPv6 (RFC 4291, section 2.5.5.2) is the IPv4 address, so that no list of networks is passed by
-    in disguise, and a zone (RFC 4007) means nothing elsewhere."""
-    if isinstance(value, str) and len(value) <= _LONGEST_ADDRESS:
-        try:
-            value = ip_address(value)
-        except ValueError:
-            return None
-    if isinstance(value, IPv6Address):
-        if value.ipv4_mapped is not None:
-            return value.ipv4_mapped
-        return IPv6Address(int(value)) if value.scope_id else value
-    return value if isinstance(value, IPv4Address) else None
-
-
-_LONGEST_ADDRESS = 64
 
 
 def _describe(book: RuleBook, resource: Resource, inquiry: Inquiry) -> Mapping[str, Value]:

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
-from troth.policy.fact import Address
+from troth.core.address import Address
 
 BUILT_IN: dict[str, str] = {
     "bundled": "troth.drivers.geo.bundled:open_locator",

@@ -14,9 +14,9 @@ from typing import Any
 import iporigin
 import iptocc
 
+from troth.core.address import Address
 from troth.core.errors import Invalid
 from troth.drivers.geo import NOWHERE, Place
-from troth.policy.fact import Address
 
 _NETWORKS = {
     iporigin.HOSTING: "cloud",

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 
+from troth.core.address import Address
 from troth.core.errors import Invalid
 from troth.drivers.geo import NETWORKS, NOWHERE, Place
-from troth.policy.fact import Address
 
 MAX_BYTES = 256 << 20
 MAX_LINE = 256

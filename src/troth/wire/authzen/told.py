@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
+from troth.core.address import Address, read_address
 from troth.wire.authzen.question import Question
 
 Told = dict[str, dict[str, Any]]
-Describe = Callable[[IPv4Address | IPv6Address], Mapping[str, str]]
+Describe = Callable[[Address], Mapping[str, str]]
 _GROUPS = ("resource", "action", "request", "task", "delegation")
 
 MAX_TEXT = 2048
@@ -81,7 +81,7 @@ class LazyRequest(Mapping[str, Any]):
         if read is not None:
             value = read(self._context[name]) if name in self._context else None
         elif self._describe is not None and name in _DESCRIBED:
-            address = read_address(self._context.get("ip"))
+            address = _read_address(self._context.get("ip"))
             value = None if address is None else self._describe(address).get(name)
         else:
             value = None
@@ -141,19 +141,9 @@ def keep_values(properties: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def read_address(value: object) -> IPv4Address | IPv6Address | None:
-    """An address, an IPv4 one that IPv6 carries as what it is; None if it is none."""
-    if type(value) is not str or len(value) > 64:
-        return None
-    try:
-        found = ip_address(value)
-    except ValueError:
-        return None
-    if isinstance(found, IPv6Address):
-        if found.scope_id is not None:
-            return None
-        return found.ipv4_mapped or found
-    return found
+def _read_address(value: object) -> Address | None:
+    """An address that means the same everywhere; None for any other."""
+    return read_address(value) if type(value) is str and "%" not in value else None
 
 
 def read_path(value: object) -> str | None:
@@ -169,7 +159,7 @@ def read_path(value: object) -> str | None:
 def _add_address(told: Told, value: object) -> None:
     """The subject's address stands for the request's where that isn't told."""
     request = told.get("request", {})
-    if "ip" not in request and (address := read_address(value)) is not None:
+    if "ip" not in request and (address := _read_address(value)) is not None:
         told["request"] = {**request, "ip": address}
 
 
@@ -219,7 +209,7 @@ def _read_scopes(value: object) -> tuple[str, ...] | None:
 
 
 _REQUEST: Mapping[str, Any] = {
-    "ip": read_address,
+    "ip": _read_address,
     "method": _read_method,
     "path": read_path,
     "host": _read_host,

@@ -12,6 +12,7 @@ from troth.cli.command import command, make_app
 from troth.cli.options import AGENT_SOCKET
 from troth.cli.terminal import Terminal, make_request, make_sheet
 from troth.core.errors import Invalid, Refused
+from troth.sdk.following import SERVER_PATH
 from troth.wire.api import enforcement, resources, status
 from troth.wire.envoy import CONNECTION_SECONDS, Enforcer, render_enforcer
 from troth.wire.recipes import Recipe, render_nginx, render_traefik
@@ -74,7 +75,7 @@ def envoy(
     about = terminal.call("status.show", status.GetStatus())
     url = f"https://{_check_address(grpc or mutual) or _guess_mutual(about.origin)}"
     socket = str((terminal.options.data / AGENT_SOCKET).absolute())
-    server = f"spiffe://{about.trust_domain}/troth/server"
+    server = f"spiffe://{about.trust_domain}{SERVER_PATH}"
     parts = render_enforcer(Enforcer(url, server, socket, bool(grpc)))
     words = ENVOY_WORDS.format(
         name=view.name,

@@ -23,11 +23,6 @@ def log_words(words: Mapping[str, str]) -> Iterator[None]:
         _WORDS.reset(token)
 
 
-def find_words() -> Mapping[str, str]:
-    """The words of this context."""
-    return _WORDS.get() or {}
-
-
 def add_words(logger: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A processor of structlog's that adds them; what the line says itself stays."""
     words = _WORDS.get()

@@ -66,11 +66,6 @@ def render_text(rule: Rule) -> str:
     return f"{rule.effect.value}({scope}){when}{unless};"
 
 
-def render_rules(rules: Iterable[Rule]) -> str:
-    """A whole policy set."""
-    return "\n".join(map(render_rule, rules))
-
-
 def _render_scope(rule: Rule, *, sure: bool) -> tuple[str, list[str]]:
     """The head of a policy, and what of its scope must stand in its ``when``."""
     tests: list[str] = []

@@ -19,8 +19,6 @@ from troth.policy.resource import Instance, Resource
 from troth.policy.rule import IDENTITY, Principal
 from troth.policy.rulebook import RuleBook
 
-NO_FACTS: Facts = {}
-
 
 @dataclass(frozen=True, slots=True)
 class Inquiry:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from ipaddress import ip_address
 from typing import Any
 
+from troth.core.address import read_address
 from troth.policy.comparison import Key, Level, Side, weigh
 from troth.policy.decision import Question, decide
 from troth.policy.explanation import explain, with_time
@@ -264,7 +264,7 @@ def _read_value(value: Any, kind: FactKind) -> Value | None:
         return None
     try:
         if kind is FactKind.ADDRESS:
-            return ip_address(value)
+            return read_address(value)
         return datetime.fromisoformat(value) if kind is FactKind.TIME else value
     except ValueError:
         return None

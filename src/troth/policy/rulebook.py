@@ -139,23 +139,6 @@ def make_rule_book(
     return _bind(epoch, compiler, index)
 
 
-def list_mistakes(
-    roles: Iterable[Role],
-    resources: Iterable[Resource],
-    policies: Iterable[Policy] = (),
-    segments: Iterable[Segment] = (),
-) -> tuple[str, ...]:
-    """What of these declarations doesn't compile, in sentences."""
-    compiler = _Compiler(
-        {one.name: one for one in roles},
-        {one.name: one for one in resources},
-        {one.name: one for one in policies},
-        {one.name: one for one in segments},
-    )
-    compiler.list_rules()
-    return tuple(compiler.mistakes)
-
-
 def make_compiled_book(
     epoch: int, roles: Iterable[Role], resources: Iterable[Resource], rules: Iterable[Rule]
 ) -> RuleBook:

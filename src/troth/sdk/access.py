@@ -34,7 +34,6 @@ class Asker:
 
     subject: str | Subject
     told: Told = field(default_factory=dict)
-    request_id: str = ""
 
 
 ASKER: ContextVar[Asker | None] = ContextVar("troth_asker", default=None)

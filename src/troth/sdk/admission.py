@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
+from troth.core.address import read_address
 from troth.core.errors import Denied, Invalid, TrothError
 from troth.core.jose.claims import list_audiences
 from troth.policy.http_routes import HttpRoutes, HttpTarget, normalise_path
@@ -146,10 +146,9 @@ def _tell(arrived: Arrived, target: HttpTarget, *, bound: bool) -> dict[str, dic
         "host": arrived.host.lower(),
         "path": target.path,
     }
-    try:
-        request["ip"] = ip_address(arrived.address)
-    except ValueError:
-        pass  # a Unix socket has none, and what isn't known permits nothing
+    address = read_address(arrived.address)
+    if address is not None:  # a Unix socket has none, and what isn't known permits nothing
+        request["ip"] = address
     actors: tuple[str, ...] = ()
     told = {"request": request}
     token = arrived.token

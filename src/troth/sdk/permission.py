@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from troth.core.errors import Invalid
 from troth.sdk.access import (
@@ -19,47 +19,20 @@ from troth.sdk.access import (
     Told,
 )
 
+if TYPE_CHECKING:
+    from troth.sdk.enforcer import Enforcer
+
 P = ParamSpec("P")
 R = TypeVar("R")
 Arguments = Mapping[str, Any]
 """A function's arguments by their names, defaults included."""
 
 
-class Decider(Protocol):
-    """Decides: an `Enforcer`."""
-
-    def decide(
-        self,
-        subject: str | Subject,
-        action: str,
-        resource: str,
-        id: str = "",
-        told: Told = NOTHING_TOLD,
-        *,
-        request_id: str = "",
-    ) -> AccessDecision:
-        """Whether that may be done; may block."""
-        ...
-
-    async def decide_async(
-        self,
-        subject: str | Subject,
-        action: str,
-        resource: str,
-        id: str = "",
-        told: Told = NOTHING_TOLD,
-        *,
-        request_id: str = "",
-    ) -> AccessDecision:
-        """The same without blocking."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Permission:
     """What a decorated function does, found from its arguments."""
 
-    decider: Decider
+    decider: Enforcer
     action: str
     resource: str
     id: Callable[[Arguments], str] | str
@@ -78,7 +51,7 @@ class Permission:
             async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
                 asker, thing, told = self._ask(names, args, kwargs)
                 asked = (asker.subject, self.action, self.resource, thing, told)
-                check(await self.decider.decide_async(*asked, request_id=asker.request_id))
+                check(await self.decider.decide_async(*asked))
                 return await wanted(*args, **kwargs)
 
             return cast(Callable[P, R], call_async)
@@ -87,7 +60,7 @@ class Permission:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             asker, thing, told = self._ask(names, args, kwargs)
             asked = (asker.subject, self.action, self.resource, thing, told)
-            check(self.decider.decide(*asked, request_id=asker.request_id))
+            check(self.decider.decide(*asked))
             return function(*args, **kwargs)
 
         return call
@@ -102,7 +75,7 @@ class Permission:
             who = self.subject(given)
             # What is known of a request is known of whoever made it, and of nobody else.
             told = asker.told if asker.subject == who else NOTHING_TOLD
-            asker = Asker(who, told, asker.request_id)
+            asker = Asker(who, told)
         told = asker.told
         if self.properties is not None:
             told = {**told, "resource": self.properties(given)}

@@ -12,10 +12,10 @@ early_header_mutation.header_mutation.v3).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from troth.core.address import read_address
 from troth.wire.ext_authz import DECISION, IDENTITY_HEADERS, REASON
 
 AUTHZ = "troth-authz"
@@ -192,7 +192,7 @@ def _reach_authz(wanted: Enforcer) -> dict[str, Any]:
         "max_session_keys": 0,
         "common_tls_context": {**_follow_agent(), "combined_validation_context": validation},
     }
-    if not _is_address(host):
+    if read_address(host) is None:
         tls["sni"] = host
     protocol = "http2_protocol_options" if wanted.grpc else "http_protocol_options"
     return {
@@ -235,11 +235,3 @@ def _assign(name: str, address: dict[str, Any]) -> dict[str, Any]:
         "cluster_name": name,
         "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
     }
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

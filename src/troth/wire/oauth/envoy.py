@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from troth.core.address import read_address
 from troth.wire.oauth.protected import METADATA_SECONDS, find_metadata_path
 from troth.wire.oauth.routes import JWKS_PATH
 
@@ -138,7 +138,7 @@ def _reach_issuer(wanted: Protection) -> dict[str, Any]:
     place = urlsplit(wanted.issuer)
     host = place.hostname or ""
     address = {"socket_address": {"address": host, "port_value": place.port or 443}}
-    numeric = _is_address(host)
+    numeric = read_address(host) is not None
     validation = {
         "trusted_ca": {"filename": wanted.ca_file},
         "match_typed_subject_alt_names": [
@@ -165,14 +165,6 @@ def _reach_issuer(wanted: Protection) -> dict[str, Any]:
         },
         "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": tls},
     }
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _set_header(name: str, value: str) -> dict[str, Any]:

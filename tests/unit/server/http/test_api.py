@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.unit.server.http.stage import AGENT, Registry, Stage, in_loop, open_stage
 from troth.core import errors
-from troth.core.logwords import find_words
+from troth.core.logwords import add_words
 from troth.server.http.problems import STATUS
 from troth.server.settings import Limits
 from troth.wire.api import identities, manifests, nodes
@@ -185,7 +185,7 @@ async def test_a_clients_request_id_reaches_the_log_and_never_the_journal(tmp_pa
     contexts: list[dict[str, Any]] = []
 
     async def answer(call):
-        contexts.append(dict(find_words()))
+        contexts.append(dict(add_words(None, "", {})))
         raise errors.Invalid("No.")
 
     async with open_stage(tmp_path) as stage:

@@ -37,6 +37,7 @@ from troth.operations.feed import FollowJournal, read_seed
 from troth.operations.gate import Gatekeeper
 from troth.operations.leaf import LeafIssuer
 from troth.operations.peer import PeerReader
+from troth.operations.policyfeed import PolicyDesk
 from troth.operations.publication import StoredPublication
 from troth.operations.table import Parts, list_operations, list_subscriptions
 from troth.store.engine import open_store
@@ -179,6 +180,7 @@ async def open_house(
             store=store,
             decisions=decisions,
             decider=DecisionMaker(store, snapshot, clock, entropy, decisions, DOMAIN),
+            desk=PolicyDesk(store, snapshot, DOMAIN),
             snapshot=snapshot,
             clock=clock,
             entropy=entropy,

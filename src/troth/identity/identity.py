@@ -117,3 +117,12 @@ class Instance:
     locked_reason: str
     first_seen: datetime
     last_seen: datetime
+
+
+def tell_refusal(identity: Identity, state: State, now: datetime) -> str:
+    """Why nothing is permitted to an identity that is in `state` at `now`; "" if rules decide."""
+    if state is not State.ACTIVE:
+        return f"{identity.spiffe_id} is {state.value}."
+    if identity.expires_at <= now:
+        return f"{identity.spiffe_id} has expired."
+    return ""

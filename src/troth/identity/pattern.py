@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from troth.core import glob
 from troth.core.errors import Invalid
 from troth.identity.selectors import MAX_VALUE_LENGTH, Selector
 
@@ -107,7 +108,7 @@ class Pattern:
         if self.key == "unix:path":
             return _fits_path(self.text, value)
         sheltered = value.startswith(SHELTERED) and not self.text.startswith(SHELTERED)
-        return not sheltered and fits_glob(self.text, value)
+        return not sheltered and glob.matches(self.text, value)
 
     def meets(self, other: Pattern) -> bool:
         """Whether some value may fit both patterns of the same attribute."""
@@ -142,33 +143,14 @@ def _is_glob(key: str, value: str) -> bool:
     return True
 
 
-def fits_glob(glob: str, value: str) -> bool:
-    """Whether `value` is `glob` with something, or nothing, in the place of each ``*``."""
-    first, *rest = glob.split("*")
-    if not rest:
-        return value == glob
-    *middle, last = rest
-    if len(value) < len(first) + len(last):
-        return False
-    if not (value.startswith(first) and value.endswith(last)):
-        return False
-    at, end = len(first), len(value) - len(last)
-    for part in middle:  # the earliest place leaves the most room for what follows
-        found = value.find(part, at, end)
-        if found < 0:
-            return False
-        at = found + len(part)
-    return True
-
-
-def _fits_path(glob: str, value: str) -> bool:
-    wanted, given = glob.split("/"), value.split("/")
+def _fits_path(pattern: str, value: str) -> bool:
+    wanted, given = pattern.split("/"), value.split("/")
     if wanted[-1] == ANYTHING_BELOW:
         wanted = wanted[:-1]
         if len(given) <= len(wanted):
             return False
         given = given[: len(wanted)]
-    return len(wanted) == len(given) and all(map(fits_glob, wanted, given))
+    return len(wanted) == len(given) and all(map(glob.matches, wanted, given))
 
 
 def globs_meet(one: str, other: str) -> bool:

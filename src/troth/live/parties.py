@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from troth.core.errors import Internal, TrothError
 from troth.core.ids import EvidenceId, IdentityId, SpiffeId
-from troth.identity.identity import Identity, Kind, State
+from troth.identity.identity import Identity, Kind, State, tell_refusal
 from troth.live.trust import describe_standing
 from troth.policy.inquiry import Party, Trust, make_identity_party
 from troth.policy.rulebook import RuleBook
@@ -72,13 +72,8 @@ class KnownParty:
             return made
         identity = self.identity
         score = score_identity(self.standing, self.evidence, now)
-        refusal, end = "", score.valid_until
-        if identity.state is not State.ACTIVE:
-            refusal = f"{identity.spiffe_id} is {identity.state.value}."
-        elif identity.expires_at <= now:
-            refusal = f"{identity.spiffe_id} has expired."
-        else:
-            end = min(end, identity.expires_at)
+        refusal = tell_refusal(identity, identity.state, now)
+        end = score.valid_until if refusal else min(score.valid_until, identity.expires_at)
         trust = Trust(score.value, score.tier.value, score.assurance, end)
         self.made = made = make_identity_party(book, identity, trust, (), refusal)
         self.book, self.since = book, now

@@ -69,13 +69,11 @@ class KnownRules:
 
     def __init__(
         self,
-        trust_domain: str,
         digest: str,
         served: frozenset[str],
         book: RuleBook,
         parties: Parties,
     ) -> None:
-        self.trust_domain = trust_domain
         self.digest = digest
         self.served = served
         self.book = book
@@ -145,7 +143,7 @@ class Policies:
                 parties = Parties(complete=message.complete)
                 for view in message.parties:
                     parties.put(view)
-                self._known = self._make(message.trust_domain, message.rules, parties)
+                self._known = self._make(message.rules, parties)
                 self._lease = min(message.lease, MAX_LEASE)
             case PolicyChange():
                 self._change(message)
@@ -160,9 +158,9 @@ class Policies:
         # Never later than now: a server whose clock runs fast must not lend itself time.
         self._true_at = min(asked + message.as_of, self._clock.monotonic())
 
-    def _make(self, trust_domain: str, rules: RuleSet, parties: Parties) -> KnownRules:
+    def _make(self, rules: RuleSet, parties: Parties) -> KnownRules:
         served = frozenset(rules.served)
-        return KnownRules(trust_domain, rules.digest, served, read_rules(rules), parties)
+        return KnownRules(rules.digest, served, read_rules(rules), parties)
 
     def _change(self, change: PolicyChange) -> None:
         known = self._known
@@ -172,7 +170,7 @@ class Policies:
             )
         after = known
         if change.rules is not None:
-            after = self._make(known.trust_domain, change.rules, known.parties)
+            after = self._make(change.rules, known.parties)
         # Who is gone first, then the new rules: in between nobody has more than either permits.
         known.parties.told += bool(change.gone or change.parties)
         for name in change.gone:

@@ -13,7 +13,7 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain, new_id
-from troth.identity.identity import Identity, State
+from troth.identity.identity import Identity, tell_refusal
 from troth.live.bundle import Bundle
 from troth.live.judge import Judge, Judgement
 from troth.live.snapshot import Snapshot
@@ -227,11 +227,7 @@ class DecisionMaker:
     def _find_refusal(self, identity: Identity) -> str:
         """Why nothing is permitted to an identity; "" if the rules decide."""
         state = self._snapshot.find_cut_off(str(identity.spiffe_id)) or identity.state
-        if state is not State.ACTIVE:
-            return f"{identity.spiffe_id} is {state.value}."
-        if identity.expires_at <= self._clock.now():
-            return f"{identity.spiffe_id} has expired."
-        return ""
+        return tell_refusal(identity, state, self._clock.now())
 
     async def find_identity(self, name: str) -> Identity | None:
         """A living identity by SPIFFE ID or name, live where it is known."""

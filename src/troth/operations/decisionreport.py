@@ -12,7 +12,7 @@ from troth.archive.record import DecisionRecord, encode_record
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Denied, Invalid, TooLarge
-from troth.core.ids import TrustDomain, new_id
+from troth.core.ids import new_id
 from troth.live.share import list_served
 from troth.operations.call import Call
 from troth.operations.policyfeed import NOT_SERVING, PolicyDesk
@@ -39,13 +39,12 @@ class ReportDecisions:
     decisions: DecisionLog
     clock: Clock
     entropy: Entropy
-    trust_domain: TrustDomain
     _seen: OrderedDict[tuple[str, str], None] = field(default_factory=OrderedDict)
 
     async def __call__(self, call: Call[wire.ReportDecisions]) -> wire.DecisionsReported:
         """What is kept is durable when this returns. `Denied` for who serves no resource."""
         caller = call.caller.principal
-        server = await self.desk.find_server(caller, self.trust_domain)
+        server = await self.desk.find_server(caller)
         served = list_served(await self.desk.read_book(), server)
         if not served:
             raise Denied(NOT_SERVING.format(caller=f"'{server}'"))

@@ -298,9 +298,7 @@ class Gatekeeper:
     async def admit(self, caller: Caller, operation: str) -> Gate:
         """What the caller may do in a call of `operation`; `Denied` if it may not begin."""
         bundle = self._snapshot.bundle or await self._decider.read_bundle()
-        rules = self._rules
-        if rules is None or rules.book is not bundle.rules:
-            rules = self._load(bundle)
+        rules = self._load(bundle)
         if not self._is_asked(rules, caller, operation):
             basic = decide_operation(caller.roles, operation)
             if basic.allowed:
@@ -329,9 +327,8 @@ class Gatekeeper:
         """Whether manifests have a say: in this operation, or in whatever it does to what."""
         if not rules.touched:
             return False
-        if operation in INQUIRING and INQUIRE in rules.touched:
-            return not is_unlockable(caller) and caller.principal != ANONYMOUS.principal
-        if operation not in rules.touched and operation not in AUTHORING:
+        inquiring = operation in INQUIRING and INQUIRE in rules.touched
+        if not inquiring and operation not in rules.touched and operation not in AUTHORING:
             return False
         return not is_unlockable(caller) and caller.principal != ANONYMOUS.principal
 

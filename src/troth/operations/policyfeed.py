@@ -13,7 +13,7 @@ from datetime import timedelta
 from troth.core.clock import Clock
 from troth.core.errors import Denied, Invalid, NotFound
 from troth.core.ids import IdentityId, SpiffeId, TrustDomain
-from troth.identity.identity import Identity, State
+from troth.identity.identity import Identity
 from troth.live.parties import show_party
 from troth.live.share import Includers, Share, cut_share, find_includers, list_served
 from troth.live.snapshot import Snapshot
@@ -41,9 +41,10 @@ NOT_SERVING = (
 class PolicyDesk:
     """Puts together what services are told. Belongs to one event loop."""
 
-    def __init__(self, store: Store, snapshot: Snapshot) -> None:
+    def __init__(self, store: Store, snapshot: Snapshot, trust_domain: TrustDomain) -> None:
         self._store = store
         self.snapshot = snapshot
+        self.trust_domain = trust_domain
         self.roster = Roster(store, snapshot)
         self._book: RuleBook | None = None
         self._includers: Includers = {}
@@ -98,25 +99,26 @@ class PolicyDesk:
             known = self._moves[key] = (roster.epoch, found)
         return known[1]
 
-    async def find_identity(self, subject: str, domain: TrustDomain) -> Identity | None:
-        """A living identity by SPIFFE ID or name, as the store has it."""
+    async def find_identity(self, subject: str) -> Identity | None:
+        """A living identity by SPIFFE ID or name, as the store has it: whoever was told by another
+        server that it changed must not be given what this one still remembers."""
 
         def find(tx: Transaction) -> Identity | None:
             if not subject.startswith("spiffe://"):
                 return next(iter(tx.identities.list_named([subject])), None)
             return next(iter(tx.identities.list_living_at([SpiffeId.parse(subject)])), None)
 
-        if subject.startswith("spiffe://") and not subject.startswith(f"{domain.id}/"):
+        if subject.startswith("spiffe://") and not subject.startswith(f"{self.trust_domain.id}/"):
             return None
         try:
             return await self._store.read(find)
         except Invalid:
             return None
 
-    async def find_server(self, principal: str, domain: TrustDomain) -> str:
+    async def find_server(self, principal: str) -> str:
         """The name of the identity that calls; `Denied` if it is none."""
         known = self.snapshot.facts.find_named(principal)
-        found = known or await self.find_identity(principal, domain)
+        found = known or await self.find_identity(principal)
         if found is None:
             raise Denied(
                 f"{principal} is no identity here; only those are told rules that serve a resource."
@@ -135,7 +137,6 @@ class FollowPolicies:
     store: Store
     desk: PolicyDesk
     clock: Clock
-    trust_domain: TrustDomain
     lease: timedelta
 
     async def __call__(self, call: Call[wire.FollowPolicies]) -> AsyncIterator[_Value]:
@@ -143,7 +144,7 @@ class FollowPolicies:
         opened = self.clock.monotonic()
         snapshot = self.desk.snapshot
         snapshot.check_fresh()
-        server = await self.desk.find_server(call.caller.principal, self.trust_domain)
+        server = await self.desk.find_server(call.caller.principal)
         wanted = [name for name in call.body.resources.split(",") if name]
         stream = _Stream(self, opened, server, wanted)
         loads = snapshot.loads
@@ -247,7 +248,7 @@ class _Stream:
             mark=place[1],
             as_of=self._tell_age(),
             lease=self._feed.lease.total_seconds(),
-            trust_domain=str(self._feed.trust_domain),
+            trust_domain=str(self._desk.trust_domain),
             rules=share.rules,
             parties=await roster.show(ids),
             complete=self._complete,
@@ -296,19 +297,17 @@ class ShowParty:
 
     desk: PolicyDesk
     store: Store
-    trust_domain: TrustDomain
 
     async def __call__(self, call: Call[wire.AskParty]) -> wire.PartyView:
         """Raises `NotFound` for who is no living identity, or can be permitted nothing there."""
         self.desk.snapshot.check_fresh()
-        server = await self.desk.find_server(call.caller.principal, self.trust_domain)
+        server = await self.desk.find_server(call.caller.principal)
         book = await self.desk.read_book()
         served = list_served(book, server)
         if not served:
             raise Denied(NOT_SERVING.format(caller=f"'{server}'"))
-        identity = await self.desk.find_identity(call.body.subject, self.trust_domain)
-        found = identity is not None and identity.state is not State.RETIRED
-        if identity is None or not found or not await self._is_meant(server, served, identity):
+        identity = await self.desk.find_identity(call.body.subject)
+        if identity is None or not await self._is_meant(server, served, identity):
             raise NotFound("The subject is no living identity that rules here could mean.")
         evidence = await self.store.read(lambda tx: tx.evidence.list(identity.id))
         return show_party(identity, evidence)

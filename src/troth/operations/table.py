@@ -115,6 +115,7 @@ class Parts:
     store: Store
     decisions: DecisionLog
     decider: DecisionMaker
+    desk: PolicyDesk
     snapshot: Snapshot
     clock: Clock
     entropy: Entropy
@@ -206,10 +207,9 @@ def _list_declared_operations(p: Parts) -> Mapping[str, Operation]:
 
 def _list_enforcement_operations(p: Parts) -> Mapping[str, Operation]:
     """Those for services that decide for themselves."""
-    desk = PolicyDesk(p.store, p.snapshot)
     return {
-        "policy.party": ShowParty(desk, p.store, p.trust_domain),
-        "decision.report": ReportDecisions(desk, p.decisions, p.clock, p.entropy, p.trust_domain),
+        "policy.party": ShowParty(p.desk, p.store),
+        "decision.report": ReportDecisions(p.desk, p.decisions, p.clock, p.entropy),
     }
 
 
@@ -325,7 +325,5 @@ def list_subscriptions(p: Parts) -> Mapping[str, Subscription]:
         "revocation.follow": FollowRevocations(
             p.store, p.snapshot, p.clock, p.trust_domain, p.lease
         ),
-        "policy.follow": FollowPolicies(
-            p.store, PolicyDesk(p.store, p.snapshot), p.clock, p.trust_domain, p.lease
-        ),
+        "policy.follow": FollowPolicies(p.store, p.desk, p.clock, p.lease),
     }

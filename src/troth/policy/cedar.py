@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from troth.core.glob import ANY
 from troth.policy.condition import Any_, Condition, Not, Operator, Test
 from troth.policy.fact import BY_NAME, LABELS, Fact
-from troth.policy.glob import ANY
 from troth.policy.rule import IDENTITY, SYSTEM, Effect, Rule, Subjects
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)

@@ -10,8 +10,8 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, cast
 
+from troth.core import glob
 from troth.core.address import Address
-from troth.policy import glob
 from troth.policy.fact import Fact, Facts, Value, find_value
 from troth.policy.window import Window
 

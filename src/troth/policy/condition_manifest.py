@@ -15,6 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
 
 from troth.core.errors import Invalid
+from troth.core.glob import ANY
 from troth.core.manifest import reader
 from troth.core.manifest.problem import Node, show_value, suggest_word
 from troth.policy.condition import (
@@ -37,7 +38,6 @@ from troth.policy.fact import (
     attribute_fact,
     label_fact,
 )
-from troth.policy.glob import ANY
 from troth.policy.window import DAYS, Window, find_zone
 
 MAX_DEPTH = 16

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from troth.core.errors import Invalid
+from troth.core.glob import ANY
 from troth.core.manifest import reader
 from troth.core.manifest.field import Field, list_schema, text_schema
 from troth.core.manifest.problem import Node, show_value, suggest_word
 from troth.core.tier import Tier
 from troth.policy.condition_manifest import MOST
 from troth.policy.fact import BY_NAME, SENSITIVITY, FactKind
-from troth.policy.glob import ANY
 from troth.policy.resource import HttpRoute, Instance
 
 MAX_ATTRIBUTES = 64

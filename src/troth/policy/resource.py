@@ -8,9 +8,9 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
+from troth.core.glob import ANY
 from troth.core.tier import Tier
 from troth.policy.fact import FactKind
-from troth.policy.glob import ANY
 
 
 class TokenFormat(StrEnum):

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any
 
+from troth.core import glob
 from troth.core.errors import TrothError
 from troth.core.manifest.problem import Limits, Node, PlainDocument
 from troth.core.tier import Tier
-from troth.policy import glob
 from troth.policy.condition import (
     ALWAYS,
     Any_,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from troth.policy import glob
+from troth.core import glob
 from troth.policy.comparison import UNTOLD
 from troth.policy.decision import decide
 from troth.policy.explanation import Explanation, explain

@@ -7,7 +7,7 @@ from datetime import datetime
 from ipaddress import ip_address
 from typing import Any
 
-from troth.policy import glob
+from troth.core import glob
 from troth.policy.condition import Operator, Test, judge_test
 from troth.policy.fact import Fact, FactKind, Facts, Value, find_value
 

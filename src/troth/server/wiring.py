@@ -49,6 +49,7 @@ from troth.operations.pacing import Pacing
 from troth.operations.peer import PeerReader
 from troth.operations.pointcaller import PointCallers
 from troth.operations.pointmetadata import PointMetadata
+from troth.operations.policyfeed import PolicyDesk
 from troth.operations.publication import StoredPublication
 from troth.operations.purge import PurgeRecords
 from troth.operations.sealing import TokenSealer
@@ -202,6 +203,7 @@ async def build_house(
         store=store,
         decisions=decisions,
         decider=DecisionMaker(store, snapshot, clock, entropy, decisions, config.trust_domain),
+        desk=PolicyDesk(store, snapshot, config.trust_domain),
         snapshot=snapshot,
         clock=clock,
         entropy=entropy,

@@ -7,7 +7,7 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from troth.policy import glob
+from troth.core import glob
 
 WORDS = st.text("ab*", max_size=8)
 TEXTS = st.text("ab*", max_size=12)

@@ -83,6 +83,9 @@ if [[ ${1:-} == tests ]]; then
   need postgresql "tests on PostgreSQL are skipped" find_postgres
   need haproxy "tests behind a load balancer are skipped" find_haproxy
   need iproute2 "tests in network namespaces are skipped" command -v ip
+  need rsyslog "events aren't sent to a real syslog server" test -x /usr/sbin/rsyslogd
+  need rsyslog-gnutls "events aren't sent to a syslog server over TLS" \
+    compgen -G '/usr/lib/*/rsyslog/lmnsd_gtls.so'
   need jq "the operations guide's commands are not run" command -v jq
   need systemd "nobody but us reads the systemd units" command -v systemd-analyze
   need util-linux "server and agent are not tried behind their units' walls" command -v setpriv

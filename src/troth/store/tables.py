@@ -20,9 +20,10 @@ from sqlalchemy import (
 
 from troth.store.columns import Document, Moment, String, Text
 from troth.store.metadata import metadata
+from troth.store.log_tables import checkpoints, dead_letters, holds
 from troth.store.policy_tables import policy_proposals, policy_sets
 
-__all__ = ["metadata", "policy_proposals", "policy_sets"]
+__all__ = ["checkpoints", "dead_letters", "holds", "metadata", "policy_proposals", "policy_sets"]
 
 identities = Table(
     "identities",
@@ -421,6 +422,8 @@ journal = Table(
     Column("at", Moment, nullable=False),
     Column("request_id", String(64), nullable=False),
     Column("body", Document, nullable=False),
+    Column("salt", LargeBinary),  # of the commitment in the log; gone once the row is redacted
+    Column("digest", LargeBinary),  # the commitment itself, from then on
     sqlite_autoincrement=True,  # an id is never given twice, whatever is deleted
 )
 is_sealed = journal.c.position.is_not(None)

@@ -192,4 +192,3 @@ def _split(bundle: bytes, length: struct.Struct, largest: int) -> list[bytes]:
         found.append(bundle[at : at + count])
         at += count
     return found
-

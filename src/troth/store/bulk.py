@@ -53,6 +53,24 @@ class FreshInsert:
         return text, tuple(value for row_ in rows for value in row_)
 
 
+class RangeQuery:
+    """A SELECT of some columns of a table, in stored form, by a number in one of them: those after
+    a value, in their order, at most so many."""
+
+    def __init__(self, table: Table, by: str, *columns: str) -> None:
+        names = ", ".join(f'"{table.c[name].name}"' for name in columns)
+        key = f'"{table.c[by].name}"'
+        self._texts = {
+            style: f'SELECT {names} FROM "{table.name}" WHERE {key} > {mark} '  # noqa: S608 - names
+            f"ORDER BY {key} LIMIT {mark}"
+            for style, mark in _MARKS.items()
+        }
+
+    def render(self, paramstyle: str) -> str:
+        """The statement for a driver with this style of parameters."""
+        return self._texts[paramstyle]
+
+
 class KeyedStatement:
     """A statement about the rows with certain keys. `text` has ``{mark}`` where a value stands and
     ends with the key's column: the list of keys follows."""

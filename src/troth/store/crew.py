@@ -104,7 +104,7 @@ class Crew:
             thread.join()
 
     def _run(self, lane: _Lane) -> None:
-        hand = _Hand(self._server)
+        hand = _Hand(self._server, self._entropy)
         while (job := self._take(lane)) is not None:
             outcome, news = self._finish(hand, job, lane.locked)
             afterwards = partial(self._on_journaled, news) if news else None
@@ -170,8 +170,9 @@ class _Lane:
 class _Hand:
     """One thread's connection, opened when there is work for it."""
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, entropy: Entropy) -> None:
         self._server = server
+        self._entropy = entropy
         self._link: PostgresLink | None = None
         self._opened = 0
 
@@ -190,7 +191,7 @@ class _Hand:
             link.begin_locked()
         else:
             link.begin_write(alone=alone)
-        session = Session(link.connection, writable=True)
+        session = Session(link.connection, writable=True, entropy=self._entropy)
         value = call_function(function, session)
         link.commit()
         return value, session.news

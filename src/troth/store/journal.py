@@ -8,12 +8,15 @@ writers. So nobody reads by row id: the sealer gives each committed row a positi
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import astuple
+from itertools import starmap
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, bindparam, func, select, update
 
+from troth.audit.entry import StoredEvent
 from troth.core.events import Event, SealedEvent
-from troth.store.bulk import RowInsert
+from troth.store.bulk import RangeQuery, RowInsert
 from troth.store.columns import store_document, store_moment
 from troth.store.session import News, Session
 from troth.store.tables import is_sealed, is_waiting, journal
@@ -28,7 +31,35 @@ _AFTER_ALL = "\x7f"
 
 _t = journal.c
 # Built once: building and hashing a statement costs more than running it.
-_APPEND = RowInsert(journal, "type", "version", "subject", "actor", "at", "request_id", "body")
+_APPEND = RowInsert(
+    journal, "type", "version", "subject", "actor", "at", "request_id", "body", "salt"
+)
+_COLUMNS = (
+    "position",
+    "type",
+    "version",
+    "subject",
+    "actor",
+    "at",
+    "request_id",
+    "body",
+    "salt",
+    "digest",
+)
+"""As `StoredEvent` has them."""
+_STORED = RangeQuery(journal, "position", *_COLUMNS)
+_PUT_BACK = RowInsert(journal, *_COLUMNS)
+_REDACT = (
+    update(journal)
+    .where(_t.position == bindparam("wanted"))
+    .values(
+        subject=bindparam("nobody"),
+        actor=bindparam("nobody"),
+        body=bindparam("nothing"),
+        salt=None,
+        digest=bindparam("commitment"),
+    )
+)
 _HEAD = select(func.max(_t.position)).where(is_sealed)
 _LAST_WAITING = select(func.max(_t.id)).where(is_waiting)
 _first = select(_t.id).where(is_waiting).order_by(_t.id).limit(bindparam("most")).subquery()
@@ -56,7 +87,8 @@ class JournalGateway:
         them wait a moment for others that are sealed with them."""
         self._session.require_write()
         if events:
-            self._session.insert_rows(_APPEND, [_write(event) for event in events], {})
+            salts = self._session.draw_salts(len(events))
+            self._session.insert_rows(_APPEND, list(map(_write, events, salts)), {})
             news = News.PATIENT if patient else News.URGENT
             self._session.news = max(self._session.news, news)
 
@@ -98,6 +130,35 @@ class JournalGateway:
         if without:
             query = query.where(_t.type.not_in(without))
         return [_read_sealed(row) for row in self._session.execute(query)]
+
+    def list_stored(self, position: int, limit: int) -> list[StoredEvent]:
+        """Sealed events after `position`, in order, as they lie in the database."""
+        rows = self._session.select_range(_STORED, position, limit)
+        return list(starmap(StoredEvent, rows))
+
+    def find_stored(self, position: int) -> StoredEvent | None:
+        """The event at that position as it lies in the database, or None."""
+        found = self.list_stored(position - 1, 1)
+        return found[0] if found and found[0].position == position else None
+
+    def put_back(self, events: Sequence[StoredEvent]) -> None:
+        """Store sealed events that the database has lost, with the positions that they had.
+
+        `Conflict` if a position is taken.
+        """
+        self._session.require_write()
+        rows = [astuple(event) for event in events]
+        if rows:
+            taken = {"position": "The journal has other events at these positions."}
+            self._session.insert_rows(_PUT_BACK, rows, taken)
+            self._session.news = News.URGENT
+
+    def redact(self, position: int, digest: bytes) -> None:
+        """Take out of a sealed event whom it is about, who did it, and its body; `digest` is what
+        the log's leaf holds of them."""
+        self._session.execute(
+            _REDACT, {"wanted": position, "commitment": digest, "nothing": {}, "nobody": ""}
+        )
 
     def page(
         self,
@@ -149,7 +210,7 @@ def _begins(type_prefix: str) -> ColumnElement[bool]:
     return and_(_t.type >= type_prefix, _t.type < f"{type_prefix}{_AFTER_ALL}")
 
 
-def _write(event: Event) -> tuple[Any, ...]:
+def _write(event: Event, salt: bytes) -> tuple[Any, ...]:
     return (
         event.type,
         event.version,
@@ -158,6 +219,7 @@ def _write(event: Event) -> tuple[Any, ...]:
         store_moment(event.at),
         event.request_id,
         store_document(event.body),
+        salt,
     )
 
 

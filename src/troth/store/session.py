@@ -11,8 +11,10 @@ from sqlalchemy import Connection, CursorResult, Executable, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
+from troth.audit.entry import SALT_SIZE
+from troth.core.entropy import Entropy, SystemEntropy
 from troth.core.errors import Conflict, Internal
-from troth.store.bulk import FreshInsert, KeyedStatement, RowInsert
+from troth.store.bulk import FreshInsert, KeyedStatement, RangeQuery, RowInsert
 from troth.store.tables import metadata
 
 _UNIQUE_FAILED = "UNIQUE constraint failed: "
@@ -46,12 +48,23 @@ class News(IntEnum):
 class Session:
     """Statements of one transaction; useless once the transaction's function has returned."""
 
-    __slots__ = ("_connection", "_writable", "news")
+    __slots__ = ("_connection", "_entropy", "_writable", "news")
 
-    def __init__(self, connection: Connection, *, writable: bool) -> None:
+    def __init__(
+        self, connection: Connection, *, writable: bool, entropy: Entropy | None = None
+    ) -> None:
+        """`entropy` is for the salts of events; the system's, unless another is given."""
         self._connection: Connection | None = connection
         self._writable = writable
+        self._entropy = entropy
         self.news = News.NONE
+
+    def draw_salts(self, count: int) -> list[bytes]:
+        """So many salts, each `SALT_SIZE` random bytes that nobody can guess."""
+        if self._entropy is None:
+            self._entropy = SystemEntropy()
+        draw = self._entropy.token
+        return [draw(SALT_SIZE) for _ in range(count)]
 
     def execute(
         self, statement: Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] = ()
@@ -102,6 +115,13 @@ class Session:
             self._connection.exec_driver_sql(text, list(rows))
         except IntegrityError as error:
             raise describe_violation(error, taken) from error
+
+    def select_range(self, statement: RangeQuery, after: int, limit: int) -> list[Any]:
+        """The rows after a number, as they lie in the database."""
+        if self._connection is None:
+            raise Internal(_USED_AFTERWARDS)
+        text = statement.render(self._connection.dialect.paramstyle)
+        return list(self._connection.exec_driver_sql(text, (after, limit)))
 
     def execute_keyed(
         self, statement: KeyedStatement, keys: Sequence[str], *values: Any

@@ -19,8 +19,8 @@ from sqlalchemy import (
 )
 
 from troth.store.columns import Document, Moment, String, Text
-from troth.store.metadata import metadata
 from troth.store.log_tables import checkpoints, dead_letters, holds
+from troth.store.metadata import metadata
 from troth.store.policy_tables import policy_proposals, policy_sets
 
 __all__ = ["checkpoints", "dead_letters", "holds", "metadata", "policy_proposals", "policy_sets"]

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from troth.store.authorities import AuthorityGateway
 from troth.store.certificates import CertificateGateway
+from troth.store.checkpoints import CheckpointGateway
 from troth.store.client_secrets import ClientSecretGateway
 from troth.store.crls import CrlGateway
 from troth.store.cursors import CursorGateway
@@ -139,6 +140,11 @@ class Transaction:
     def journal(self) -> JournalGateway:
         """What happened."""
         return JournalGateway(self._session)
+
+    @cached_property
+    def checkpoints(self) -> CheckpointGateway:
+        """What was signed of the log."""
+        return CheckpointGateway(self._session)
 
     @cached_property
     def cursors(self) -> CursorGateway:

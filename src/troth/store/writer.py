@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from troth.core.entropy import SystemEntropy
 from troth.core.errors import Internal, TrothError, Unavailable
 from troth.store.database import Database
 from troth.store.session import News, Session
@@ -61,6 +62,7 @@ class Writer:
         self._file = file
         self._on_journaled = on_journaled
         self._limit = queue
+        self._entropy = SystemEntropy()
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -138,7 +140,7 @@ class Writer:
 
     def _run_job(self, link: Link, job: Job) -> tuple[Outcome, News]:
         """Run one function in its savepoint; raises only if the whole group is lost."""
-        session = Session(link.connection, writable=True)
+        session = Session(link.connection, writable=True, entropy=self._entropy)
         link.savepoint()
         try:
             value = call_function(job.function, session)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from tests.fakes.stores import ENGINES, NOW, make_url
@@ -77,6 +77,10 @@ def _verify(public_key: bytes, signature: bytes, data: bytes, kind: KeyKind = Ke
     key = load_der_public_key(public_key)
     if kind is KeyKind.ED25519:
         assert isinstance(key, ed25519.Ed25519PublicKey)
+        key.verify(signature, data)
+        return
+    if kind is KeyKind.ML_DSA_44:
+        assert isinstance(key, mldsa.MLDSA44PublicKey)
         key.verify(signature, data)
         return
     if kind is KeyKind.RSA:

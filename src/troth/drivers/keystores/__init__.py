@@ -19,12 +19,13 @@ class KeyKind(StrEnum):
 
     `P256`: ECDSA with SHA-256, as DER Ecdsa-Sig-Value (RFC 3279, section 2.2.3). `ED25519`: EdDSA,
     64 bytes (RFC 8032, section 5.1.6). `RSA`: 2,048 bits, RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017,
-    section 8.2).
+    section 8.2). `ML_DSA_44`: ML-DSA without a context, 2,420 bytes (FIPS 204, section 5.2).
     """
 
     P256 = "p-256"
     ED25519 = "ed25519"
     RSA = "rsa-2048"
+    ML_DSA_44 = "ml-dsa-44"
 
 
 class Keystore(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -19,7 +19,12 @@ _DERIVED = b"troth derived secret\n"
 _RSA_BITS = 2048
 _RSA_EXPONENT = 65_537
 
-PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+PrivateKey = (
+    ec.EllipticCurvePrivateKey
+    | ed25519.Ed25519PrivateKey
+    | rsa.RSAPrivateKey
+    | mldsa.MLDSA44PrivateKey
+)
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -55,6 +60,8 @@ def make_key(entropy: Entropy, kind: KeyKind = KeyKind.P256) -> PrivateKey:
             return ed25519.Ed25519PrivateKey.from_private_bytes(entropy.token(32))
         case KeyKind.RSA:
             return rsa.generate_private_key(_RSA_EXPONENT, _RSA_BITS)
+        case KeyKind.ML_DSA_44:
+            return mldsa.MLDSA44PrivateKey.from_seed_bytes(entropy.token(32))
 
 
 def find_private_key(key: object) -> PrivateKey | None:
@@ -63,7 +70,7 @@ def find_private_key(key: object) -> PrivateKey | None:
         return key if key.curve.name == "secp256r1" else None
     if isinstance(key, rsa.RSAPrivateKey):
         return key if key.key_size >= _RSA_BITS else None
-    return key if isinstance(key, ed25519.Ed25519PrivateKey) else None
+    return key if isinstance(key, ed25519.Ed25519PrivateKey | mldsa.MLDSA44PrivateKey) else None
 
 
 def encode_public(key: PrivateKey) -> bytes:

@@ -1,7 +1,9 @@
-"""Merkle trees as RFC 6962 has them: the root of a growing list, and proofs of inclusion.
+"""Merkle trees as RFC 6962 has them: the root of a growing list, and proofs about it.
 
 Hashes are SHA-256; leaves and nodes are hashed with a byte before them, so that none can be taken
-for the other (section 2.1). Paths go from the leaf upwards (section 2.1.1).
+for the other (section 2.1). Proofs go from the leaf upwards (sections 2.1.1 and 2.1.2). A subtree
+is what draft-ietf-plants-merkle-tree-certs calls so: the tree over the leaves from `start` to
+before `end`, where `start` is a multiple of the power of two that holds them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ EMPTY_ROOT = sha256().digest()
 """The root of no leaf at all."""
 
 LONGEST_PATH = 64
-"""More hashes than the path of any leaf has: sizes have 63 bits at most."""
+"""As many hashes as any proof has at most: sizes have 63 bits."""
+LARGEST_SIZE = (1 << 63) - 1
+"""Leaves of the largest tree (C2SP tlog-checkpoint)."""
 
 
 def hash_leaf(entry: bytes) -> bytes:
@@ -108,3 +112,91 @@ def compute_root(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> b
     if last:
         raise Invalid("The proof is shorter than the path of its leaf.")
     return found
+
+
+def verify_inclusion(
+    leaf: bytes, index: int, size: int, root: bytes, proof: Sequence[bytes]
+) -> None:
+    """That the tree of `size` leaves with this root has `leaf`, a hash, at `index`.
+
+    `Invalid` unless the proof shows it (RFC 9162, section 2.1.3.2).
+    """
+    if compute_root(leaf, index, size, proof) != root:
+        raise Invalid("The proof leads to another root: the log doesn't hold this entry there.")
+
+
+def verify_consistency(
+    old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]
+) -> None:
+    """That the larger tree begins with all leaves of the smaller one, in their order.
+
+    `Invalid` unless the proof shows it (RFC 9162, section 2.1.4.2). Of the empty tree there is
+    nothing to show but that it is the empty one: every tree begins with it, so whoever starts with
+    nothing has to say so and not ask for a proof.
+    """
+    if not old_size:
+        if new_size or proof or not old_root == new_root == EMPTY_ROOT:
+            raise Invalid("No proof shows anything about an empty tree but that it is empty.")
+        return
+    verify_subtree(0, old_size, old_root, new_size, new_root, proof)
+
+
+def verify_subtree_inclusion(
+    leaf: bytes, index: int, start: int, end: int, root: bytes, proof: Sequence[bytes]
+) -> None:
+    """That the subtree from `start` to `end` with this root has `leaf` at `index` of the whole.
+
+    `Invalid` unless the proof shows it (draft-ietf-plants-merkle-tree-certs, "Subtree Inclusion
+    Proofs").
+    """
+    _require_subtree(start, end)
+    verify_inclusion(leaf, index - start, end - start, root, proof)
+
+
+def verify_subtree(
+    start: int, end: int, node: bytes, size: int, root: bytes, proof: Sequence[bytes]
+) -> None:
+    """That the tree of `size` leaves with this root has the subtree with the root `node`.
+
+    `Invalid` unless the proof shows it (draft-ietf-plants-merkle-tree-certs, "Subtree Consistency
+    Proofs": for ``start == 0`` it is RFC 9162, section 2.1.4.2). The empty subtree is in all trees.
+    """
+    _require_subtree(start, end)
+    if end > size:
+        raise Invalid(f"A tree of {size} entries can't hold {end}: the sizes are the wrong way.")
+    if len(proof) > LONGEST_PATH or any(len(one) != HASH_SIZE for one in proof):
+        raise Invalid("The proof holds something that is no SHA-256 hash, or too many of them.")
+    if start == end:
+        if proof or node != EMPTY_ROOT:
+            raise Invalid("The root of no entry at all is another one.")
+        return
+    first, last, edge = start, end - 1, size - 1
+    while first != last and (last == edge or last & 1):
+        first, last, edge = first >> 1, last >> 1, edge >> 1
+    hashes = iter(proof)
+    # The whole subtree is a node of the larger tree, or its rightmost complete part comes first.
+    below = node if first == last else next(hashes, b"")
+    old = new = below
+    for beside in hashes:
+        if not edge:
+            raise Invalid("The proof is longer than one between these sizes.")
+        if last & 1 or last == edge:
+            if first < last:
+                old = hash_node(beside, old)
+            new = hash_node(beside, new)
+            while not last & 1 and last:
+                first, last, edge = first >> 1, last >> 1, edge >> 1
+        else:
+            new = hash_node(new, beside)
+        first, last, edge = first >> 1, last >> 1, edge >> 1
+    if edge:
+        raise Invalid("The proof is shorter than one between these sizes.")
+    if old != node or new != root:
+        raise Invalid("The proof leads to other roots: the larger tree doesn't continue this one.")
+
+
+def _require_subtree(start: int, end: int) -> None:
+    if not 0 <= start <= end <= LARGEST_SIZE:
+        raise Invalid(f"There are no entries from {start} to {end}.")
+    if start < end and start & ((1 << (end - start - 1).bit_length()) - 1):
+        raise Invalid(f"The entries from {start} to {end} are no subtree.")

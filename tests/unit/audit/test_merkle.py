@@ -6,40 +6,84 @@ import json
 from base64 import b64decode
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from troth.audit.merkle import EMPTY_ROOT, Tree, compute_root, hash_leaf, hash_node, make_path
+from troth.audit.merkle import (
+    EMPTY_ROOT,
+    Tree,
+    compute_root,
+    hash_leaf,
+    hash_node,
+    make_path,
+    verify_consistency,
+    verify_inclusion,
+    verify_subtree,
+    verify_subtree_inclusion,
+)
 from troth.core.errors import Invalid
 
-VECTORS = "shared/data/merkle/testdata/inclusion"
+VECTORS = "shared/data/merkle/testdata"
 """Of github.com/transparency-dev/merkle, Apache-2.0, beside the repository."""
 
 
-def find_vectors() -> list[Path]:
-    for folder in Path(__file__).resolve().parents:
-        if (folder / VECTORS).is_dir():
-            return sorted((folder / VECTORS).rglob("*.json"))
+def find_vectors(folder: str) -> list[dict[str, Any]]:
+    for place in Path(__file__).resolve().parents:
+        if (place / VECTORS).is_dir():
+            files = sorted((place / VECTORS / folder).rglob("*.json"))
+            return [{"file": str(file), **json.loads(file.read_bytes())} for file in files]
     return []
 
 
-def test_inclusion_vectors():
-    files = find_vectors()
-    if not files:
+def decode(text: str | None) -> bytes:
+    return b64decode(text or "")
+
+
+def verify_inclusion_case(case: dict[str, Any], proof: list[bytes]) -> None:
+    leaf, root = decode(case["leafHash"]), decode(case["root"])
+    verify_inclusion(leaf, case["leafIdx"], case["treeSize"], root, proof)
+
+
+def verify_consistency_case(case: dict[str, Any], proof: list[bytes]) -> None:
+    old, new = decode(case["root1"]), decode(case["root2"])
+    verify_consistency(case["size1"], old, case["size2"], new, proof)
+
+
+def verify_subtree_inclusion_case(case: dict[str, Any], proof: list[bytes]) -> None:
+    leaf, root = decode(case["leafHash"]), decode(case["root"])
+    start, end = case["start"], case["end"]
+    verify_subtree_inclusion(leaf, case["leafIdx"], start, end, root, proof)
+
+
+def verify_subtree_case(case: dict[str, Any], proof: list[bytes]) -> None:
+    node, root = decode(case["root1"]), decode(case["root2"])
+    verify_subtree(case["start"], case["end"], node, case["size"], root, proof)
+
+
+@pytest.mark.parametrize(
+    ("folder", "verify", "count", "right"),
+    [
+        ("inclusion", verify_inclusion_case, 98, 6),
+        ("consistency", verify_consistency_case, 98, 6),
+        ("subtreeinclusion", verify_subtree_inclusion_case, 204, 12),
+        ("subtreeconsistency", verify_subtree_case, 118, 12),
+    ],
+)
+def test_every_vector_gives_the_expected_answer(folder, verify, count, right):
+    cases = find_vectors(folder)
+    if not cases:
         pytest.skip(f"{VECTORS} is not beside the repository")
     outcomes = {True: 0, False: 0}
-    for file in files:
-        case = json.loads(file.read_bytes())
-        path = [b64decode(one) for one in case["proof"] or ()]
-        leaf, root = b64decode(case["leafHash"] or ""), b64decode(case["root"] or "")
+    for case in cases:
         try:
-            fits = compute_root(leaf, case["leafIdx"], case["treeSize"], path) == root
+            verify(case, [decode(one) for one in case["proof"] or ()])
+            fits = True
         except Invalid:
             fits = False
-        assert fits is not case["wantErr"], file
+        assert fits is not case["wantErr"], case["file"]
         outcomes[fits] += 1
-    assert outcomes[True] > 5
-    assert outcomes[False] > 50
+    assert outcomes == {True: right, False: count - right}
 
 
 def define_root(leaves: list[bytes]) -> bytes:
@@ -65,6 +109,22 @@ def define_path(index: int, leaves: list[bytes]) -> list[bytes]:
     if index < split:
         return [*define_path(index, left), define_root(right)]
     return [*define_path(index - split, right), define_root(left)]
+
+
+def define_subproof(start: int, end: int, leaves: list[bytes], known: bool = True) -> list[bytes]:
+    """SUBTREE_SUBPROOF of draft-ietf-plants-merkle-tree-certs; with ``start == 0`` it is SUBPROOF
+    of RFC 6962, section 2.1.2."""
+    if (start, end) == (0, len(leaves)):
+        return [] if known else [define_root(leaves)]
+    split = 1
+    while split * 2 < len(leaves):
+        split *= 2
+    left, right = leaves[:split], leaves[split:]
+    if end <= split:
+        return [*define_subproof(start, end, left, known), define_root(right)]
+    if split <= start:
+        return [*define_subproof(start - split, end - split, right, known), define_root(left)]
+    return [*define_subproof(0, end - split, right, False), define_root(left)]
 
 
 LEAVES = [hash_leaf(bytes([number])) for number in range(70)]
@@ -108,3 +168,54 @@ def test_what_is_no_path_is_refused():
             compute_root(LEAVES[5], 5, len(LEAVES), broken)
     with pytest.raises(IndexError):
         make_path(LEAVES, 70)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 33, 40])
+def test_every_tree_is_consistent_with_each_that_it_grew_from(size):
+    leaves = LEAVES[:size]
+    root = define_root(leaves)
+    for old in range(1, size + 1):
+        proof = define_subproof(0, old, leaves)
+        verify_consistency(old, define_root(leaves[:old]), size, root, proof)
+        for other in {old - 1, old + 1} - {0, size + 1}:
+            with pytest.raises(Invalid):
+                verify_consistency(other, define_root(leaves[:old]), size, root, proof)
+        with pytest.raises(Invalid):
+            verify_consistency(old, hash_leaf(b"another"), size, root, proof)
+        with pytest.raises(Invalid):
+            verify_consistency(old, define_root(leaves[:old]), size, hash_leaf(b"another"), proof)
+        with pytest.raises(Invalid):
+            verify_consistency(old, define_root(leaves[:old]), size, root, [*proof, root])
+
+
+def test_every_subtree_is_found_in_every_tree_that_holds_it():
+    for size in range(1, 24):
+        leaves = LEAVES[:size]
+        for start in range(size):
+            for end in range(start + 1, size + 1):
+                node = define_root(leaves[start:end])
+                if start % (1 << (end - start - 1).bit_length()):
+                    with pytest.raises(Invalid, match="no subtree"):
+                        verify_subtree(start, end, node, size, define_root(leaves), [])
+                    continue
+                proof = define_subproof(start, end, leaves)
+                verify_subtree(start, end, node, size, define_root(leaves), proof)
+                for number in range(len(proof)):
+                    broken = [*proof]
+                    broken[number] = hash_leaf(broken[number])
+                    with pytest.raises(Invalid):
+                        verify_subtree(start, end, node, size, define_root(leaves), broken)
+
+
+def test_of_the_empty_tree_only_its_own_root_is_true():
+    verify_consistency(0, EMPTY_ROOT, 0, EMPTY_ROOT, [])
+    for size, root, proof in ((0, LEAVES[0], []), (1, LEAVES[0], []), (0, EMPTY_ROOT, LEAVES[:1])):
+        with pytest.raises(Invalid, match="empty tree"):
+            verify_consistency(0, EMPTY_ROOT, size, root, proof)
+
+
+def test_sizes_beyond_all_trees_are_refused():
+    with pytest.raises(Invalid):
+        verify_subtree(0, 1 << 63, LEAVES[0], 1 << 64, LEAVES[0], [])
+    with pytest.raises(Invalid, match="the wrong way"):
+        verify_consistency(3, LEAVES[0], 2, LEAVES[0], [])

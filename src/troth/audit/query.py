@@ -47,7 +47,7 @@ class Found:
     the decision's action. `actor` did it (of a decision: who asked), `subject` it was done to (of a
     decision: who wanted to). `resource` is "" where none is meant. `detail` is the whole event's
     body, or the decision's remaining fields and facts. `redacted`: persons and reasons were taken
-    out.
+    out. `place` is where a decision lies, ``server/segment/index``; "" for an event.
     """
 
     kind: Kind
@@ -64,6 +64,24 @@ class Found:
     task: str
     detail: Mapping[str, Any] = field(default_factory=dict)
     redacted: bool = False
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Spot:
+    """Where something stands in the order of time; what is newer is greater. No two things have the
+    same. A page goes on behind the spot of the last thing on the page before it."""
+
+    at: datetime
+    kind: Kind
+    id: str
+    place: str
+
+
+def find_spot(found: Found) -> Spot:
+    """The thing's spot. Events of one moment stand in the order of their positions."""
+    id_ = found.id.zfill(20) if found.kind is Kind.EVENT else found.id
+    return Spot(found.at, found.kind, id_, found.place)
 
 
 def fits(query: Query, found: Found) -> bool:

@@ -87,7 +87,7 @@ def _judge_scalar(type_: str, value: Any) -> str:
         return ""
     base = types[type_].get("type", type_)
     base = types[base].get("type", base)
-    wanted = {"string_t": str, "integer_t": int, "long_t": int, "boolean_t": bool}[base]
+    wanted: Any = {"string_t": str, "integer_t": int, "long_t": int, "boolean_t": bool}[base]
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         return f"{value!r} is no {type_}"
     kind = types[type_]

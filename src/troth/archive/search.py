@@ -6,7 +6,7 @@ The face for operations, all of it blocking (not for the event loop) and safe fr
     archive.who_touched(resource, since, until, limit) -> Touches
     archive.find(decision, day=None) -> (DecisionRecord, DecisionProof | None)
     archive.find_proof(decision, day=None) -> DecisionProof
-    archive.scan(since, until, *, subject="", resource="", on_damage=None) -> Iterator[DecisionRecord]
+    archive.scan(since, until, *, subject="", resource="") -> Iterator[DecisionRecord]
     archive.tell_events() -> EventSpan | None
     archive.list_days() -> list[HeldDay]
     archive.redact_event(position) -> bool

@@ -38,8 +38,8 @@ def render_cosigned(key: VerifierKey, checkpoint: Checkpoint, text: str, timesta
     """The message that a cosigner signs with `key`.
 
     `text` is the note's, which is what an Ed25519 cosignature is over; one of ML-DSA-44 is over the
-    cosigner's name and the tree, and leaves extension lines out. `timestamp` is in seconds since
-    1970. Raises `Invalid` for a key that doesn't cosign, and for what has no room in a message.
+    cosigner's name and the tree. `timestamp` is in seconds since 1970. Raises `Invalid` for a key
+    that doesn't cosign, and for what has no room in a message.
     """
     if not 0 <= timestamp <= LATEST_TIME:
         raise Invalid("The time of a cosignature is none.")
@@ -47,6 +47,9 @@ def render_cosigned(key: VerifierKey, checkpoint: Checkpoint, text: str, timesta
         return b"%btime %d\n%b" % (_HEADER, timestamp, text.encode())
     if key.kind != COSIGNATURE_MLDSA44:
         raise Invalid(f"The key of {key.name!r} is of a kind that doesn't cosign.")
+    if checkpoint.extensions:
+        # They would look signed, and anybody could change them.
+        raise Invalid("A checkpoint with extension lines can't be cosigned with ML-DSA-44.")
     return b"".join(
         (
             _LABEL,

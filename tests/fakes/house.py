@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.fakes.outsiders import FakeKeySource
 from troth.archive.log import DecisionLog
+from troth.archive.place import Folder
+from troth.archive.tiles import LogFolder
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Conflict
@@ -36,6 +38,7 @@ from troth.operations.dispatch import Dispatcher
 from troth.operations.feed import FollowJournal, read_seed
 from troth.operations.gate import Gatekeeper
 from troth.operations.leaf import LeafIssuer
+from troth.operations.logkeys import open_signer
 from troth.operations.peer import PeerReader
 from troth.operations.policyfeed import PolicyDesk
 from troth.operations.publication import StoredPublication
@@ -179,6 +182,8 @@ async def open_house(
         parts = Parts(
             store=store,
             decisions=decisions,
+            log=LogFolder(Folder(directory / "log")),
+            signer=open_signer(keystore, DOMAIN),
             decider=DecisionMaker(store, snapshot, clock, entropy, decisions, DOMAIN),
             desk=PolicyDesk(store, snapshot, DOMAIN),
             snapshot=snapshot,

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -30,6 +31,7 @@ _LENGTH = struct.Struct(">H")
 _DETAIL_LENGTH = struct.Struct(">I")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_MOMENT = "%Y-%m-%dT%H:%M:%S.%f%z"
 _encoder = msgspec.json.Encoder()
 
 FAILURE_WORDS = frozenset(
@@ -49,6 +51,15 @@ class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_id: str
     type: str
     version: int
+
+    @property
+    def microseconds(self) -> int:
+        """When it happened, in microseconds since 1970; `Invalid` if that is no time."""
+        try:
+            at = datetime.strptime(self.at, _MOMENT)
+        except ValueError as error:
+            raise Invalid(f"Entry {self.position - 1} has no time that can be read.") from error
+        return (at - _EPOCH) // _MICROSECOND
 
 
 class Detail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,10 +88,20 @@ class StoredEvent:
     digest: bytes | None
 
 
+class _DetailText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A detail whose body is left as it is written."""
+
+    actor: str
+    body: msgspec.Raw
+    subject: str
+
+
 _leaf_decoder = msgspec.json.Decoder(Leaf)
 _detail_decoder = msgspec.json.Decoder(Detail)
+_text_decoder = msgspec.json.Decoder(_DetailText)
 
 
+@lru_cache(1024)
 def find_outcome(type_: str) -> str:
     """Whether what the type tells of is a success or a failure."""
     return "failure" if type_.rpartition(".")[2].rpartition("_")[2] in FAILURE_WORDS else "success"
@@ -88,8 +109,14 @@ def find_outcome(type_: str) -> str:
 
 def render_moment(microseconds: int) -> str:
     """Microseconds since 1970 as RFC 3339, always with six digits."""
-    at = _EPOCH + microseconds * _MICROSECOND
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond:06d}Z"
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return f"{_render_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(1024)
+def _render_second(seconds: int) -> str:
+    """Most of a moment: it is the same for many events that follow each other."""
+    return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}"
 
 
 def render_detail(event: StoredEvent) -> bytes:
@@ -157,6 +184,25 @@ def open_detail(leaf: Leaf, beside: bytes) -> Detail | None:
         return _detail_decoder.decode(detail)
     except (msgspec.DecodeError, RecursionError) as error:
         raise Invalid("The detail is none that this version of troth can read.") from error
+
+
+def restore_event(entry: bytes, beside: bytes) -> StoredEvent:
+    """The event as it lay in the journal; `Invalid` unless the detail is the entry's own."""
+    leaf = read_leaf(entry)
+    found = open_detail(leaf, beside)
+    text = None if found is None else _text_decoder.decode(beside[SALT_SIZE:])
+    return StoredEvent(
+        position=leaf.position,
+        type=leaf.type,
+        version=leaf.version,
+        subject=text.subject if text else "",
+        actor=text.actor if text else "",
+        at=leaf.microseconds,
+        request_id=leaf.request_id,
+        body=bytes(text.body).decode() if text else "{}",
+        salt=beside[:SALT_SIZE] if text else None,
+        digest=None if text else bytes.fromhex(leaf.detail),
+    )
 
 
 def join_entries(entries: Iterable[bytes]) -> bytes:

@@ -162,7 +162,9 @@ class FollowJournal:
         """Seal and take in all that is committed; False if that is another node's turn."""
         asked = self.store.clock.monotonic()
         while (sealed := await self.sealer.seal_batch()) is not None:
-            if sealed.before == self.snapshot.epoch:
+            if sealed.restored:
+                await self._start_again(sealed.head)
+            elif sealed.before == self.snapshot.epoch:
                 await self._take_in(sealed.events, sealed.head, types)
             else:
                 await self._catch_up(types)  # another one has sealed in between
@@ -200,7 +202,7 @@ class FollowJournal:
         while True:
             news = await self._read_news(self.snapshot.epoch)
             if not news.same:
-                await self._start_again(news)
+                await self._start_again(news.head)
                 continue
             all_read = len(news.events) < BATCH
             await self._take_in(news.events, news.head if all_read else 0, types)
@@ -209,9 +211,9 @@ class FollowJournal:
                 self._tell(news.waiting, [])
                 return news
 
-    async def _start_again(self, news: _News) -> None:
+    async def _start_again(self, head: int) -> None:
         """Positions and what came with them are void: everything is read anew."""
-        log.warning("feed.set_back", before=self.snapshot.epoch, now=news.head)
+        log.warning("feed.set_back", before=self.snapshot.epoch, now=head)
         seed = await read_seed(self.store, self.store.clock.now())
         self._watch.last, self._watch.until = None, None
         self.snapshot.reload(seed)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from troth.archive.log import DecisionLog
+from troth.archive.tiles import LogFolder
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.ids import TrustDomain
@@ -54,6 +55,7 @@ from troth.operations.issuerkeys import IssuerKeys
 from troth.operations.journal import ListJournal, TailJournal
 from troth.operations.jwtsvid import IssueJwtSvids
 from troth.operations.leaf import LeafIssuer
+from troth.operations.logkeys import LogSigner
 from troth.operations.manifest import ApplyManifests, PlanManifests
 from troth.operations.node import (
     EvictNode,
@@ -114,6 +116,8 @@ class Parts:
 
     store: Store
     decisions: DecisionLog
+    log: LogFolder
+    signer: LogSigner
     decider: DecisionMaker
     desk: PolicyDesk
     snapshot: Snapshot

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from cryptography import x509
+from msgspec.structs import replace as replace_fields
 
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain
@@ -26,6 +27,7 @@ from troth.drivers.tracers import Telemetry, check_endpoint
 from troth.identity.x509pop import Vouchers, load_authorities
 from troth.policy.permissions import GRANTABLE
 from troth.policy.rule import SYSTEM
+from troth.server.log_settings import AuditSettings
 from troth.server.reading import InvalidArgument, Reading, read_trusted
 from troth.server.settings import (
     OUTAGE,
@@ -114,6 +116,8 @@ class Config:
     """Whether clients may prove themselves by a secret."""
 
     decisions: Decisions
+    audit: AuditSettings
+    """The log; its place is complete."""
     grpc: Address | None
     """Where ext_authz is served over gRPC, or None for nowhere."""
 
@@ -234,6 +238,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         common_names=settings.x509.common_names,
         client_secrets=settings.oauth.client_secrets,
         decisions=settings.decisions,
+        audit=_resolve_audit(settings.audit, data, reading),
         grpc=_parse_grpc(settings.envoy.grpc_listen, (public, mutual), reading),
         geo=_check_geo(settings.geo, reading),
         second_person=settings.policies.second_person,
@@ -293,6 +298,13 @@ def _parse_grpc(text: str, taken: tuple[Address, ...], reading: Reading) -> Addr
     if address.port and address in taken:
         raise reading.blame("envoy.grpc_listen", "must differ from the other listeners.")
     return address
+
+
+def _resolve_audit(audit: AuditSettings, data: Path, reading: Reading) -> AuditSettings:
+    place = audit.place or str(data / "log")
+    if "://" not in place and not Path(place).is_absolute():
+        raise reading.blame("audit.place", f"{place!r} must be an absolute path or a URL.")
+    return replace_fields(audit, place=place)
 
 
 def _check_geo(geo: Geo, reading: Reading) -> Geo:

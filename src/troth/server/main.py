@@ -127,6 +127,7 @@ async def _open_admin(stack: AsyncExitStack, config: Config, house: House, clock
         house.metrics,
         limits=config.limits,
         point=house.point,
+        log=house.log,
     )
     binding = UnixBinding(config.admin_socket, config.admin_socket_mode)
     listener = Listener(app, name="admin", binding=binding, clock=clock, limits=config.limits)
@@ -188,6 +189,7 @@ async def _open_doors(stack: AsyncExitStack, config: Config, house: House, clock
             limits=config.limits,
             open_metrics=config.open_metrics,
             point=replace(house.point, base=base),
+            log=house.log,
         )
         binding = TcpBinding(address.host, address.port, context)
         listener = Listener(app, name=name, binding=binding, clock=clock, limits=config.limits)

@@ -48,6 +48,8 @@ _OPEN_GAUGES = {
     "troth_snapshot_lease_seconds": "Seconds until the live snapshot denies everything.",
     "troth_decision_log_waiting": "Appends to the decision log that are not durable yet.",
     "troth_decision_log_bytes": "Size of all segments of the decision log.",
+    "troth_log_size": "Entries of the log in this server's tiles.",
+    "troth_log_behind": "Sealed events that aren't in this server's tiles yet.",
 }
 
 
@@ -139,6 +141,12 @@ class Metrics:
             (),
             registry=self._open,
         )
+        self._forks = Counter(
+            "troth_log_forks_total",
+            "How often the log was found to have two histories.",
+            (),
+            registry=self._open,
+        )
         self._signed = Counter(
             "troth_signatures_total", "Signatures made.", (), registry=self._open
         )
@@ -211,6 +219,15 @@ class Metrics:
         self._appends.labels(outcome).observe(seconds)
         if outcome == "ok":
             self._decisions.inc(count)
+
+    def observe_log(self, size: int, behind: int) -> None:
+        """Record how far this server's tiles are."""
+        self.show("troth_log_size", size)
+        self.show("troth_log_behind", behind)
+
+    def count_fork(self) -> None:
+        """Record that the log has two histories."""
+        self._forks.inc()
 
     def observe_task(self, task: str, outcome: str, seconds: float, ended: float) -> None:
         """Record one run of background work that ended at `ended`, in Unix time."""

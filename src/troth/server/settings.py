@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from troth.core.ids import MAX_SPIFFE_ID_LENGTH
 from troth.issuance import profiles
+from troth.server.log_settings import AuditSettings
 
 MiB = 1 << 20
 KiB = 1 << 10
@@ -422,6 +423,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     oauth: OAuth = OAuth()
     x509pop: X509popSettings = X509popSettings()
     decisions: Decisions = Decisions()
+    audit: AuditSettings = AuditSettings()
     envoy: EnvoySettings = EnvoySettings()
     geo: Geo = Geo()
     policies: Policies = Policies()

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from troth.archive.log import DecisionLog
+from troth.archive.tiles import LogFolder
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Refused
@@ -45,6 +46,7 @@ from troth.operations.gate import Gatekeeper
 from troth.operations.identity import ExpireIdentities
 from troth.operations.installation import claim_local_node
 from troth.operations.leaf import LeafIssuer, ReconcileIssuance
+from troth.operations.logkeys import open_signer
 from troth.operations.pacing import Pacing
 from troth.operations.peer import PeerReader
 from troth.operations.pointcaller import PointCallers
@@ -64,6 +66,7 @@ from troth.server.gauges import follow_decisions, follow_live
 from troth.server.http.authzen import DecisionPoint
 from troth.server.installation import read_installation
 from troth.server.keyring import open_keystore
+from troth.server.logwiring import list_log_tasks, open_log
 from troth.server.metrics import Metrics
 from troth.server.settings import Limits as Caps
 from troth.store.engine import Store, open_store
@@ -84,6 +87,7 @@ class House:
 
     store: Store
     decisions: DecisionLog
+    log: LogFolder
     snapshot: Snapshot
     dispatcher: Dispatcher
     publication: StoredPublication
@@ -199,9 +203,12 @@ async def build_house(
     )
     publication = make_publication(config, store, snapshot, clock)
     decisions = await open_decisions(config, store, clock, entropy, metrics)
+    folder = await open_log(config, store, clock)
     parts = Parts(
         store=store,
         decisions=decisions,
+        log=folder,
+        signer=await asyncio.to_thread(open_signer, keystore, config.trust_domain),
         decider=DecisionMaker(store, snapshot, clock, entropy, decisions, config.trust_domain),
         desk=PolicyDesk(store, snapshot, config.trust_domain),
         snapshot=snapshot,
@@ -229,6 +236,7 @@ async def build_house(
     return House(
         store=store,
         decisions=parts.decisions,
+        log=parts.log,
         snapshot=snapshot,
         dispatcher=make_dispatcher(parts, config.limits, metrics, tracer, config.roles.spiffe_ids),
         publication=publication,
@@ -320,7 +328,7 @@ def list_tasks(
 ) -> list[Task]:
     """The table of background work: name, period in seconds, operation, what wakes it."""
     store, clock = parts.store, parts.clock
-    sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT)
+    sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT, memory=parts.log)
     return [
         Task(FEED, 1.0, FollowJournal(store, sealer, parts.snapshot, metrics), quiet=True),
         Task("crl.publish", 30.0, publish, wakes=("certificate.revoked", "authority.")),
@@ -353,6 +361,7 @@ def list_tasks(
             PurgeRecords(store, clock, parts.snapshot, store.holder),
             irreversible=True,
         ),
+        *list_log_tasks(parts, config, sealer, metrics),
         *list_decision_tasks(parts, timedelta(days=config.decisions.keep_days)),
     ]
 

@@ -12,7 +12,7 @@ from dataclasses import astuple
 from itertools import starmap
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, select, update
 
 from troth.audit.entry import StoredEvent
 from troth.core.events import Event, SealedEvent
@@ -34,6 +34,7 @@ _t = journal.c
 _APPEND = RowInsert(
     journal, "type", "version", "subject", "actor", "at", "request_id", "body", "salt"
 )
+_CHUNK = 500  # engines bound how many parameters a statement may have
 _COLUMNS = (
     "position",
     "type",
@@ -152,6 +153,12 @@ class JournalGateway:
             taken = {"position": "The journal has other events at these positions."}
             self._session.insert_rows(_PUT_BACK, rows, taken)
             self._session.news = News.URGENT
+
+    def remove_waiting(self, salts: Sequence[bytes]) -> None:
+        """Remove events that wait to be sealed and are put back as sealed, told by their salts."""
+        for at in range(0, len(salts), _CHUNK):
+            some = salts[at : at + _CHUNK]
+            self._session.execute(delete(journal).where(is_waiting, _t.salt.in_(some)))
 
     def redact(self, position: int, digest: bytes) -> None:
         """Take out of a sealed event whom it is about, who did it, and its body; `digest` is what

@@ -1,18 +1,26 @@
-"""The sealer: gives committed journal rows their positions."""
+"""The sealer: gives committed journal rows their positions.
+
+A journal that was set back (a restored backup, a failover that lost commits) gets back from the log
+what it had sealed before anything else is sealed: so no position is ever given to another event.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
+from troth.audit.entry import StoredEvent
 from troth.core.clock import Clock
-from troth.core.events import SealedEvent
+from troth.core.events import Event, SealedEvent
 from troth.store.engine import Store, Transaction
 
 LEASE = "sealer"
 LEASE_TTL = timedelta(seconds=10)
 BATCH = 1000
+ACTOR = "troth"
+REQUEST = "background"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +28,25 @@ class Sealed:
     """What one transaction of the sealer did.
 
     It numbered what is between the positions `before` and `head`; `events` are those of them, in
-    order, that weren't to be left out. `more` says whether something may have been left.
+    order, that weren't to be left out. `more` says whether something may have been left. If they
+    were `restored`, they had been sealed before and were lost: the state that they tell of may be
+    another one.
     """
 
     events: list[SealedEvent]
     before: int
     head: int
     more: bool
+    restored: bool = False
+
+
+class Memory(Protocol):
+    """What remembers sealed events beside the journal: the log."""
+
+    def list_lost(self, last: StoredEvent | None, limit: int) -> list[StoredEvent]:
+        """What it has after the journal's last sealed event, in order; nothing if it has another
+        event in that one's place."""
+        ...
 
 
 class Sealer:
@@ -36,13 +56,25 @@ class Sealer:
     """
 
     def __init__(
-        self, store: Store, *, clock: Clock, holder: str, without: Collection[str] = ()
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        holder: str,
+        without: Collection[str] = (),
+        memory: Memory | None = None,
     ) -> None:
+        self._memory = memory
         self._store = store
         self._without = without
         self._clock = clock
         self._holder = holder
         self._leads = False
+
+    @property
+    def holder(self) -> str:
+        """The name under which this node takes the lease."""
+        return self._holder
 
     @property
     def leads(self) -> bool:
@@ -66,9 +98,30 @@ class Sealer:
         if not tx.leases.take(LEASE, self._holder, self._clock.now(), LEASE_TTL):
             return None, tx.leases.find_holder(LEASE)
         before = tx.journal.head()
+        if self._memory is not None:
+            lost = self._memory.list_lost(tx.journal.find_stored(before), BATCH)
+            if lost:
+                return self._put_back(tx, before, lost), None
         count = tx.journal.seal(BATCH)
         if not count:
             return Sealed([], before, before, more=False), None
         tx.journal.notify_sealed(self._holder)
         events = tx.journal.after(before, BATCH, without=self._without)
         return Sealed(events, before, before + count, count == BATCH), None
+
+    def _put_back(self, tx: Transaction, before: int, lost: Sequence[StoredEvent]) -> Sealed:
+        head = before + len(lost)
+        tx.journal.remove_waiting([event.salt for event in lost if event.salt is not None])
+        tx.journal.put_back(lost)
+        tx.journal.append(
+            Event(
+                type="log.restored",
+                subject="log",
+                actor=ACTOR,
+                at=self._clock.now(),
+                request_id=REQUEST,
+                body={"first": before + 1, "last": head},
+            )
+        )
+        tx.journal.notify_sealed(self._holder)
+        return Sealed([], before, head, more=True, restored=True)

@@ -18,12 +18,14 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
 from litestar.types import ASGIApp
 
+from troth.archive.tiles import LogFolder
 from troth.core.errors import NotFound, TrothError, Unauthenticated
 from troth.core.logwords import log_words
 from troth.core.tracing import TRACEPARENT, Kind, TraceContext, parse_traceparent
 from troth.operations.dispatch import Dispatcher
 from troth.operations.publication import Publication
 from troth.server.http import discovery, health, openapi, pki, spiffe
+from troth.server.http import log as logs
 from troth.server.http.api import Api, Authenticate
 from troth.server.http.authzen import (
     AuthzenEndpoints,
@@ -64,11 +66,12 @@ def build_app(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     open_metrics: bool = True,
     point: DecisionPoint | None = None,
+    log: LogFolder | None = None,
 ) -> Edge:
     """The application of one listener, whose callers `authenticate` tells apart.
 
     With `open_metrics` anybody may read a part of the metrics. `point` is what its decision point
-    needs.
+    needs, `log` what it shows of the log.
     """
     board = health.Board(metrics, authenticate, dispatcher.clock, open_metrics)
     handlers: list[HTTPRouteHandler] = [
@@ -77,6 +80,7 @@ def build_app(
         *discovery.make_handlers(publication),
         *pki.make_handlers(publication),
         *health.make_handlers(publication, board),
+        *(logs.make_handlers(log) if log is not None else ()),
         _serve_openapi(),
     ]
     inner = Litestar(

@@ -1,0 +1,233 @@
+"""Where files of the log lie: a folder, or a place on an object store. Names use ``/``.
+
+A file appears whole or not at all, and survives a loss of power once it was settled.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+from troth.core.errors import NotFound, TrothError, Unavailable
+
+DRAFT = ".new"
+LARGEST = 64 << 20
+"""Bytes of the largest file that is read as a whole."""
+
+
+class Place(Protocol):
+    """Files by name. All methods block; `Unavailable` where the disk or the store can't."""
+
+    def read(self, name: str) -> bytes:
+        """The whole file; `NotFound` if there is none."""
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Have the file hold this; durable once `settle` has returned."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or everything below a name; nothing there is no error."""
+        ...
+
+    def settle(self) -> None:
+        """Return once all that was written survives a loss of power."""
+        ...
+
+    def set_aside(self, suffix: str) -> str:
+        """Move everything to a place beside this one, and begin with nothing; where it is now."""
+        ...
+
+    def describe(self) -> str:
+        """Where this is, in words that hold no secret."""
+        ...
+
+
+class Folder:
+    """A folder on a disk, made if it is missing (0700); files are private to their owner."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._unsettled: set[Path] = set()
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def read(self, name: str) -> bytes:
+        """The whole file."""
+        path = self._path / name
+        try:
+            with open(path, "rb") as file:
+                return file.read(LARGEST + 1)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFound(f"There is no {path}.") from None
+        except OSError as error:
+            raise _explain("read", path, error) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write beside the file, then put it in its place."""
+        path = self._path / name
+        draft = path.with_name(path.name + DRAFT)
+        try:
+            try:
+                handle = _open_draft(draft)
+            except FileNotFoundError:
+                self._make_parents(path.parent)
+                handle = _open_draft(draft)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(handle, view) :]
+                os.fdatasync(handle)
+            finally:
+                os.close(handle)
+            os.rename(draft, path)
+        except OSError as error:
+            raise _explain("written", path, error) from error
+        self._unsettled.add(path.parent)
+
+    def remove(self, name: str) -> None:
+        """Remove it."""
+        path = self._path / name
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            pass  # another one was faster
+        except OSError as error:
+            raise _explain("removed", path, error) from error
+
+    def settle(self) -> None:
+        """Make the names durable that were written since the last time."""
+        folders, self._unsettled = self._unsettled, set()
+        for folder in folders:
+            try:
+                _sync_folder(folder)
+            except FileNotFoundError:
+                continue  # removed since: partial tiles are
+            except OSError as error:
+                self._unsettled |= folders
+                raise _explain("synced", folder, error) from error
+
+    def set_aside(self, suffix: str) -> str:
+        """Rename the folder."""
+        aside = self._path.with_name(f"{self._path.name}.{suffix}")
+        try:
+            os.rename(self._path, aside)
+            self._path.mkdir(mode=0o700)
+            _sync_folder(self._path.parent)
+        except OSError as error:
+            raise _explain("moved", self._path, error) from error
+        return str(aside)
+
+    def describe(self) -> str:
+        """The path."""
+        return str(self._path)
+
+    def _make_parents(self, folder: Path) -> None:
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for one in reversed(missing):
+            one.mkdir(mode=0o700, exist_ok=True)
+            self._unsettled.add(one.parent)
+
+
+class ObjectStore:
+    """A place on whatever fsspec reaches: ``s3://bucket/folder`` with the package for it installed.
+
+    Its writes are whole and durable when they return, as object stores promise.
+    """
+
+    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
+        """`Unavailable` if what speaks that protocol isn't installed, or refuses."""
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # it has no stubs
+
+        self._scheme = url.partition("://")[0]
+        try:
+            self._system, self._root = url_to_fs(url, use_listings_cache=False, **(options or {}))
+        except (ImportError, ValueError, OSError) as error:
+            raise Unavailable(
+                f"Nothing here reads {self._scheme}:// URLs: install the fsspec package for it (for "
+                "s3:// that is s3fs), or name a folder."
+            ) from error
+
+    def read(self, name: str) -> bytes:
+        """The whole object."""
+        try:
+            found: bytes = self._system.cat_file(f"{self._root}/{name}", end=LARGEST + 1)
+            return found
+        except FileNotFoundError:
+            raise NotFound(f"There is no {name} at {self.describe()}.") from None
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put the object."""
+        try:
+            # Object stores have no folders; but what stands for one in tests and on NFS has.
+            path = f"{self._root}/{name}"
+            self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._system.pipe_file(path, data)
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def remove(self, name: str) -> None:
+        """Remove it, or everything below it."""
+        try:
+            self._system.rm(f"{self._root}/{name}", recursive=True)
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def settle(self) -> None:
+        """Nothing to do: an object is durable once it is put."""
+
+    def set_aside(self, suffix: str) -> str:
+        """Move all objects under another prefix."""
+        aside = f"{self._root}.{suffix}"
+        try:
+            self._system.mv(self._root, aside, recursive=True)
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            raise self._explain(error) from error
+        return f"{self._scheme}://{aside}"
+
+    def describe(self) -> str:
+        """The URL, without what might be secret in it."""
+        return f"{self._scheme}://{self._root}"
+
+    def _explain(self, error: Exception) -> TrothError:
+        # What a store's library says may hold credentials: its kind is all that is told.
+        return Unavailable(
+            f"The object store at {self.describe()} can't be used ({type(error).__name__}). Look at "
+            "its credentials and at the network; it is tried again."
+        )
+
+
+def open_place(where: str) -> Place:
+    """A folder by its path, or a place by its URL."""
+    return ObjectStore(where) if "://" in where else Folder(Path(where))
+
+
+def _open_draft(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _explain(verb: str, path: Path, error: OSError) -> Unavailable:
+    why = error.strerror or type(error).__name__
+    return Unavailable(f"{path} can't be {verb}: {why}. Look at the disk; it is tried again.")

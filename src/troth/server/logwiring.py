@@ -1,0 +1,61 @@
+"""How the log is opened and what keeps it: built once, as everything in `troth.server.wiring`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from troth.archive.place import open_place
+from troth.archive.tiles import DamagedLog, LogFolder
+from troth.core.clock import Clock
+from troth.operations.log import CompareRows, LogMeter, WriteLog
+from troth.operations.recording import BACKGROUND, record_event
+from troth.operations.table import Parts
+from troth.server.background import Task
+from troth.server.config import Config
+from troth.store.engine import Store
+from troth.store.sealer import Sealer
+
+COMPARE_SECONDS = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+async def open_log(config: Config, store: Store, clock: Clock) -> LogFolder:
+    """The log's files. Damaged ones are kept aside, and written anew from the journal."""
+    return await asyncio.to_thread(_open_folder, config.audit.place) or await _begin_again(
+        config.audit.place, store, clock
+    )
+
+
+def _open_folder(where: str) -> LogFolder | None:
+    try:
+        return LogFolder(open_place(where))
+    except DamagedLog as error:
+        log.error("log.damaged", detail=error.detail)
+        return None
+
+
+async def _begin_again(where: str, store: Store, clock: Clock) -> LogFolder:
+    place = open_place(where)
+    aside = await asyncio.to_thread(place.set_aside, f"damaged-{clock.now():%Y%m%dT%H%M%SZ}")
+    log.error("log.set_aside", kept=aside)
+    await store.transact(
+        lambda tx: record_event(tx, BACKGROUND, "log.damaged", "log", clock.now(), kept=aside)
+    )
+    return await asyncio.to_thread(LogFolder, place)
+
+
+def list_log_tasks(parts: Parts, config: Config, sealer: Sealer, meter: LogMeter) -> list[Task]:
+    """Background work that keeps the log."""
+    store, clock = parts.store, parts.clock
+    return [
+        Task(
+            "log.write",
+            float(config.audit.checkpoint_seconds),
+            WriteLog(store, clock, parts.log, parts.signer, sealer, meter=meter),
+            quiet=True,
+        ),
+        Task("log.compare", COMPARE_SECONDS, CompareRows(store, clock, parts.log), quiet=True),
+    ]

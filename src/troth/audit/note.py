@@ -191,6 +191,14 @@ def verify_note(note: Note, keys: Iterable[VerifierKey]) -> tuple[VerifierKey, .
     return tuple(key for key in known.values() if key in signed)
 
 
+def merge_signatures(note: Note, signatures: Iterable[Signature]) -> Note:
+    """The note with these signatures below its own; of one key, the one that is there stays."""
+    held = {(one.name, one.key_id): one for one in note.signatures}
+    fresh = {(one.name, one.key_id): one for one in signatures}
+    added = (one for key, one in fresh.items() if key not in held)
+    return Note(note.text, (*note.signatures, *added))
+
+
 def check_name(name: str) -> str:
     """`name` if a key may have it: not empty, no spaces of any kind, no plus sign, no control
     characters, 255 bytes at most (signed-note, "Format")."""

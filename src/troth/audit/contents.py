@@ -1,0 +1,190 @@
+"""What the leaves of a log stand for: its entries, and what lies beside them, in bundles of 256."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+
+from troth.audit.entry import Leaf, read_leaf, split_details, split_entries
+from troth.audit.flaw import Fault, Findings, describe_run, group
+from troth.audit.merkle import HASH_SIZE, hash_leaf
+from troth.audit.tile import WIDTH, Read, name_details, name_entries
+from troth.core.errors import Invalid, NotFound
+
+Name = Callable[[int, int], str]
+Split = Callable[[bytes], list[bytes]]
+
+_LENGTH = 2
+"""Bytes of the length before an entry."""
+
+
+def read_entries(read: Read, index: int, width: int) -> list[bytes]:
+    """The first `width` entries of a bundle, cut from the full one if the partial one is gone.
+
+    `NotFound` if there is neither, `Invalid` if it holds more or less.
+    """
+    return _read_whole(read, name_entries, index, width, split_entries)
+
+
+def read_details(read: Read, index: int, width: int) -> list[bytes]:
+    """The same of what lies beside them."""
+    return _read_whole(read, name_details, index, width, split_details)
+
+
+def _read_whole(read: Read, name: Name, index: int, width: int, split: Split) -> list[bytes]:
+    parts = _read_parts(read, name, index, width, split)
+    if len(parts) != width:
+        raise Invalid(f"{name(index, width)} holds {len(parts)} entries and not {width}.")
+    return parts
+
+
+def _read_parts(read: Read, name: Name, index: int, width: int, split: Split) -> list[bytes]:
+    try:
+        return split(read(name(index, width)))
+    except NotFound:
+        if width == WIDTH:
+            raise
+    parts = split(read(name(index, WIDTH)))
+    return parts[:width] if len(parts) == WIDTH else parts
+
+
+def compute_hashes(read: Read, index: int, width: int) -> bytes | None:
+    """The leaf hashes of a bundle's entries, one after the other; None if they can't be had."""
+    try:
+        return b"".join(map(hash_leaf, read_entries(read, index, width)))
+    except (NotFound, Invalid):
+        return None
+
+
+class Contents:
+    """Holds bundles against leaf hashes. `leaves` and `details` say how deep it looks."""
+
+    def __init__(self, read: Read, findings: Findings, leaves: bool, details: bool) -> None:
+        self._read, self._findings = read, findings
+        self._leaves, self._details = leaves, leaves and details
+        self._latest = ("", 0)
+        """The last entry's time, and its index."""
+
+    def verify(self, index: int, width: int, hashes: bytes | None, proved: bool) -> None:
+        """Look at a bundle whose leaves have these hashes, `proved` or only taken for true."""
+        name, first = name_entries(index, width), index * WIDTH
+        try:
+            entries = _read_parts(self._read, name_entries, index, width, split_entries)
+        except NotFound:
+            words = f"{name} is missing."
+            self._findings.add(Fault.MISSING, name, words, first, first + width - 1)
+            return
+        except Invalid:
+            entries = self._salvage(name, index, width)
+        else:
+            if len(entries) != width:
+                words = f"{name} holds {len(entries)} entries and not {width}."
+                self._findings.add(Fault.CUT, name, words, first + min(len(entries), width))
+        right = self._compare(name, first, entries[:width], hashes, proved)
+        if self._leaves:
+            leaves = {at: self._read_leaf(name, first + at, entries[at]) for at in right}
+            if self._details and right:
+                self._verify_details(index, width, leaves)
+
+    def _compare(
+        self, name: str, first: int, entries: list[bytes], hashes: bytes | None, proved: bool
+    ) -> Sequence[int]:
+        """Which of a bundle's entries are shown to be those of the tree."""
+        if hashes is None:
+            words = f"Nothing shows whether the entries of {name} are right: no tile is left."
+            self._findings.add(Fault.UNPROVED, name, words, first)
+            return ()
+        found = [sha256(b"\x00" + entry).digest() for entry in entries]
+        right: Sequence[int] = range(len(found))
+        if b"".join(found) != hashes[: len(found) * HASH_SIZE]:
+            right = [at for at in right if found[at] == pick(hashes, at)]
+            fault = Fault.ALTERED if proved else Fault.UNPROVED
+            for start, end in group(sorted(set(range(len(found))).difference(right))):
+                start, end = first + start, first + end
+                words = f"In {name}, {describe_run('entry', 'entries', start, end)} "
+                words += "isn't what the log's tree holds: altered, or moved."
+                if not proved:
+                    words += " Or the tile is, which can't be shown either."
+                self._findings.add(fault, name, words, start, end)
+        if not proved:
+            return ()
+        self._findings.entries += len(right)
+        return right
+
+    def _salvage(self, name: str, index: int, width: int) -> list[bytes]:
+        """What can still be taken from a bundle that is cut off or has a wrong length in it."""
+        try:
+            data = self._read(name)
+        except NotFound:
+            data = self._read(name_entries(index, WIDTH))
+        entries: list[bytes] = []
+        at = 0
+        while at + _LENGTH <= len(data):
+            end = at + _LENGTH + int.from_bytes(data[at : at + _LENGTH], "big")
+            if end > len(data):
+                break
+            entries.append(data[at + _LENGTH : end])
+            at = end
+        last = index * WIDTH + width - 1
+        torn = min(index * WIDTH + len(entries), last)
+        words = f"{name} ends in the middle of entry {torn}: it was cut off, or the length of an "
+        words += "entry was altered."
+        self._findings.add(Fault.CUT, name, words, torn, last)
+        return entries
+
+    def _read_leaf(self, name: str, index: int, entry: bytes) -> Leaf | None:
+        try:
+            leaf = read_leaf(entry)
+        except Invalid:
+            words = f"Entry {index} is in the tree, but none that this version of troth can read."
+            self._findings.add(Fault.MISPLACED, name, words, index, index)
+            return None
+        if leaf.position != index + 1:
+            words = f"Entry {index} must be event {index + 1}, and says that it is event "
+            words += f"{leaf.position}."
+            self._findings.add(Fault.MISPLACED, name, words, index, index)
+        before, where = self._latest
+        if leaf.at < before:  # RFC 3339 with six digits always: in the order of letters
+            words = f"The clock went back, from {before} (entry {where}) to {leaf.at} (entry "
+            self._findings.remark(f"{words}{index}).")
+        self._latest = (leaf.at, index)
+        return leaf
+
+    def _verify_details(self, index: int, width: int, leaves: dict[int, Leaf | None]) -> None:
+        name, first = name_details(index, width), index * WIDTH
+        findings = self._findings
+        try:
+            details = _read_parts(self._read, name_details, index, width, split_details)
+        except NotFound:
+            words = f"{name} is missing."
+            findings.add(Fault.MISSING, name, words, first, first + width - 1)
+            return
+        except Invalid as error:
+            words = f"{name} can't be taken apart. {error.detail}"
+            findings.add(Fault.CUT, name, words, first, first + width - 1)
+            return
+        if len(details) != width:
+            words = f"{name} holds the details of {len(details)} entries and not of {width}."
+            findings.add(Fault.CUT, name, words, first + min(len(details), width))
+        wrong = []
+        for at, leaf in leaves.items():
+            if leaf is None or at >= len(details):
+                continue
+            if not details[at]:
+                findings.redacted += 1
+            elif sha256(details[at]).hexdigest() == leaf.detail:  # salt and detail as they lie
+                findings.details += 1
+            else:
+                wrong.append(at)
+        for start, end in group(wrong):
+            start, end = first + start, first + end
+            words = f"In {name}, what lies beside {describe_run('entry', 'entries', start, end)} "
+            words += "isn't what the log commits to: altered."
+            findings.add(Fault.ALTERED, name, words, start, end)
+
+
+def pick(hashes: bytes | None, number: int) -> bytes | None:
+    """Hash `number` of a tile; None where there is none."""
+    if hashes is None:
+        return None
+    return hashes[number * HASH_SIZE : (number + 1) * HASH_SIZE] or None

@@ -24,7 +24,7 @@ from troth.audit.entry import (
     split_entries,
 )
 from troth.audit.merkle import EMPTY_ROOT, HASH_SIZE, hash_leaf, hash_node
-from troth.audit.tile import WIDTH, name_details, name_entries, name_tile
+from troth.audit.tile import WIDTH, compute_tree_root, name_details, name_entries, name_tile
 from troth.core.errors import Invalid, NotFound, Refused
 
 SIZE = "size"
@@ -111,6 +111,25 @@ class LogFolder:
         self.size, self.root = grown.size, root
         while grown.outdated:
             self.place.remove(grown.outdated.pop())
+
+    def compute_root(self, size: int) -> bytes:
+        """The root over the first `size` entries, from what is on disk. With it the partial tiles
+        of that size are there: they must be for every checkpoint that is published."""
+        if size > self.size:
+            raise NotFound(f"The log has {self.size} entries, not yet {size}.")
+        for level in range(64):
+            index, width = divmod(size >> (8 * level), WIDTH)
+            if not size >> (8 * level):
+                break
+            if width:
+                self._cut(name_tile(level, index, width), level, index, width)
+        index, width = divmod(size, WIDTH)
+        if width and index == self.size // WIDTH and self._is_missing(name_entries(index, width)):
+            entries, details = self._read_pair(index)
+            self.place.write(name_entries(index, width), join_entries(entries[:width]))
+            self.place.write(name_details(index, width), join_details(details[:width]))
+        self.place.settle()
+        return compute_tree_root(self.read, size)
 
     def abandon(self) -> None:
         """Forget what was appended since the last `settle`: it is written again next time."""
@@ -242,6 +261,21 @@ class LogFolder:
         if len(data) != width * HASH_SIZE:
             raise self._damaged(name)
         return [data[at : at + HASH_SIZE] for at in range(0, len(data), HASH_SIZE)]
+
+    def _cut(self, name: str, level: int, index: int, width: int) -> None:
+        """Write a partial tile from the wider one that is there, unless a full one is."""
+        now = (self.size >> (8 * level)) - index * WIDTH
+        if now >= WIDTH or not self._is_missing(name):
+            return
+        wider = b"".join(self._read_hashes(level, index, now))
+        self.place.write(name, wider[: width * HASH_SIZE])
+
+    def _is_missing(self, name: str) -> bool:
+        try:
+            self.place.read(name)
+        except NotFound:
+            return True
+        return False
 
     def _find_width(self, index: int) -> int:
         return min(WIDTH, self.size - index * WIDTH)

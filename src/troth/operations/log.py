@@ -17,7 +17,6 @@ import structlog
 
 from troth.archive.tiles import CHECKPOINT, KEYS, LogFolder
 from troth.audit.entry import StoredEvent, render_entry
-from troth.audit.tile import compute_tree_root
 from troth.core.clock import Clock
 from troth.core.errors import NotFound, Refused, TrothError, Unavailable
 from troth.operations.logkeys import LogSigner
@@ -48,11 +47,12 @@ class LogMeter(Protocol):
 
 @dataclass(slots=True)
 class _Watch:
-    """What is kept in mind between runs: the size of the last checkpoint that was compared, and
-    whether the keys lie beside the tiles."""
+    """What is kept in mind between runs: the size of the last checkpoint that was compared,
+    whether the keys lie beside the tiles, and which checkpoint does."""
 
     compared: int = -1
     keyed: bool = False
+    shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class WriteLog:
             return True
         if newest.size > self.folder.size:
             return False  # another one has more; it is caught up with
-        root = await asyncio.to_thread(compute_tree_root, self.folder.read, newest.size)
+        root = await asyncio.to_thread(self.folder.compute_root, newest.size)
         if root != newest.root:
             await self._report_fork(
                 f"the checkpoint of {newest.size} entries has another root than they have",
@@ -189,8 +189,13 @@ class WriteLog:
 
     async def _publish(self) -> None:
         found = await self.store.read(lambda tx: tx.checkpoints.newest_published())
-        if found is not None and found.size <= self.folder.size:
+        if found is None or found.size > self.folder.size:
+            return
+        shown = f"{found.size} {len(found.note)}"
+        if shown != self._watch.shown:
+            await asyncio.to_thread(self.folder.compute_root, found.size)
             await asyncio.to_thread(self.folder.save, CHECKPOINT, found.note.encode())
+            self._watch.shown = shown
 
     # What must not be
 
@@ -199,7 +204,7 @@ class WriteLog:
         size, root = self.folder.size, self.folder.root
         stamp = f"{self.clock.now():%Y%m%dT%H%M%SZ}"
         aside = await asyncio.to_thread(self.folder.set_aside, f"forked-{size}-{stamp}")
-        self._watch.keyed, self._watch.compared = False, -1
+        self._watch.keyed, self._watch.compared, self._watch.shown = False, -1, ""
         log.error("log.forked", what=what, size=size, root=root.hex(), kept=aside)
         if self.meter is not None:
             self.meter.count_fork()

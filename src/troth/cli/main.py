@@ -43,6 +43,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("agent", "agent", "Run the node agent alone.", PANEL_RUN),
     Entry("run", "run", "Start a program with fresh credentials.", PANEL_RUN),
     Entry("enroll", "enroll", "Enrol this device, without an agent.", PANEL_RUN),
+    Entry("witness", "witness", "Cosign other people's logs.", PANEL_RUN),
     Entry("doctor", "doctor", "Say what is wrong here, and how to mend it.", PANEL_RUN),
     Entry("check", "manifest", "Check manifests without a server.", PANEL_STATE),
     Entry("schema", "manifest", "Print the JSON Schema of manifests, for editors.", PANEL_STATE),

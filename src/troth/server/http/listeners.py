@@ -35,11 +35,12 @@ _MAX_SOCKET_PATH = 107  # sun_path of unix(7), without the final zero
 
 @dataclass(frozen=True, slots=True)
 class TcpBinding:
-    """A host and port, with TLS. Every address of the host is bound, on one port."""
+    """A host and port, with TLS, unless a proxy in front has that. Every address of the host is
+    bound, on one port."""
 
     host: str
     port: int
-    tls: ssl.SSLContext
+    tls: ssl.SSLContext | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +148,15 @@ class Listener:
         self.port = sockets[0].getsockname()[1]
 
         async def greet(connected: socket.socket, slot: Slot) -> None:
+            secured: dict[str, Any] = {
+                "ssl": binding.tls,
+                "ssl_handshake_timeout": self._limits.header_seconds,
+                "ssl_shutdown_timeout": 2,
+            }
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: PeerProtocol(self._config, self._state, slot),
                 connected,
-                ssl=binding.tls,
-                ssl_handshake_timeout=self._limits.header_seconds,
-                ssl_shutdown_timeout=2,
+                **(secured if binding.tls is not None else {}),
             )
 
         for bound in sockets:

@@ -1,0 +1,147 @@
+"""`troth witness`: a server that cosigns checkpoints of other people's logs."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from troth.cli.command import command, make_app
+from troth.cli.logs import configure_logs
+from troth.cli.terminal import Terminal, make_text
+from troth.core.errors import Invalid
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from troth.audit.note import VerifierKey
+    from troth.server.witness.signer import WitnessSigner
+
+app = make_app("A witness of other people's logs.")
+
+FOLDER = "witness"
+LARGEST_FILE = 1 << 20
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "text", "json"]
+
+
+@command(
+    app,
+    "witness",
+    example="troth witness --data /srv/witness --listen 0.0.0.0:8448 \\\n"
+    "      --name witness.example.net/w1 --log @example.org.vkey \\\n"
+    "      --tls-cert chain.pem --tls-key key.pem",
+    local=True,
+)
+def witness(
+    terminal: Terminal,
+    name: Annotated[
+        str,
+        typer.Option(
+            help="What the witness is called for ever, such as witness.example.net/w1.",
+            metavar="NAME",
+        ),
+    ],
+    log: Annotated[
+        list[str],
+        typer.Option(
+            help="A log's vkey, or @FILE with one a line; again for each.", metavar="VKEY|@FILE"
+        ),
+    ],
+    listen: Annotated[
+        str, typer.Option(help="Where to answer.", metavar="HOST:PORT")
+    ] = "localhost:8448",
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="Certificate chain, leaf first (PEM).", metavar="FILE"),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The key of --tls-cert (PEM).", metavar="FILE")
+    ] = None,
+    key_encryption_key: Annotated[
+        str,
+        typer.Option(
+            help="What seals the witness's keys: file:PATH or command:PROGRAM; default: a file "
+            "beside them.",
+            metavar="SOURCE",
+        ),
+    ] = "",
+    log_level: Annotated[LogLevel, typer.Option(help="The least level logged.")] = "info",
+    log_format: Annotated[LogFormat, typer.Option(help="How the log is written.")] = "auto",
+) -> None:
+    """Run a witness: it cosigns what logs say of themselves, as long as it never contradicts what
+    they said before.
+
+    It keeps its keys and the last checkpoint of each log in DATA/witness, and prints its own vkeys
+    for those who want to rely on it. Without --tls-cert it speaks plain HTTP, for a proxy in front.
+    SIGHUP has it read a renewed certificate. It runs until Ctrl-C.
+    """
+    from troth.server.witness.main import WitnessPlan, run_witness
+
+    if (tls_cert is None) != (tls_key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key belong together: give both or neither.")
+    host, port = _split_address(listen)
+    plan = WitnessPlan(
+        folder=terminal.options.data.absolute() / FOLDER,
+        name=name,
+        host=host,
+        port=port,
+        logs=_read_logs(log),
+        tls=(tls_cert, tls_key) if tls_cert and tls_key else None,
+        key_source=key_encryption_key,
+    )
+    configure_logs(log_level, log_format)
+    raise typer.Exit(run_witness(plan, partial(_announce, terminal)))
+
+
+def _announce(terminal: Terminal, signer: WitnessSigner, url: str) -> None:
+    """Say where it is and with which keys it signs, once it answers."""
+    keys = [key.render() for key in signer.public]
+    terminal.show({"url": url, "vkeys": keys, "pid": os.getpid()}, lambda: _paint(url, keys))
+
+
+def _paint(url: str, keys: list[str]) -> list[RenderableType]:
+    return [
+        make_text(("the witness is ready", "bold green"), f" at {url}; its vkeys:"),
+        *(make_text(key) for key in keys),
+    ]
+
+
+def _split_address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or not port.isascii() or int(port) > 65_535:
+        raise typer.BadParameter(f"--listen: {text!r} is not HOST:PORT, such as localhost:8448.")
+    return host, int(port)
+
+
+def _read_logs(given: list[str]) -> tuple[VerifierKey, ...]:
+    """The logs' keys, in their order; wrong usage if there is none or one is none."""
+    from troth.audit.note import parse_vkey
+
+    keys: dict[VerifierKey, None] = {}
+    for one in given:
+        lines = _read_lines(Path(one[1:])) if one.startswith("@") else [one]
+        for line in lines:
+            try:
+                keys[parse_vkey(line)] = None
+            except Invalid as error:
+                raise typer.BadParameter(f"--log {one[:80]}: {error.detail}") from error
+    if not keys:
+        raise typer.BadParameter("--log: the witness must know the key of a log at least.")
+    return tuple(keys)
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8"
+        raise typer.BadParameter(f"--log @{path}: the file can't be read: {reason}.") from error
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]

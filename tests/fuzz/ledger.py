@@ -147,7 +147,8 @@ FUZZED: dict[str, str] = {
     """,
     "key-encryption-key": """
         drivers.keystores.kek._decode
-        drivers.keystores.kek._read_file
+        drivers.references._read_file
+        drivers.references.read_reference
     """,
     "key-file": """
         drivers.keystores.file._read_file

@@ -65,6 +65,7 @@ from troth.operations.node import (
     Restraint,
     SyncNode,
 )
+from troth.operations.outlet import Outlet
 from troth.operations.pacing import JOINS, Turns
 from troth.operations.peer import PeerReader
 from troth.operations.places import Places
@@ -140,6 +141,7 @@ class Parts:
     usage: Usage | None = None
     draft_transaction_tokens: bool = False
     locator: Locator | None = None
+    outlets: tuple[Outlet, ...] = ()
 
 
 def list_operations(p: Parts) -> Mapping[str, Operation]:

@@ -42,6 +42,7 @@ from troth.server.settings import (
     describe_settings,
     name_environment,
 )
+from troth.server.sinkconfig import SinkConfig, resolve_sinks
 
 __all__ = [
     "Config",
@@ -118,6 +119,7 @@ class Config:
     decisions: Decisions
     audit: AuditSettings
     """The log; its place is complete."""
+    sinks: tuple[SinkConfig, ...]
     grpc: Address | None
     """Where ext_authz is served over gRPC, or None for nowhere."""
 
@@ -239,6 +241,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         client_secrets=settings.oauth.client_secrets,
         decisions=settings.decisions,
         audit=_resolve_audit(settings.audit, data, reading),
+        sinks=resolve_sinks(settings.sinks, reading, environ),
         grpc=_parse_grpc(settings.envoy.grpc_listen, (public, mutual), reading),
         geo=_check_geo(settings.geo, reading),
         second_person=settings.policies.second_person,
@@ -264,9 +267,13 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         unknown_variables=tuple(
             name
             for name in reading.unknown_variables
-            if keystore.key_encryption_key != f"env:{name}"
+            if f"env:{name}" not in {keystore.key_encryption_key, *_list_secrets(settings)}
         ),
     )
+
+
+def _list_secrets(settings: Settings) -> set[str]:
+    return {sink.secret for sink in settings.sinks}
 
 
 def _choose_data(chosen: str, environ: Mapping[str, str]) -> Path:

@@ -37,6 +37,15 @@ _GAUGES = {
     "troth_server_certificate_expires_seconds": ("Until the server's certificate ends.", ()),
     "troth_crl_age_seconds": ("Age of the oldest newest list of a published authority.", ()),
     "troth_crl_expires_seconds": ("Until the first of these lists is refused by verifiers.", ()),
+    "troth_sink_behind": (
+        "Sealed events, or segments of decisions, that a sink's receiver doesn't have.",
+        ("sink", "source"),
+    ),
+    "troth_sink_lag_seconds": (
+        "Age of the oldest event or decision that a sink's receiver doesn't have.",
+        ("sink", "source"),
+    ),
+    "troth_sink_dead_letters": ("Dead letters of a sink.", ("sink",)),
 }
 """For known callers: name → what it is, and its labels."""
 
@@ -147,6 +156,18 @@ class Metrics:
             (),
             registry=self._open,
         )
+        self._sent = Counter(
+            "troth_sink_messages_total",
+            "Events and decisions that a sink's receiver took, or refused for good.",
+            ("sink", "outcome"),
+            registry=self._closed,
+        )
+        self._sink_failures = Counter(
+            "troth_sink_failures_total",
+            "Deliveries that a sink's receiver was away for, or took a part of.",
+            ("sink",),
+            registry=self._closed,
+        )
         self._signed = Counter(
             "troth_signatures_total", "Signatures made.", (), registry=self._open
         )
@@ -228,6 +249,17 @@ class Metrics:
     def count_fork(self) -> None:
         """Record that the log has two histories."""
         self._forks.inc()
+
+    def count_sent(self, sink: str, delivered: int, refused: int, *, failed: bool) -> None:
+        """Record one batch that a sink tried to deliver."""
+        self._sent.labels(sink, "delivered").inc(delivered)
+        self._sent.labels(sink, "refused").inc(refused)
+        self._sink_failures.labels(sink).inc(failed)
+
+    def show_sink(self, sink: str, source: str, behind: int, lag: float) -> None:
+        """Show how far a sink is behind, in number and in seconds."""
+        self.show("troth_sink_behind", behind, sink, source)
+        self.show("troth_sink_lag_seconds", lag, sink, source)
 
     def observe_task(self, task: str, outcome: str, seconds: float, ended: float) -> None:
         """Record one run of background work that ended at `ended`, in Unix time."""

@@ -180,4 +180,11 @@ def _read_text(text: str, setting: Setting, variable: str) -> Any:
             raise Invalid(
                 f'{variable}: {setting.name}: expected a JSON object such as {{"1000": "admin"}}.'
             ) from error
+    if setting.type == "tables":
+        try:
+            return msgspec.json.decode(text, type=list[dict[str, Any]])
+        except (msgspec.DecodeError, UnicodeError) as error:
+            raise Invalid(
+                f"{variable}: {setting.name}: expected a JSON array of objects."
+            ) from error
     return text

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from troth.core.ids import MAX_SPIFFE_ID_LENGTH
 from troth.issuance import profiles
 from troth.server.log_settings import AuditSettings
+from troth.server.sink_settings import Sinks
 
 MiB = 1 << 20
 KiB = 1 << 10
@@ -424,6 +425,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     x509pop: X509popSettings = X509popSettings()
     decisions: Decisions = Decisions()
     audit: AuditSettings = AuditSettings()
+    sinks: Sinks = []
     envoy: EnvoySettings = EnvoySettings()
     geo: Geo = Geo()
     policies: Policies = Policies()
@@ -486,6 +488,8 @@ def _name_type(kind: Any) -> str:
         return " | ".join(str(value) for value in kind.values)
     if isinstance(kind, msgspec.inspect.DictType):
         return "table"
+    if isinstance(kind, msgspec.inspect.ListType):
+        return "tables"
     return _TYPES[type(kind).__name__]
 
 

@@ -47,6 +47,7 @@ from troth.operations.identity import ExpireIdentities
 from troth.operations.installation import claim_local_node
 from troth.operations.leaf import LeafIssuer, ReconcileIssuance
 from troth.operations.logkeys import open_signer
+from troth.operations.outlet import Outlet
 from troth.operations.pacing import Pacing
 from troth.operations.peer import PeerReader
 from troth.operations.pointcaller import PointCallers
@@ -69,6 +70,7 @@ from troth.server.keyring import open_keystore
 from troth.server.logwiring import list_log_tasks, open_log
 from troth.server.metrics import Metrics
 from troth.server.settings import Limits as Caps
+from troth.server.sinkwiring import list_sink_tasks, open_outlets
 from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
 from troth.store.timing import Stopwatch
@@ -89,6 +91,7 @@ class House:
     decisions: DecisionLog
     log: LogFolder
     snapshot: Snapshot
+    outlets: tuple[Outlet, ...]
     dispatcher: Dispatcher
     publication: StoredPublication
     callers: CallerRegistry
@@ -231,6 +234,7 @@ async def build_house(
         usage=metrics,
         draft_transaction_tokens=config.draft_transaction_tokens,
         locator=await open_geo(config),
+        outlets=open_outlets(config, clock, entropy),
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
     return House(
@@ -238,6 +242,7 @@ async def build_house(
         decisions=parts.decisions,
         log=parts.log,
         snapshot=snapshot,
+        outlets=parts.outlets,
         dispatcher=make_dispatcher(parts, config.limits, metrics, tracer, config.roles.spiffe_ids),
         publication=publication,
         callers=make_registry(config, parts),
@@ -362,6 +367,7 @@ def list_tasks(
             irreversible=True,
         ),
         *list_log_tasks(parts, config, sealer, metrics),
+        *list_sink_tasks(parts, config, metrics),
         *list_decision_tasks(parts, timedelta(days=config.decisions.keep_days)),
     ]
 

@@ -10,8 +10,10 @@ from troth.store.checkpoints import CheckpointGateway
 from troth.store.client_secrets import ClientSecretGateway
 from troth.store.crls import CrlGateway
 from troth.store.cursors import CursorGateway
+from troth.store.dead_letters import DeadLetterGateway
 from troth.store.declarations import DeclarationGateway
 from troth.store.enrolment_codes import EnrolmentCodeGateway
+from troth.store.event_search import EventSearchGateway
 from troth.store.evidence import EvidenceGateway
 from troth.store.identities import IdentityGateway
 from troth.store.instances import InstanceGateway
@@ -142,6 +144,11 @@ class Transaction:
         return JournalGateway(self._session)
 
     @cached_property
+    def event_search(self) -> EventSearchGateway:
+        """What happened, looked for."""
+        return EventSearchGateway(self._session)
+
+    @cached_property
     def checkpoints(self) -> CheckpointGateway:
         """What was signed of the log."""
         return CheckpointGateway(self._session)
@@ -150,6 +157,11 @@ class Transaction:
     def cursors(self) -> CursorGateway:
         """How far each consumer has read the journal."""
         return CursorGateway(self._session)
+
+    @cached_property
+    def dead_letters(self) -> DeadLetterGateway:
+        """What sinks didn't deliver."""
+        return DeadLetterGateway(self._session)
 
     @cached_property
     def leases(self) -> LeaseGateway:

@@ -10,20 +10,16 @@ import binascii
 import contextlib
 import os
 import re
-import shlex
-import signal
-import stat
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from troth.core.entropy import Entropy
-from troth.core.errors import Invalid, Unavailable
+from troth.core.errors import Unavailable
 from troth.drivers.keystores.file import sync_directory
+from troth.drivers.references import COMMAND_TIMEOUT_S, read_reference
 
 KEY_SIZE = 32
-COMMAND_TIMEOUT_S = 10.0
-_MAX_TEXT = 4096
+_WHAT = "key-encryption key"
 _HEX = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
@@ -46,23 +42,19 @@ def resolve_key_encryption_key(
     message repeats what was read.
     """
     kind, _, rest = source.partition(":")
-    if not rest.strip():
-        kind = ""
+    if kind == "file" and rest.strip() and create and not os.path.lexists(rest):
+        _create_file(Path(rest), entropy)
+    text = read_reference(source, _WHAT, environment=environment, timeout_s=timeout_s)
+    return _decode(text, _name_place(kind, rest))
+
+
+def _name_place(kind: str, rest: str) -> str:
     match kind:
         case "file":
-            path = Path(rest)
-            if create and not os.path.lexists(path):
-                _create_file(path, entropy)
-            return _decode(_read_file(path), f"The file {path}")
+            return f"The file {rest}"
         case "env":
-            if rest not in environment:
-                raise Unavailable(f"The environment variable {rest} with the key is not set.")
-            return _decode(environment[rest], f"The environment variable {rest}")
-        case "command":
-            return _decode(_run(rest, environment, timeout_s), "The key-encryption key's command")
-    raise Invalid(
-        "The key-encryption key's source must be file:PATH, env:NAME or command:PROGRAM ARGUMENTS."
-    )
+            return f"The environment variable {rest}"
+    return "The key-encryption key's command"
 
 
 def _decode(text: str, where: str) -> bytes:
@@ -81,26 +73,6 @@ def _decode(text: str, where: str) -> bytes:
     if len(set(key)) == 1:
         raise Unavailable(f"{where} holds one byte repeated, which is no key; make a random one.")
     return key
-
-
-def _read_file(path: Path) -> str:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise Unavailable(f"The key-encryption key {path} must be a plain file.")
-            if found.st_uid != os.geteuid() or found.st_mode & 0o177:
-                raise Unavailable(
-                    f"The key-encryption key {path} must belong to this process's user and be"
-                    " closed to all others: chown it, and chmod 600."
-                )
-            content = file.read(_MAX_TEXT)
-    except OSError as error:
-        raise Unavailable(
-            f"Can't read the key-encryption key {path}: {error.strerror or 'unknown reason'}."
-        ) from error
-    return content.decode("ascii", errors="replace")
 
 
 def _create_file(path: Path, entropy: Entropy) -> None:
@@ -123,36 +95,3 @@ def _create_file(path: Path, entropy: Entropy) -> None:
         raise Unavailable(
             f"Can't make the key-encryption key {path}: {error.strerror or 'unknown reason'}."
         ) from error
-
-
-def _run(command: str, environment: Mapping[str, str], timeout_s: float) -> str:
-    try:
-        arguments = shlex.split(command)
-    except ValueError as error:
-        raise Invalid("The key-encryption key's command has an unclosed quote.") from error
-    try:
-        process = subprocess.Popen(  # the operator's own command; no shell reads it
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            env=dict(environment),
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise Unavailable(
-            f"The key-encryption key's command can't start: {error.strerror or 'unknown reason'}."
-        ) from error
-    with process:
-        try:
-            output, _ = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            # The whole session: a child of the command would otherwise hold the pipe open.
-            os.killpg(process.pid, signal.SIGKILL)
-            raise Unavailable(
-                f"The key-encryption key's command took longer than {timeout_s:g} seconds."
-            ) from None
-    if process.returncode != 0:
-        raise Unavailable(
-            f"The key-encryption key's command failed with status {process.returncode}."
-        )
-    return output[:_MAX_TEXT].decode("ascii", errors="replace")

@@ -5,6 +5,7 @@ A file appears whole or not at all, and survives a loss of power once it was set
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any, Protocol
 from troth.core.errors import NotFound, TrothError, Unavailable
 
 DRAFT = ".new"
+MANY = 24
+"""Files that are waited for one by one; for more the whole file system is."""
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 LARGEST = 64 << 20
 """Bytes of the largest file that is read as a whole."""
 
@@ -25,7 +29,12 @@ class Place(Protocol):
         ...
 
     def write(self, name: str, data: bytes) -> None:
-        """Have the file hold this; durable once `settle` has returned."""
+        """Have the file hold this: at each moment it is what it was, or this."""
+        ...
+
+    def add(self, name: str, data: bytes) -> None:
+        """Make a file on which nobody relies yet; it may be damaged by a loss of power until
+        `settle` has returned."""
         ...
 
     def remove(self, name: str) -> None:
@@ -50,7 +59,9 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._unsettled: set[Path] = set()
+        self._root = str(path)
+        self._unsettled: set[str] = set()
+        self._added: list[str] = []
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def read(self, name: str) -> bytes:
@@ -66,25 +77,35 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> None:
         """Write beside the file, then put it in its place."""
-        path = self._path / name
-        draft = path.with_name(path.name + DRAFT)
+        self._put(name, data, durable=True)
+
+    def add(self, name: str, data: bytes) -> None:
+        """The same, and wait for the disk later, once for all."""
+        self._put(name, data, durable=False)
+
+    def _put(self, name: str, data: bytes, *, durable: bool) -> None:
+        path = f"{self._root}/{name}"
+        draft = path + DRAFT
         try:
             try:
-                handle = _open_draft(draft)
+                handle = os.open(draft, _WRITE, 0o600)
             except FileNotFoundError:
-                self._make_parents(path.parent)
-                handle = _open_draft(draft)
+                self._make_parents(Path(path).parent)
+                handle = os.open(draft, _WRITE, 0o600)
             try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(handle, view) :]
-                os.fdatasync(handle)
+                done = os.write(handle, data)
+                while done < len(data):
+                    done += os.write(handle, data[done:])
+                if durable:
+                    os.fdatasync(handle)
             finally:
                 os.close(handle)
             os.rename(draft, path)
         except OSError as error:
-            raise _explain("written", path, error) from error
-        self._unsettled.add(path.parent)
+            raise _explain("written", Path(path), error) from error
+        self._unsettled.add(path.rpartition("/")[0])
+        if not durable:
+            self._added.append(path)
 
     def remove(self, name: str) -> None:
         """Remove it."""
@@ -100,16 +121,22 @@ class Folder:
             raise _explain("removed", path, error) from error
 
     def settle(self) -> None:
-        """Make the names durable that were written since the last time."""
-        folders, self._unsettled = self._unsettled, set()
-        for folder in folders:
-            try:
-                _sync_folder(folder)
-            except FileNotFoundError:
-                continue  # removed since: partial tiles are
-            except OSError as error:
-                self._unsettled |= folders
-                raise _explain("synced", folder, error) from error
+        """Make durable what was written and added since the last time."""
+        folders, added = self._unsettled, self._added
+        self._unsettled, self._added = set(), []
+        try:
+            if len(added) > MANY:
+                _sync_all(self._root)
+                return
+            for path in (*added, *folders):
+                try:
+                    _sync(path)
+                except FileNotFoundError:
+                    continue  # removed since: partial tiles are
+        except OSError as error:
+            self._unsettled |= folders
+            self._added += added
+            raise _explain("synced", self._path, error) from error
 
     def set_aside(self, suffix: str) -> str:
         """Rename the folder."""
@@ -117,7 +144,7 @@ class Folder:
         try:
             os.rename(self._path, aside)
             self._path.mkdir(mode=0o700)
-            _sync_folder(self._path.parent)
+            _sync(str(self._path.parent))
         except OSError as error:
             raise _explain("moved", self._path, error) from error
         return str(aside)
@@ -133,7 +160,7 @@ class Folder:
             folder = folder.parent
         for one in reversed(missing):
             one.mkdir(mode=0o700, exist_ok=True)
-            self._unsettled.add(one.parent)
+            self._unsettled.add(str(one.parent))
 
 
 class ObjectStore:
@@ -164,6 +191,10 @@ class ObjectStore:
             raise NotFound(f"There is no {name} at {self.describe()}.") from None
         except Exception as error:
             raise self._explain(error) from error
+
+    def add(self, name: str, data: bytes) -> None:
+        """Put the object: there is nothing to wait for later."""
+        self.write(name, data)
 
     def write(self, name: str, data: bytes) -> None:
         """Put the object."""
@@ -215,15 +246,23 @@ def open_place(where: str) -> Place:
     return ObjectStore(where) if "://" in where else Folder(Path(where))
 
 
-def _open_draft(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(path, flags, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_all(folder: str) -> None:
+    """Wait for everything on the file system of this folder (syncfs(2)): for many small files that
+    is one wait instead of as many as there are."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if library.syncfs(handle):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), folder)
     finally:
         os.close(handle)
 

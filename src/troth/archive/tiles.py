@@ -54,6 +54,12 @@ class _Grown:
     outdated: list[str] = field(default_factory=list)
     """Folders of partial files that full ones took the place of."""
 
+    def add_hash(self, one: bytes, level: int = 0) -> None:
+        """Add a leaf's hash, or the root of a tile that is full."""
+        if level == len(self.levels):
+            self.levels.append([])
+        self.levels[level].append(one)
+
 
 class LogFolder:
     """A log in a place. One thread at a time; what is read may be read by any.
@@ -88,8 +94,10 @@ class LogFolder:
             leaf, beside = render_entry(event)
             grown.entries.append(leaf)
             grown.details.append(beside)
-            self._add_hash(0, sha256(b"\x00" + leaf).digest())
+            grown.add_hash(sha256(b"\x00" + leaf).digest())
             grown.size += 1
+            if not grown.size % WIDTH:
+                self._complete()
 
     def settle(self) -> None:
         """Make durable what was appended, with the partial tiles of this very size."""
@@ -99,11 +107,11 @@ class LogFolder:
         for level, hashes in enumerate(grown.levels):
             if hashes:
                 index = grown.size >> (8 * (level + 1))
-                self.place.write(name_tile(level, index, len(hashes)), b"".join(hashes))
+                self.place.add(name_tile(level, index, len(hashes)), b"".join(hashes))
         if grown.entries:
             index, width = divmod(grown.size, WIDTH)
-            self.place.write(name_entries(index, width), join_entries(grown.entries))
-            self.place.write(name_details(index, width), join_details(grown.details))
+            self.place.add(name_entries(index, width), join_entries(grown.entries))
+            self.place.add(name_details(index, width), join_details(grown.details))
         self.place.settle()
         root = _fold(grown.levels)
         self.place.write(SIZE, msgspec.json.encode(_Edge(root.hex(), grown.size)))
@@ -204,26 +212,23 @@ class LogFolder:
 
     # How it grows
 
-    def _add_hash(self, level: int, one: bytes) -> None:
-        levels = self._grown.levels
-        if level == len(levels):
-            levels.append([])
-        hashes = levels[level]
-        hashes.append(one)
-        if len(hashes) < WIDTH:
-            return
-        # The size isn't counted up yet: this is the tile that the last entry completes.
-        index = self._grown.size >> (8 * (level + 1))
-        self._write_full(name_tile(level, index), b"".join(hashes))
-        if level == 0:
-            self._write_full(name_entries(index), join_entries(self._grown.entries))
-            self._write_full(name_details(index), join_details(self._grown.details))
-            self._grown.entries, self._grown.details = [], []
-        levels[level] = []
-        self._add_hash(level + 1, _hash_full(hashes))
+    def _complete(self) -> None:
+        """Write the bundles and tiles that the last entry completed."""
+        grown, level = self._grown, 0
+        index = grown.size // WIDTH - 1
+        self._add_full(name_entries(index), join_entries(grown.entries))
+        self._add_full(name_details(index), join_details(grown.details))
+        grown.entries, grown.details = [], []
+        while len(grown.levels[level]) == WIDTH:
+            hashes = grown.levels[level]
+            index = (grown.size >> (8 * (level + 1))) - 1
+            self._add_full(name_tile(level, index), b"".join(hashes))
+            grown.levels[level] = []
+            level += 1
+            grown.add_hash(_hash_full(hashes), level)
 
-    def _write_full(self, name: str, data: bytes) -> None:
-        self.place.write(name, data)
+    def _add_full(self, name: str, data: bytes) -> None:
+        self.place.add(name, data)
         self._grown.outdated.append(f"{name}.p")
 
     # What is there

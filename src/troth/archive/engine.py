@@ -1,0 +1,184 @@
+"""DuckDB, bounded and shut in: no file but the archive's, no network, no extension from anywhere.
+
+It is imported here alone, and only when a connection is asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from troth.archive.layout import ArchiveFile
+from troth.core.errors import Internal, Limited, TooLarge, TrothError, Unavailable
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from troth.archive.checkedfiles import CheckedFiles
+    from troth.archive.depot import Depot
+
+Row = tuple[Any, ...]
+
+FETCHED = 1_000
+"""Rows that are taken over at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one engine may use: bytes of memory, threads, seconds a query, queries at once (more
+    are told to come back after `patience` seconds). `spill` is a folder that sorting may use
+    instead of memory."""
+
+    memory: int = 256 << 20
+    threads: int = 2
+    seconds: float = 30.0
+    queries: int = 2
+    patience: float = 5.0
+    spill: Path | None = None
+
+
+class DamagedArchive(TrothError):
+    """Files that a query met can't be read; `files` says which, by name, and why, in words."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        super().__init__(" ".join(files.values()))
+        self.files = files
+
+
+class Engine:
+    """One DuckDB in memory. Safe from several threads; opened with the first query."""
+
+    def __init__(self, depot: Depot, bounds: Bounds, local: Path | None = None) -> None:
+        """`local` is a folder whose files may be read and written besides the depot's."""
+        self._depot = depot
+        self._bounds = bounds
+        self._local = local
+        self._lock = threading.Lock()
+        self._turns = threading.BoundedSemaphore(bounds.queries)
+        self._base: DuckDBPyConnection | None = None
+        self._files: CheckedFiles | None = None
+
+    @property
+    def files(self) -> CheckedFiles:
+        """The depot's files, as this engine reads them."""
+        if self._files is None:
+            self._open()
+        assert self._files is not None
+        return self._files
+
+    @contextmanager
+    def connect(self) -> Iterator[Link]:
+        """A connection for one question, which may be several queries; `Limited` while too many
+        have one."""
+        if not self._turns.acquire(timeout=self._bounds.patience):
+            raise Limited("Too many searches of the archive are running: ask again in a moment.", 5)
+        try:
+            base = self._base or self._open()
+            connection = base.cursor()
+            try:
+                yield Link(connection, self.files, self._bounds)
+            finally:
+                connection.close()
+        finally:
+            self._turns.release()
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        with self._lock:
+            base, self._base = self._base, None
+            if base is not None:
+                base.close()
+
+    def _open(self) -> DuckDBPyConnection:
+        import duckdb
+
+        from troth.archive.checkedfiles import PROTOCOL, CheckedFiles
+
+        with self._lock:
+            if self._base is not None:
+                return self._base
+            spill = str(self._bounds.spill) if self._bounds.spill else ""
+            base = duckdb.connect(
+                config={
+                    "memory_limit": f"{self._bounds.memory >> 10}KiB",
+                    "threads": self._bounds.threads,
+                    "temp_directory": spill,
+                    "autoinstall_known_extensions": False,
+                    "autoload_known_extensions": False,
+                    "allow_community_extensions": False,
+                    "python_enable_replacements": False,
+                    "enable_external_file_cache": False,
+                }
+            )
+            self._files = CheckedFiles(self._depot)
+            base.register_filesystem(self._files)
+            allowed = [f"{PROTOCOL}://", *([f"{self._local}/"] if self._local else [])]
+            base.execute(f"SET allowed_directories = [{', '.join(map(quote, allowed))}]")
+            base.execute("SET GLOBAL parquet_metadata_cache = true")
+            base.execute("SET enable_external_access = false")
+            self._base = base
+            return base
+
+
+class Link:
+    """A connection. Belongs to one thread."""
+
+    def __init__(self, connection: DuckDBPyConnection, files: CheckedFiles, bounds: Bounds) -> None:
+        self._connection = connection
+        self._files = files
+        self._bounds = bounds
+        connection.execute(f"SET max_execution_time = {int(bounds.seconds * 1000)}")
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        """All rows. Values are bound, never text in `sql`.
+
+        `DamagedArchive` if files can't be read, `TooLarge` if it takes too long or too much memory.
+        """
+        return list(self.stream(sql, values))
+
+    def stream(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Row]:
+        """The rows, as they are taken."""
+        import duckdb
+
+        try:
+            result = self._connection.execute(sql, list(values))
+            while rows := result.fetchmany(FETCHED):
+                yield from rows
+        except duckdb.Error as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: Exception) -> TrothError:
+        import duckdb
+
+        failed = self._files.find_failures(str(error))
+        if any(isinstance(one, Unavailable) for one in failed.values()):
+            return next(one for one in failed.values() if isinstance(one, Unavailable))
+        if failed:
+            return DamagedArchive({name: one.detail for name, one in failed.items()})
+        if isinstance(error, duckdb.InterruptException):
+            return TooLarge(
+                f"The archive was searched for {self._bounds.seconds:g} seconds without an end: "
+                "ask for less time, or for more about what is wanted."
+            )
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return TooLarge(
+                "The search needs more memory than it may have: ask for less time, or for more "
+                "about what is wanted."
+            )
+        if isinstance(error, duckdb.IOException) and "No space left" in str(error):
+            return Unavailable("There is no room on the disk for the archive: make some.")
+        return Internal("The archive's engine can't answer.")
+
+
+def quote(text: str) -> str:
+    """A text of our own in SQL, such as a path: what others say is bound instead."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def locate(files: Iterable[ArchiveFile]) -> list[str]:
+    """The names by which the engine reads files."""
+    return [f"archive://{file.name}" for file in files]

@@ -1,0 +1,84 @@
+"""Writing the archive's Parquet files, on the local disk, checked before they are given away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from troth.archive.depot import Blob
+from troth.archive.engine import Link, locate, quote
+from troth.archive.layout import ArchiveFile
+from troth.archive.sums import CheckedFile, add_sums
+
+LAYOUT = "1"
+"""The version of the columns. A later one may add some."""
+SMALLEST_GROUP, LARGEST_GROUP = 8_192, 65_536
+"""Rows of a row group: in small ones little is read for one identity, but each must be known."""
+GROUPS = 256
+"""How many row groups a large file has, about."""
+ZSTD_LEVEL = 6
+CALLERS = 1_000
+"""Callers whom a file names; with more of them it names none, and may have anybody."""
+
+
+class SegmentPart(msgspec.Struct, frozen=True):
+    """What a file has of a segment: `rows` of its `count` records, whose Merkle root is `root`."""
+
+    number: int
+    count: int
+    root: str
+    rows: int
+    first: datetime
+    last: datetime
+    closed_at: datetime
+
+
+class Label(msgspec.Struct, frozen=True):
+    """What a file says about itself, in Parquet's key-value metadata under ``troth``."""
+
+    layout: str
+    rows: int
+    segments: tuple[SegmentPart, ...] = ()
+    callers: tuple[str, ...] | None = None
+    """Who asked; None if they are too many to be named."""
+
+
+def read_label(link: Link, file: ArchiveFile) -> Label:
+    """A file's label."""
+    (found,) = link.run(
+        "SELECT value FROM parquet_kv_metadata(?) WHERE key = 'troth'::BLOB", locate([file])
+    )
+    return msgspec.json.decode(found[0], type=Label)
+
+
+def choose_group(rows: int) -> int:
+    """Rows of a row group in a file of so many rows: a multiple of what the engine works on."""
+    return min(max(rows // GROUPS // 2048 * 2048, SMALLEST_GROUP), LARGEST_GROUP)
+
+
+def write_parquet(link: Link, select: str, values: Sequence[Any], path: Path, label: Label) -> None:
+    """Have the rows of a query in a file, with checksums, on the disk.
+
+    Partly written it is no Parquet; whoever finds it there begins again.
+    """
+    path.unlink(missing_ok=True)
+    kept = quote(msgspec.json.encode(label).decode())
+    link.run(
+        f"COPY ({select}) TO {quote(str(path))} (FORMAT parquet, COMPRESSION zstd, "
+        f"COMPRESSION_LEVEL {ZSTD_LEVEL}, PARQUET_VERSION v2, "
+        f"ROW_GROUP_SIZE {choose_group(label.rows)}, KV_METADATA {{troth: {kept}}})",
+        values,
+    )
+    path.chmod(0o600)
+    add_sums(path)
+
+
+def check_whole(blob: Blob, name: str) -> None:
+    """Read a file to its end; `DamagedFile` if it isn't what was written."""
+    file = CheckedFile(blob, name)
+    for start in file.list_blocks():
+        file.read(start, 1)

@@ -1,0 +1,129 @@
+"""One bounded POST, as drivers make it who talk to somebody else's server.
+
+No redirect is followed, no proxy of the environment used, nothing decompressed, and no more read
+than may be an answer; what isn't over within the time is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import ssl
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from troth import __version__
+from troth.core.errors import Invalid, Unavailable
+
+LONGEST_URL = 2048
+_ODD = re.compile(r"[\s\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: the media type as it stands in the header, and the whole body."""
+
+    status: int
+    media_type: str
+    body: bytes
+
+
+def check_url(url: str) -> str:
+    """`url` if something may be posted there; `Invalid` if not.
+
+    It is https, or http to this very machine, where a proxy has the TLS; it holds no user, since
+    URLs are shown, and no fragment.
+    """
+    odd = Invalid(f"{url[:200]!r} is no URL such as https://witness.example.net/w1.")
+    if len(url) > LONGEST_URL or _ODD.search(url) or "#" in url:
+        raise odd
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise odd from None
+    if not host or port == 0 or "@" in parts.netloc:
+        raise odd
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_local(host)):
+        raise Invalid(f"{url[:200]!r} must be https; http is for this very machine.")
+    return url
+
+
+@dataclass(frozen=True)
+class Poster:
+    """Posts to one server, which is believed if `authorities` (a PEM file; those of the system if
+    None) vouch for it. `seconds` bound all of one call, `largest` the bytes of its answer."""
+
+    url: str
+    seconds: float
+    largest: int
+    authorities: Path | None = None
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def post(self, body: bytes, media_type: str) -> Reply:
+        """The answer. `Unavailable` if there is none, or one that isn't taken; says which."""
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await self._post(body, media_type)
+        except TimeoutError as error:
+            raise Unavailable(f"{self.where} didn't answer in {self.seconds:g} seconds.") from error
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
+            raise Unavailable(f"{self.where} can't be reached: {_say(error)}.") from error
+
+    @property
+    def where(self) -> str:
+        """The URL as it may be shown: a query may hold what others mustn't know."""
+        return self.url.partition("?")[0]
+
+    async def _post(self, body: bytes, media_type: str) -> Reply:
+        async with self._lock:  # authorities are read once
+            context = await asyncio.to_thread(lambda: self._context)
+        headers = {
+            "Content-Type": media_type,
+            "Accept-Encoding": "identity",
+            "User-Agent": f"troth/{__version__}",
+        }
+        async with (
+            httpx.AsyncClient(
+                verify=context, timeout=self.seconds, trust_env=False, follow_redirects=False
+            ) as client,
+            client.stream("POST", self.url, content=body, headers=headers) as response,
+        ):
+            if response.is_redirect:
+                raise Unavailable(
+                    f"{self.where} answers with a redirect, which isn't followed: configure the "
+                    "final URL."
+                )
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise Unavailable(f"{self.where} answers in an encoding that wasn't asked for.")
+            found = bytearray()
+            async for piece in response.aiter_raw():
+                found += piece
+                if len(found) > self.largest:
+                    raise Unavailable(f"{self.where} answers with more than {self.largest} bytes.")
+            return Reply(
+                response.status_code, response.headers.get("content-type", ""), bytes(found)
+            )
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.authorities)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _say(error: Exception) -> str:
+    reason = str(error) or type(error).__name__
+    return "".join(c if c.isprintable() else " " for c in reason)[:200]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Protocol
 
@@ -31,6 +32,9 @@ log = structlog.get_logger(__name__)
 BATCH = 8192
 """Events that are made durable in the tiles at once."""
 REDACTED = "journal.redacted"
+PATIENCE = timedelta(seconds=30)
+"""How long witnesses have for a checkpoint until the next is signed. The older one is forgotten
+then: a log that never rests would otherwise never publish."""
 
 
 class LogMeter(Protocol):
@@ -83,7 +87,7 @@ class WriteLog:
         newest = await self.store.read(lambda tx: tx.checkpoints.newest())
         if not await self._fits(newest):
             return
-        if self.sealer.leads and self.folder.size > (newest.size if newest else 0):
+        if self.sealer.signs and self._is_due(newest):
             await self._sign()
         await self._publish()
 
@@ -172,6 +176,14 @@ class WriteLog:
         self._watch.compared = newest.size
         return True
 
+    def _is_due(self, newest: StoredCheckpoint | None) -> bool:
+        if newest is None:
+            return self.folder.size > 0
+        if self.folder.size <= newest.size:
+            return False
+        waits = not self.alone and not newest.published
+        return not waits or newest.signed_at + PATIENCE <= self.clock.now()
+
     async def _sign(self) -> None:
         now, size, root = self.clock.now(), self.folder.size, self.folder.root
         note = await asyncio.to_thread(self.signer.sign, size, root, now)
@@ -181,7 +193,7 @@ class WriteLog:
 
     def _keep(self, made: StoredCheckpoint, tx: Transaction) -> None:
         # Who lost the lease while it signed has lost nothing: the other one signs the same.
-        if tx.leases.find_holder(LEASE) != self.sealer.holder:
+        if self.store.shared and tx.leases.find_holder(LEASE) != self.sealer.holder:
             return
         newest = tx.checkpoints.newest()
         if newest is None or newest.size < made.size:

@@ -124,6 +124,8 @@ class GatherCosignatures:
             for seat in self.seats
             if not seat.has_signed(note) and self._recall(seat).until <= now
         ]
+        if not newest.published and self._is_enough(note):  # fewer are asked for than before
+            await self._save(newest.size, note)
         if asked:
             mine = await self.store.transact(self._take_lease)
             note = await self._ask_all(asked, newest, note) if mine else note

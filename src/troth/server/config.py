@@ -43,6 +43,7 @@ from troth.server.settings import (
     name_environment,
 )
 from troth.server.sinkconfig import SinkConfig, resolve_sinks
+from troth.server.witnessconfig import Outsiders, resolve_outsiders
 
 __all__ = [
     "Config",
@@ -119,6 +120,7 @@ class Config:
     decisions: Decisions
     audit: AuditSettings
     """The log; its place is complete."""
+    outsiders: Outsiders
     sinks: tuple[SinkConfig, ...]
     grpc: Address | None
     """Where ext_authz is served over gRPC, or None for nowhere."""
@@ -241,6 +243,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         client_secrets=settings.oauth.client_secrets,
         decisions=settings.decisions,
         audit=_resolve_audit(settings.audit, data, reading),
+        outsiders=resolve_outsiders(settings.witness, settings.anchors, reading),
         sinks=resolve_sinks(settings.sinks, reading, environ),
         grpc=_parse_grpc(settings.envoy.grpc_listen, (public, mutual), reading),
         geo=_check_geo(settings.geo, reading),

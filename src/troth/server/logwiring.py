@@ -50,11 +50,12 @@ async def _begin_again(where: str, store: Store, clock: Clock) -> LogFolder:
 def list_log_tasks(parts: Parts, config: Config, sealer: Sealer, meter: LogMeter) -> list[Task]:
     """Background work that keeps the log."""
     store, clock = parts.store, parts.clock
+    alone = not config.outsiders.witnesses
     return [
         Task(
             "log.write",
             float(config.audit.checkpoint_seconds),
-            WriteLog(store, clock, parts.log, parts.signer, sealer, meter=meter),
+            WriteLog(store, clock, parts.log, parts.signer, sealer, alone, meter),
             quiet=True,
         ),
         Task("log.compare", COMPARE_SECONDS, CompareRows(store, clock, parts.log), quiet=True),

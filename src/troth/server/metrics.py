@@ -59,6 +59,8 @@ _OPEN_GAUGES = {
     "troth_decision_log_bytes": "Size of all segments of the decision log.",
     "troth_log_size": "Entries of the log in this server's tiles.",
     "troth_log_behind": "Sealed events that aren't in this server's tiles yet.",
+    "troth_log_cosigned": "Witnesses that cosigned the newest checkpoint.",
+    "troth_log_disputes": "Witnesses that say that the log was another before.",
 }
 
 
@@ -245,6 +247,11 @@ class Metrics:
         """Record how far this server's tiles are."""
         self.show("troth_log_size", size)
         self.show("troth_log_behind", behind)
+
+    def observe_witnesses(self, cosigned: int, disputing: int) -> None:
+        """Record how the witnesses stand."""
+        self.show("troth_log_cosigned", cosigned)
+        self.show("troth_log_disputes", disputing)
 
     def count_fork(self) -> None:
         """Record that the log has two histories."""

@@ -16,6 +16,7 @@ from troth.core.ids import MAX_SPIFFE_ID_LENGTH
 from troth.issuance import profiles
 from troth.server.log_settings import AuditSettings
 from troth.server.sink_settings import Sinks
+from troth.server.witness_settings import Anchors, WitnessSettings
 
 MiB = 1 << 20
 KiB = 1 << 10
@@ -425,6 +426,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     x509pop: X509popSettings = X509popSettings()
     decisions: Decisions = Decisions()
     audit: AuditSettings = AuditSettings()
+    witness: WitnessSettings = WitnessSettings()
+    anchors: Anchors = []
     sinks: Sinks = []
     envoy: EnvoySettings = EnvoySettings()
     geo: Geo = Geo()

@@ -71,6 +71,7 @@ from troth.server.logwiring import list_log_tasks, open_log
 from troth.server.metrics import Metrics
 from troth.server.settings import Limits as Caps
 from troth.server.sinkwiring import list_sink_tasks, open_outlets
+from troth.server.witnesswiring import list_outsider_tasks
 from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
 from troth.store.timing import Stopwatch
@@ -367,6 +368,7 @@ def list_tasks(
             irreversible=True,
         ),
         *list_log_tasks(parts, config, sealer, metrics),
+        *list_outsider_tasks(parts, config, metrics),
         *list_sink_tasks(parts, config, metrics),
         *list_decision_tasks(parts, timedelta(days=config.decisions.keep_days)),
     ]

@@ -38,6 +38,9 @@ class MemoryPlace:
     def write(self, name: str, data: bytes) -> None:
         self.files[name] = data
 
+    def add(self, name: str, data: bytes) -> None:
+        self.write(name, data)
+
     def remove(self, name: str) -> None:
         for one in [one for one in self.files if one == name or one.startswith(f"{name}/")]:
             del self.files[one]

@@ -11,6 +11,10 @@ from troth.audit.merkle import HASH_SIZE, hash_leaf
 from troth.audit.tile import WIDTH, Read, name_details, name_entries
 from troth.core.errors import Invalid, NotFound
 
+Watch = Callable[[Leaf, bytes], None]
+"""Told of each entry that is shown to be in the tree, with what was shown to lie beside it: salt
+and detail, or nothing."""
+
 Name = Callable[[int, int], str]
 Split = Callable[[bytes], list[bytes]]
 
@@ -59,8 +63,15 @@ def compute_hashes(read: Read, index: int, width: int) -> bytes | None:
 class Contents:
     """Holds bundles against leaf hashes. `leaves` and `details` say how deep it looks."""
 
-    def __init__(self, read: Read, findings: Findings, leaves: bool, details: bool) -> None:
-        self._read, self._findings = read, findings
+    def __init__(
+        self,
+        read: Read,
+        findings: Findings,
+        leaves: bool,
+        details: bool,
+        watch: Watch | None = None,
+    ) -> None:
+        self._read, self._findings, self._watch = read, findings, watch
         self._leaves, self._details = leaves, leaves and details
         self._latest = ("", 0)
         """The last entry's time, and its index."""
@@ -83,8 +94,11 @@ class Contents:
         right = self._compare(name, first, entries[:width], hashes, proved)
         if self._leaves:
             leaves = {at: self._read_leaf(name, first + at, entries[at]) for at in right}
-            if self._details and right:
-                self._verify_details(index, width, leaves)
+            beside = self._verify_details(index, width, leaves) if self._details and right else {}
+            if self._watch is not None:
+                for at, leaf in leaves.items():
+                    if leaf is not None:
+                        self._watch(leaf, beside.get(at, b""))
 
     def _compare(
         self, name: str, first: int, entries: list[bytes], hashes: bytes | None, proved: bool
@@ -150,7 +164,10 @@ class Contents:
         self._latest = (leaf.at, index)
         return leaf
 
-    def _verify_details(self, index: int, width: int, leaves: dict[int, Leaf | None]) -> None:
+    def _verify_details(
+        self, index: int, width: int, leaves: dict[int, Leaf | None]
+    ) -> dict[int, bytes]:
+        """What lies beside the leaves, of those that it was shown of."""
         name, first = name_details(index, width), index * WIDTH
         findings = self._findings
         try:
@@ -158,29 +175,32 @@ class Contents:
         except NotFound:
             words = f"{name} is missing."
             findings.add(Fault.MISSING, name, words, first, first + width - 1)
-            return
+            return {}
         except Invalid as error:
             words = f"{name} can't be taken apart. {error.detail}"
             findings.add(Fault.CUT, name, words, first, first + width - 1)
-            return
+            return {}
         if len(details) != width:
             words = f"{name} holds the details of {len(details)} entries and not of {width}."
             findings.add(Fault.CUT, name, words, first + min(len(details), width))
-        wrong = []
+        right, wrong = {}, []
         for at, leaf in leaves.items():
             if leaf is None or at >= len(details):
                 continue
-            if not details[at]:
+            beside = details[at]
+            if not beside:
                 findings.redacted += 1
-            elif sha256(details[at]).hexdigest() == leaf.detail:  # salt and detail as they lie
-                findings.details += 1
+            elif sha256(beside).hexdigest() == leaf.detail:  # salt and detail as they lie
+                right[at] = beside
             else:
                 wrong.append(at)
+        findings.details += len(right)
         for start, end in group(wrong):
             start, end = first + start, first + end
             words = f"In {name}, what lies beside {describe_run('entry', 'entries', start, end)} "
             words += "isn't what the log commits to: altered."
             findings.add(Fault.ALTERED, name, words, start, end)
+        return right
 
 
 def pick(hashes: bytes | None, number: int) -> bytes | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 from math import prod
 
-from troth.audit.contents import Contents, compute_hashes, pick
+from troth.audit.contents import Contents, Watch, compute_hashes, pick
 from troth.audit.flaw import Fault, Findings, describe_run, group
 from troth.audit.merkle import EMPTY_ROOT, HASH_SIZE, hash_node
 from troth.audit.tile import (
@@ -55,20 +55,25 @@ class Scope:
 
 
 def verify_log(
-    read: Read, size: int, root: bytes, scope: Scope = Scope(), progress: Progress | None = None
+    read: Read,
+    size: int,
+    root: bytes,
+    scope: Scope = Scope(),
+    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Findings:
     """Hold the files of a log against a checkpoint's size and root, which the caller trusts.
 
     Never raises for what is wrong with the files: it is in the findings. `progress` is told how
-    many entries are done, and of how many. Holds a few tiles at a time. `Invalid` for a scope that
-    the log doesn't have.
+    many entries are done, and of how many; `watch` of troth's own entries, in their order. Holds a
+    few tiles at a time. `Invalid` for a scope that the log doesn't have.
     """
     end = size if scope.end is None else scope.end
     if not 0 <= scope.start <= end <= size:
         raise Invalid(f"The log has {size} entries: there are none from {scope.start} to {end}.")
     findings = Findings()
     if size:
-        contents = Contents(read, findings, scope.leaves, scope.details)
+        contents = Contents(read, findings, scope.leaves, scope.details, watch)
         _Walk(read, size, root, (scope.start, end), contents, findings, progress).verify()
     elif root != EMPTY_ROOT:
         words = "The checkpoint has no entry, and another root than that of no entry."

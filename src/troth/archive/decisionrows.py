@@ -9,13 +9,13 @@ An entry that the columns can't give back byte for byte keeps its bytes in ``unm
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from troth.archive.engine import Row
+from troth.archive.found import SOURCE, TASK
 from troth.archive.record import (
     DecisionRecord,
     count_microseconds,
@@ -23,6 +23,7 @@ from troth.archive.record import (
     encode_record,
     place_microseconds,
 )
+from troth.audit.found import read_text
 from troth.core.errors import Invalid, TrothError
 from troth.wire.ocsf.classes import OTHER, VERSION, Class, Severity, classify_decision
 
@@ -32,7 +33,8 @@ STAGED = (
     "columns = {i: 'INTEGER', t: 'BIGINT', id: 'VARCHAR', rq: 'VARCHAR', ca: 'VARCHAR', "
     "po: 'VARCHAR', st: 'VARCHAR', su: 'VARCHAR', ac: 'VARCHAR', re: 'VARCHAR', rt: 'VARCHAR', "
     "ri: 'VARCHAR', al: 'BOOLEAN', pl: 'VARCHAR[]', rs: 'VARCHAR', ep: 'BIGINT', fa: 'VARCHAR', "
-    "ip: 'VARCHAR', ai: 'INTEGER', si: 'INTEGER', raw: 'VARCHAR'}, format = 'newline_delimited'"
+    "ta: 'VARCHAR', ip: 'VARCHAR', ai: 'INTEGER', si: 'INTEGER', raw: 'VARCHAR'}, "
+    "format = 'newline_delimited'"
 )
 """How the engine reads the lines that `Staged` is written as."""
 
@@ -62,8 +64,8 @@ COLUMNS = f"""
         lambda one: {{decision: CASE WHEN al THEN 'Allow' ELSE 'Deny' END, policy: {{uid: one}}}}
     ) AS authorizations,
     {{
-        server: server, segment: segment, "index": i, point: po, epoch: ep, facts: fa,
-        raw: from_hex(raw)
+        server: server, segment: segment, "index": i, point: po, epoch: ep, task: ta,
+        facts: fa, raw: from_hex(raw)
     }} AS unmapped
 """
 """What is made of a staged line; `server` and `segment` stand beside it."""
@@ -80,6 +82,18 @@ KEPT = """
 
 ORDER = 'actor."user".uid, time_dt, unmapped.segment, unmapped."index"'
 """How rows lie in a file: one subject's together, so that its day is few row groups."""
+
+IDS = """
+    SELECT DISTINCT md5_number_lower(id) >> 40 AS key, actor."user".uid AS subject
+    FROM (
+        SELECT unnest([metadata.uid, metadata.correlation_uid, unmapped.task]) AS id, actor
+        FROM read_parquet(?, hive_partitioning = false)
+    )
+    WHERE id <> ''
+    ORDER BY ALL
+"""
+"""Whose rows an id is in: of a decision, a request or a task. The key is the last three bytes of
+the id's MD5, the last byte first: a hint, which may be another's too."""
 
 TOUCHED = """
     SELECT
@@ -114,6 +128,7 @@ class Staged(msgspec.Struct, frozen=True, gc=False):
     rs: str
     ep: int
     fa: str
+    ta: str | None
     ip: str | None
     ai: int
     si: int
@@ -144,7 +159,6 @@ def stage_entry(index: int, entry: bytes, otherwise: int) -> Staged:
     r, facts = record, _render_facts(record)
     epoch = r.epoch if -LARGEST_NUMBER <= r.epoch <= LARGEST_NUMBER else 0
     line = classify_decision(r.action, allowed=r.allowed)
-    ip = r.facts.get("request.ip")
     return Staged(
         i=index,
         t=count_microseconds(r.at),
@@ -163,16 +177,12 @@ def stage_entry(index: int, entry: bytes, otherwise: int) -> Staged:
         rs=r.reason,
         ep=epoch,
         fa=facts,
-        ip=ip if isinstance(ip, str) else None,
+        ta=read_text(r.facts, TASK) or None,
+        ip=read_text(r.facts, SOURCE) or None,
         ai=line.activity,
         si=int(line.severity),
         raw=None if _gives_back(record, facts, entry, epoch) else entry.hex(),
     )
-
-
-def write_staged(rows: Iterable[Staged]) -> bytes:
-    """Lines that the engine reads."""
-    return _json.encode_lines(list(rows))
 
 
 def read_row(row: Row) -> Entry:
@@ -256,6 +266,7 @@ def _stage_bytes(index: int, entry: bytes, at: int) -> Staged:
         rs="",
         ep=0,
         fa="{}",
+        ta=None,
         ip=None,
         ai=OTHER,
         si=int(Severity.INFORMATIONAL),

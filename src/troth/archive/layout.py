@@ -2,6 +2,7 @@
 
     decisions/day=2027-06-30/<server>-<first>-<last>-<revision>.parquet   segments first to last
     touched/day=2027-06-30/…                the same name: who touched what, counted
+    ids/day=2027-06-30/…                    the same name: whose decisions an id is in
     events/day=2027-06-30/journal-<first>-<last>-<revision>.parquet       positions first to last
 
 Days are in UTC. A file never changes: what replaces some has a larger range, or the same one and a
@@ -22,7 +23,7 @@ JOURNAL = "journal"
 """Who wrote the events: all servers have one journal."""
 
 _NAME = re.compile(
-    r"(?P<table>decisions|touched|events)/day=(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})/"
+    r"(?P<table>decisions|touched|ids|events)/day=(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})/"
     r"(?P<writer>[A-Za-z0-9._-]{1,16})-(?P<first>[0-9]{10,19})-(?P<last>[0-9]{10,19})"
     r"-(?P<revision>[0-9]{1,9})\.parquet",
     re.ASCII,
@@ -34,7 +35,12 @@ class Table(StrEnum):
 
     DECISIONS = "decisions"
     TOUCHED = "touched"
+    IDS = "ids"
     EVENTS = "events"
+
+
+COMPANIONS = (Table.TOUCHED, Table.IDS)
+"""What says something about a file of decisions. It is there before that, and counts with it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,10 +62,9 @@ class ArchiveFile:
             f"{self.writer}-{self.first:010d}-{self.last:010d}-{self.revision}.parquet"
         )
 
-    @property
-    def touched(self) -> ArchiveFile:
-        """The file that says who touched what in this one."""
-        return replace(self, table=Table.TOUCHED)
+    def beside(self, table: Table) -> ArchiveFile:
+        """The file of the same name in another table."""
+        return replace(self, table=table)
 
     def replaces(self, other: ArchiveFile) -> bool:
         """Whether the other one doesn't count where this one is."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
@@ -48,6 +48,15 @@ GROUP_BYTES = 4 << 20
 """Bytes of a group after which no append joins it."""
 QUEUE = 8192
 """The most appends that may wait; beyond it callers are told to come back."""
+
+
+class Edge(NamedTuple):
+    """The open segment's number (0: none is open) and up to where it is durable; the number of the
+    last segment."""
+
+    number: int
+    durable: int
+    last: int
 
 
 class LogMeter(Protocol):
@@ -110,6 +119,18 @@ class DecisionLog:
     def server(self) -> str:
         """Whose segments these are."""
         return self._server
+
+    @property
+    def folder(self) -> Path:
+        """Where they are."""
+        return self._folder
+
+    @property
+    def edge(self) -> Edge:
+        """How far this goes at the moment; looking costs nothing."""
+        last = self._number  # before the other: what is opened meanwhile lies behind it
+        number, durable = self._edge
+        return Edge(number, durable, last)
 
     @property
     def waiting(self) -> int:

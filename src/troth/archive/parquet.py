@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ GROUPS = 256
 ZSTD_LEVEL = 6
 CALLERS = 1_000
 """Callers whom a file names; with more of them it names none, and may have anybody."""
+
+_encoder = msgspec.json.Encoder()
 
 
 class SegmentPart(msgspec.Struct, frozen=True):
@@ -75,6 +77,12 @@ def write_parquet(link: Link, select: str, values: Sequence[Any], path: Path, la
     )
     path.chmod(0o600)
     add_sums(path)
+
+
+def write_lines(path: Path, rows: Iterable[msgspec.Struct], *, more: bool = False) -> None:
+    """Lines of JSON for the engine to read; `more` of them for a file that has some."""
+    with open(path, "ab" if more else "wb") as lines:
+        lines.write(_encoder.encode_lines(list(rows)))
 
 
 def check_whole(blob: Blob, name: str) -> None:

@@ -178,8 +178,8 @@ class ObjectStore:
             self._system, self._root = url_to_fs(url, use_listings_cache=False, **(options or {}))
         except (ImportError, ValueError, OSError) as error:
             raise Unavailable(
-                f"Nothing here reads {self._scheme}:// URLs: install the fsspec package for it (for "
-                "s3:// that is s3fs), or name a folder."
+                f"Nothing here reads {self._scheme}:// URLs: install the fsspec package for it "
+                "(for s3:// that is s3fs), or name a folder."
             ) from error
 
     def read(self, name: str) -> bytes:
@@ -236,8 +236,8 @@ class ObjectStore:
     def _explain(self, error: Exception) -> TrothError:
         # What a store's library says may hold credentials: its kind is all that is told.
         return Unavailable(
-            f"The object store at {self.describe()} can't be used ({type(error).__name__}). Look at "
-            "its credentials and at the network; it is tried again."
+            f"The object store at {self.describe()} can't be used ({type(error).__name__}). Look "
+            "at its credentials and at the network; it is tried again."
         )
 
 

@@ -218,14 +218,15 @@ class Segment:
         """Where the records end, if it is closed; else where the file does."""
         return self.size if self.footer is None else self.size - FOOTER_SIZE
 
-    def walk(self, end: int | None = None) -> Iterator[Frame | Damage]:
-        """All frames before `end` in their order, and what lies between them that is none.
+    def walk(self, end: int | None = None, start: int = HEADER_SIZE) -> Iterator[Frame | Damage]:
+        """All frames from `start`, where one begins, to before `end` in their order, and what lies
+        between them that is none.
 
         Holds `CHUNK` bytes at most.
         """
         stop = self.end if end is None else end
         seed = self.header.seed
-        place = HEADER_SIZE
+        place = start
         while place < stop:
             data = os.pread(self._handle, min(CHUNK, stop - place), place)
             used = 0

@@ -1,0 +1,132 @@
+"""Compaction: the pieces of a day become one file; and an event is taken out of one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from datetime import date
+
+import msgspec
+
+from troth.archive import decisionrows, eventrows
+from troth.archive.engine import Link, locate
+from troth.archive.layout import ArchiveFile, Table
+from troth.archive.packing import list_callers
+from troth.archive.parquet import (
+    CALLERS,
+    LAYOUT,
+    Label,
+    SegmentPart,
+    read_label,
+    write_parquet,
+)
+from troth.archive.workshop import Workshop
+from troth.core.errors import Internal
+
+# What is put together here are names of columns: values are bound.
+_ALL = "SELECT * FROM read_parquet(?, hive_partitioning = false)"
+_MERGE = {
+    Table.DECISIONS: f"{_ALL} ORDER BY {decisionrows.ORDER}",
+    Table.EVENTS: f"{_ALL} ORDER BY {eventrows.ORDER}",
+}
+_CALLERS = f"""
+    SELECT DISTINCT api.service.uid FROM read_parquet(?, hive_partitioning = false)
+    LIMIT {CALLERS + 1}
+"""  # noqa: S608
+_FINGERPRINT = """
+    SELECT {key} AS key, count(*), sum(hash(one)::HUGEINT)
+    FROM read_parquet(?, hive_partitioning = false) AS one
+    GROUP BY key ORDER BY key
+"""
+_FINGERPRINTS = {
+    Table.DECISIONS: _FINGERPRINT.format(key="unmapped.segment"),
+    Table.EVENTS: _FINGERPRINT.format(key="unmapped.redacted"),
+}
+"""What the rows are, whatever their order."""
+
+
+class Compactor:
+    """Compacts in a workshop. Belongs to one thread."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+
+    def compact_day(self, table: Table, writer: str, day: date, apart: Collection[int] = ()) -> int:
+        """Make one file of the pieces that a writer has of a day; how many of them there were.
+
+        Segments in `apart` have no piece yet though they may get one: no file reaches over them.
+        """
+        current, replaced = self._workshop.list_current(table, writer, day, day)
+        merged = 0
+        for pieces in split_runs(current, apart):
+            if len(pieces) > 1:
+                self._merge(pieces)
+                merged += len(pieces)
+                replaced += pieces
+        self._workshop.remove(replaced)
+        if table is Table.DECISIONS:
+            self._workshop.remove_widowed(writer, day)
+        return merged
+
+    def redact_event(self, position: int) -> bool:
+        """Write the files that have an event anew, without whom it is about, who did it, where from
+        and why; whether there was one."""
+        held = self._workshop.depot.list_files(Table.EVENTS, date.min, date.max)
+        found = False
+        for file in sorted(file for file, _ in held if file.first <= position <= file.last):
+            with self._workshop.engine.connect() as link:
+                if link.run(_HAS_EVENT, [locate([file]), position]):
+                    self._redact(link, file, position)
+                    found = True
+        return found
+
+    def _redact(self, link: Link, file: ArchiveFile, position: int) -> None:
+        local = self._workshop.work / f"redacted-{file.day}.parquet"
+        label = read_label(link, file)
+        write_parquet(link, eventrows.REDACTED, [position, locate([file])], local, label)
+        after = replace(file, revision=file.revision + 1)
+        self._workshop.deliver(link, local, after, label)
+        self._workshop.remove([file])
+
+    def _merge(self, pieces: Sequence[ArchiveFile]) -> None:
+        names, table = locate(pieces), pieces[0].table
+        first, last = min(one.first for one in pieces), max(one.last for one in pieces)
+        file = replace(pieces[0], first=first, last=last, revision=0)
+        local = self._workshop.work / f"merged-{table}-{file.day}.parquet"
+        with self._workshop.engine.connect() as link:
+            before = [read_label(link, piece) for piece in pieces]
+            rows, callers = sum(label.rows for label in before), None
+            if table is Table.DECISIONS:
+                callers = list_callers(link, _CALLERS, [names])
+            label = Label(LAYOUT, rows, _join_parts(before), callers)
+            write_parquet(link, _MERGE[table], [names], local, label)
+            fingerprint = _FINGERPRINTS[table]
+            if link.run(fingerprint, [names]) != link.run(fingerprint, [[str(local)]]):
+                raise Internal(f"The pieces of {file.name} don't come back as they were.")
+            self._workshop.deliver(link, local, file, label)
+
+
+_HAS_EVENT = """
+    SELECT 1 FROM read_parquet(?, hive_partitioning = false) WHERE metadata."sequence" = ?
+"""
+
+
+def split_runs(files: Iterable[ArchiveFile], apart: Collection[int]) -> list[list[ArchiveFile]]:
+    """The files in their order, in runs between which lie the segments in `apart`."""
+    runs: list[list[ArchiveFile]] = []
+    for file in sorted(files):
+        last = runs[-1][-1] if runs else None
+        if last is None or any(last.last < number < file.first for number in apart):
+            runs.append([])
+        runs[-1].append(file)
+    return runs
+
+
+def _join_parts(labels: Iterable[Label]) -> tuple[SegmentPart, ...]:
+    """What files have of segments, together."""
+    found: dict[int, SegmentPart] = {}
+    for part in (part for label in labels for part in label.segments):
+        known = found.get(part.number)
+        rows = part.rows + (known.rows if known else 0)
+        found[part.number] = msgspec.structs.replace(part, rows=rows)
+    return tuple(found[number] for number in sorted(found))

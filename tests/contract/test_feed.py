@@ -29,6 +29,10 @@ def store(request, tmp_path, clock):
     store.close()
 
 
+SHARED = pytest.mark.parametrize("store", ["postgresql"], indirect=True)
+"""A database file has one server, and nothing in it waits to be sealed."""
+
+
 class Node:
     """One server's feed; several in a test share its store, as servers share a database."""
 
@@ -82,6 +86,7 @@ def test_what_another_has_sealed_is_live_and_a_quiet_journal_is_heard(store, clo
     assert two.snapshot.age == 0
 
 
+@SHARED
 def test_a_sealer_that_is_stuck_does_not_pass_for_a_quiet_journal(store, clock):
     one, two = Node(store, "one"), Node(store, "two")
     append(store)
@@ -96,6 +101,7 @@ def test_a_sealer_that_is_stuck_does_not_pass_for_a_quiet_journal(store, clock):
     assert (two.snapshot.epoch, two.snapshot.age) == (2, 0), "its lease is over: another seals"
 
 
+@SHARED
 def test_who_loses_the_lease_hears_no_more_than_what_it_has_seen(store, clock):
     one, two = Node(store, "one"), Node(store, "two")
     append(store)
@@ -255,6 +261,7 @@ def take(tx, holder, clock):
     return tx.leases.take("sealer", holder, clock.now(), LEASE_TTL)
 
 
+@SHARED
 def test_who_seals_full_batches_for_long_keeps_both_leases(store, clock):
     node = Node(store, "one")
     append(store, 2 * BATCH)
@@ -266,6 +273,7 @@ def test_who_seals_full_batches_for_long_keeps_both_leases(store, clock):
     assert not transact(store, lambda tx: take(tx, "two", clock))
 
 
+@SHARED
 def test_who_lost_the_lease_between_full_batches_seals_no_more(store, clock):
     node = Node(store, "one")
     append(store, 2 * BATCH)

@@ -43,8 +43,13 @@ def store(url, clock):
     store.close()
 
 
+SHARED = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+"""In a database file an event is sealed as it is committed."""
+
+
 def _journal_length(store):
-    return asyncio.run(_seal(store))
+    asyncio.run(_seal(store))
+    return read(store, lambda tx: tx.journal.head())
 
 
 async def _seal(store):
@@ -343,6 +348,7 @@ def test_sealed_positions_are_dense_and_in_order_whoever_writes_and_seals(store,
         assert mine == list(range(each))
 
 
+@SHARED
 def test_sealing_goes_on_until_nothing_is_left(store, clock):
     def append_many(tx):
         for number in range(BATCH + 5):
@@ -355,6 +361,7 @@ def test_sealing_goes_on_until_nothing_is_left(store, clock):
     assert read(store, lambda tx: tx.journal.head()) == BATCH + 5
 
 
+@SHARED
 def test_only_the_holder_of_the_lease_seals(store, clock):
     first = Sealer(store, clock=clock, holder="first")
     second = Sealer(store, clock=clock, holder="second")

@@ -11,11 +11,10 @@ from __future__ import annotations
 import hmac
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -56,7 +55,7 @@ class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def microseconds(self) -> int:
         """When it happened, in microseconds since 1970; `Invalid` if that is no time."""
         try:
-            at = datetime.strptime(self.at, _MOMENT)
+            at = datetime.strptime(self.at, _MOMENT).astimezone(UTC)
         except ValueError as error:
             raise Invalid(f"Entry {self.position - 1} has no time that can be read.") from error
         return (at - _EPOCH) // _MICROSECOND
@@ -71,8 +70,7 @@ class Detail(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subject: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(NamedTuple):
     """A sealed event as it lies in the journal: `at` in microseconds since 1970, `body` as JSON
     text. `salt` is None once the event is redacted; `digest` is its commitment from then on."""
 

@@ -194,6 +194,9 @@ async def build_house(
     """Build everything but the listeners; afterwards the store holds all it needs to serve."""
     metrics = Metrics()
     store = await open_state(config, clock, entropy, Stopwatch(clock, tracer, metrics))
+    folder = await open_log(config, store, clock)
+    sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT, memory=folder)
+    await sealer.put_back_lost()
     keystore = ObservedKeystore(await open_keystore(config, store, entropy), clock, tracer, metrics)
     drafter = Drafter()
     prepare = PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain, store.holder)
@@ -207,7 +210,6 @@ async def build_house(
     )
     publication = make_publication(config, store, snapshot, clock)
     decisions = await open_decisions(config, store, clock, entropy, metrics)
-    folder = await open_log(config, store, clock)
     parts = Parts(
         store=store,
         decisions=decisions,
@@ -249,7 +251,7 @@ async def build_house(
         callers=make_registry(config, parts),
         point=make_point(parts, config.roles.spiffe_ids),
         metrics=metrics,
-        tasks=list_tasks(parts, prepare, publish, config, metrics),
+        tasks=list_tasks(parts, prepare, publish, config, metrics, sealer),
         certify=certify,
         local_node=await name_local_node(config, store, entropy),
     )
@@ -331,10 +333,10 @@ def list_tasks(
     publish: PublishCrls,
     config: Config,
     metrics: Metrics,
+    sealer: Sealer,
 ) -> list[Task]:
     """The table of background work: name, period in seconds, operation, what wakes it."""
     store, clock = parts.store, parts.clock
-    sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT, memory=parts.log)
     return [
         Task(FEED, 1.0, FollowJournal(store, sealer, parts.snapshot, metrics), quiet=True),
         Task("crl.publish", 30.0, publish, wakes=("certificate.revoked", "authority.")),

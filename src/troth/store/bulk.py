@@ -17,13 +17,23 @@ _MARKS = {"qmark": "?", "pyformat": "%s"}
 
 
 class RowInsert:
-    """An INSERT into some columns of a table; rows are tuples in their order, in stored form."""
+    """An INSERT into some columns of a table; rows are tuples in their order, in stored form.
 
-    def __init__(self, table: Table, *columns: str) -> None:
-        names = ", ".join(f'"{table.c[name].name}"' for name in columns)
+    `counted` is a column that gets the number after the highest that there is.
+    """
+
+    def __init__(self, table: Table, *columns: str, counted: str = "") -> None:
+        every = [f'"{table.c[name].name}"' for name in columns]
+        values = [""] * len(columns)
+        if counted:
+            every.append(f'"{counted}"')
+            values.append(
+                f'(SELECT coalesce(max("{counted}"), 0) + 1 FROM "{table.name}" '  # noqa: S608
+                f'WHERE "{counted}" IS NOT NULL)'
+            )
         self._texts = {
-            style: f'INSERT INTO "{table.name}" ({names}) VALUES '  # noqa: S608 - names alone
-            f"({', '.join([mark] * len(columns))})"
+            style: f'INSERT INTO "{table.name}" ({", ".join(every)}) VALUES '  # noqa: S608 - names
+            f"({', '.join(value or mark for value in values)})"
             for style, mark in _MARKS.items()
         }
 

@@ -2,14 +2,13 @@
 
 Row ids become visible in the order of commits, not of numbers, as soon as there are several
 writers. So nobody reads by row id: the sealer gives each committed row a position, dense and from
-1 on, and consumers read sealed positions alone.
+1 on, and consumers read sealed positions alone. A database file has one writer: there an event has
+its position as it is appended, and is sealed once it is committed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import astuple
-from itertools import starmap
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, select, update
@@ -31,9 +30,9 @@ _AFTER_ALL = "\x7f"
 
 _t = journal.c
 # Built once: building and hashing a statement costs more than running it.
-_APPEND = RowInsert(
-    journal, "type", "version", "subject", "actor", "at", "request_id", "body", "salt"
-)
+_GIVEN = ("type", "version", "subject", "actor", "at", "request_id", "body", "salt")
+_APPEND = RowInsert(journal, *_GIVEN)
+_APPEND_SEALED = RowInsert(journal, *_GIVEN, counted="position")
 _CHUNK = 500  # engines bound how many parameters a statement may have
 _COLUMNS = (
     "position",
@@ -89,7 +88,8 @@ class JournalGateway:
         self._session.require_write()
         if events:
             salts = self._session.draw_salts(len(events))
-            self._session.insert_rows(_APPEND, list(map(_write, events, salts)), {})
+            statement = _APPEND if self._session.shared else _APPEND_SEALED
+            self._session.insert_rows(statement, list(map(_write, events, salts)), {})
             news = News.PATIENT if patient else News.URGENT
             self._session.news = max(self._session.news, news)
 
@@ -134,8 +134,7 @@ class JournalGateway:
 
     def list_stored(self, position: int, limit: int) -> list[StoredEvent]:
         """Sealed events after `position`, in order, as they lie in the database."""
-        rows = self._session.select_range(_STORED, position, limit)
-        return list(starmap(StoredEvent, rows))
+        return list(map(StoredEvent._make, self._session.select_range(_STORED, position, limit)))
 
     def find_stored(self, position: int) -> StoredEvent | None:
         """The event at that position as it lies in the database, or None."""
@@ -148,10 +147,9 @@ class JournalGateway:
         `Conflict` if a position is taken.
         """
         self._session.require_write()
-        rows = [astuple(event) for event in events]
-        if rows:
+        if events:
             taken = {"position": "The journal has other events at these positions."}
-            self._session.insert_rows(_PUT_BACK, rows, taken)
+            self._session.insert_rows(_PUT_BACK, events, taken)
             self._session.news = News.URGENT
 
     def remove_waiting(self, salts: Sequence[bytes]) -> None:

@@ -77,6 +77,11 @@ class Sealer:
         return self._holder
 
     @property
+    def signs(self) -> bool:
+        """Whether this node signs the log: the one that seals, or the only one there is."""
+        return self._leads or not self._store.shared
+
+    @property
     def leads(self) -> bool:
         """Whether this node held the lease when it last looked: a guess, that spares a look."""
         return self._leads
@@ -91,6 +96,30 @@ class Sealer:
         self._store.name_sealer(other)
         return sealed
 
+    async def put_back_lost(self) -> None:
+        """Give a database file the events that it lost, before anything is appended to it.
+
+        On a shared database that is part of sealing.
+        """
+        first = last = 0
+        while not self._store.shared and (some := await self._store.transact(self._put_back_some)):
+            first, last = first or some[0], some[1]
+        if last:
+            await self._store.transact(lambda tx: self._record(tx, first, last))
+
+    def _put_back_some(self, tx: Transaction) -> tuple[int, int] | None:
+        head = tx.journal.head()
+        lost = self._list_lost(tx, head)
+        if not lost:
+            return None
+        tx.journal.put_back(lost)
+        return head + 1, head + len(lost)
+
+    def _list_lost(self, tx: Transaction, head: int) -> list[StoredEvent]:
+        if self._memory is None:
+            return []
+        return self._memory.list_lost(tx.journal.find_stored(head), BATCH)
+
     def _seal_batch(self, tx: Transaction) -> tuple[Sealed | None, str | None]:
         """What was sealed, or who must do it instead."""
         # The lease's row stays locked until COMMIT: nobody else numbers meanwhile, and what is
@@ -98,10 +127,9 @@ class Sealer:
         if not tx.leases.take(LEASE, self._holder, self._clock.now(), LEASE_TTL):
             return None, tx.leases.find_holder(LEASE)
         before = tx.journal.head()
-        if self._memory is not None:
-            lost = self._memory.list_lost(tx.journal.find_stored(before), BATCH)
-            if lost:
-                return self._put_back(tx, before, lost), None
+        lost = self._list_lost(tx, before)
+        if lost:
+            return self._put_back(tx, before, lost), None
         count = tx.journal.seal(BATCH)
         if not count:
             return Sealed([], before, before, more=False), None
@@ -113,15 +141,11 @@ class Sealer:
         head = before + len(lost)
         tx.journal.remove_waiting([event.salt for event in lost if event.salt is not None])
         tx.journal.put_back(lost)
-        tx.journal.append(
-            Event(
-                type="log.restored",
-                subject="log",
-                actor=ACTOR,
-                at=self._clock.now(),
-                request_id=REQUEST,
-                body={"first": before + 1, "last": head},
-            )
-        )
+        self._record(tx, before + 1, head)
         tx.journal.notify_sealed(self._holder)
         return Sealed([], before, head, more=True, restored=True)
+
+    def _record(self, tx: Transaction, first: int, last: int) -> None:
+        body = {"first": first, "last": last}
+        now = self._clock.now()
+        tx.journal.append(Event("log.restored", "log", ACTOR, now, REQUEST, body))

@@ -115,7 +115,7 @@ async def test_others_accept_the_log_and_refuse_it_with_a_byte_flipped(house: Fa
     folder = house.directory / "log"
     vkey = (folder / KEYS).read_text().splitlines()[0]
     read = aics_tlog.parse_note((folder / CHECKPOINT).read_bytes())
-    assert aics_tlog.verify_checkpoint(read, aics_tlog.VKey.parse(vkey)).ok
+    assert aics_tlog.verify_checkpoint(read, aics_tlog.parse_vkey(vkey)).ok
     size, root = house.parts.log.size, house.parts.log.root
     aics_tlog.audit_tiles(aics_tlog.DirectoryTileStore(folder), size, root)
     entries = sorted((folder / "tile/entries").rglob("*"))

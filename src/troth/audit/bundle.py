@@ -193,7 +193,7 @@ def verify_bundle(bundle: Bundle, trust: Trust | None) -> Verdict:
     What the later steps show then holds for whoever signed, who may be anybody.
     """
     verdict = Verdict()
-    _show_checkpoint(bundle, trust, verdict)
+    show_checkpoint(bundle.proof.checkpoint, trust, verdict)
     steps: list[Callable[[Bundle, Verdict], None]] = [_show_inclusion, _show_leaf, _show_detail]
     if bundle.decision is not None:
         steps += [_show_segment, _show_decision]
@@ -204,8 +204,8 @@ def verify_bundle(bundle: Bundle, trust: Trust | None) -> Verdict:
     return verdict
 
 
-def _show_checkpoint(bundle: Bundle, trust: Trust | None, verdict: Verdict) -> None:
-    note = bundle.proof.checkpoint
+def show_checkpoint(note: bytes, trust: Trust | None, verdict: Verdict) -> None:
+    """The first step: whether the checkpoint in `note` is signed and cosigned as it must be."""
     try:
         if trust is None:
             found = parse_checkpoint(parse_note(note).text)

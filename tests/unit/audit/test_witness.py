@@ -344,9 +344,7 @@ def test_the_witnesss_own_cosignatures_are_picked_out(log: OtherLog) -> None:
 
 
 def make_key(number: int, name: str = "") -> VerifierKey:
-    private = ed25519.Ed25519PrivateKey.from_private_bytes(
-        struct.pack(">32x")[:31] + bytes([number])
-    )
+    private = ed25519.Ed25519PrivateKey.from_private_bytes(bytes([number] * 32))
     public = private.public_key().public_bytes_raw()
     return make_verifier_key(name or f"witness.example/w{number}", COSIGNATURE_ED25519, public)
 

@@ -24,7 +24,7 @@ JOURNAL = "journal"
 
 _NAME = re.compile(
     r"(?P<table>decisions|touched|ids|events)/day=(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})/"
-    r"(?P<writer>[A-Za-z0-9._-]{1,16})-(?P<first>[0-9]{10,19})-(?P<last>[0-9]{10,19})"
+    r"(?P<writer>[A-Za-z0-9_]{1,16})-(?P<first>[0-9]{10,19})-(?P<last>[0-9]{10,19})"
     r"-(?P<revision>[0-9]{1,9})\.parquet",
     re.ASCII,
 )

@@ -17,20 +17,21 @@ import structlog
 
 from troth.archive.jobs import Job, deliver
 from troth.archive.proof import DecisionProof, find_record, make_proof, prove_decision
-from troth.archive.record import DecisionRecord, decode_record, encode_record
+from troth.archive.record import DecisionRecord, encode_record
 from troth.archive.segment import (
     DRAFT,
     HEAD_SIZE,
-    RECORD,
+    PACKED,
     SALT_SIZE,
     ClosedSegment,
-    Damage,
     DamagedSegment,
     Header,
     Segment,
+    list_packed,
     list_segments,
     name_segment,
 )
+from troth.archive.unpacked import Unpacked
 from troth.archive.writing import Disk, Entry, OpenSegment, recover_segment, sync_folder
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
@@ -192,13 +193,13 @@ class DecisionLog:
         loop. Holds a few megabytes, whatever there is. What is damaged is told to `on_damage` in
         words and left out; without that, `DamagedSegment` ends the scan there.
         """
-        wanted = [word.encode() for word in (subject, resource) if word]
-        for entry in self._scan_entries(since, until, on_damage or _raise_damage):
-            # Most entries are of others: looking for the bytes costs less than decoding.
-            if all(word in entry for word in wanted):
-                record = decode_record(entry)
-                if since <= record.at < until and _fits(record, subject, resource):
-                    yield record
+        unpacked = self.unpacked
+        words = [(word.encode(),) for word in (subject, resource) if word]
+        for _, _, record in unpacked.scan(
+            unpacked.list_numbers(), since, until, words, on_damage=on_damage or _raise_damage
+        ):
+            if _fits(record, subject, resource):
+                yield record
 
     def list_closed(self, after: int = 0) -> list[ClosedSegment]:
         """The closed segments with higher numbers than `after`, in their order; reads files."""
@@ -263,45 +264,43 @@ class DecisionLog:
         except FileNotFoundError:
             raise NotFound(f"There is no segment {number} in this server's log.") from None
 
-    def remove(self, number: int) -> None:
-        """Delete a closed segment; one that is gone already is no error."""
-        if number == self._edge[0]:
-            raise Refused(f"Segment {number} is open.")
-        path = self._folder / name_segment(number)
+    def find_path(self, number: int) -> Path:
+        """The file of a segment that isn't packed."""
+        return self._folder / name_segment(number)
+
+    def mark_packed(self, number: int) -> None:
+        """The archive has a closed segment's records: it isn't read any more but by those who are
+        at it, and may be removed. Again is no error."""
+        path = self.find_path(number)
         try:
-            size = path.stat().st_size
-            path.unlink()
+            path.rename(path.with_name(path.name + PACKED))
         except FileNotFoundError:
             return
         sync_folder(self._folder)
-        with self._changed:
-            self._bytes -= size
 
-    # Reading
+    def list_packed(self) -> list[int]:
+        """The segments that may be removed, since the archive has them."""
+        return [number for number, _ in list_packed(self._folder)]
 
-    def _scan_entries(
-        self, since: datetime, until: datetime, on_damage: Callable[[str], None]
-    ) -> Iterator[bytes]:
-        for number, path in list_segments(self._folder):
-            # Looked at after the folder: what was open then is open or has its footer now.
-            open_number, durable = self._edge
-            end = durable if number == open_number else None
+    @property
+    def unpacked(self) -> Unpacked:
+        """What the archive hasn't got yet."""
+        return Unpacked(self._folder, lambda: self._edge)
+
+    def remove(self, number: int) -> None:
+        """Delete a closed segment, packed or not; one that is gone already is no error."""
+        if number == self._edge[0]:
+            raise Refused(f"Segment {number} is open.")
+        path = self.find_path(number)
+        for one in (path, path.with_name(path.name + PACKED)):
             try:
-                with Segment(path) as segment:
-                    footer = segment.footer
-                    if end is None and footer and not footer.first < until:
-                        continue
-                    if end is None and footer and not footer.last >= since:
-                        continue
-                    for found in segment.walk(end):
-                        if isinstance(found, Damage):
-                            on_damage(describe_damage(path, found))
-                        elif found.kind == RECORD:
-                            yield found.payload
+                size = one.stat().st_size
+                one.unlink()
             except FileNotFoundError:
-                continue  # removed meanwhile
-            except DamagedSegment as error:
-                on_damage(error.detail)
+                continue
+            sync_folder(self._folder)
+            with self._changed:
+                self._bytes -= size
 
     # The thread that writes
 
@@ -318,6 +317,8 @@ class DecisionLog:
                 log.error("decisions.damaged", detail=error.detail)
             if path.exists():
                 size += path.stat().st_size
+        for number, path in list_packed(self._folder):
+            last, size = max(last, number), size + path.stat().st_size
         return size, last
 
     def _close_left(self, path: Path) -> None:
@@ -454,14 +455,6 @@ class DecisionLog:
 
 def _miss(decision: str) -> NotFound:
     return NotFound(f"No decision {decision[:80]!r} is in this server's log.")
-
-
-def describe_damage(path: Path, damage: Damage) -> str:
-    """Where a file is damaged, and what to do."""
-    return (
-        f"{path} is damaged from byte {damage.start} to {damage.end}: what was recorded there is "
-        "lost. Restore the file from a backup, and look at the disk."
-    )
 
 
 def _raise_damage(detail: str) -> None:

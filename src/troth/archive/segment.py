@@ -44,6 +44,8 @@ _KIND_SHIFT = 30
 _SIZE_MASK = (1 << _KIND_SHIFT) - 1
 _NAME = re.compile(r"([0-9]{10})\.decisions", re.ASCII)
 DRAFT = ".new"
+PACKED = ".packed"
+"""Stands behind the name of a segment whose records the archive has: it may go."""
 
 
 class DamagedSegment(Refused):
@@ -137,6 +139,12 @@ def find_number(path: Path) -> int | None:
 def list_segments(folder: Path) -> list[tuple[int, Path]]:
     """Numbers and files of all segments, in their order."""
     found = ((find_number(path), path) for path in folder.iterdir())
+    return sorted((number, path) for number, path in found if number is not None)
+
+
+def list_packed(folder: Path) -> list[tuple[int, Path]]:
+    """The same for segments that the archive has."""
+    found = ((find_number(path.with_suffix("")), path) for path in folder.glob(f"*{PACKED}"))
     return sorted((number, path) for number, path in found if number is not None)
 
 

@@ -187,14 +187,17 @@ def render_bundle(bundle: Bundle) -> bytes:
     return data
 
 
-def verify_bundle(bundle: Bundle, trust: Trust | None) -> Verdict:
+def verify_bundle(bundle: Bundle, trust: Trust | None, *, foreign: bool = False) -> Verdict:
     """Go through a bundle step by step. Without `trust` the first step stays open.
 
-    What the later steps show then holds for whoever signed, who may be anybody.
+    What the later steps show then holds for whoever signed, who may be anybody. Of a `foreign` log
+    only that it holds the entry is shown, whatever that says.
     """
     verdict = Verdict()
     show_checkpoint(bundle.proof.checkpoint, trust, verdict)
-    steps: list[Callable[[Bundle, Verdict], None]] = [_show_inclusion, _show_leaf, _show_detail]
+    steps: list[Callable[[Bundle, Verdict], None]] = [_show_inclusion]
+    if not foreign:
+        steps += [_show_leaf, _show_detail]
     if bundle.decision is not None:
         steps += [_show_segment, _show_decision]
     for step in steps:
@@ -245,7 +248,7 @@ def _show_leaf(bundle: Bundle, verdict: Verdict) -> None:
     try:
         leaf = read_leaf(bundle.entry)
     except Invalid as error:
-        verdict.note(Outcome.OPEN, f"{error.detail} The log may be somebody else's.")
+        verdict.note(Outcome.OPEN, f"{error.detail} Is the log somebody else's?")
         return
     if leaf.position != bundle.proof.index + 1:
         words = f"The entry says that it is event {leaf.position}, and it stands in the place of "

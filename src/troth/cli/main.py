@@ -68,6 +68,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("token", "token", "Access tokens, and those to join with.", PANEL_NOUNS, False),
     Entry("device", "device", "Devices that enrol without an agent.", PANEL_NOUNS, False),
     Entry("svid", "svid", "Fetch and look at SVIDs, as a workload does.", PANEL_NOUNS, False),
+    Entry("audit", "audit", "The log: found, proved, verified.", PANEL_NOUNS, False),
     Entry("journal", "journal", "What happened, and who did it.", PANEL_NOUNS, False),
 )
 

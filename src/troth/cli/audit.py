@@ -1,0 +1,6 @@
+"""`troth audit`: the log, proved and verified. Each module here adds its commands."""
+
+from __future__ import annotations
+
+from troth.cli import audit_verify as audit_verify
+from troth.cli.audit_app import app as app

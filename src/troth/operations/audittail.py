@@ -1,0 +1,85 @@
+"""``audit.tail``: what happens and what is decided, as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from troth.archive.following import DecisionFollower
+from troth.archive.found import present_decision
+from troth.archive.log import DecisionLog
+from troth.audit.found import present_event
+from troth.audit.query import Found, Kind, Query, find_spot, fits
+from troth.live.snapshot import Snapshot
+from troth.operations.auditsearch import Person, Searcher, make_query, view_found
+from troth.operations.call import Call
+from troth.store.engine import Store
+from troth.wire.api import auditsearch as wire
+from troth.wire.api.nodes import Heartbeat
+
+HEARTBEAT_SECONDS = 5.0
+LOOK_SECONDS = 0.25
+"""How often the decision log is asked whether there is more. Nobody tells: whoever records a
+decision has no time for that."""
+BATCH = 500
+
+_EVER = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class TailAudit:
+    """``audit.tail``: events after a position, and this server's decisions from now on."""
+
+    searcher: Searcher
+    store: Store
+    snapshot: Snapshot
+    decisions: DecisionLog
+
+    async def __call__(self, call: Call[wire.TailAudit]) -> AsyncIterator[wire.Record | Heartbeat]:
+        """What fits, of each kind in its order; heartbeats say up to which position of the journal
+        everything was looked at."""
+        body, loads = call.body, self.snapshot.loads
+        person = await self.searcher.find_person(body.identity)
+        query = make_query(body, person, *_EVER)
+        follower = DecisionFollower(self.decisions)
+        position = body.position
+        if position < 0:
+            position = await self.store.read(lambda tx: tx.journal.head())
+        said: float | None = None  # a subscription says something at once
+        while True:
+            self.snapshot.check_same(loads)
+            looked, known = position, self.snapshot.epoch
+            found, position = await self._read(query, person, follower, position)
+            for one in found:
+                yield view_found(one)
+            now = self.store.clock.monotonic()
+            if said is None or now - said >= HEARTBEAT_SECONDS:
+                said = now
+                yield Heartbeat(epoch=position)
+            if position == looked and not follower.is_behind:
+                await self.snapshot.wait_beyond(max(position, known), LOOK_SECONDS)
+
+    async def _read(
+        self, query: Query, person: Person, follower: DecisionFollower, position: int
+    ) -> tuple[list[Found], int]:
+        """What comes next and fits, and the last position that was read."""
+        found: list[Found] = []
+        if query.kind is not Kind.DECISION:
+            events = await self.store.read(lambda tx: tx.journal.list_stored(position, BATCH))
+            found += [one for row in events if fits(query, one := present_event(row))]
+            position = events[-1].position if events else position
+        if query.kind is not Kind.EVENT and follower.is_behind:
+            records = await asyncio.to_thread(follower.read, BATCH)
+            decisions = (present_decision(record, "") for record in records)
+            found += [one for one in decisions if fits_person(query, person, one)]
+        return sorted(found, key=find_spot), position
+
+
+def fits_person(query: Query, person: Person, found: Found) -> bool:
+    """Whether it fits, if decisions tell of an identity by one of its names."""
+    if found.kind is Kind.DECISION and found.subject in person.names:
+        named = found.detail.get("subject_type") == "identity"
+        return fits(replace(query, identity="") if named else query, found)
+    return fits(query, found)

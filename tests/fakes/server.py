@@ -30,7 +30,7 @@ from troth.agent.vault import Vault
 from troth.agent.view import View
 from troth.agent.workloads import Workloads
 from troth.core.entropy import SeededEntropy
-from troth.core.errors import Denied, Refused, TrothError
+from troth.core.errors import Denied, Refused, TrothError, Unavailable
 from troth.core.ids import SpiffeId
 from troth.core.jose.jwk import derive_key_id
 from troth.identity.selectors import Selector
@@ -44,6 +44,7 @@ from troth.wire.api.certificates import (
     IssuedCertificate,
     IssuedCertificates,
 )
+from troth.wire.api.checkpoints import ShowCheckpoint
 from troth.wire.api.jwt_svids import (
     IssuedJwtSvid,
     IssuedJwtSvids,
@@ -233,6 +234,8 @@ class FakeServer:
 
     async def call(self, name: str, request: Any) -> Any:
         """Answer one operation."""
+        if isinstance(request, ShowCheckpoint):
+            raise Unavailable("There is no checkpoint yet.")  # looked at on the side, by all agents
         self.calls.append((name, request))
         await asyncio.sleep(0)
         if self.holding is not None:

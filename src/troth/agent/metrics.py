@@ -24,12 +24,16 @@ from troth.core.clock import Clock
 PERIOD = 15.0
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 MODE = 0o644
+DISPUTED = "troth_agent_log_disputed"
 
 log = structlog.get_logger(__name__)
 
 
 class NoMetrics:
     """Counts nothing: nobody asked for a file."""
+
+    def show(self, gauge: str, value: float) -> None:
+        """Nothing."""
 
     def observe_call(self, method: str, outcome: str, seconds: float) -> None:
         """Nothing."""
@@ -58,6 +62,7 @@ class AgentMetrics:
             "troth_agent_identities": "Identities that may be served on this node.",
             "troth_agent_snapshot_epoch": "Journal position of what the server said last.",
             "troth_agent_silence_seconds": "Since the server was last heard.",
+            DISPUTED: "1 once the server's log isn't the one that was seen before.",
             "troth_agent_refused_waiting": "Refused processes that are still to be reported.",
         }
         self._gauges = {

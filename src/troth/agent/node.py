@@ -9,6 +9,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,8 +23,9 @@ from troth.agent.credential import Credential, CredentialFile, read_roots
 from troth.agent.files import Files, FileTarget
 from troth.agent.machine import Machine
 from troth.agent.membership import Dialler, Membership, NotJoined
-from troth.agent.metrics import AgentMetrics, MetricsFile, NoMetrics
+from troth.agent.metrics import DISPUTED, AgentMetrics, MetricsFile, NoMetrics
 from troth.agent.observation import CallMeter, ObservedService
+from troth.agent.pin import LogWatch, PinFile
 from troth.agent.refusals import Refusals
 from troth.agent.reporting import Reporter
 from troth.agent.sds import SecretDiscovery
@@ -200,6 +202,9 @@ class _Running:
                 group.create_task(sync.run())
                 group.create_task(workloads.run())
                 group.create_task(Reporter(api, workloads, refusals, sleep).run())
+                file = PinFile(self._settings.data_dir)
+                watch = LogWatch(api, file, clock, sleep, partial(metrics.show, DISPUTED, 1))
+                group.create_task(watch.run())
                 if keep:
                     group.create_task(vault.run(sync, cache, workloads.held))
                 group.create_task(self._renew_for_ever())
@@ -210,8 +215,8 @@ class _Running:
                 group.create_task(_tell_ready(sync, ready))
                 if isinstance(metrics, AgentMetrics) and self._settings.metrics_file is not None:
                     path = self._settings.metrics_file
-                    file = MetricsFile(path, metrics, sync, cache, refusals, clock)
-                    group.create_task(file.run(sleep))
+                    metrics_file = MetricsFile(path, metrics, sync, cache, refusals, clock)
+                    group.create_task(metrics_file.run(sleep))
                 for target in self._settings.files:
                     files = Files(target, sync, workloads, entropy, sleep)
                     group.create_task(files.run())

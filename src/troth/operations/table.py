@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from troth.archive.log import DecisionLog
+from troth.archive.search import Archive
 from troth.archive.tiles import LogFolder
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
@@ -26,9 +27,14 @@ from troth.operations.accesstoken import RequestToken, TokenMaker
 from troth.operations.applying import Applier
 from troth.operations.assertion import OutsideIssuers
 from troth.operations.attestation import AttestNode, Entrance, ReadmitNode
+from troth.operations.auditsearch import SearchAudit, Searcher
+from troth.operations.audittail import TailAudit
+from troth.operations.audittrace import TraceRequest
+from troth.operations.auditwho import AskWho
 from troth.operations.bearer import TokenJudge
 from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
+from troth.operations.checkpoint import DisputeCheckpoint, ShowCheckpoint
 from troth.operations.client import Authenticator
 from troth.operations.client_secret import (
     CreateClientSecret,
@@ -46,6 +52,7 @@ from troth.operations.enforcement import EnforceRequest, RouteTable
 from troth.operations.enrolment import InviteDevices
 from troth.operations.entitysearch import SearchDecisions
 from troth.operations.evaluation import EvaluateDecisions
+from troth.operations.eventsearch import EventSearch
 from troth.operations.exchange import ExchangeToken, TokenReader
 from troth.operations.gathering import LeafGatherer
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
@@ -81,6 +88,7 @@ from troth.operations.policy import (
     ShowVersion,
 )
 from troth.operations.policyfeed import FollowPolicies, PolicyDesk, ShowParty
+from troth.operations.proving import ProveEntry
 from troth.operations.publication import Publication
 from troth.operations.refusal import Journaled, RefusalJournal
 from troth.operations.rejection import RejectionJournal
@@ -141,6 +149,7 @@ class Parts:
     usage: Usage | None = None
     draft_transaction_tokens: bool = False
     locator: Locator | None = None
+    archive: Archive | None = None
     outlets: tuple[Outlet, ...] = ()
 
 
@@ -197,6 +206,10 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "authority.taint": TaintAuthority(p.store, p.clock),
         "authority.revoke": RevokeAuthority(p.store, p.clock),
         "journal.ls": ListJournal(p.store),
+        **_list_audit_operations(p),
+        "audit.prove": ProveEntry(p.store, p.log, p.decisions),
+        "checkpoint.show": ShowCheckpoint(p.log, p.signer),
+        "checkpoint.dispute": DisputeCheckpoint(p.store, p.clock, p.log, p.signer),
         "status.show": ShowStatus(p.store, p.snapshot, p.publication, p.clock, _describe(p)),
     }
 
@@ -238,6 +251,18 @@ def _list_policy_operations(p: Parts) -> Mapping[str, Operation]:
         "policy.reject": RejectHeld(applier),
         "policy.replay": ReplayDecisions(desk),
         "policy.suggest": SuggestRole(desk),
+    }
+
+
+def _list_audit_operations(p: Parts) -> Mapping[str, Operation]:
+    """Those that ask the past, journal and archive together."""
+    if p.archive is None:
+        return {}
+    searcher = Searcher(EventSearch(p.store, p.snapshot), p.archive)
+    return {
+        "audit.search": SearchAudit(searcher, p.clock),
+        "audit.trace": TraceRequest(searcher, p.clock),
+        "audit.who": AskWho(p.store, searcher, p.clock),
     }
 
 

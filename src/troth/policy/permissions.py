@@ -39,9 +39,12 @@ READS = frozenset(
 AUDITS = READS | {
     "journal.ls",
     "journal.tail",
+    "audit.prove",
     "revocation.follow",
     "policy.replay",
     "policy.suggest",
+    "checkpoint.show",
+    "checkpoint.dispute",
 }
 OPERATES = AUDITS | {
     "identity.suspend",
@@ -113,6 +116,7 @@ NODE = frozenset(
         "node.renew",
         "node.report",
         "node.sync",
+        "checkpoint.dispute",
     }
 )
 WORKLOAD = frozenset(
@@ -124,11 +128,13 @@ WORKLOAD = frozenset(
         "decision.evaluate",
         "decision.report",
         "decision.search",
+        "checkpoint.dispute",
     }
 )
 DEVICE = frozenset({"device.renew"})
 ANYONE = frozenset(
     {
+        "checkpoint.show",
         "node.attest",
         "device.enroll",
         "token.request",

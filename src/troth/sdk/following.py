@@ -16,7 +16,8 @@ from troth.core.entropy import Entropy, fraction
 from troth.core.errors import Denied, Internal, TrothError
 from troth.core.ids import SpiffeId
 from troth.live.revocations import Revocations
-from troth.sdk.stream import follow
+from troth.sdk.logwatch import PERIOD, LogWatch
+from troth.sdk.stream import ApiLine, follow
 from troth.sdk.tls import Contexts, Pair, make_api_context
 from troth.sdk.workload import FetchedSvid, WorkloadApi, X509Update
 from troth.wire.api.revocations import FollowRevocations
@@ -46,6 +47,7 @@ class Following:
         contexts: Contexts,
         clock: Clock,
         entropy: Entropy,
+        log_watch: LogWatch,
     ) -> None:
         self.servers = tuple(servers)
         self._api = api
@@ -54,6 +56,7 @@ class Following:
         self._contexts = contexts
         self._clock = clock
         self._entropy = entropy
+        self.log_watch = log_watch
         self._turn = 0
         self._words = 0
         self._pair: Pair | None = None
@@ -73,6 +76,7 @@ class Following:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep(self._follow_agent))
             group.create_task(self._keep(self._follow_server))
+            group.create_task(self._watch_log())
 
     async def _keep(self, follow_once: Callable[[], Awaitable[None]]) -> None:
         tries, told = 0, ""
@@ -142,6 +146,23 @@ class Following:
         except TrothError:
             self._turn += 1
             raise
+
+    async def _watch_log(self) -> None:
+        """Look at the servers' log for ever; what fails is made up for by the next look."""
+        await self._renewed.wait()
+        while True:
+            url, pair = self.servers[self._turn % len(self.servers)], self._pair
+            if pair is not None:
+                domain = SpiffeId.parse(self.spiffe_id).trust_domain
+                context = make_api_context(pair, str(SpiffeId.of(domain, SERVER_PATH)))
+                line = ApiLine(url, context)
+                try:
+                    await self.log_watch.look(line.call)
+                except (TrothError, OSError) as error:
+                    log.debug("The log wasn't seen: %s", error)
+                finally:
+                    line.close()
+            await asyncio.sleep(PERIOD)
 
     def _note_word(self) -> None:
         self._words += 1

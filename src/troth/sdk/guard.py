@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from troth.core.clock import Clock, SystemClock
 from troth.core.entropy import Entropy, SystemEntropy
@@ -18,6 +19,7 @@ from troth.live.revocations import Revocations
 from troth.sdk.background import Background
 from troth.sdk.decision import Decision
 from troth.sdk.following import Following
+from troth.sdk.logwatch import LogWatch
 from troth.sdk.stream import check_url
 from troth.sdk.tls import Contexts, Pair, refuse
 from troth.sdk.workload import WorkloadApi, find_socket
@@ -29,7 +31,8 @@ class PeerGuard(Background):
     `servers` are URLs of the mutual-TLS listeners of troth servers, tried one after another;
     `endpoint` is the Workload API's address, what ``SPIFFE_ENDPOINT_SOCKET`` says; `spiffe_id`
     chooses among several identities of this process (else the first is taken); `lease` in seconds
-    overrides the server's. Nobody is accepted before a server was heard, nor once none was heard
+    overrides the server's; `log_pin` is a file in which to remember the newest checkpoint of the
+    servers' log. Nobody is accepted before a server was heard, nor once none was heard
     for longer than the lease.
 
     Use it in ``with``, or call `start` and `close`; then the lease runs out. Raises `Invalid`
@@ -45,6 +48,7 @@ class PeerGuard(Background):
         lease: float | None = None,
         clock: Clock | None = None,
         entropy: Entropy | None = None,
+        log_pin: Path | None = None,
     ) -> None:
         if not servers:
             raise Invalid("Name at least one troth server, such as https://host:8444.")
@@ -61,6 +65,7 @@ class PeerGuard(Background):
             self._contexts,
             self._clock,
             entropy or SystemEntropy(),
+            LogWatch(log_pin),
         )
 
     # What a service asks
@@ -145,6 +150,12 @@ class PeerGuard(Background):
     def stale(self) -> bool:
         """Whether nothing was heard for longer than the lease, so that nobody is accepted."""
         return self._known.age > self._known.lease
+
+    @property
+    def log_problem(self) -> str:
+        """How the servers' log differs from what was seen of it, in a sentence; "" if it doesn't.
+        Somebody rewrote history then: what the servers say is no longer to be relied on alone."""
+        return self._following.log_watch.problem
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each word from a server, in the guard's thread: be quick."""

@@ -14,8 +14,10 @@ import msgspec
 
 from troth.core.errors import Internal, Invalid, TrothError, error_of
 from troth.wire.api import (
+    auditproofs,
     authorities,
     certificates,
+    checkpoints,
     client_secrets,
     decisions,
     devices,
@@ -389,6 +391,8 @@ ROUTES: tuple[Route, ...] = (
         "Follow whom a verifier of peers must refuse.",
         stream=True,
     ),
+    *checkpoints.ROUTES,
+    *auditproofs.ROUTES,
     *rules.ROUTES,
     _r(
         "status.show",

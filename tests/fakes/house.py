@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tests.fakes.archive import FakeArchive
 from tests.fakes.outsiders import FakeKeySource
 from troth.archive.log import DecisionLog
 from troth.archive.place import Folder
@@ -182,6 +183,7 @@ async def open_house(
         parts = Parts(
             store=store,
             decisions=decisions,
+            archive=FakeArchive(decisions),
             log=LogFolder(Folder(directory / "log")),
             signer=open_signer(keystore, DOMAIN),
             decider=DecisionMaker(store, snapshot, clock, entropy, decisions, DOMAIN),

@@ -357,4 +357,12 @@ def list_subscriptions(p: Parts) -> Mapping[str, Subscription]:
             p.store, p.snapshot, p.clock, p.trust_domain, p.lease
         ),
         "policy.follow": FollowPolicies(p.store, p.desk, p.clock, p.lease),
+        **_list_audit_subscriptions(p),
     }
+
+
+def _list_audit_subscriptions(p: Parts) -> Mapping[str, Subscription]:
+    if p.archive is None:
+        return {}
+    searcher = Searcher(EventSearch(p.store, p.snapshot), p.archive)
+    return {"audit.tail": TailAudit(searcher, p.store, p.snapshot, p.decisions)}

@@ -39,6 +39,10 @@ READS = frozenset(
 AUDITS = READS | {
     "journal.ls",
     "journal.tail",
+    "audit.search",
+    "audit.tail",
+    "audit.trace",
+    "audit.who",
     "audit.prove",
     "revocation.follow",
     "policy.replay",

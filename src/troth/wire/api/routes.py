@@ -15,6 +15,7 @@ import msgspec
 from troth.core.errors import Internal, Invalid, TrothError, error_of
 from troth.wire.api import (
     auditproofs,
+    auditsearch,
     authorities,
     certificates,
     checkpoints,
@@ -393,6 +394,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     *checkpoints.ROUTES,
     *auditproofs.ROUTES,
+    *auditsearch.ROUTES,
     *rules.ROUTES,
     _r(
         "status.show",

@@ -219,7 +219,8 @@ def show_checkpoint(note: bytes, trust: Trust | None, verdict: Verdict) -> None:
             return
         trusted = verify_checkpoint(note, trust)
     except Invalid as error:
-        verdict.note(Outcome.WRONG, error.detail)
+        words = f"The checkpoint isn't one that the log's keys vouch for. {error.detail}"
+        verdict.note(Outcome.WRONG, words)
         return
     verdict.checkpoint = found = trusted.checkpoint
     ids = " and ".join(key.key_id.hex() for key in trust.keys)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from troth.audit.bundle import Bundle, DecisionEvidence
+from troth.audit.bundle import SEGMENT_CLOSED, Bundle, DecisionEvidence
 from troth.audit.checkpoint import parse_checkpoint
 from troth.audit.contents import read_details, read_entries
+from troth.audit.entry import Detail, open_detail, read_leaf
 from troth.audit.merkle import hash_leaf, verify_inclusion
 from troth.audit.note import parse_note
 from troth.audit.proof import LogProof
 from troth.audit.tile import WIDTH, DamagedTile, Read, measure_width, name_entries, prove_inclusion
-from troth.core.errors import Invalid, NotFound
+from troth.core.errors import Invalid, NotFound, Refused
 
 
 def prove_entry(read: Read, note: bytes, position: int) -> Bundle:
@@ -50,3 +51,36 @@ def prove_entry(read: Read, note: bytes, position: int) -> Bundle:
 def add_decision(bundle: Bundle, decision: DecisionEvidence) -> Bundle:
     """The same bundle with a decision of the segment that its event tells of."""
     return replace(bundle, decision=decision)
+
+
+def read_closed(detail: Detail | None) -> tuple[str, int, int, str] | None:
+    """Server, segment, number of decisions and root in an event's detail; None if it has none."""
+    if detail is None:
+        return None
+    server, segment, size, root = map(detail.body.get, ("server", "segment", "size", "root"))
+    named = isinstance(server, str) and isinstance(root, str)
+    if not (named and isinstance(segment, int) and isinstance(size, int)):
+        return None
+    return str(server), segment, size, str(root)
+
+
+def find_closed(read: Read, size: int, server: str, segment: int) -> int:
+    """The position of the event that tells of a segment's end, the newest entries first.
+
+    `Refused` if the log of `size` entries doesn't tell of it. Reads entries until it is found."""
+    for index in reversed(range(-(-size // WIDTH))):
+        entries = read_entries(read, index, measure_width(size, 0, index))
+        if not any(SEGMENT_CLOSED.encode() in entry for entry in entries):
+            continue
+        details = read_details(read, index, len(entries))
+        for entry, beside in zip(entries, details, strict=True):
+            leaf = read_leaf(entry)
+            if leaf.type != SEGMENT_CLOSED or not beside:
+                continue
+            told = read_closed(open_detail(leaf, beside))
+            if told is not None and told[:2] == (server, segment):
+                return leaf.position
+    raise Refused(
+        f"The log doesn't tell yet of segment {segment} of server {server}: ask again once the "
+        "next checkpoint is published."
+    )

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from troth.audit.bundle import SEGMENT_CLOSED, DecisionEvidence, Outcome, Verdict
-from troth.audit.entry import Detail, Leaf, open_detail, read_leaf
+from troth.audit.entry import Leaf, open_detail
 from troth.audit.flaw import Fault, Findings
 from troth.audit.merkle import Tree, hash_leaf
-from troth.core.errors import Invalid, NotFound, Refused
+from troth.audit.proving import read_closed
+from troth.core.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
     from troth.archive.segment import Segment
-    from troth.audit.tile import Read
 
 
 @dataclass(slots=True)
@@ -40,17 +40,6 @@ class Closed:
         else:
             server, segment, size, root = told
             self.roots[server, segment] = (root, size)
-
-
-def read_closed(detail: Detail | None) -> tuple[str, int, int, str] | None:
-    """Server, segment, number of decisions and root in an event's detail; None if it has none."""
-    if detail is None:
-        return None
-    server, segment, size, root = map(detail.body.get, ("server", "segment", "size", "root"))
-    named = isinstance(server, str) and isinstance(root, str)
-    if not (named and isinstance(segment, int) and isinstance(size, int)):
-        return None
-    return str(server), segment, size, str(root)
 
 
 def show_decisions(folder: Path, closed: Closed, verdict: Verdict, findings: Findings) -> None:
@@ -144,30 +133,6 @@ def find_decision(folder: Path, decision: str) -> DecisionEvidence:
                 found.server, found.segment, found.index, found.size, found.entry, found.path
             )
     raise NotFound(f"No decision {decision[:80]!r} is in {folder}.")
-
-
-def find_closed(read: Read, size: int, server: str, segment: int) -> int:
-    """The position of the event that tells of a segment's end, the newest entries first; `Refused`
-    if the log doesn't."""
-    from troth.audit.contents import read_details, read_entries
-    from troth.audit.tile import WIDTH, measure_width
-
-    for index in reversed(range(-(-size // WIDTH))):
-        entries = read_entries(read, index, measure_width(size, 0, index))
-        if not any(SEGMENT_CLOSED.encode() in entry for entry in entries):
-            continue
-        details = read_details(read, index, len(entries))
-        for entry, beside in zip(entries, details, strict=True):
-            leaf = read_leaf(entry)
-            if leaf.type != SEGMENT_CLOSED or not beside:
-                continue
-            told = read_closed(open_detail(leaf, beside))
-            if told is not None and told[:2] == (server, segment):
-                return leaf.position
-    raise Refused(
-        f"The log doesn't tell yet of segment {segment} of server {server}: ask again once the "
-        "next checkpoint is published."
-    )
 
 
 def view_decision(entry: bytes) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from troth.core.errors import Invalid, NotFound, Refused
 
 if TYPE_CHECKING:
     from troth.audit.contents import Watch
+    from troth.audit.pin import Pin
     from troth.audit.proof import Trust
     from troth.cli.terminal import Terminal
-    from troth.cli.vkeys import Pin
 
 Progress = Callable[[int, int], None]
 
@@ -46,15 +46,15 @@ def read_note(source: LogSource) -> bytes:
 
 def check_log(
     source: LogSource,
+    note: bytes,
     trust: Trust | None,
     seen: Pin | None,
     scope: Scope,
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> LogCheck:
-    """Go through a log: who signed it, whether it continues what was `seen`, and its files within
-    `scope`. A step that is wrong doesn't keep the others from being taken."""
-    note = read_note(source)
+    """Go through a log: who signed the checkpoint in `note`, whether it continues what was `seen`,
+    and the files within `scope`. A step that is wrong doesn't keep the others from being taken."""
     check = LogCheck(Verdict(), Findings(), note)
     show_checkpoint(note, trust, check.verdict)
     checkpoint = check.verdict.checkpoint or _read_unsigned(note)
@@ -69,7 +69,7 @@ def check_log(
 def show_growth(source: LogSource, seen: Pin, found: Checkpoint, check: LogCheck) -> None:
     """Whether the log still is the one that was seen."""
     try:
-        known = parse_checkpoint(parse_note(seen.note).text)
+        known = parse_checkpoint(parse_note(seen.note.encode()).text)
         verify_growth(source.read, known, found)
     except (Refused, Invalid, NotFound) as error:
         check.refusals.append(error)
@@ -112,9 +112,11 @@ def show_files(
 
 
 def _read_unsigned(note: bytes) -> Checkpoint | None:
-    """What a checkpoint says that isn't signed as it must be; None if it says nothing."""
+    """What a checkpoint says that isn't signed as it must be; None if it says nothing. Whether the
+    files are those of it is worth knowing all the same."""
+    text = note.decode("utf-8", "replace").partition("\n\n")[0]
     try:
-        return parse_checkpoint(parse_note(note).text)
+        return parse_checkpoint(f"{text}\n")
     except Invalid:
         return None
 

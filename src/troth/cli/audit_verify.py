@@ -18,11 +18,19 @@ from troth.cli.audit_report import Report, make_report, show_report
 from troth.cli.command import command
 from troth.cli.logsource import KEYS, LogSource, is_url, open_source
 from troth.cli.terminal import Terminal
-from troth.cli.vkeys import Pin, load_pin, make_trust, parse_vkeys, read_vkeys, save_pin
+from troth.cli.vkeys import (
+    list_keys,
+    load_pin,
+    make_trust,
+    parse_vkeys,
+    read_vkeys,
+    save_pin,
+)
 from troth.core.errors import Invalid
 
 if TYPE_CHECKING:
     from troth.audit.note import VerifierKey
+    from troth.audit.pin import Pin
     from troth.audit.proof import Trust
 
 TargetArgument = Annotated[
@@ -124,7 +132,7 @@ def verify(
     with open_source(where, terminal.options.ca_file) as source:
         seen = load_pin(pin) if pin is not None else None
         folder = None if is_url(where) else Path(where)
-        keys = read_vkeys(key or [], "--key", apart_from=folder) or (seen.keys if seen else ())
+        keys = read_vkeys(key or [], "--key", apart_from=folder) or list_keys(seen)
         if not keys and trust_on_first_use:
             keys = parse_vkeys(source.read(KEYS))
             terminal.say(f"The key is the one that {source.where} names itself: on trust.")
@@ -138,7 +146,7 @@ def verify(
             scope = Scope((start or 1) - 1, end, leaves=not foreign, details=deep)
             check, report = _verify_log(terminal, source, trust, seen, scope, decisions)
     if pin is not None and trust is not None and report.holds:
-        save_pin(pin, Pin(trust.keys, check.note))
+        save_pin(pin, trust.keys, check.note)
         terminal.say(f"Remembered in {pin}.")
     show_report(terminal, report)
 
@@ -161,13 +169,13 @@ def _verify_log(
 ) -> tuple[LogCheck, Report]:
     if decisions is None:
         with show_progress(terminal) as progress:
-            check = check_log(source, trust, seen, scope, progress)
+            check = check_log(source, read_note(source), trust, seen, scope, progress)
         return check, make_report("log", source.where, check.verdict, check.findings)
     from troth.cli.audit_decisions import Closed, show_decisions
 
     closed = Closed()
     with show_progress(terminal) as progress:
-        check = check_log(source, trust, seen, scope, progress, closed.notice)
+        check = check_log(source, read_note(source), trust, seen, scope, progress, closed.notice)
     show_decisions(decisions, closed, check.verdict, check.findings)
     return check, make_report("log", source.where, check.verdict, check.findings)
 

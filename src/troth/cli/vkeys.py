@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,25 +14,11 @@ from troth.core.errors import Invalid
 
 if TYPE_CHECKING:
     from troth.audit.note import VerifierKey
+    from troth.audit.pin import Pin
     from troth.audit.proof import Trust
 
 LARGEST_KEYS = 64 << 10
 LARGEST_PIN = 2 << 20
-PIN_FORMAT = "troth-audit-pin/v1"
-
-
-class _PinFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    format: str
-    keys: list[str]
-    checkpoint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pin:
-    """A log as it was seen last: its keys, and the signed checkpoint that was verified."""
-
-    keys: tuple[VerifierKey, ...]
-    note: bytes
 
 
 def read_vkeys(
@@ -97,35 +82,31 @@ def make_trust(
 
 
 def load_pin(path: Path) -> Pin | None:
-    """What was remembered, None if nothing was yet; `Invalid` if the file is another one."""
+    """What was remembered of a log, None if nothing was yet; `Invalid` if the file is another."""
+    from troth.audit.pin import read_pin
+
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_PIN)
     except FileNotFoundError:
         return None
-    return parse_pin(data, str(path))
-
-
-def parse_pin(data: bytes, where: str) -> Pin:
-    """The pin in these bytes; `Invalid` if there is none."""
-    from troth.audit.note import parse_vkey
-
     try:
-        found = msgspec.json.decode(data, type=_PinFile)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Invalid(
-            f"{where} doesn't remember a log: name another file, or a new one."
-        ) from error
-    if found.format != PIN_FORMAT or not found.keys:
-        raise Invalid(f"{where} has the format {found.format[:40]!r}, not {PIN_FORMAT!r}.")
-    return Pin(tuple(map(parse_vkey, found.keys)), found.checkpoint.encode())
+        return read_pin(data)
+    except Invalid as error:
+        raise Invalid(f"{path} remembers no log: {error.detail} Name another file.") from error
 
 
-def save_pin(path: Path, pin: Pin) -> None:
-    """Remember it, in one step."""
-    keys = [key.render() for key in pin.keys]
-    found = _PinFile(PIN_FORMAT, keys, pin.note.decode())
-    replace_file(path, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n", 0o644)
+def save_pin(path: Path, keys: Sequence[VerifierKey], note: bytes) -> None:
+    """Remember a log's keys and a checkpoint that they signed, in one step."""
+    from troth.audit.pin import begin_pin
+
+    pin = begin_pin([key.render() for key in keys], note.decode())
+    replace_file(path, msgspec.json.format(msgspec.json.encode(pin), indent=2) + b"\n", 0o644)
+
+
+def list_keys(pin: Pin | None) -> tuple[VerifierKey, ...]:
+    """The keys that were remembered."""
+    return () if pin is None else parse_vkeys("\n".join(pin.keys).encode())
 
 
 def _parse(text: str, option: str) -> VerifierKey:

@@ -1,0 +1,83 @@
+"""Evidence for who asks: an event or a decision, the way from it to the log's checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from troth.archive.log import DecisionLog
+from troth.archive.proof import DecisionProof
+from troth.archive.tiles import LogFolder
+from troth.audit.bundle import SEGMENT_CLOSED, Bundle, DecisionEvidence, render_bundle
+from troth.audit.checkpoint import parse_checkpoint
+from troth.audit.note import parse_note
+from troth.audit.proving import add_decision, find_closed, prove_entry
+from troth.operations.call import Call
+from troth.operations.log import read_checkpoint
+from troth.store.engine import Store
+from troth.store.transaction import Transaction
+from troth.wire.api import auditproofs as wire
+
+PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ProveEntry:
+    """``audit.prove``: evidence that an event or a decision is in the log.
+
+    Of decisions, those that this server made and still has in segments.
+    """
+
+    store: Store
+    log: LogFolder
+    decisions: DecisionLog
+
+    async def __call__(self, call: Call[wire.ProveEntry]) -> wire.Evidence:
+        """`NotFound` if the log, or this server, doesn't have it; `Refused` while a decision's
+        segment is open."""
+        name = call.body.entry
+        if name.isdecimal():
+            bundle = await asyncio.to_thread(self._prove, int(name))
+        else:
+            bundle = await self._prove_decision(name)
+        document = await asyncio.to_thread(render_bundle, bundle)
+        return msgspec.json.decode(document, type=wire.Evidence)
+
+    def _prove(self, position: int) -> Bundle:
+        return prove_entry(self.log.read, read_checkpoint(self.log), position)
+
+    async def _prove_decision(self, name: str) -> Bundle:
+        found = await asyncio.to_thread(self.decisions.find_proof, name)
+        position = await self.store.read(partial(find_event, found))
+        if position is None:  # the row was moved to the archive; the log has it for good
+            position = await asyncio.to_thread(self._find_entry, found)
+        bundle = await asyncio.to_thread(self._prove, position)
+        evidence = DecisionEvidence(
+            found.server, found.segment, found.index, found.size, found.entry, found.path
+        )
+        return add_decision(bundle, evidence)
+
+    def _find_entry(self, found: DecisionProof) -> int:
+        checkpoint = parse_checkpoint(parse_note(read_checkpoint(self.log)).text)
+        return find_closed(self.log.read, checkpoint.size, found.server, found.segment)
+
+
+def find_event(proof: DecisionProof, tx: Transaction) -> int | None:
+    """The position of the event that tells of a decision's segment; None if the journal has none.
+
+    There is one an hour, so a year of them is some pages.
+    """
+    after = 0
+    while True:
+        page = tx.journal.page(
+            subject=proof.server, type_prefix=SEGMENT_CLOSED, after=after, limit=PAGE
+        )
+        for sealed in page:
+            if sealed.event.body.get("segment") == proof.segment:
+                return sealed.position
+        if len(page) < PAGE:
+            return None
+        after = page[-1].position

@@ -97,10 +97,12 @@ class FakeHouse:
     prepare: PrepareAuthorities
     meter: FakeMeter
     directory: Path
+    request_id: str = "req_test"
+    """Of the calls that are made here."""
 
     async def call(self, name: str, body: Any, caller: Caller = ADMIN) -> Any:
         """Call an operation as `caller`, by the gate."""
-        return await self.dispatcher.call(name, caller, RequestId("req_test"), body)
+        return await self.dispatcher.call(name, caller, RequestId(self.request_id), body)
 
     async def register(self, name: str = "payments", **fields: Any) -> Any:
         """An active service identity on node local for uid 1001."""

@@ -20,6 +20,7 @@ from tests.soak.clients import Client, Rotator
 from tests.soak.databases import Database
 from tests.soak.ledger import Ledger
 from tests.soak.load import CLIENTS
+from tests.soak.logs import LogAudit
 from tests.soak.stand import Server
 from troth.core.errors import TrothError
 from troth.wire.api.authorities import ListAuthorities
@@ -78,6 +79,7 @@ class Campaign:
         ]
         self._records = database.open_records(url)
         self.audit = Audit(self._records, self.ledger)
+        self.logs = LogAudit()
         self._clients: list[Client] = []
 
     def run(self, kills: int, *, patient: bool) -> None:
@@ -97,6 +99,7 @@ class Campaign:
         self._stop_clients()
         self._settle(patient=patient)
         self.audit.conclude()
+        self.logs.conclude([server.data for server in self.servers], self._records)
         self._check_growth()
 
     def _tell(self) -> None:
@@ -185,6 +188,8 @@ class Campaign:
         self.audit.look()
         dead = [server for server in self.servers if not server.alive]
         for server in dead:
+            self.logs.look(server.data)
+        for server in dead:
             server.launch()
         for server in dead:
             self.tally.starts.append(server.wait())
@@ -271,7 +276,8 @@ class Campaign:
             Journal().read(records)
             sql = "select use, count(*) from authorities where state = 'active' group by use"
             active = dict(records.rows(sql))
-            demand(active == {"x509-svid": 1, "jwt-svid": 1}, f"active authorities: {active}")
+            wanted = {"x509-svid": 1, "jwt-svid": 1, "access-token": 1}
+            demand(active == wanted, f"active authorities: {active}")
         finally:
             server.kill()
             self._database.drop(url, folder)
@@ -289,6 +295,7 @@ class Campaign:
     def _settle(self, *, patient: bool) -> None:
         """Until nothing is under way and nothing is stranded."""
         self._revive()
+        self.logs.wait_complete([server.data for server in self.servers], self._records)
         if not patient:
             for server in self.servers:
                 server.kill()
@@ -337,6 +344,8 @@ class Campaign:
             "abandoned": self.audit.journal.types["certificate.abandoned"]
             + self.audit.journal.types["jwtsvid.abandoned"],
             "listed": self.tally.listed,
+            "checkpoints": self.logs.looks,
+            "entries": self.logs.entries,
             "start_s": round(statistics.median(self.tally.starts), 2) if self.tally.starts else 0,
             "first": samples[0] if samples else {},
             "last": samples[-1] if samples else {},

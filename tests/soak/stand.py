@@ -136,7 +136,12 @@ class Server:
         if self._agent and (agent := self.find_agent()):
             found |= {f"agent_{key}": value for key, value in _measure(agent).items()}
         skipped = {"troth.db", "troth.db-wal", "troth.db-shm"}
-        files = [p for p in self.data.rglob("*") if p.is_file() and p.name not in skipped]
+        growing = {self.data / name for name in ("log", "archive", "decisions")}
+        files = [
+            p
+            for p in self.data.rglob("*")
+            if p.is_file() and p.name not in skipped and growing.isdisjoint(p.parents)
+        ]
         found["files"] = len(files)
         found["keys"] = len(list(self.data.glob("keys/*")))
         return found

@@ -17,7 +17,8 @@ def configure_logs(level: str, form: str) -> None:
     and JSON lines elsewhere.
     """
     # What a driver says by itself isn't JSON, and what matters of it is raised.
-    logging.getLogger("psycopg").addHandler(logging.NullHandler())
+    for name in ("psycopg", "aiokafka", "nats"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     renderer = (
         # Its own default shows each frame's local variables: keys and tokens are among them.

@@ -96,8 +96,9 @@ class SinkSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Meta(
             ge=0,
             le=16 * MiB,
-            description="Bytes of a message, at most: larger ones become dead letters. 0 is what "
-            "receivers are sure to take: 8192 for syslog (RFC 5425), 1 MiB otherwise.",
+            description="Bytes of an event or a decision, at most: larger ones become dead "
+            "letters. 0 is what receivers are sure to take: 7680 for syslog, whose header has up "
+            "to 512 more (RFC 5425), and 1 MiB otherwise.",
         ),
     ] = 0
     rotate_bytes: Annotated[

@@ -13,7 +13,7 @@ from troth.drivers.sinks.file import parse_path
 from troth.drivers.sinks.place import parse_place
 from troth.server.reading import Reading
 from troth.server.sink_settings import KiB, MiB, SinkSettings
-from troth.wire.syslog import LARGEST_SURE
+from troth.wire.syslog import LARGEST_HEAD, LARGEST_SURE
 
 MOST = 32
 LINES = ("syslog", "file", "nats", "kafka")
@@ -63,12 +63,19 @@ def _resolve(sink: SinkSettings, reading: Reading, environ: Mapping[str, str]) -
             types=tuple(sink.types),
             decisions=sink.decisions,
             from_now=sink.start == "now",
-            largest=sink.largest_bytes or (LARGEST_SURE if sink.driver == "syslog" else MiB),
+            largest=sink.largest_bytes or _find_largest(sink.driver),
             secret=sink.secret,
             environment=_find_environment(sink, environ),
         )
     except Invalid as error:
         raise reading.blame("sinks", f"{sink.name}: {error.detail}") from error
+
+
+def _find_largest(driver: str) -> int:
+    """What receivers of this kind take as they come, with room for what stands around it."""
+    if driver == "syslog":
+        return LARGEST_SURE - LARGEST_HEAD
+    return MiB - 16 * KiB
 
 
 def _check_place(sink: SinkSettings) -> None:

@@ -25,11 +25,11 @@ _KNOWN_WHETHER_REMOTE = 0x100
 _REMOTE = 0x200
 
 
-class _Message(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, gc=False):
+class Message(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True, gc=False):
     """What has its default value is left out, as protobuf does."""
 
 
-class AnyValue(_Message, frozen=True):
+class AnyValue(Message, frozen=True):
     """Exactly one of these."""
 
     string_value: str | None = None
@@ -38,14 +38,14 @@ class AnyValue(_Message, frozen=True):
     double_value: float | str | None = None
 
 
-class KeyValue(_Message, frozen=True):
+class KeyValue(Message, frozen=True):
     """An attribute."""
 
     key: str
     value: AnyValue
 
 
-class Link(_Message, frozen=True):
+class Link(Message, frozen=True):
     """Another span that this one serves too."""
 
     trace_id: str
@@ -53,13 +53,13 @@ class Link(_Message, frozen=True):
     flags: int
 
 
-class Status(_Message, frozen=True):
+class Status(Message, frozen=True):
     """Nothing, or an error."""
 
     code: int = 0
 
 
-class Span(_Message, frozen=True):
+class Span(Message, frozen=True):
     """One span that is over. Times are nanoseconds since 1970."""
 
     trace_id: str
@@ -75,33 +75,33 @@ class Span(_Message, frozen=True):
     status: Status = Status()
 
 
-class Scope(_Message, frozen=True):
+class Scope(Message, frozen=True):
     """What made the spans."""
 
     name: str
 
 
-class ScopeSpans(_Message, frozen=True):
+class ScopeSpans(Message, frozen=True):
     """Spans of one maker."""
 
     scope: Scope
     spans: Sequence[Span]
 
 
-class Resource(_Message, frozen=True):
+class Resource(Message, frozen=True):
     """The process that they come from."""
 
     attributes: tuple[KeyValue, ...]
 
 
-class ResourceSpans(_Message, frozen=True):
+class ResourceSpans(Message, frozen=True):
     """Spans of one process."""
 
     resource: Resource
     scope_spans: tuple[ScopeSpans, ...]
 
 
-class ExportTraceServiceRequest(_Message, frozen=True):
+class ExportTraceServiceRequest(Message, frozen=True):
     """What is posted to `PATH`."""
 
     resource_spans: tuple[ResourceSpans, ...]
@@ -130,7 +130,7 @@ def render_span(
         start_time_unix_nano=str(start),
         end_time_unix_nano=str(end),
         parent_span_id="" if parent is None else f"{parent.span_id:016x}",
-        attributes=_render_attributes(attributes or {}),
+        attributes=render_attributes(attributes or {}),
         links=tuple(
             Link(f"{link.trace_id:032x}", f"{link.span_id:016x}", _render_flags(link, remote=True))
             for link in links
@@ -141,13 +141,12 @@ def render_span(
 
 def render_spans(spans: Sequence[Span], *, scope: str, resource: Mapping[str, Value]) -> bytes:
     """The body of a request that hands `spans` over; `resource` says whose they are."""
-    group = ResourceSpans(
-        Resource(_render_attributes(resource)), (ScopeSpans(Scope(scope), spans),)
-    )
+    group = ResourceSpans(Resource(render_attributes(resource)), (ScopeSpans(Scope(scope), spans),))
     return msgspec.json.encode(ExportTraceServiceRequest((group,)))
 
 
-def _render_attributes(values: Mapping[str, Value]) -> tuple[KeyValue, ...]:
+def render_attributes(values: Mapping[str, Value]) -> tuple[KeyValue, ...]:
+    """Attributes by their names."""
     return tuple(KeyValue(key, _render_value(value)) for key, value in values.items())
 
 

@@ -15,6 +15,8 @@ LOG_AUDIT = 13
 """The facility (RFC 5424, section 6.2.1)."""
 LARGEST_SURE = 8192
 """Bytes of a message that receivers should be able to take (RFC 5425, section 4.3.1)."""
+LARGEST_HEAD = 512
+"""Bytes before the content: more than the fields of `render_message` can have."""
 
 _SEVERITIES = {1: 6, 2: 5, 3: 4, 4: 3, 5: 2}
 """OCSF's ``severity_id`` → syslog's severity: informational, notice, warning, error, critical."""

@@ -1,0 +1,109 @@
+"""A Kafka-compatible broker (franz-go's kfake, built from its Go modules), and what it stored."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / ".cache" / "bin" / "kfake"
+TOPIC = "troth"
+NO_GO = 3
+
+
+def build_broker() -> Path:
+    """The broker's program, built if it isn't there; skips the test where there is no Go."""
+    done = subprocess.run(
+        [ROOT / "scripts" / "build_kfake.sh"], capture_output=True, text=True, check=False
+    )
+    if done.returncode == NO_GO:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    return PROGRAM
+
+
+class KafkaServer:
+    """One broker. It keeps its port and its topic over stops and kills."""
+
+    def __init__(self, folder: Path, *, options: tuple[str, ...] = ()) -> None:
+        self._program = build_broker()
+        folder.mkdir()
+        self._folder = folder
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"kafka://127.0.0.1:{self.port}/{TOPIC}"
+
+    def start(self) -> None:
+        """Run it until it listens."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    self._program,
+                    f"-port={self.port}",
+                    f"-folder={self._folder}/store",
+                    f"-topic={TOPIC}",
+                    *self._options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        end = time.monotonic() + 20
+        while True:
+            assert self._process.poll() is None, (self._folder / "log").read_text()
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert time.monotonic() < end, "the broker doesn't listen"
+            time.sleep(0.02)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it; SIGKILL for a crash."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(timeout=20)
+            self._process = None
+
+    def pause(self) -> None:
+        """Let it hang."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it work again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def list_contents(self) -> list[bytes]:
+        """All messages, partition by partition, in the order of each."""
+        return asyncio.run(self._list_contents())
+
+    async def _list_contents(self) -> list[bytes]:
+        reader = AIOKafkaConsumer(
+            TOPIC, bootstrap_servers=f"127.0.0.1:{self.port}", auto_offset_reset="earliest"
+        )
+        await reader.start()
+        found: dict[TopicPartition, list[bytes]] = {}
+        try:
+            partitions = sorted(reader.assignment())
+            assert partitions
+            ends = await reader.end_offsets(partitions)
+            while any([await reader.position(one) < ends[one] for one in partitions]):
+                for partition, rows in (await reader.getmany(timeout_ms=1000)).items():
+                    found.setdefault(partition, []).extend(row.value for row in rows)
+        finally:
+            await reader.stop()
+        return [value for partition in partitions for value in found.get(partition, ())]

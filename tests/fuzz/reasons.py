@@ -48,6 +48,12 @@ ELSEWHERE: dict[str, str] = {
         sdk.wsgi._read_path
         policy.decision.Decision.read
     """,
+    "what this very witness wrote, or a name of the code's own": """
+        drivers.anchors.load_driver
+        drivers.witnesses.load_driver
+        operations.witnessing.GatherCosignatures._read_refusal
+        server.witness.records.Records.read
+    """,
     "it runs transactions, or gathers what they find": """
         operations.declaration.read_bundle
         operations.policyfeed.PolicyDesk.read_book

@@ -30,6 +30,7 @@ from tests.fuzz import (
     terminal,
     tokens,
     trees,
+    witnesses,
     workload,
 )
 from tests.fuzz.harness import Target
@@ -63,6 +64,7 @@ MODULES = (
     decisions,
     terminal,
     trees,
+    witnesses,
 )
 
 

@@ -119,8 +119,13 @@ def monitor(
 def _beat(every: float, *, once: bool) -> Iterator[None]:
     yield
     while not once:
-        threading.Event().wait(every)
+        pause(every)
         yield
+
+
+def pause(seconds: float) -> None:
+    """Wait; Ctrl-C ends it."""
+    threading.Event().wait(seconds)
 
 
 def look(

@@ -60,6 +60,42 @@ ForeignOption = Annotated[
     bool, typer.Option("--foreign", help="The entries aren't troth's: take them as they are.")
 ]
 
+StartOption = Annotated[
+    int | None, typer.Option("--from", help="From this event on.", min=1, metavar="POSITION")
+]
+EndOption = Annotated[
+    int | None, typer.Option("--to", help="Up to this event.", min=1, metavar="POSITION")
+]
+EntryOption = Annotated[
+    int | None, typer.Option(help="This event alone.", min=1, metavar="POSITION")
+]
+DetailsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--details/--no-details",
+        help="Look at what lies beside the entries; default: if it is there.",
+    ),
+]
+DecisionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder of decision segments, to be held against the log.",
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+    ),
+]
+PinOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Remember the log here, and see next time that it only grew.", metavar="FILE"
+    ),
+]
+FirstUseOption = Annotated[
+    bool,
+    typer.Option("--trust-on-first-use", help="Without a key, believe the one that the log names."),
+]
+
 
 @command(
     app,
@@ -76,43 +112,13 @@ def verify(
     key: KeyOption = None,
     witness: WitnessOption = None,
     quorum: QuorumOption = None,
-    start: Annotated[
-        int | None, typer.Option("--from", help="From this event on.", min=1, metavar="POSITION")
-    ] = None,
-    end: Annotated[
-        int | None, typer.Option("--to", help="Up to this event.", min=1, metavar="POSITION")
-    ] = None,
-    entry: Annotated[
-        int | None, typer.Option(help="This event alone.", min=1, metavar="POSITION")
-    ] = None,
-    details: Annotated[
-        bool | None,
-        typer.Option(
-            "--details/--no-details",
-            help="Look at what lies beside the entries; default: if it is there.",
-        ),
-    ] = None,
-    decisions: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder of decision segments, to be held against the log.",
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-        ),
-    ] = None,
-    pin: Annotated[
-        Path | None,
-        typer.Option(
-            help="Remember the log here, and see next time that it only grew.", metavar="FILE"
-        ),
-    ] = None,
-    trust_on_first_use: Annotated[
-        bool,
-        typer.Option(
-            "--trust-on-first-use", help="Without a key, believe the one that the log names."
-        ),
-    ] = False,
+    start: StartOption = None,
+    end: EndOption = None,
+    entry: EntryOption = None,
+    details: DetailsOption = None,
+    decisions: DecisionsOption = None,
+    pin: PinOption = None,
+    trust_on_first_use: FirstUseOption = False,
     foreign: ForeignOption = False,
 ) -> None:
     """Verify a log from its files alone: every tile, every entry, and what lies beside it.
@@ -125,10 +131,14 @@ def verify(
     if not is_url(where) and Path(where).is_file():
         _refuse(start=start, end=end, entry=entry, decisions=decisions, pin=pin)
         trust = make_trust(read_vkeys(key or [], "--key"), _read_witnesses(witness), quorum)
+        if trust is None:
+            terminal.say(KEYLESS[0])
         show_report(terminal, verify_file(Path(where), trust, foreign))
         return
+    if entry is not None or decisions is not None:
+        _refuse(start=start, end=end)
     if entry is not None:
-        _refuse(start=start, end=end, decisions=decisions)
+        _refuse(decisions=decisions)
     with open_source(where, terminal.options.ca_file) as source:
         seen = load_pin(pin) if pin is not None else None
         folder = None if is_url(where) else Path(where)
@@ -152,8 +162,8 @@ def verify(
 
 
 KEYLESS = (
-    "Without the log's key nothing shows whose log this is. Its operator hands the key out: the "
-    "file `vkey` of the log, by another way than the files themselves. Give it with --key.",
+    "Without the log's key nothing shows whose log this is. Its operator hands the key out (it is "
+    "the file `vkey` of the log) by another way than the files themselves: give it with --key.",
     "With --trust-on-first-use the key is taken from the log; whoever rewrote that has rewritten "
     "the key as well. With --pin it is remembered then.",
 )
@@ -230,6 +240,6 @@ def _refuse(**given: object) -> None:
     for name, value in given.items():
         if value is not None:
             raise typer.BadParameter(
-                f"{names.get(name, f'--{name}')} says nothing about what is to be verified here; "
+                f"{names.get(name, f'--{name}')} doesn't go with what is to be verified here; "
                 "leave it out."
             )

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from troth.archive.place import open_place
+from troth.archive.tiles import LogFolder
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, Invalid, Refused
@@ -29,6 +31,7 @@ from troth.store.copies import (
     open_source,
 )
 from troth.store.engine import Transaction, open_database
+from troth.store.sealer import put_back_lost
 from troth.wire.backup import Frame, SealedKey, parse_backup, render_backup
 
 SUFFIX = ".troth-backup"
@@ -115,6 +118,8 @@ def restore_backup(
         opening, _ = load.finish()
         for key in load.keys:
             _put_key(folder, key)
+        if (memory := _open_log(config)) is not None:
+            put_back_lost(tx, memory, clock.now())
         settle_restored(tx, opening.made_at, opening.head, clock.now())
 
     try:
@@ -124,6 +129,15 @@ def restore_backup(
             return _describe(load, path)
     finally:
         os.close(lock)
+
+
+def _open_log(config: Config) -> LogFolder | None:
+    """The log that goes on from the backup, if it is there: what it has and the backup lacks must
+    keep its place in the journal."""
+    place = config.audit.place
+    if "://" not in place and not Path(place).exists():
+        return None
+    return LogFolder(open_place(place))
 
 
 def _describe(load: Load, path: Path | None = None) -> Copy:

@@ -6,9 +6,9 @@ what it had sealed before anything else is sealed: so no position is ever given 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from troth.audit.entry import StoredEvent
@@ -101,24 +101,9 @@ class Sealer:
 
         On a shared database that is part of sealing.
         """
-        first = last = 0
-        while not self._store.shared and (some := await self._store.transact(self._put_back_some)):
-            first, last = first or some[0], some[1]
-        if last:
-            await self._store.transact(lambda tx: self._record(tx, first, last))
-
-    def _put_back_some(self, tx: Transaction) -> tuple[int, int] | None:
-        head = tx.journal.head()
-        lost = self._list_lost(tx, head)
-        if not lost:
-            return None
-        tx.journal.put_back(lost)
-        return head + 1, head + len(lost)
-
-    def _list_lost(self, tx: Transaction, head: int) -> list[StoredEvent]:
-        if self._memory is None:
-            return []
-        return self._memory.list_lost(tx.journal.find_stored(head), BATCH)
+        if self._memory is not None and not self._store.shared:
+            memory = self._memory
+            await self._store.transact(lambda tx: put_back_lost(tx, memory, self._clock.now()))
 
     def _seal_batch(self, tx: Transaction) -> tuple[Sealed | None, str | None]:
         """What was sealed, or who must do it instead."""
@@ -127,9 +112,11 @@ class Sealer:
         if not tx.leases.take(LEASE, self._holder, self._clock.now(), LEASE_TTL):
             return None, tx.leases.find_holder(LEASE)
         before = tx.journal.head()
-        lost = self._list_lost(tx, before)
-        if lost:
-            return self._put_back(tx, before, lost), None
+        if self._memory is not None:
+            head = put_back_lost(tx, self._memory, self._clock.now())
+            if head:
+                tx.journal.notify_sealed(self._holder)
+                return Sealed([], before, head, more=True, restored=True), None
         count = tx.journal.seal(BATCH)
         if not count:
             return Sealed([], before, before, more=False), None
@@ -137,15 +124,17 @@ class Sealer:
         events = tx.journal.after(before, BATCH, without=self._without)
         return Sealed(events, before, before + count, count == BATCH), None
 
-    def _put_back(self, tx: Transaction, before: int, lost: Sequence[StoredEvent]) -> Sealed:
-        head = before + len(lost)
+
+def put_back_lost(tx: Transaction, memory: Memory, now: datetime) -> int:
+    """Give the journal the sealed events that it has lost, and record that; up to which position,
+    or 0 if it lost none."""
+    before = head = tx.journal.head()
+    while lost := memory.list_lost(tx.journal.find_stored(head), BATCH):
         tx.journal.remove_waiting([event.salt for event in lost if event.salt is not None])
         tx.journal.put_back(lost)
-        self._record(tx, before + 1, head)
-        tx.journal.notify_sealed(self._holder)
-        return Sealed([], before, head, more=True, restored=True)
-
-    def _record(self, tx: Transaction, first: int, last: int) -> None:
-        body = {"first": first, "last": last}
-        now = self._clock.now()
-        tx.journal.append(Event("log.restored", "log", ACTOR, now, REQUEST, body))
+        head += len(lost)
+    if head == before:
+        return 0
+    body = {"first": before + 1, "last": head}
+    tx.journal.append(Event("log.restored", "log", ACTOR, now, REQUEST, body))
+    return head

@@ -52,11 +52,11 @@ class CheckedFiles(AbstractFileSystem):  # type: ignore[misc]  # its class is un
             if found is not None:
                 self._open.move_to_end(name)
                 return found[1]
-        file = parse_name(name)
-        if file is None:
-            raise NotFound(f"{name!r} is no file of the archive.")
-        blob = self._depot.open(file)
-        checked = CheckedFile(blob, f"{self._depot.describe()}/{name}")
+        try:
+            blob, checked = self._check(name)
+        except TrothError as error:
+            self.note(name, error)
+            raise
         with self._lock:
             self._open[name] = (blob, checked)
             if len(self._open) > OPEN:
@@ -64,10 +64,12 @@ class CheckedFiles(AbstractFileSystem):  # type: ignore[misc]  # its class is un
                 self._open.popitem(last=False)
         return checked
 
-    def forget(self, name: str) -> None:
-        """Look at the file afresh next time."""
-        with self._lock:
-            self._open.pop(name, None)
+    def _check(self, name: str) -> tuple[Blob, CheckedFile]:
+        file = parse_name(name)
+        if file is None:
+            raise NotFound(f"{name!r} is no file of the archive.")
+        blob = self._depot.open(file)
+        return blob, CheckedFile(blob, f"{self._depot.describe()}/{name}")
 
     # What DuckDB asks of a file system
 
@@ -76,11 +78,7 @@ class CheckedFiles(AbstractFileSystem):  # type: ignore[misc]  # its class is un
         name = _strip(path)
         if mode != "rb":
             raise PermissionError(f"{name} is only read")
-        try:
-            return _Reader(self, name, self.look(name))
-        except TrothError as error:
-            self.note(name, error)
-            raise
+        return _Reader(self, name, self.look(name))
 
     def note(self, name: str, error: TrothError) -> None:
         """Keep what went wrong with a file for whoever asked for it."""

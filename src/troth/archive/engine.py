@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from troth.archive.layout import ArchiveFile
-from troth.core.errors import Internal, Limited, TooLarge, TrothError, Unavailable
+from troth.core.errors import Internal, Limited, NotFound, TooLarge, TrothError, Unavailable
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -42,11 +42,13 @@ class Bounds:
 
 
 class DamagedArchive(TrothError):
-    """Files that a query met can't be read; `files` says which, by name, and why, in words."""
+    """Files that a query met can't be read; `files` says which, by name, and why, in words.
+    `missing` if one of them isn't there at all."""
 
-    def __init__(self, files: Mapping[str, str]) -> None:
+    def __init__(self, files: Mapping[str, str], *, missing: bool = False) -> None:
         super().__init__(" ".join(files.values()))
         self.files = files
+        self.missing = missing
 
 
 class Engine:
@@ -76,15 +78,22 @@ class Engine:
         have one."""
         if not self._turns.acquire(timeout=self._bounds.patience):
             raise Limited("Too many searches of the archive are running: ask again in a moment.", 5)
+        link = Link(self, self._bounds)
         try:
-            base = self._base or self._open()
-            connection = base.cursor()
-            try:
-                yield Link(connection, self.files, self._bounds)
-            finally:
-                connection.close()
+            yield link
         finally:
+            link.close()
             self._turns.release()
+
+    def open_connection(self) -> DuckDBPyConnection:
+        """A connection of its own."""
+        return (self._base or self._open()).cursor()
+
+    def reopen(self) -> None:
+        """Begin anew with the next query: after a mistake of its own DuckDB answers no more. Who
+        still has a connection keeps the old one alive."""
+        with self._lock:
+            self._base = None
 
     def close(self) -> None:
         """Give back what it holds."""
@@ -119,19 +128,33 @@ class Engine:
             allowed = [f"{PROTOCOL}://", *([f"{self._local}/"] if self._local else [])]
             base.execute(f"SET allowed_directories = [{', '.join(map(quote, allowed))}]")
             base.execute("SET GLOBAL parquet_metadata_cache = true")
+            # With DuckDB 2.0.0 it breaks queries that sort by one column and filter by a field.
+            base.execute("SET GLOBAL disabled_optimizers = 'late_materialization'")
             base.execute("SET enable_external_access = false")
             self._base = base
             return base
 
 
 class Link:
-    """A connection. Belongs to one thread."""
+    """A connection, opened with the first query. Belongs to one thread."""
 
-    def __init__(self, connection: DuckDBPyConnection, files: CheckedFiles, bounds: Bounds) -> None:
-        self._connection = connection
-        self._files = files
+    def __init__(self, engine: Engine, bounds: Bounds) -> None:
+        self._engine = engine
         self._bounds = bounds
-        connection.execute(f"SET max_execution_time = {int(bounds.seconds * 1000)}")
+        self._connection: DuckDBPyConnection | None = None
+
+    def close(self) -> None:
+        """Close it, if it was opened."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _connect(self) -> DuckDBPyConnection:
+        if self._connection is None:
+            self._connection = self._engine.open_connection()
+            most = int(self._bounds.seconds * 1000)
+            self._connection.execute(f"SET max_execution_time = {most}")
+        return self._connection
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         """All rows. Values are bound, never text in `sql`.
@@ -145,7 +168,7 @@ class Link:
         import duckdb
 
         try:
-            result = self._connection.execute(sql, list(values))
+            result = self._connect().execute(sql, list(values))
             while rows := result.fetchmany(FETCHED):
                 yield from rows
         except duckdb.Error as error:
@@ -154,11 +177,13 @@ class Link:
     def _explain(self, error: Exception) -> TrothError:
         import duckdb
 
-        failed = self._files.find_failures(str(error))
+        failed = self._engine.files.find_failures(str(error))
         if any(isinstance(one, Unavailable) for one in failed.values()):
             return next(one for one in failed.values() if isinstance(one, Unavailable))
         if failed:
-            return DamagedArchive({name: one.detail for name, one in failed.items()})
+            missing = any(isinstance(one, NotFound) for one in failed.values())
+            details = {name: one.detail for name, one in failed.items()}
+            return DamagedArchive(details, missing=missing)
         if isinstance(error, duckdb.InterruptException):
             return TooLarge(
                 f"The archive was searched for {self._bounds.seconds:g} seconds without an end: "
@@ -169,6 +194,9 @@ class Link:
                 "The search needs more memory than it may have: ask for less time, or for more "
                 "about what is wanted."
             )
+        if isinstance(error, duckdb.FatalException | duckdb.InternalException):
+            self._engine.reopen()
+            self.close()
         if isinstance(error, duckdb.IOException) and "No space left" in str(error):
             return Unavailable("There is no room on the disk for the archive: make some.")
         return Internal("The archive's engine can't answer.")

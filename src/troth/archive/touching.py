@@ -1,0 +1,110 @@
+"""Who touched a resource: counted from what stands beside files of decisions, and from decisions
+where only part of a day is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from troth.archive.found import FAILURE, SUCCESS
+from troth.archive.layout import ArchiveFile, Table, begin_day, find_day
+from troth.archive.pages import Pending, find_by_resource
+from troth.archive.question import Condition, ask_subjects, join_conditions, limit_time
+from troth.archive.reading import AT_ONCE, Reader, split_evenly
+from troth.archive.record import DecisionRecord, place_microseconds
+from troth.archive.search import Touch
+
+_COUNTED = """
+    SELECT subject, subject_type, action, status_id, sum(count)::BIGINT, min(epoch_us("first")),
+        max(epoch_us("last"))
+    FROM read_parquet(?, hive_partitioning = false) WHERE resource = ?
+    GROUP BY ALL
+"""
+_SINGLE = """
+    SELECT actor."user".uid, actor."user"."type", api.operation, status_id, count(*),
+        epoch_us(min(time_dt)), epoch_us(max(time_dt))
+    FROM read_parquet(?, hive_partitioning = false) WHERE %s
+    GROUP BY ALL
+"""
+
+Key = tuple[str, str, str, str]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Touches, added up."""
+
+    found: dict[Key, Touch] = field(default_factory=dict)
+
+    def add(self, touch: Touch) -> None:
+        """One more."""
+        key = (touch.subject, touch.subject_type, touch.action, touch.outcome)
+        known = self.found.get(key)
+        if known is None:
+            self.found[key] = touch
+            return
+        first, last = min(known.first, touch.first), max(known.last, touch.last)
+        self.found[key] = Touch(*key, known.count + touch.count, first, last)
+
+    def add_record(self, record: DecisionRecord) -> None:
+        """One decision."""
+        outcome = SUCCESS if record.allowed else FAILURE
+        whom = (record.subject, record.subject_type, record.action, outcome)
+        self.add(Touch(*whom, 1, record.at, record.at))
+
+    def add_rows(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """What one of the statements gave."""
+        for subject, type_, action, status, count, first, last in rows:
+            outcome = SUCCESS if status == 1 else FAILURE
+            times = (place_microseconds(first), place_microseconds(last))
+            self.add(Touch(subject, type_, action, outcome, count, *times))
+
+    def list_newest(self) -> list[Touch]:
+        """The most recent first."""
+        return sorted(
+            self.found.values(), key=lambda one: (one.last, one.subject, one.action), reverse=True
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TouchSearch:
+    """Who touched `resource` from `since` to before `until`."""
+
+    resource: str
+    since: datetime
+    until: datetime
+    pending: Pending
+
+    def count(
+        self,
+        reader: Reader,
+        files: Sequence[ArchiveFile],
+        beside: Collection[ArchiveFile],
+        tally: Tally,
+    ) -> None:
+        """Add what these files have of it."""
+        files = self.pending.drop(files)
+        counted = {file.beside(Table.TOUCHED): file for file in files if self._is_counted(file)}
+        known = [file for file in counted if file in beside]
+        for some in split_evenly(known, AT_ONCE):
+            tally.add_rows(reader.read(some, _COUNTED, [self.resource]))
+        done = {counted[file] for file in known if file not in reader.without}
+        single = [file for file in files if file not in done]
+        for some in split_evenly(single, AT_ONCE):
+            some, subjects = find_by_resource(reader, some, beside, self.resource)
+            condition = join_conditions(
+                [
+                    Condition('resources[1]."name" = ?', (self.resource,)),
+                    limit_time(self.since, self.until),
+                    *([ask_subjects(subjects)] if subjects else []),
+                    *self.pending.leave_out(some),
+                ]
+            )
+            tally.add_rows(reader.read(some, _SINGLE % condition.sql, condition.values))
+
+    def _is_counted(self, file: ArchiveFile) -> bool:
+        """Whether all of a file is asked for, so that it needn't be read."""
+        whole = self.since <= begin_day(file.day) and file.day < find_day(self.until)
+        return whole and not self.pending.list_in(file)

@@ -13,9 +13,11 @@ from troth.live.snapshot import Snapshot
 from troth.operations.portrayal import JOURNAL, Portrayer
 from troth.operations.sinking import BATCH_BYTES, ITEMS, UNRENDERED, Batch, Item, fit_item
 from troth.store.engine import Store
+from troth.store.transaction import Transaction
 
 log = structlog.get_logger(__name__)
 
+TRIMMED = "journal.trimmed"
 _encoder = msgspec.json.Encoder()
 
 
@@ -39,6 +41,8 @@ class JournalSource:
         self._types = tuple(types)
         self._largest = largest
         self._seen = -1
+        self._told = 0
+        """The last position of which it is told that it may be missing."""
 
     def has_news(self) -> bool:
         """Whether the live snapshot, which follows the journal, is elsewhere than it was."""
@@ -55,28 +59,36 @@ class JournalSource:
     async def read(self, position: int) -> Batch:
         """Positions that aren't there any more become an item with that problem."""
         epoch = self._snapshot.epoch
-        events = await self._store.read(lambda tx: tx.journal.list_stored(position, ITEMS))
+        events, trimmed = await self._store.read(lambda tx: _read(tx, position))
         if not events:
             self._seen = epoch
             return Batch((), position)
-        return await asyncio.to_thread(self._make_batch, position, events)
+        if not position:
+            self._told = trimmed  # a new sink begins with what there is
+        return await asyncio.to_thread(self._make_batch, position, events, trimmed)
 
-    def _make_batch(self, position: int, events: list[StoredEvent]) -> Batch:
+    def _make_batch(self, position: int, events: list[StoredEvent], trimmed: int) -> Batch:
         items: list[Item] = []
         size = 0
         end = position
         for event in events:
             if size >= BATCH_BYTES:
                 break
-            found = list(self._make_items(end, event))
+            found = [*self._find_gap(end, event, trimmed), *self._make_items(event)]
             size += sum(len(item.message.content) for item in found if item.message)
             items += found
             end = event.position
         return Batch(items, end)
 
-    def _make_items(self, last: int, event: StoredEvent) -> Iterator[Item]:
-        if event.position != last + 1:
-            yield Item(event.position - 1, None, _describe_gap(last + 1, event.position - 1))
+    def _find_gap(self, last: int, event: StoredEvent, trimmed: int) -> Iterator[Item]:
+        """Positions before this one that aren't there. Where old rows are trimmed a few stay, and
+        so there are many gaps: they are told of once."""
+        if event.position == last + 1 or event.position - 1 <= self._told:
+            return
+        self._told = max(event.position - 1, trimmed)
+        yield Item(event.position - 1, None, _describe_gap(last + 1, self._told))
+
+    def _make_items(self, event: StoredEvent) -> Iterator[Item]:
         if not self._types or event.type.startswith(self._types):
             yield self.make_item(event)
 
@@ -92,6 +104,24 @@ class JournalSource:
         return fit_item(event.position, message, content, self._largest)
 
 
+def _read(tx: Transaction, position: int) -> tuple[list[StoredEvent], int]:
+    """The next events; and if some are missing before or among them, up to where the journal was
+    trimmed."""
+    events = tx.journal.list_stored(position, ITEMS)
+    if not events or events[-1].position == position + len(events):
+        return events, 0
+    found = tx.journal.find_stored(tx.journal.last_of(TRIMMED))
+    return events, 0 if found is None else int(_read_body(found.body).last)
+
+
+class _Trimmed(msgspec.Struct):
+    last: int = 0
+
+
+def _read_body(text: str) -> _Trimmed:
+    return msgspec.json.decode(text, type=_Trimmed)
+
+
 def keep_event(event: StoredEvent) -> bytes:
     """An event as dead letters keep it."""
     return _encoder.encode(event)
@@ -99,6 +129,6 @@ def keep_event(event: StoredEvent) -> bytes:
 
 def _describe_gap(first: int, last: int) -> str:
     return (
-        f"The events at positions {first} to {last} had been deleted from the journal before they "
+        f"Events at positions {first} to {last} had been deleted from the journal before they "
         "could be sent. They stand in the log's tiles and in the archive."
     )

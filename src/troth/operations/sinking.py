@@ -10,7 +10,7 @@ one would make another one of it for ever.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -22,6 +22,7 @@ from troth.core.clock import Clock
 from troth.core.errors import Conflict
 from troth.drivers.sinks import Message
 from troth.operations.outlet import Outcome, Outlet
+from troth.operations.portrayal import JOURNAL
 from troth.store.dead_letters import DeadLetter
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -238,6 +239,12 @@ class FeedSink:
             source = self.source.name.partition("/")[0]
             behind = self.source.count_behind(position)
             self.meter.show_sink(self.outlet.name, source, behind, lag)
+
+
+def find_needed(tx: Transaction, sinks: Iterable[str]) -> int | None:
+    """The position up to which all these sinks have been sent the journal; None if there are none.
+    What comes after it must stay."""
+    return min((tx.cursors.get(name_cursor(sink, JOURNAL)) for sink in sinks), default=None)
 
 
 def fit_item(position: int, message: Message, content: bytes, largest: int) -> Item:

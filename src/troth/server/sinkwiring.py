@@ -13,6 +13,7 @@ from troth import __version__
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.drivers.references import read_reference
+from troth.operations.decisionsource import DecisionSource
 from troth.operations.journalsource import JournalSource
 from troth.operations.outlet import Outlet
 from troth.operations.portrayal import Portrayer
@@ -26,6 +27,8 @@ from troth.wire.ocsf.render import Producer
 PERIOD = 1.0
 """How often is looked whether something came, or a receiver came back; mostly that looks at no
 more than a number."""
+COSTLY = ("syslog",)
+"""Drivers whose every batch costs a connection: they take what a second brings at once."""
 ANYTHING = ("",)
 """The beginning of every type of event."""
 
@@ -50,8 +53,26 @@ def list_sink_tasks(parts: Parts, config: Config, meter: SinkMeter) -> list[Task
         journal = JournalSource(parts.store, parts.snapshot, portrayer, sink.types, sink.largest)
         feed = FeedSink(parts.store, parts.clock, outlet, journal, meter, sink.from_now)
         # Names of tasks are for anybody to read; those of sinks are for those who know them.
-        found.append(Task(f"sinks.feed/{number}", PERIOD, feed, wakes=ANYTHING, quiet=True))
+        wakes = () if sink.driver in COSTLY else ANYTHING
+        found.append(Task(f"sinks.feed/{number}", PERIOD, feed, wakes=wakes, quiet=True))
+        if sink.decisions:
+            tell = FeedSink(
+                parts.store,
+                parts.clock,
+                outlet,
+                _make_decision_source(sink, parts, portrayer),
+                meter,
+                sink.from_now,
+            )
+            found.append(Task(f"sinks.decisions/{number}", PERIOD, tell, quiet=True))
     return found
+
+
+def _make_decision_source(sink: SinkConfig, parts: Parts, portrayer: Portrayer) -> DecisionSource:
+    denied = sink.decisions == "denied"
+    return DecisionSource(
+        parts.store, parts.decisions, portrayer, denied=denied, largest=sink.largest
+    )
 
 
 def _make_outlet(sink: SinkConfig, host: str, clock: Clock, entropy: Entropy) -> Outlet:

@@ -341,4 +341,4 @@ def test_two_of_three_publish_and_a_restored_backup_is_found_out(
     assert told["level"] == "error"
     entry = server.wait_for_journal("log.disputed")
     assert entry.subject in names
-    assert entry.body["witness_size"] >= last - 1
+    assert entry.body["size"] >= last - 1

@@ -252,11 +252,11 @@ class GatherCosignatures:
         if await self.store.transact(partial(self._record, seat, newest, found)) or first:
             log.error(
                 "log.disputed",
-                witness=seat.name,
+                by=seat.name,
                 why=found.reason,
-                size=newest.size,
-                root=newest.root.hex(),
-                witness_size=found.size,
+                size=found.size,
+                own_size=newest.size,
+                own_root=newest.root.hex(),
                 detail=found.detail,
             )
 
@@ -274,9 +274,10 @@ class GatherCosignatures:
             seat.name,
             self.clock.now(),
             why=found.reason,
-            size=newest.size,
-            root=newest.root.hex(),
-            witness_size=found.size,
+            size=found.size,
+            own_size=newest.size,
+            own_root=newest.root.hex(),
+            detail=found.detail,
         )
         return True
 

@@ -259,14 +259,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         telemetry=telemetry,
         open_metrics=settings.telemetry.metrics == "anyone",
         draft_transaction_tokens=settings.oauth.draft_transaction_tokens,
-        agent_environ={
-            **{
-                name: value
-                for name, value in environ.items()
-                if name in AGENT_VARIABLES or name.startswith("PYTHON")
-            },
-            **_render_telemetry(telemetry),
-        },
+        agent_environ={**_pick_environ(environ), **_render_telemetry(telemetry)},
         unknown_variables=tuple(
             name
             for name in reading.unknown_variables
@@ -423,6 +416,10 @@ def _resolve_telemetry(settings: Settings, reading: Reading) -> Telemetry | None
     except Invalid as error:
         raise reading.blame("telemetry.otlp_endpoint", error.detail) from error
     return Telemetry(endpoint, given.otlp_headers, given.sample_ratio)
+
+
+def _pick_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    return {n: v for n, v in environ.items() if n in AGENT_VARIABLES or n.startswith("PYTHON")}
 
 
 def _render_telemetry(telemetry: Telemetry | None) -> dict[str, str]:

@@ -4,115 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from tests.fakes.circle import Circle
 from tests.fakes.house import FakeHouse, in_house
 from tests.fakes.witnesses import (
     DeskWitness,
     HangingWitness,
     SayingWitness,
-    make_desk,
     make_signer,
 )
-from troth.audit.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
+from troth.audit.checkpoint import open_checkpoint, parse_checkpoint
 from troth.audit.note import parse_note, verify_note
-from troth.audit.tile import prove_consistency
-from troth.audit.witness import Cosigned, Declined, Reason, WitnessPolicy
+from troth.audit.witness import Cosigned, Declined, Reason
 from troth.core.errors import Unavailable
-from troth.drivers.witnesses import Witness
 from troth.operations import witnessing
-from troth.operations.feed import FollowJournal
-from troth.operations.log import PATIENCE, WriteLog
-from troth.operations.recording import BACKGROUND, record_event
-from troth.operations.witnessing import GatherCosignatures, Seat
-from troth.server.witness.signer import WitnessSigner
-from troth.store.checkpoints import StoredCheckpoint
-from troth.store.sealer import Sealer
-
-SECONDS = 5.0
-
-
-class Meter:
-    """Remembers what was told last."""
-
-    cosigned = disputing = -1
-
-    def observe_witnesses(self, cosigned: int, disputing: int) -> None:
-        self.cosigned, self.disputing = cosigned, disputing
-
-
-class Circle:
-    """A house, its log, and witnesses of it."""
-
-    def __init__(self, house: FakeHouse, quorum: int = 0, seconds: float = SECONDS) -> None:
-        self.house = house
-        self.signers: list[WitnessSigner] = []
-        self.seats: list[Seat] = []
-        self.quorum = quorum
-        self.seconds = seconds
-        self.meter = Meter()
-        p = house.parts
-        sealer = Sealer(p.store, clock=p.clock, holder=p.store.holder, memory=p.log)
-        self.feed = FollowJournal(p.store, sealer, p.snapshot)
-        self.write = WriteLog(p.store, p.clock, p.log, p.signer, sealer, alone=False)
-
-    def seat(self, witness: Witness | None = None, *, keys: int = 2) -> DeskWitness | Witness:
-        """One more witness; an honest one if none is given."""
-        number = len(self.seats) + 1
-        signer = make_signer(f"witness.example/w{number}", number)
-        if witness is None:
-            folder = self.house.directory / f"witness{number}"
-            desk = make_desk(folder, *self.house.parts.signer.keys, signer=signer)
-            witness = DeskWitness(desk)
-        self.signers.append(signer)
-        self.seats.append(Seat(signer.public[0].name, signer.public[:keys], witness, self.seconds))
-        return witness
-
-    def gather(self) -> GatherCosignatures:
-        p = self.house.parts
-        keys = tuple(key for seat in self.seats for key in seat.keys)
-        return GatherCosignatures(
-            p.store,
-            p.clock,
-            WitnessPolicy(keys, self.quorum or len(self.seats)),
-            tuple(self.seats),
-            partial(prove_consistency, p.log.read),
-            self.meter,
-        )
-
-    async def grow(self, count: int = 5) -> None:
-        """Events, sealed, written and signed."""
-        now = self.house.clock.now()
-
-        def record(tx) -> None:
-            for number in range(count):
-                record_event(tx, BACKGROUND, "test.noted", "x", now, number=number)
-
-        await self.house.parts.store.transact(record)
-        await self.feed()
-        await self.write()
-
-    async def newest(self) -> StoredCheckpoint:
-        found = await self.house.parts.store.read(lambda tx: tx.checkpoints.newest())
-        assert found is not None
-        return found
-
-    async def cosigners(self) -> set[str]:
-        """Names of the witnesses whose valid cosignatures the newest checkpoint has."""
-        note = parse_note((await self.newest()).note.encode())
-        log = self.house.parts.signer.keys
-        keys = [key for signer in self.signers for key in signer.public]
-        return {key.name for key in verify_note(note, (*log, *keys))} - {log[0].name}
-
-    async def disputes(self) -> list[dict[str, object]]:
-        await self.feed()
-        found = await self.house.parts.store.read(lambda tx: tx.journal.after(0, 10_000))
-        events = [one.event for one in found if one.event.type == "log.disputed"]
-        return [{"subject": one.subject, **one.body} for one in events]
+from troth.operations.log import PATIENCE
 
 
 @in_house
@@ -255,20 +165,15 @@ async def test_who_fails_is_asked_less_and_less_often(house: FakeHouse) -> None:
         house.clock.advance(timedelta(seconds=1))
     assert 8 <= len(failing.asked) <= 12
     signer = circle.signers[0]
-    failing.answers = [Cosigned(signer.cosign(*await _read(circle), 1_700_000_000))]
+    failing.answers = [Cosigned(signer.cosign(*await circle.read(), 1_700_000_000))]
     house.clock.advance(timedelta(seconds=60))
     await gather()
     assert (await circle.newest()).published
     asked = len(failing.asked)
     await circle.grow()
-    failing.answers = [Cosigned(signer.cosign(*await _read(circle), 1_700_000_000))]
+    failing.answers = [Cosigned(signer.cosign(*await circle.read(), 1_700_000_000))]
     await gather()
     assert len(failing.asked) == asked + 1  # all is forgotten
-
-
-async def _read(circle: Circle) -> tuple[Checkpoint, str]:
-    text = parse_note((await circle.newest()).note.encode()).text
-    return parse_checkpoint(text), text
 
 
 @in_house
@@ -276,7 +181,7 @@ async def test_who_lies_adds_nothing(house: FakeHouse) -> None:
     """Cosignatures of others, of another checkpoint, without a time, altered, or none."""
     circle = Circle(house)
     await circle.grow()
-    tree, text = await _read(circle)
+    tree, text = await circle.read()
     stranger = make_signer("witness.example/w9", 99)
     other = circle.house.parts.signer.keys[0].name
     liars = [
@@ -397,113 +302,3 @@ async def test_a_checkpoint_isnt_signed_over_while_witnesses_are_asked(house: Fa
     await circle.gather()()
     await circle.grow()
     assert (await circle.newest()).size > second.size  # at once, since that one is published
-
-
-# Forks
-
-
-async def fork(circle: Circle, size: int) -> DeskWitness:
-    """A witness that has cosigned another history of this log, signed with its very keys."""
-    signer = circle.house.parts.signer
-    note = signer.sign(size, bytes(32), circle.house.clock.now()).encode()
-    witness = circle.seat()
-    assert isinstance(witness, DeskWitness)
-    body = b"old 0\n\n" + note
-    assert not hasattr(await asyncio.to_thread(witness.desk.submit, body), "reason")
-    return witness
-
-
-@in_house
-async def test_a_fork_is_told_once(house: FakeHouse) -> None:
-    circle = Circle(house, quorum=1)
-    await circle.grow()
-    newest = await circle.newest()
-    witness = await fork(circle, 3)
-    gather = circle.gather()
-    with capture_logs() as lines:
-        for _ in range(4):
-            await gather()
-            house.clock.advance(timedelta(seconds=60))
-    alarms = [one for one in lines if one["event"] == "log.disputed"]
-    assert [one["log_level"] for one in alarms] == ["error"]
-    (told,) = await circle.disputes()
-    assert told == {
-        "subject": "witness.example/w1",
-        "why": "inconsistent",
-        "size": newest.size,
-        "root": newest.root.hex(),
-        "witness_size": 3,
-    }
-    assert circle.meter.disputing == 1
-    assert not (await circle.newest()).published
-    assert len(witness.asked) == 5  # the size is asked for once
-    # A restart tells the operator again, but not the journal.
-    with capture_logs() as lines:
-        await circle.gather()()
-    assert any(one["event"] == "log.disputed" for one in lines)
-    assert len(await circle.disputes()) == 1
-
-
-@in_house
-async def test_another_root_of_the_same_size_is_told(house: FakeHouse) -> None:
-    circle = Circle(house)
-    await circle.grow()
-    newest = await circle.newest()
-    await fork(circle, newest.size)
-    await circle.gather()()
-    (told,) = await circle.disputes()
-    assert (told["why"], told["witness_size"]) == ("forked", newest.size)
-
-
-@in_house
-async def test_a_rollback_is_told(house: FakeHouse) -> None:
-    circle = Circle(house)
-    await circle.grow()
-    newest = await circle.newest()
-    await fork(circle, newest.size + 10)
-    await circle.gather()()
-    (told,) = await circle.disputes()
-    assert (told["why"], told["witness_size"]) == ("rolled_back", newest.size + 10)
-
-
-@in_house
-async def test_what_another_server_signed_meanwhile_is_no_rollback(house: FakeHouse) -> None:
-    circle = Circle(house)
-    await circle.grow()
-    p = house.parts
-    newest = await circle.newest()
-
-    class Racing:
-        """While it is asked, another server signs and shows it more."""
-
-        async def add_checkpoint(self, submission: object) -> Cosigned | Declined:
-            later = StoredCheckpoint(
-                newest.size + 1, bytes(32), newest.note, house.clock.now(), False
-            )
-            await p.store.transact(lambda tx: tx.checkpoints.add(later))
-            return Declined(Reason.STALE, newest.size + 1)
-
-    circle.seat(Racing())
-    await circle.gather()()
-    assert await circle.disputes() == []
-
-
-@in_house
-async def test_a_dispute_ends_when_the_witness_cosigns(house: FakeHouse) -> None:
-    circle = Circle(house)
-    await circle.grow()
-    changing = SayingWitness([Declined(Reason.STALE, 1 << 40)])
-    circle.seat(changing)
-    gather = circle.gather()
-    await gather()
-    assert circle.meter.disputing == 1
-    house.clock.advance(timedelta(seconds=60))
-    signer = circle.signers[0]
-    changing.answers = [Cosigned(signer.cosign(*await _read(circle), 1_700_000_000))]
-    await gather()
-    assert circle.meter.disputing == 0
-    assert (await circle.newest()).published
-    await circle.grow()
-    changing.answers = [Declined(Reason.STALE, 1 << 40)]
-    await gather()
-    assert len(await circle.disputes()) == 2

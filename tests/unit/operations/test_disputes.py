@@ -1,0 +1,122 @@
+"""A witness that says that the log was another before is told of: once, and until it cosigns."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from structlog.testing import capture_logs
+
+from tests.fakes.circle import Circle
+from tests.fakes.house import FakeHouse, in_house
+from tests.fakes.witnesses import DeskWitness, SayingWitness
+from troth.audit.witness import Cosigned, Declined, Reason
+from troth.store.checkpoints import StoredCheckpoint
+
+
+async def fork(circle: Circle, size: int) -> DeskWitness:
+    """A witness that has cosigned another history of this log, signed with its very keys."""
+    signer = circle.house.parts.signer
+    note = signer.sign(size, bytes(32), circle.house.clock.now()).encode()
+    witness = circle.seat()
+    assert isinstance(witness, DeskWitness)
+    body = b"old 0\n\n" + note
+    assert not hasattr(await asyncio.to_thread(witness.desk.submit, body), "reason")
+    return witness
+
+
+@in_house
+async def test_a_fork_is_told_once(house: FakeHouse) -> None:
+    circle = Circle(house, quorum=1)
+    await circle.grow()
+    newest = await circle.newest()
+    witness = await fork(circle, 3)
+    gather = circle.gather()
+    with capture_logs() as lines:
+        for _ in range(4):
+            await gather()
+            house.clock.advance(timedelta(seconds=60))
+    alarms = [one for one in lines if one["event"] == "log.disputed"]
+    assert [one["log_level"] for one in alarms] == ["error"]
+    (told,) = await circle.disputes()
+    assert told == {
+        "subject": "witness.example/w1",
+        "why": "inconsistent",
+        "size": 3,
+        "own_size": newest.size,
+        "own_root": newest.root.hex(),
+        "detail": "It has cosigned 3 entries that this log doesn't continue.",
+    }
+    assert circle.meter.disputing == 1
+    assert not (await circle.newest()).published
+    assert len(witness.asked) == 5  # the size is asked for once
+    # A restart tells the operator again, but not the journal.
+    with capture_logs() as lines:
+        await circle.gather()()
+    assert any(one["event"] == "log.disputed" for one in lines)
+    assert len(await circle.disputes()) == 1
+
+
+@in_house
+async def test_another_root_of_the_same_size_is_told(house: FakeHouse) -> None:
+    circle = Circle(house)
+    await circle.grow()
+    newest = await circle.newest()
+    await fork(circle, newest.size)
+    await circle.gather()()
+    (told,) = await circle.disputes()
+    assert (told["why"], told["size"]) == ("forked", newest.size)
+
+
+@in_house
+async def test_a_rollback_is_told(house: FakeHouse) -> None:
+    circle = Circle(house)
+    await circle.grow()
+    newest = await circle.newest()
+    await fork(circle, newest.size + 10)
+    await circle.gather()()
+    (told,) = await circle.disputes()
+    assert (told["why"], told["size"]) == ("rolled_back", newest.size + 10)
+
+
+@in_house
+async def test_what_another_server_signed_meanwhile_is_no_rollback(house: FakeHouse) -> None:
+    circle = Circle(house)
+    await circle.grow()
+    p = house.parts
+    newest = await circle.newest()
+
+    class Racing:
+        """While it is asked, another server signs and shows it more."""
+
+        async def add_checkpoint(self, submission: object) -> Cosigned | Declined:
+            later = StoredCheckpoint(
+                newest.size + 1, bytes(32), newest.note, house.clock.now(), False
+            )
+            await p.store.transact(lambda tx: tx.checkpoints.add(later))
+            return Declined(Reason.STALE, newest.size + 1)
+
+    circle.seat(Racing())
+    await circle.gather()()
+    assert await circle.disputes() == []
+
+
+@in_house
+async def test_a_dispute_ends_when_the_witness_cosigns(house: FakeHouse) -> None:
+    circle = Circle(house)
+    await circle.grow()
+    changing = SayingWitness([Declined(Reason.STALE, 1 << 40)])
+    circle.seat(changing)
+    gather = circle.gather()
+    await gather()
+    assert circle.meter.disputing == 1
+    house.clock.advance(timedelta(seconds=60))
+    signer = circle.signers[0]
+    changing.answers = [Cosigned(signer.cosign(*await circle.read(), 1_700_000_000))]
+    await gather()
+    assert circle.meter.disputing == 0
+    assert (await circle.newest()).published
+    await circle.grow()
+    changing.answers = [Declined(Reason.STALE, 1 << 40)]
+    await gather()
+    assert len(await circle.disputes()) == 2

@@ -46,7 +46,7 @@ from troth.operations.gate import Gatekeeper
 from troth.operations.identity import ExpireIdentities
 from troth.operations.installation import claim_local_node
 from troth.operations.leaf import LeafIssuer, ReconcileIssuance
-from troth.operations.logkeys import open_signer
+from troth.operations.logkeys import LogSigner, open_signer
 from troth.operations.outlet import Outlet
 from troth.operations.pacing import Pacing
 from troth.operations.peer import PeerReader
@@ -91,6 +91,7 @@ class House:
     store: Store
     decisions: DecisionLog
     log: LogFolder
+    signer: LogSigner
     snapshot: Snapshot
     outlets: tuple[Outlet, ...]
     dispatcher: Dispatcher
@@ -244,6 +245,7 @@ async def build_house(
         store=store,
         decisions=parts.decisions,
         log=parts.log,
+        signer=parts.signer,
         snapshot=snapshot,
         outlets=parts.outlets,
         dispatcher=make_dispatcher(parts, config.limits, metrics, tracer, config.roles.spiffe_ids),

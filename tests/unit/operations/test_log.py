@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.fakes.house import DOMAIN, FakeHouse, in_house, open_house
+from tests.fakes.stores import make_url
 from troth.archive.place import Folder
 from troth.archive.tiles import CHECKPOINT, KEYS, SIZE, LogFolder
 from troth.audit.checkpoint import open_checkpoint
@@ -142,15 +143,23 @@ async def test_who_doesnt_seal_writes_the_same_and_signs_nothing(house: FakeHous
     assert read_checkpoint(second) == read_checkpoint(p.log)
 
 
-@in_house
-async def test_whoever_lost_the_lease_while_it_signed_keeps_nothing(house: FakeHouse) -> None:
-    works = Works(house)
-    await note(house)
-    await works.feed()
-    p = house.parts
-    await p.store.transact(lambda tx: tx.leases.release("sealer", p.store.holder))
-    await works.write()
-    assert await p.store.read(lambda tx: tx.checkpoints.newest()) is None
+def test_whoever_lost_the_lease_while_it_signed_keeps_nothing(tmp_path: Path) -> None:
+    """On a shared database: a file has one server."""
+    url = make_url("postgresql", tmp_path)
+
+    async def main() -> None:
+        async with open_house(tmp_path, url=url) as house:
+            works, p = Works(house), house.parts
+            await note(house)
+            await works.feed()
+            assert works.sealer.signs
+            await p.store.transact(lambda tx: tx.leases.release("sealer", p.store.holder))
+            await works.write()
+            assert await p.store.read(lambda tx: tx.checkpoints.newest()) is None
+            await works.run()
+            assert await p.store.read(lambda tx: tx.checkpoints.newest()) is not None
+
+    asyncio.run(main())
 
 
 @in_house
@@ -184,6 +193,7 @@ def test_a_restored_backup_gets_back_what_it_lacks(tmp_path: Path) -> None:
     async def after(size: int, note_before: bytes, keys: tuple[VerifierKey, ...]) -> None:
         async with open_house(tmp_path) as house:
             works = Works(house)
+            await works.sealer.put_back_lost()  # as a server does before anything else
             await note(house, 3, "new")
             await works.run()
             await works.run()

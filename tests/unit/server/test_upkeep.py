@@ -16,12 +16,15 @@ from msgspec.structs import replace
 from tests.fakes.house import make_csr
 from tests.fakes.postgres import start_cluster
 from tests.fakes.stores import ENGINES
+from troth.audit.pin import Pin, begin_pin, renew_pin
+from troth.audit.tile import prove_consistency
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Conflict, Invalid, Refused, Unavailable
 from troth.core.ids import RequestId
 from troth.issuance.authorities import Use
 from troth.operations.call import Caller
+from troth.operations.log import read_checkpoint
 from troth.server.config import Config, load_config
 from troth.server.upkeep import Copy, back_up, check_backup, move_database, restore_backup
 from troth.server.wiring import House, build_house, prepare_directories
@@ -136,8 +139,10 @@ def test_a_backup_made_at_work_restores_on_either_engine(
         body = AttestNode(method="join_token", evidence=token, csr=make_csr())
         with pytest.raises(Refused, match="expired"):
             await house.dispatcher.call("node.attest", ADMIN, RequestId("r"), body)
-        told = await house.store.read(lambda tx: tx.journal.list_waiting(99))
-        assert told  # what happened since is sealed by the server's own work
+        told = await house.store.read(
+            lambda tx: tx.journal.list_waiting(99) or tx.journal.page(type_prefix="store.")
+        )
+        assert told  # what happened since is on record
 
     serve(new, clock, look)
 
@@ -162,6 +167,43 @@ def test_numbers_of_revocation_lists_never_go_back(tmp_path: Path) -> None:
         bring_back(config, clock, tmp_path / "one")
         seen += [serve(config, clock, read_crl), serve(config, clock, publish_often)]
     assert seen == sorted(set(seen))
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_backup_that_is_restored_beside_its_log_makes_no_fork(
+    target: str, tmp_path: Path
+) -> None:
+    """What was sealed after the backup keeps its place: whoever has seen the log notices nothing
+    but that it goes on."""
+    clock = VirtualClock()
+    config = configure(tmp_path / "data")
+
+    async def write(house: House) -> Pin:
+        await make_token(house)
+        for name in ("journal.follow", "log.write"):
+            (run,) = (task.run for task in house.tasks if task.name == name)
+            await run()
+        note = read_checkpoint(house.log).decode()
+        return begin_pin([key.render() for key in house.signer.keys], note)
+
+    serve(config, clock, write)
+    save(config, clock, tmp_path / "one")
+    clock.advance(timedelta(seconds=9))
+    seen = serve(config, clock, write)
+    again = configure(tmp_path / "again", make_url(target))
+    shutil.copytree(config.data / "log", again.data / "log")
+    bring_back(again, clock, tmp_path / "one")
+
+    async def go_on(house: House) -> tuple[Pin, set[str]]:
+        pin = await write(house)
+        proof = prove_consistency(house.log.read, seen.size, pin.size)
+        events = await house.store.read(lambda tx: tx.journal.after(0, 1000))
+        return renew_pin(seen, pin.note, proof), {one.event.type for one in events}
+
+    pin, types = serve(again, clock, go_on)
+    assert pin.size > seen.size
+    assert {"log.restored", "store.restored"} <= types
+    assert "log.forked" not in types
 
 
 def test_what_a_restore_says_is_in_the_journal(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from troth.cli.command import command, make_app
 from troth.cli.terminal import Terminal, make_request, make_sheet, make_table
-from troth.cli.words import describe_moment, parse_duration, parse_moment
+from troth.cli.words import describe_moment, parse_past
 from troth.core.errors import Invalid
 from troth.wire.api import decisions as wire
 from troth.wire.authzen.answer import Verdict, Verdicts
@@ -250,10 +250,6 @@ def _parse_when(text: str | None, now: datetime, option: str) -> datetime | None
     if text is None:
         return None
     try:
-        return now - parse_duration(text)
-    except (Invalid, OverflowError):
-        pass
-    try:
-        return parse_moment(text, now)
+        return parse_past(text, now)
     except Invalid as error:
         raise typer.BadParameter(error.detail, param_hint=option) from error

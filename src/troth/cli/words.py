@@ -66,6 +66,26 @@ def parse_moment(text: str, now: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
 
 
+def parse_past(text: str, now: datetime) -> datetime:
+    """Read ``2h`` or ``3d`` (so long ago), ``now``, ``today``, ``yesterday`` (their beginning, in
+    UTC) or a time as `parse_moment` does; raises `Invalid`."""
+    word = text.strip().lower()
+    if word in ("now", "today", "yesterday"):
+        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        return {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}[word]
+    try:
+        return now - parse_duration(text)
+    except (Invalid, OverflowError):
+        pass
+    try:
+        return parse_moment(text, now)
+    except Invalid as error:
+        raise Invalid(
+            f"{text[:40]!r} is not a time: write 2h, 3d, yesterday, 2027-06-30 or "
+            "2027-06-30T12:00:00Z."
+        ) from error
+
+
 def clean_text(text: object) -> str:
     """`text` without characters that a terminal would obey: they are shown, not sent.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from troth.archive.following import DecisionFollower
 from troth.archive.found import present_decision
 from troth.archive.log import DecisionLog
 from troth.audit.found import present_event
-from troth.audit.query import Found, Kind, Query, find_spot, fits
+from troth.audit.query import Found, Kind, Query, fits
 from troth.live.snapshot import Snapshot
 from troth.operations.auditsearch import Person, Searcher, make_query, view_found
 from troth.operations.call import Call
@@ -65,16 +66,18 @@ class TailAudit:
         self, query: Query, person: Person, follower: DecisionFollower, position: int
     ) -> tuple[list[Found], int]:
         """What comes next and fits, and the last position that was read."""
-        found: list[Found] = []
+        events: list[Found] = []
+        decisions: list[Found] = []
         if query.kind is not Kind.DECISION:
-            events = await self.store.read(lambda tx: tx.journal.list_stored(position, BATCH))
-            found += [one for row in events if fits(query, one := present_event(row))]
-            position = events[-1].position if events else position
+            rows = await self.store.read(lambda tx: tx.journal.list_stored(position, BATCH))
+            events = [one for row in rows if fits(query, one := present_event(row))]
+            position = rows[-1].position if rows else position
         if query.kind is not Kind.EVENT and follower.is_behind:
             records = await asyncio.to_thread(follower.read, BATCH)
-            decisions = (present_decision(record, "") for record in records)
-            found += [one for one in decisions if fits_person(query, person, one)]
-        return sorted(found, key=find_spot), position
+            asked = (present_decision(record, "") for record in records)
+            decisions = [one for one in asked if fits_person(query, person, one)]
+        # By time, but events in the order of their positions: a reader goes on after the last.
+        return list(heapq.merge(events, decisions, key=lambda one: one.at)), position
 
 
 def fits_person(query: Query, person: Person, found: Found) -> bool:

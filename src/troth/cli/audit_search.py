@@ -1,0 +1,221 @@
+"""`troth audit search` and `troth audit tail`: what happened, and what happens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Annotated
+
+import msgspec
+import typer
+
+from troth.cli.audit_app import app
+from troth.cli.audit_filters import (
+    ActionOption,
+    IdentityOption,
+    KindOption,
+    OcsfOption,
+    OutcomeOption,
+    RequestOption,
+    ResourceOption,
+    SinceOption,
+    TaskOption,
+    TextOption,
+    UntilOption,
+    describe_record,
+    find_producer,
+    read_when,
+)
+from troth.cli.command import command
+from troth.cli.terminal import Terminal, make_request, make_table
+from troth.cli.words import clean_text, describe_moment
+from troth.core.errors import TrothError
+from troth.wire.api import auditsearch as wire
+from troth.wire.api.nodes import Heartbeat
+
+RETRY_SECONDS = 1.0
+PATIENCE = 60
+"""How many times in a row a lost server is tried again; one that never answered isn't."""
+
+
+@command(
+    app,
+    "search",
+    example="troth audit search --identity payments-api --since 2h\n"
+    "troth audit search --resource ledger --outcome failure --since yesterday --until today\n"
+    "troth audit search --action identity.quarantined --since 30d --json\n"
+    "troth audit search --request req_5f3c01a2b3c4d5e6f7a8b9c0 --ocsf",
+)
+def search(
+    terminal: Terminal,
+    identity: IdentityOption = "",
+    resource: ResourceOption = "",
+    action: ActionOption = "",
+    outcome: OutcomeOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    request: RequestOption = "",
+    task: TaskOption = "",
+    text: TextOption = "",
+    kind: KindOption = None,
+    limit: Annotated[
+        int, typer.Option(help="So many at most.", min=1, max=1000, metavar="N")
+    ] = 100,
+    after: Annotated[
+        str, typer.Option(help="To go on where a page ended.", show_default=False)
+    ] = "",
+    ocsf: OcsfOption = False,
+) -> None:
+    """Search events and decisions, the newest first: who did what, when and why.
+
+    Filters narrow it down together. What was archived is found as well.
+    """
+    now = terminal.now()
+    asked = make_request(
+        wire.SearchAudit,
+        identity=identity,
+        resource=resource,
+        action=action,
+        outcome=outcome.value if outcome else "",
+        request_id=request,
+        task=task,
+        text=text,
+        kind=kind.value if kind else "",
+        since=read_when(since, now, "--since"),
+        until=read_when(until, now, "--until"),
+        limit=limit,
+        after=after,
+    )
+    page: wire.AuditPage = terminal.call("audit.search", asked)
+    if ocsf:
+        render = find_producer(terminal)
+        terminal.write(b"".join(map(render, page.items)))
+    else:
+        rows = [
+            (
+                describe_moment(one.at, now),
+                one.action,
+                one.outcome,
+                one.actor,
+                one.subject,
+                one.resource,
+                one.reason,
+                one.id,
+            )
+            for one in page.items
+        ]
+        columns = ("WHEN", "WHAT", "OUTCOME", "WHO", "WHOM", "RESOURCE", "WHY", "ID")
+        terminal.show(page, lambda: [make_table(columns, rows)] if rows else [])
+    terminal.say(*map(clean_text, page.notes))
+    if page.next is not None:
+        begins = "" if since else f"--since {page.since.isoformat()} "
+        terminal.say(f"There may be more: {begins}--after {page.next}")
+    elif not page.items:
+        terminal.say(*advise_widening(asked, page))
+
+
+def advise_widening(asked: wire.SearchAudit, page: wire.AuditPage) -> Iterator[str]:
+    """What to try when nothing was found."""
+    yield (
+        f"Nothing like that is recorded from {page.since:%Y-%m-%d %H:%M} to "
+        f"{page.until:%Y-%m-%d %H:%M} UTC."
+    )
+    options = {
+        "identity": "--identity",
+        "resource": "--resource",
+        "action": "--action",
+        "outcome": "--outcome",
+        "request_id": "--request",
+        "task": "--task",
+        "text": "--text",
+        "kind": "--kind",
+    }
+    given = [option for name, option in options.items() if getattr(asked, name)]
+    wider = "Search further back, such as --since 30d"
+    yield f"{wider}, or leave out one of {', '.join(given)}." if given else f"{wider}."
+    if asked.action and not asked.action.endswith(".") and "." in asked.action:
+        noun = asked.action.partition(".")[0]
+        yield f"All events of that noun: --action {clean_text(noun)}."
+
+
+@command(
+    app,
+    "tail",
+    example="troth audit tail\n"
+    "troth audit tail --outcome failure\n"
+    "troth audit tail --identity payments-api --position 4711 --json",
+    streaming=True,
+)
+def tail(
+    terminal: Terminal,
+    identity: IdentityOption = "",
+    resource: ResourceOption = "",
+    action: ActionOption = "",
+    outcome: OutcomeOption = None,
+    request: RequestOption = "",
+    task: TaskOption = "",
+    text: TextOption = "",
+    kind: KindOption = None,
+    position: Annotated[
+        int | None,
+        typer.Option(help="Events after this position of the journal first.", min=0),
+    ] = None,
+    ocsf: OcsfOption = False,
+) -> None:
+    """Follow events and this server's decisions as they come.
+
+    With --json each is one line of JSON. A server that went away is waited for; decisions that it
+    made meanwhile are found by `troth audit search`.
+    """
+    asked = make_request(
+        wire.TailAudit,
+        identity=identity,
+        resource=resource,
+        action=action,
+        outcome=outcome.value if outcome else "",
+        request_id=request,
+        task=task,
+        text=text,
+        kind=kind.value if kind else "",
+        position=position,
+    )
+    render = find_producer(terminal) if ocsf else None
+    try:
+        for record in follow_audit(terminal, asked):
+            if render is not None:
+                terminal.write(render(record))
+            else:
+                terminal.show_line(record, partial(describe_record, record))
+    except KeyboardInterrupt:
+        return
+
+
+def follow_audit(terminal: Terminal, asked: wire.TailAudit) -> Iterator[wire.Record]:
+    """Records as they come; a server that went away is waited for."""
+    failures = PATIENCE
+    while True:
+        try:
+            with terminal.connect() as client:
+                for value in client.stream("audit.tail", asked):
+                    failures = 0
+                    if isinstance(value, wire.Record):
+                        yield value
+                    reached = find_position(value)
+                    if reached is not None:
+                        asked = msgspec.structs.replace(asked, position=reached)
+        except TrothError as error:
+            if not error.retryable or failures >= PATIENCE:
+                raise
+            failures += 1
+            terminal.say(f"{clean_text(error.detail)} Trying again from {asked.position}.")
+            threading.Event().wait(RETRY_SECONDS)
+
+
+def find_position(value: object) -> int | None:
+    """Up to where the journal was told, if the value says so."""
+    if isinstance(value, Heartbeat):
+        return value.epoch
+    if isinstance(value, wire.Record) and value.kind == "event":
+        return int(value.id)
+    return None

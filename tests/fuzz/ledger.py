@@ -8,12 +8,14 @@ one that is gone.
 from __future__ import annotations
 
 from tests.fuzz.authorization import AUTHORIZATION
+from tests.fuzz.logs import LEDGER as LOGS
 from tests.fuzz.services import SERVICES
 from tests.fuzz.witnesses import LEDGER as WITNESSES
 
 FUZZED: dict[str, str] = {
     **AUTHORIZATION,
     **SERVICES,
+    **LOGS,
     **WITNESSES,
     "agent-answer": """
         agent.connection._load_credential

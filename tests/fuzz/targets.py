@@ -15,6 +15,7 @@ from tests.fuzz import (
     files,
     http1,
     issuance,
+    logs,
     machine,
     manifests,
     names,
@@ -65,6 +66,7 @@ MODULES = (
     terminal,
     trees,
     witnesses,
+    logs,
 )
 
 

@@ -239,7 +239,7 @@ class LogFolder:
         except NotFound:
             self.size, self.root, self._grown = 0, EMPTY_ROOT, _Grown(0, [], [], [])
             return
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise self._damaged(SIZE) from error
         levels = []
         level = 0

@@ -134,7 +134,7 @@ def parse_bundle(data: bytes) -> Bundle:
         raise Invalid(f"The bundle has more than {LARGEST_BUNDLE:,} bytes.")
     try:
         found = _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid(
             "That is no bundle: `troth audit prove` writes one, and nothing may be added to it."
         ) from error

@@ -161,7 +161,7 @@ def read_leaf(entry: bytes) -> Leaf:
         raise Invalid("The entry is larger than any entry of a log.")
     try:
         return _leaf_decoder.decode(entry)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid("The entry is none that this version of troth can read.") from error
 
 
@@ -180,7 +180,7 @@ def open_detail(leaf: Leaf, beside: bytes) -> Detail | None:
         )
     try:
         return _detail_decoder.decode(detail)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid("The detail is none that this version of troth can read.") from error
 
 

@@ -73,7 +73,7 @@ def read_pin(data: bytes) -> Pin:
     """A pin that was kept; `Invalid` if it isn't whole."""
     try:
         pin = msgspec.json.decode(data, type=Pin)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid("What was remembered of the log can't be read.") from error
     begin_pin(pin.keys, pin.note)
     return pin

@@ -126,12 +126,6 @@ def list_tiles(size: int) -> Iterator[TileName]:
         level, count = level + 1, count >> _BITS
 
 
-def list_bundles(kind: Kind, size: int) -> Iterator[TileName]:
-    """The bundles of entries, or of details, of a log with `size` entries."""
-    for index in range(-(-size // WIDTH)):
-        yield TileName(kind, 0, index, min(WIDTH, size - index * WIDTH))
-
-
 def read_tile(read: Read, level: int, index: int, width: int) -> bytes:
     """The tile's first `width` hashes.
 
@@ -192,10 +186,6 @@ class Tiles:
                 del self._kept[next(iter(self._kept))]
         self._kept[place] = found  # at the end: what was used least recently stands first
         return found
-
-    def find_leaf(self, index: int) -> bytes:
-        """The leaf hash at `index`."""
-        return self.hash_range(index, index + 1)
 
     def hash_range(self, start: int, end: int) -> bytes:
         """MTH of the leaves from `start` to before `end`, which must be a subtree of the tree."""

@@ -22,7 +22,7 @@ from troth.core.clock import Clock
 from troth.core.errors import Conflict
 from troth.drivers.sinks import Message
 from troth.operations.outlet import Outcome, Outlet
-from troth.operations.portrayal import JOURNAL
+from troth.operations.portrayal import JOURNAL, Portrayer
 from troth.store.dead_letters import DeadLetter
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -81,6 +81,23 @@ class Source(Protocol):
     async def read(self, position: int) -> Batch:
         """What comes next, at most `ITEMS` and about `BATCH_BYTES`; nothing if that is all."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One sink: where it delivers, what it is fed from, how that is rendered, and how many bytes a
+    message may have. `from_now` leaves out what was there before it was first configured."""
+
+    outlet: Outlet
+    portrayer: Portrayer
+    sources: tuple[Source, ...]
+    largest: int
+    from_now: bool = False
+
+    @property
+    def name(self) -> str:
+        """The sink's name."""
+        return self.outlet.name
 
 
 class SinkMeter(Protocol):

@@ -44,6 +44,7 @@ from troth.operations.client_secret import (
 )
 from troth.operations.decision import DecisionMaker
 from troth.operations.decisionhistory import ListDecisions, ShowDecision
+from troth.operations.decisionlog import CloseSegments
 from troth.operations.decisionreport import ReportDecisions
 from troth.operations.delegate import Delegates
 from troth.operations.device import EnrollDevice, RenewDevice
@@ -72,7 +73,6 @@ from troth.operations.node import (
     Restraint,
     SyncNode,
 )
-from troth.operations.outlet import Outlet
 from troth.operations.pacing import JOINS, Turns
 from troth.operations.peer import PeerReader
 from troth.operations.places import Places
@@ -105,6 +105,8 @@ from troth.operations.rotation import (
 from troth.operations.sealing import TokenSealer
 from troth.operations.showing import ShowingReader
 from troth.operations.sight import SightWorkload
+from troth.operations.sink import DropDeadLetters, ListDeadLetters, ListSinks, RetryDeadLetters
+from troth.operations.sinking import Channel
 from troth.operations.status import About, ShowStatus, Usage
 from troth.operations.succession import AuthorityMaker
 from troth.operations.template import ListTemplates
@@ -150,7 +152,7 @@ class Parts:
     draft_transaction_tokens: bool = False
     locator: Locator | None = None
     archive: Archive | None = None
-    outlets: tuple[Outlet, ...] = ()
+    channels: tuple[Channel, ...] = ()
 
 
 def list_operations(p: Parts) -> Mapping[str, Operation]:
@@ -207,7 +209,10 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "authority.revoke": RevokeAuthority(p.store, p.clock),
         "journal.ls": ListJournal(p.store),
         **_list_audit_operations(p),
-        "audit.prove": ProveEntry(p.store, p.log, p.decisions),
+        **_list_sink_operations(p),
+        "audit.prove": ProveEntry(
+            p.store, p.log, p.decisions, CloseSegments(p.store, p.clock, p.decisions)
+        ),
         "checkpoint.show": ShowCheckpoint(p.log, p.signer),
         "checkpoint.dispute": DisputeCheckpoint(p.store, p.clock, p.log, p.signer),
         "status.show": ShowStatus(p.store, p.snapshot, p.publication, p.clock, _describe(p)),
@@ -263,6 +268,16 @@ def _list_audit_operations(p: Parts) -> Mapping[str, Operation]:
         "audit.search": SearchAudit(searcher, p.clock),
         "audit.trace": TraceRequest(searcher, p.clock),
         "audit.who": AskWho(p.store, searcher, p.clock),
+    }
+
+
+def _list_sink_operations(p: Parts) -> Mapping[str, Operation]:
+    """Those about what is passed on to receivers."""
+    return {
+        "sink.ls": ListSinks(p.store, p.channels),
+        "dead_letter.ls": ListDeadLetters(p.store),
+        "dead_letter.retry": RetryDeadLetters(p.store, p.clock, p.channels),
+        "dead_letter.drop": DropDeadLetters(p.store, p.clock),
     }
 
 

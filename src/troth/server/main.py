@@ -33,7 +33,7 @@ from troth.server.http.callers import accept_anybody, require_certificate, requi
 from troth.server.http.listeners import Listener, TcpBinding, UnixBinding
 from troth.server.installation import claim_directory
 from troth.server.localagent import LocalAgent
-from troth.server.sinkwiring import close_outlets
+from troth.server.sinkwiring import close_channels
 from troth.server.tls import ServerTls
 from troth.server.wiring import FEED, House, build_house, prepare_directories
 from troth.store.engine import Store
@@ -264,7 +264,7 @@ async def _start_background(
     house.store.on_commit(lambda: background.wake(FEED))
     house.store.on_news(lambda: background.wake(FEED))
     background.start()
-    stack.push_async_callback(close_outlets, house.outlets)
+    stack.push_async_callback(close_channels, house.channels)
     stack.push_async_callback(background.stop)
 
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from troth import __version__
+from troth.archive.log import DecisionLog
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.drivers.references import read_reference
+from troth.live.snapshot import Snapshot
 from troth.operations.decisionsource import DecisionSource
 from troth.operations.journalsource import JournalSource
 from troth.operations.outlet import Outlet
 from troth.operations.portrayal import Portrayer
-from troth.operations.sinking import FeedSink, SinkMeter
+from troth.operations.sinking import Channel, FeedSink, SinkMeter, Source
 from troth.operations.table import Parts
 from troth.server.background import Task
 from troth.server.config import Config
 from troth.server.sinkconfig import SinkConfig
+from troth.store.engine import Store
 from troth.wire.ocsf.render import Producer
 
 PERIOD = 1.0
@@ -31,48 +35,80 @@ COSTLY = ("syslog",)
 """Drivers whose every batch costs a connection: they take what a second brings at once."""
 ANYTHING = ("",)
 """The beginning of every type of event."""
+COUNT_SECONDS = 30.0
 
 
-def open_outlets(config: Config, clock: Clock, entropy: Entropy) -> tuple[Outlet, ...]:
+class Meter(SinkMeter, Protocol):
+    """Counts what sinks do, and shows what they couldn't."""
+
+    def show(self, gauge: str, value: float, *labels: str) -> None:
+        """Set a gauge."""
+        ...
+
+
+def open_channels(
+    config: Config,
+    store: Store,
+    snapshot: Snapshot,
+    decisions: DecisionLog,
+    clock: Clock,
+    entropy: Entropy,
+) -> tuple[Channel, ...]:
     """One for each sink, in the order of the configuration. Nothing is connected yet."""
-    host = _find_host(config)
-    return tuple(_make_outlet(sink, host, clock, entropy) for sink in config.sinks)
-
-
-async def close_outlets(outlets: Iterable[Outlet]) -> None:
-    """Close all connections."""
-    await asyncio.gather(*(outlet.close() for outlet in outlets), return_exceptions=True)
-
-
-def list_sink_tasks(parts: Parts, config: Config, meter: SinkMeter) -> list[Task]:
-    """Background work that feeds them: each by itself, so that none waits for another."""
-    producer = Producer(str(config.trust_domain), __version__)
+    producer, host = Producer(str(config.trust_domain), __version__), _find_host(config)
     found = []
-    for number, (sink, outlet) in enumerate(zip(config.sinks, parts.outlets, strict=True), 1):
-        portrayer = Portrayer(sink.target.format, producer, _find_host(config))
-        journal = JournalSource(parts.store, parts.snapshot, portrayer, sink.types, sink.largest)
-        feed = FeedSink(parts.store, parts.clock, outlet, journal, meter, sink.from_now)
-        # Names of tasks are for anybody to read; those of sinks are for those who know them.
-        wakes = () if sink.driver in COSTLY else ANYTHING
-        found.append(Task(f"sinks.feed/{number}", PERIOD, feed, wakes=wakes, quiet=True))
+    for sink in config.sinks:
+        portrayer = Portrayer(sink.target.format, producer, host)
+        sources: list[Source] = [
+            JournalSource(store, snapshot, portrayer, sink.types, sink.largest)
+        ]
         if sink.decisions:
-            tell = FeedSink(
-                parts.store,
-                parts.clock,
-                outlet,
-                _make_decision_source(sink, parts, portrayer),
-                meter,
-                sink.from_now,
+            denied = sink.decisions == "denied"
+            sources.append(
+                DecisionSource(store, decisions, portrayer, denied=denied, largest=sink.largest)
             )
-            found.append(Task(f"sinks.decisions/{number}", PERIOD, tell, quiet=True))
+        outlet = _make_outlet(sink, host, clock, entropy)
+        found.append(Channel(outlet, portrayer, tuple(sources), sink.largest, sink.from_now))
+    return tuple(found)
+
+
+async def close_channels(channels: Iterable[Channel]) -> None:
+    """Close all connections."""
+    closing = (channel.outlet.close() for channel in channels)
+    await asyncio.gather(*closing, return_exceptions=True)
+
+
+def list_sink_tasks(parts: Parts, meter: Meter) -> list[Task]:
+    """Background work that feeds them: each by itself, so that none waits for another."""
+    found = []
+    for number, channel in enumerate(parts.channels, 1):
+        outlet = channel.outlet
+        wakes = () if outlet.driver in COSTLY else ANYTHING
+        for source in channel.sources:
+            feed = FeedSink(parts.store, parts.clock, outlet, source, meter, channel.from_now)
+            # Names of tasks are for anybody to read; those of sinks are for those who know them.
+            name = f"sinks.feed/{number}/{source.name.partition('/')[0]}"
+            found.append(Task(name, PERIOD, feed, wakes=wakes, quiet=True))
+    if parts.channels:
+        names = tuple(channel.name for channel in parts.channels)
+        count = CountDeadLetters(parts.store, meter, names)
+        found.append(Task("sinks.count", COUNT_SECONDS, count, quiet=True))
     return found
 
 
-def _make_decision_source(sink: SinkConfig, parts: Parts, portrayer: Portrayer) -> DecisionSource:
-    denied = sink.decisions == "denied"
-    return DecisionSource(
-        parts.store, parts.decisions, portrayer, denied=denied, largest=sink.largest
-    )
+@dataclass(frozen=True, slots=True)
+class CountDeadLetters:
+    """Background: show how many dead letters each sink has."""
+
+    store: Store
+    meter: Meter
+    names: Sequence[str]
+
+    async def __call__(self) -> None:
+        """Count them."""
+        counts = await self.store.read(lambda tx: tx.dead_letters.count())
+        for name in self.names:
+            self.meter.show("troth_sink_dead_letters", counts.get(name, 0), name)
 
 
 def _make_outlet(sink: SinkConfig, host: str, clock: Clock, entropy: Entropy) -> Outlet:

@@ -47,7 +47,6 @@ from troth.operations.identity import ExpireIdentities
 from troth.operations.installation import claim_local_node
 from troth.operations.leaf import LeafIssuer, ReconcileIssuance
 from troth.operations.logkeys import LogSigner, open_signer
-from troth.operations.outlet import Outlet
 from troth.operations.pacing import Pacing
 from troth.operations.peer import PeerReader
 from troth.operations.pointcaller import PointCallers
@@ -57,6 +56,7 @@ from troth.operations.publication import StoredPublication
 from troth.operations.purge import PurgeRecords
 from troth.operations.sealing import TokenSealer
 from troth.operations.servercert import CertifyServer, split_names
+from troth.operations.sinking import Channel
 from troth.operations.table import Parts, list_operations, list_subscriptions
 from troth.operations.versions import SignVersions
 from troth.operations.withdrawal import FinishWithdrawals
@@ -70,7 +70,7 @@ from troth.server.keyring import open_keystore
 from troth.server.logwiring import list_log_tasks, open_log
 from troth.server.metrics import Metrics
 from troth.server.settings import Limits as Caps
-from troth.server.sinkwiring import list_sink_tasks, open_outlets
+from troth.server.sinkwiring import list_sink_tasks, open_channels
 from troth.server.witnesswiring import list_outsider_tasks
 from troth.store.engine import Store, open_store
 from troth.store.sealer import Sealer
@@ -93,7 +93,7 @@ class House:
     log: LogFolder
     signer: LogSigner
     snapshot: Snapshot
-    outlets: tuple[Outlet, ...]
+    channels: tuple[Channel, ...]
     dispatcher: Dispatcher
     publication: StoredPublication
     callers: CallerRegistry
@@ -238,7 +238,7 @@ async def build_house(
         usage=metrics,
         draft_transaction_tokens=config.draft_transaction_tokens,
         locator=await open_geo(config),
-        outlets=open_outlets(config, clock, entropy),
+        channels=open_channels(config, store, snapshot, decisions, clock, entropy),
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
     return House(
@@ -247,7 +247,7 @@ async def build_house(
         log=parts.log,
         signer=parts.signer,
         snapshot=snapshot,
-        outlets=parts.outlets,
+        channels=parts.channels,
         dispatcher=make_dispatcher(parts, config.limits, metrics, tracer, config.roles.spiffe_ids),
         publication=publication,
         callers=make_registry(config, parts),
@@ -373,7 +373,7 @@ def list_tasks(
         ),
         *list_log_tasks(parts, config, sealer, metrics),
         *list_outsider_tasks(parts, config, metrics),
-        *list_sink_tasks(parts, config, metrics),
+        *list_sink_tasks(parts, metrics),
         *list_decision_tasks(parts, timedelta(days=config.decisions.keep_days)),
     ]
 

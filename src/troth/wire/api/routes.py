@@ -34,6 +34,7 @@ from troth.wire.api import (
     resources,
     revocations,
     rules,
+    sinks,
     status,
     templates,
     tokens,
@@ -396,6 +397,7 @@ ROUTES: tuple[Route, ...] = (
     *auditproofs.ROUTES,
     *auditsearch.ROUTES,
     *rules.ROUTES,
+    *sinks.ROUTES,
     _r(
         "status.show",
         "GET",

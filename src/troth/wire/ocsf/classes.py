@@ -191,6 +191,9 @@ EVENTS: Mapping[str, Line] = MappingProxyType(
         "authority.revoked": Line(_ENTITY, 9, _HIGH),
         "authority.ended": Line(_ENTITY, 4),
         "key.erased": Line(_ENTITY, 4),
+        # What sinks didn't deliver.
+        "dead_letter.retried": _other(_ENTITY, "Retry"),
+        "dead_letter.dropped": Line(_ENTITY, 4, _LOW),
         # The log and the state as a whole.
         "decisions.closed": Line(_ENTITY, 1),
         "decisions.removed": Line(_ENTITY, 4),

@@ -203,8 +203,8 @@ def test_a_fork_is_alarmed_and_kept(make: Make, log: OtherLog) -> None:
     witness.post(log.submit(0, 100))
     assert witness.post(fork.submit(100, 100)) == Declined(Reason.FORKED)
     assert witness.daemon is not None
-    alarm = witness.daemon.wait_for_event("witness.forked")
-    assert alarm["level"] == "error"
+    alarm = witness.daemon.wait_for_event("witness.disputed")
+    assert (alarm["level"], alarm["why"]) == ("error", "forked")
     found = json.loads(Path(alarm["kept"]).read_bytes())
     assert found["origin"] == log.origin
 

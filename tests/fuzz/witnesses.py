@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import typer
 from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import strategies as st
@@ -41,7 +40,6 @@ from troth.audit.witness import (
     render_submission,
     select_cosignatures,
 )
-from troth.cli.witness import _read_logs
 from troth.server.witness.app import WitnessApp
 from troth.server.witness.desk import WitnessDesk
 
@@ -73,10 +71,6 @@ LEDGER: dict[str, str] = {
     """,
     "witness-answer": """
         audit.witness.parse_answer
-    """,
-    "witness-logs": """
-        cli.witness._read_lines
-        cli.witness._read_logs
     """,
 }
 """The part of `tests.fuzz.ledger` that belongs here."""
@@ -202,12 +196,3 @@ def fuzz_witness_answer(said: tuple[int, str, bytes]) -> None:
         assert picked is None or set(picked) <= set(COSIGNED)
     elif isinstance(found, Declined):
         assert 0 <= found.size < 1 << 63
-
-
-@fuzz(mutated(f"# logs\n\n{LOG.key.render()}\n {SIGNER.public[1].render()} \n".encode()))
-def fuzz_witness_logs(data: bytes) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "logs"
-        path.write_bytes(data)
-        with suppress(typer.BadParameter):
-            assert LOG.key in _read_logs([f"@{path}", LOG.key.render()])

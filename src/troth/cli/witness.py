@@ -12,19 +12,23 @@ import typer
 from troth.cli.command import command, make_app
 from troth.cli.logs import configure_logs
 from troth.cli.terminal import Terminal, make_text
-from troth.core.errors import Invalid
+from troth.cli.vkeys import read_vkeys
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from troth.audit.note import VerifierKey
     from troth.server.witness.signer import WitnessSigner
 
 app = make_app("A witness of other people's logs.")
 
 FOLDER = "witness"
-LARGEST_FILE = 1 << 20
 
+CertOption = Annotated[
+    Path | None, typer.Option(help="Certificate chain, leaf first (PEM).", metavar="FILE")
+]
+KeyOption = Annotated[
+    Path | None, typer.Option(help="The key of --tls-cert (PEM).", metavar="FILE")
+]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "text", "json"]
 
@@ -55,13 +59,8 @@ def witness(
     listen: Annotated[
         str, typer.Option(help="Where to answer.", metavar="HOST:PORT")
     ] = "localhost:8448",
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option(help="Certificate chain, leaf first (PEM).", metavar="FILE"),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(help="The key of --tls-cert (PEM).", metavar="FILE")
-    ] = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
     key_encryption_key: Annotated[
         str,
         typer.Option(
@@ -85,12 +84,14 @@ def witness(
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key belong together: give both or neither.")
     host, port = _split_address(listen)
+    if not (logs := read_vkeys(log, "--log")):
+        raise typer.BadParameter("--log: the witness must know the key of a log at least.")
     plan = WitnessPlan(
         folder=terminal.options.data.absolute() / FOLDER,
         name=name,
         host=host,
         port=port,
-        logs=_read_logs(log),
+        logs=logs,
         tls=(tls_cert, tls_key) if tls_cert and tls_key else None,
         key_source=key_encryption_key,
     )
@@ -117,31 +118,3 @@ def _split_address(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or not port.isascii() or int(port) > 65_535:
         raise typer.BadParameter(f"--listen: {text!r} is not HOST:PORT, such as localhost:8448.")
     return host, int(port)
-
-
-def _read_logs(given: list[str]) -> tuple[VerifierKey, ...]:
-    """The logs' keys, in their order; wrong usage if there is none or one is none."""
-    from troth.audit.note import parse_vkey
-
-    keys: dict[VerifierKey, None] = {}
-    for one in given:
-        lines = _read_lines(Path(one[1:])) if one.startswith("@") else [one]
-        for line in lines:
-            try:
-                keys[parse_vkey(line)] = None
-            except Invalid as error:
-                raise typer.BadParameter(f"--log {one[:80]}: {error.detail}") from error
-    if not keys:
-        raise typer.BadParameter("--log: the witness must know the key of a log at least.")
-    return tuple(keys)
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        with path.open("rb") as file:
-            text = file.read(LARGEST_FILE).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8"
-        raise typer.BadParameter(f"--log @{path}: the file can't be read: {reason}.") from error
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]

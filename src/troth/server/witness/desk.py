@@ -92,7 +92,8 @@ class WitnessDesk:
         kept = self.records.keep_evidence(record, body, refusal.reason, self._clock.now())
         if kept:
             log.error(
-                f"witness.{refusal.reason.value}",
+                "witness.disputed",
+                why=refusal.reason.value,
                 origin=submitted.origin,
                 size=submitted.size,
                 root=submitted.root.hex(),

@@ -113,9 +113,9 @@ def test_another_history_is_refused_and_kept_as_evidence(
     with capture_logs() as lines:
         assert refuse(desk, body).reason is Reason.INCONSISTENT
         assert refuse(desk, fork.submit(100, 100)).reason is Reason.FORKED
-    assert [(one["event"], one["log_level"]) for one in lines] == [
-        ("witness.inconsistent", "error"),
-        ("witness.forked", "error"),
+    assert [(one["event"], one["why"], one["log_level"]) for one in lines] == [
+        ("witness.disputed", "inconsistent", "error"),
+        ("witness.disputed", "forked", "error"),
     ]
     assert lines[1]["cosigned_root"] == log.tree.root(100).hex()
     assert lines[1]["root"] == fork.tree.root(100).hex()

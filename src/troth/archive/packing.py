@@ -28,6 +28,7 @@ from troth.archive.parquet import (
     LAYOUT,
     Label,
     SegmentPart,
+    read_label,
     write_lines,
     write_parquet,
 )
@@ -36,7 +37,7 @@ from troth.archive.segment import RECORD, Damage, DamagedSegment, Footer, Segmen
 from troth.archive.workshop import Workshop
 from troth.audit.entry import StoredEvent
 from troth.audit.merkle import Tree, hash_leaf
-from troth.core.errors import Internal, NotFound
+from troth.core.errors import Internal, NotFound, Refused
 
 FLUSHED = 2_000
 """Records that are held before they are written down."""
@@ -91,6 +92,8 @@ class Packer:
                 raise DamagedSegment(f"{path} isn't closed, so it can't be packed.")
             server, number = segment.header.server, segment.header.number
             files = self._find_holding(server, number, footer)
+            if files:
+                _check_same(link, files, number, footer)
             if not files or not _leads_to(link, locate(files), number, footer):
                 files = self._pack(link, segment, footer)
         return Packed(server, number, footer.count, tuple(file.name for file in files))
@@ -195,6 +198,18 @@ def _describe_part(number: int, footer: Footer, rows: int) -> SegmentPart:
         footer.last,
         footer.closed_at,
     )
+
+
+def _check_same(link: Link, files: Sequence[ArchiveFile], number: int, footer: Footer) -> None:
+    """`Refused` if what the archive has under a segment's number is of another one: then a database
+    and a folder were restored that don't belong together, and nothing may be overwritten."""
+    for file in files:
+        for part in read_label(link, file).segments:
+            if part.number == number and part.root != footer.root.hex():
+                raise Refused(
+                    f"The archive has another segment {number} of this server already, in "
+                    f"{file.name}. Restore the database and DATA/decisions from one backup."
+                )
 
 
 def _leads_to(link: Link, names: Sequence[str], number: int, footer: Footer) -> bool:

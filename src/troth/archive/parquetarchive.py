@@ -45,8 +45,8 @@ TRIES = 5
 """How often it is looked which files there are, while they are being put together."""
 PAGE_SECONDS = 10.0
 """After which a page ends where it is, and says where to go on."""
-KNOWN_SECONDS = 5.0
-"""How long it is known which events there are."""
+KNOWN_SECONDS = 60.0
+"""How long it is known which events are the oldest."""
 DAY = timedelta(days=1)
 
 
@@ -78,7 +78,8 @@ class ParquetArchive:
         self._redact = redact
         self._labels = Labels()
         self._lock = threading.Lock()
-        self._span: tuple[float, EventSpan | None] | None = None
+        self._last_event = 0
+        self._first_event: tuple[float, int] | None = None
 
     # Searches
 
@@ -269,19 +270,30 @@ class ParquetArchive:
 
     # What there is
 
+    def know_events(self, last: int) -> None:
+        """The archive has all events up to this position: files alone don't say so, since those of
+        one batch come one after the other."""
+        with self._lock:
+            self._last_event = max(self._last_event, last)
+
+    def find_last_event(self) -> int:
+        """Up to which position it has all events; 0 before the first."""
+        return self._last_event
+
     def tell_events(self) -> EventSpan | None:
-        """By the names of the files; that more were packed since does no harm for a while."""
+        """From the first that is still there."""
+        last = self._last_event
+        if not last:
+            return None
         now = self._clock.monotonic()
         with self._lock:
-            if self._span is not None and now < self._span[0] + KNOWN_SECONDS:
-                return self._span[1]
-        held = [file for file, _ in self._depot.list_files(Table.EVENTS, *EVER)]
-        span = None
-        if held:
-            span = EventSpan(min(one.first for one in held), max(one.last for one in held))
+            if self._first_event is not None and now < self._first_event[0] + KNOWN_SECONDS:
+                return EventSpan(self._first_event[1], last)
+        held = [file.first for file, _ in self._depot.list_files(Table.EVENTS, *EVER)]
+        first = min(held, default=last)
         with self._lock:
-            self._span = (now, span)
-        return span
+            self._first_event = (now, first)
+        return EventSpan(first, last)
 
     def list_days(self) -> list[HeldDay]:
         """Look at each file."""

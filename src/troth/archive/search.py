@@ -145,6 +145,10 @@ class Archive(Protocol):
         """Which events the archive has; None before the first."""
         ...
 
+    def find_last_event(self) -> int:
+        """Up to which position the archive has all events; 0 before the first."""
+        ...
+
     def list_days(self) -> list[HeldDay]:
         """What there is, oldest first."""
         ...

@@ -197,6 +197,10 @@ EVENTS: Mapping[str, Line] = MappingProxyType(
         # The log and the state as a whole.
         "decisions.closed": Line(_ENTITY, 1),
         "decisions.removed": Line(_ENTITY, 4),
+        "log.forked": Line(_INCIDENT, 1, _CRITICAL),
+        "log.disputed": Line(_INCIDENT, 1, _CRITICAL),
+        "journal.altered": Line(_INCIDENT, 1, _CRITICAL),
+        "journal.redacted": Line(_ENTITY, 3, _LOW),
         "store.restored": Line(_API, 3, _HIGH),
     }
 )

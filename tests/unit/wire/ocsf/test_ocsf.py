@@ -248,3 +248,20 @@ def test_whatever_is_recorded_is_told_validly(
 ) -> None:
     one = Activity(kind=kind, action=action, at=at, detail=detail, **fields)
     assert list_faults(render_activity(one, PRODUCER)) == []
+
+
+def test_the_page_has_the_same_table() -> None:
+    page = (EVENTS_PAGE.parent / "ocsf.md").read_text()
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (.+) \| (.+) \| (\d+) \| (\w+) \|$", page, re.MULTILINE)
+    shown = {
+        name: (kind, activity, int(uid), severity) for name, kind, activity, uid, severity in rows
+    }
+    assert shown == {
+        name: (
+            CAPTIONS[line.class_],
+            line.attributes["activity_name"],
+            line.type_uid,
+            line.attributes["severity"],
+        )
+        for name, line in EVENTS.items()
+    }

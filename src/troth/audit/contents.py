@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from hashlib import sha256
 
 from troth.audit.entry import Leaf, read_leaf, split_details, split_entries
@@ -18,6 +19,9 @@ and detail, or nothing."""
 Name = Callable[[int, int], str]
 Split = Callable[[bytes], list[bytes]]
 
+_SECONDS = len("2026-01-01T00:00:00")
+_TOLERANCE = timedelta(seconds=5)
+"""How much earlier an event may be than the one before it, without a clock that was set back."""
 _LENGTH = 2
 """Bytes of the length before an entry."""
 
@@ -158,7 +162,9 @@ class Contents:
             words += f"{leaf.position}."
             self._findings.add(Fault.MISPLACED, name, words, index, index)
         before, where = self._latest
-        if leaf.at < before:  # RFC 3339 with six digits always: in the order of letters
+        # RFC 3339 with six digits always: in the order of letters. Events of one moment are sealed
+        # in the order of their commits, and some have the time of a certificate, in whole seconds.
+        if leaf.at < before and leaf.at[:_SECONDS] < _step_back(before):
             words = f"The clock went back, from {before} (entry {where}) to {leaf.at} (entry "
             self._findings.remark(f"{words}{index}).")
         self._latest = (leaf.at, index)
@@ -208,3 +214,11 @@ def pick(hashes: bytes | None, number: int) -> bytes | None:
     if hashes is None:
         return None
     return hashes[number * HASH_SIZE : (number + 1) * HASH_SIZE] or None
+
+
+def _step_back(at: str) -> str:
+    """The latest second of which an event that follows one of `at` counts as in order."""
+    try:
+        return (datetime.fromisoformat(at[:_SECONDS]) - _TOLERANCE).isoformat()
+    except (ValueError, OverflowError):
+        return at  # no time at all: whatever comes first in the order of letters is told

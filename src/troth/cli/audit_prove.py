@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +23,12 @@ from troth.cli.command import command
 from troth.cli.logsource import open_source
 from troth.cli.secrets import replace_file
 from troth.cli.terminal import Terminal, make_request
+from troth.core.errors import Unavailable
 from troth.wire.api import auditproofs as wire
+from troth.wire.api.problems import Unreachable
+
+TRIES = 15
+"""How often a decision's evidence is asked for: the log takes a second to hold it."""
 
 _POSITION = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 
@@ -86,7 +92,7 @@ def prove(
         raise typer.BadParameter("--decisions goes with --log; a running server has its own.")
     if log is None:
         request = make_request(wire.ProveEntry, entry=entry)
-        found = terminal.call("audit.prove", request)
+        found = _ask(terminal, request)
         bundle = parse_bundle(msgspec.json.encode(found))
     else:
         bundle = _prove_from_files(terminal, entry, log, decisions)
@@ -96,6 +102,20 @@ def prove(
         return
     replace_file(out, data)
     terminal.say(f"Written to {out}: check it with `troth audit verify {out} --key VKEY`.")
+
+
+def _ask(terminal: Terminal, request: wire.ProveEntry) -> wire.Evidence:
+    """A decision of this very hour is proved within seconds: its segment is closed for it."""
+    for left in range(TRIES, -1, -1):
+        try:
+            found: wire.Evidence = terminal.call("audit.prove", request)
+            return found
+        except Unavailable as error:
+            if isinstance(error, Unreachable) or not left:
+                raise
+            terminal.say(error.detail)
+            threading.Event().wait(error.retry_after or 1.0)
+    raise AssertionError("the last try returns or raises")
 
 
 def _prove_from_files(terminal: Terminal, entry: str, log: str, decisions: Path | None) -> Bundle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -12,32 +12,46 @@ from troth.archive.log import DecisionLog
 from troth.archive.proof import DecisionProof
 from troth.archive.tiles import LogFolder
 from troth.audit.bundle import SEGMENT_CLOSED, Bundle, DecisionEvidence, render_bundle
-from troth.audit.checkpoint import parse_checkpoint
+from troth.audit.checkpoint import Checkpoint, parse_checkpoint
 from troth.audit.note import parse_note
 from troth.audit.proving import add_decision, find_closed, prove_entry
+from troth.core.errors import Refused, Unavailable
 from troth.operations.call import Call
+from troth.operations.decisionlog import CloseSegments
 from troth.operations.log import read_checkpoint
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.wire.api import auditproofs as wire
 
 PAGE = 1000
+REST = 10.0
+"""Seconds from one segment that is closed because somebody asks to the next."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    """When a segment was closed for somebody who asked, on the monotonic clock."""
+
+    closed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ProveEntry:
     """``audit.prove``: evidence that an event or a decision is in the log.
 
-    Of decisions, those that this server made and still has in segments.
+    Of decisions, those that this server made and still has in segments. One whose segment is open
+    has it closed: what waits for an hour otherwise is wanted now.
     """
 
     store: Store
     log: LogFolder
     decisions: DecisionLog
+    close: CloseSegments
+    _watch: _Watch = field(default_factory=_Watch)
 
     async def __call__(self, call: Call[wire.ProveEntry]) -> wire.Evidence:
-        """`NotFound` if the log, or this server, doesn't have it; `Refused` while a decision's
-        segment is open."""
+        """`NotFound` if the log, or this server, doesn't have it; `Unavailable` until the log has
+        what was closed for it."""
         name = call.body.entry
         if name.isdecimal():
             bundle = await asyncio.to_thread(self._prove, int(name))
@@ -50,19 +64,44 @@ class ProveEntry:
         return prove_entry(self.log.read, read_checkpoint(self.log), position)
 
     async def _prove_decision(self, name: str) -> Bundle:
-        found = await asyncio.to_thread(self.decisions.find_proof, name)
+        try:
+            found = await asyncio.to_thread(self.decisions.find_proof, name)
+        except Refused:
+            await self._close_segment()
+            found = await asyncio.to_thread(self.decisions.find_proof, name)
         position = await self.store.read(partial(find_event, found))
         if position is None:  # the row was moved to the archive; the log has it for good
             position = await asyncio.to_thread(self._find_entry, found)
+        checkpoint = await asyncio.to_thread(self._find_checkpoint)
+        if position > checkpoint.size:
+            raise Unavailable("The log takes the decision in just now: ask again in a second.", 1.0)
         bundle = await asyncio.to_thread(self._prove, position)
         evidence = DecisionEvidence(
             found.server, found.segment, found.index, found.size, found.entry, found.path
         )
         return add_decision(bundle, evidence)
 
+    async def _close_segment(self) -> None:
+        """Close the open segment and record its root, at most once in `REST` seconds: many small
+        segments would cost more than the wait."""
+        now, watch = self.close.clock.monotonic(), self._watch
+        if watch.closed is not None and now - watch.closed < REST:
+            wait = REST - (now - watch.closed)
+            raise Unavailable(
+                f"Decisions are proved once their segment is closed, and one was closed a moment "
+                f"ago: ask again in {wait:.0f} seconds.",
+                wait,
+            )
+        watch.closed = now
+        await self.decisions.close_segment()
+        await self.close()
+
+    def _find_checkpoint(self) -> Checkpoint:
+        return parse_checkpoint(parse_note(read_checkpoint(self.log)).text)
+
     def _find_entry(self, found: DecisionProof) -> int:
-        checkpoint = parse_checkpoint(parse_note(read_checkpoint(self.log)).text)
-        return find_closed(self.log.read, checkpoint.size, found.server, found.segment)
+        size = self._find_checkpoint().size
+        return find_closed(self.log.read, size, found.server, found.segment)
 
 
 def find_event(proof: DecisionProof, tx: Transaction) -> int | None:

@@ -359,12 +359,13 @@ def test_without_the_details_the_rest_is_shown():
 
 def test_a_clock_that_was_set_back_is_told_and_no_flaw():
     events = make_events(300)
-    events[256] = make_event(257, at=events[0].at)
+    events[100] = make_event(101, at=events[99].at - 4_000_000)  # in no order of commits
+    events[256] = make_event(257, at=events[0].at - 60_000_000)
     found = verify(make_log(events))
     assert found.intact
     assert found.remarks == [
         "The clock went back, from 2027-03-02T15:06:40.256000Z (entry 255) to "
-        "2027-03-02T15:06:40.001000Z (entry 256)."
+        "2027-03-02T15:05:40.001000Z (entry 256)."
     ]
 
 

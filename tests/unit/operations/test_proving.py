@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import msgspec
 import pytest
 from sqlalchemy import text
@@ -15,6 +17,7 @@ from troth.audit.tile import DamagedTile, name_tile
 from troth.core.errors import Denied, NotFound, Refused, Unavailable
 from troth.operations.call import Caller
 from troth.operations.decisionlog import CloseSegments
+from troth.operations.proving import REST
 from troth.wire.api import auditproofs as wire
 
 AUDITOR = Caller("uid:7", frozenset({"auditor"}), source="test")
@@ -53,23 +56,40 @@ async def test_who_may_not_read_the_journal_gets_no_evidence(house: FakeHouse) -
 
 
 @in_house
-async def test_a_decision_is_proved_once_its_segment_is_in_the_log(house: FakeHouse) -> None:
+async def test_a_decision_of_this_hour_has_its_segment_closed_for_it(house: FakeHouse) -> None:
     works, decisions = Works(house), house.parts.decisions
     records = make_records(9)
+    await works.run()
+    await decisions.append(records[:5])
+    with pytest.raises(Unavailable, match="in a second"):
+        await prove(house, records[4].id)
+    await works.run()
+    assert await prove(house, records[4].id) == [Outcome.SHOWN] * 6
+    with pytest.raises(NotFound):
+        await prove(house, "dec_00")
+
+    await decisions.append(records[5:])
+    with pytest.raises(Unavailable, match="a moment ago") as refused:
+        await prove(house, records[8].id)
+    assert refused.value.retry_after == REST
+    house.clock.advance(timedelta(seconds=REST))
+    with pytest.raises(Unavailable, match="in a second"):
+        await prove(house, records[8].id)
+    await works.run()
+    assert await prove(house, records[8].id) == [Outcome.SHOWN] * 6
+    assert len(await house.events("decisions.closed")) == 2
+
+
+@in_house
+async def test_a_segment_that_the_log_doesnt_tell_of_proves_nothing(house: FakeHouse) -> None:
+    works, decisions = Works(house), house.parts.decisions
+    records = make_records(2)
     await decisions.append(records)
-    wanted = records[4].id
-    with pytest.raises(Refused, match="once its segment is closed"):
-        await prove(house, wanted)
     await decisions.close_segment()
     await note(house)
     await works.run()
     with pytest.raises(Refused, match="doesn't tell yet of segment 1"):
-        await prove(house, wanted)
-    await CloseSegments(house.parts.store, house.clock, decisions)()
-    await works.run()
-    assert await prove(house, wanted) == [Outcome.SHOWN] * 6
-    with pytest.raises(NotFound):
-        await prove(house, "dec_00")
+        await prove(house, records[0].id)
 
 
 @in_house

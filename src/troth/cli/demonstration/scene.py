@@ -177,6 +177,13 @@ class Scene:
         command = [sys.executable, "-P", "-m", "troth", *arguments, "--data", self.data]
         return self.company.run(command)
 
+    def run_offline(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a command that reaches no server: it is told of a place where there is none."""
+        nowhere = self.stage.folder / "nowhere"
+        return self.company.run(
+            [sys.executable, "-P", "-m", "troth", *arguments, "--data", nowhere]
+        )
+
     def read_journal(self, after: int) -> list[JournalEntry]:
         """All sealed entries after a position."""
         found: list[JournalEntry] = []

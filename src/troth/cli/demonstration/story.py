@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from troth.cli.demonstration import opening, policies, tokens, trials
+from troth.cli.demonstration import history, opening, policies, tokens, trials
 from troth.cli.demonstration.narration import Step
 from troth.cli.demonstration.scene import Scene
 
@@ -39,6 +39,9 @@ ACTS: tuple[Act, ...] = (
     Act("change", "The rule is changed, and the call passes", policies.change),
     Act("trust", "Evidence takes it away again, and gives it back", policies.doubt),
     Act("evidence", "Doctor explains, openssl verifies", trials.explain_and_verify),
+    Act("trace", "Somebody asks why a call was denied", history.trace),
+    Act("proof", "The decision is proved offline", history.prove),
+    Act("tampering", "A copy of the log is tampered with, and caught", history.tamper),
     Act("crash", "The server is killed under traffic", trials.crash),
 )
 

@@ -211,7 +211,9 @@ class GatherCosignatures:
             answer = await seat.witness.add_checkpoint(Submission(old, proof, bare))
             if isinstance(answer, Cosigned):
                 return select_cosignatures(note.text, answer.signatures, seat.keys)
-            old = await self._read_refusal(answer, old, newest)
+            had, old = old, await self._read_refusal(answer, old, newest)
+            if old < had:
+                log.warning("witness.forgot", witness=seat.name, had=had, has=old)
             self._recall(seat).size = old
         raise Invalid("It says that it has another size each time.")
 
@@ -228,14 +230,16 @@ class GatherCosignatures:
                     "rolled_back",
                     answer.size,
                 )
-            case Reason.STALE if answer.size == old:
+            case Reason.STALE if answer.size == old != newest.size:
                 raise Invalid("It refuses the very size that it says it has.")
-            case Reason.STALE:
+            case Reason.STALE if answer.size != old:
                 return answer.size
-            case Reason.FORKED | Reason.INCONSISTENT:
+            case Reason.STALE | Reason.FORKED | Reason.INCONSISTENT:
+                # Of the same size, some witnesses say 422, and some which size they have.
+                same = old == newest.size
                 raise Disputed(
                     f"It has cosigned {old} entries that this log doesn't continue.",
-                    answer.reason.value,
+                    (Reason.FORKED if same else Reason.INCONSISTENT).value,
                     old,
                 )
             case Reason.UNKNOWN_LOG:

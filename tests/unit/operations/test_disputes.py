@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from tests.fakes.circle import Circle
 from tests.fakes.house import FakeHouse, in_house
-from tests.fakes.witnesses import DeskWitness, SayingWitness
+from tests.fakes.witnesses import DeskWitness, SayingWitness, make_desk
 from troth.audit.witness import Cosigned, Declined, Reason
 from troth.store.checkpoints import StoredCheckpoint
 
@@ -66,6 +66,39 @@ async def test_another_root_of_the_same_size_is_told(house: FakeHouse) -> None:
     await circle.gather()()
     (told,) = await circle.disputes()
     assert (told["why"], told["size"]) == ("forked", newest.size)
+
+
+@in_house
+async def test_it_may_be_told_in_three_ways(house: FakeHouse) -> None:
+    """A 409 without a size, one with the very size that was sent, or a 422: witnesses differ."""
+    circle = Circle(house)
+    await circle.grow()
+    size = (await circle.newest()).size
+    stale = Declined(Reason.STALE, size)
+    for last in (Declined(Reason.FORKED), stale, Declined(Reason.INCONSISTENT)):
+        circle.seat(SayingWitness([stale, last]))
+    await circle.gather()()
+    told = await circle.disputes()
+    assert [(one["why"], one["size"]) for one in told] == [("forked", size)] * 3
+
+
+@in_house
+async def test_a_witness_that_forgot_is_told_of(house: FakeHouse) -> None:
+    circle = Circle(house)
+    witness = circle.seat()
+    assert isinstance(witness, DeskWitness)
+    gather = circle.gather()
+    await circle.grow()
+    await gather()
+    had = (await circle.newest()).size
+    signer = circle.signers[0]
+    folder = house.directory / "again"
+    witness.desk = make_desk(folder, *house.parts.signer.keys, signer=signer)
+    await circle.grow()
+    with capture_logs() as lines:
+        await gather()
+    (told,) = [one for one in lines if one["event"] == "witness.forgot"]
+    assert (told["log_level"], told["had"], told["has"]) == ("warning", had, 0)
 
 
 @in_house

@@ -56,6 +56,7 @@ from troth.operations.evaluation import EvaluateDecisions
 from troth.operations.eventsearch import EventSearch
 from troth.operations.exchange import ExchangeToken, TokenReader
 from troth.operations.gathering import LeafGatherer
+from troth.operations.hold import ListHolds, PlaceHold, ReleaseHold
 from troth.operations.identity import ListIdentities, MoveIdentity, RegisterIdentity, ShowIdentity
 from troth.operations.instance import ListInstances, MoveInstance
 from troth.operations.introspection import AnswerSigner, IntrospectToken
@@ -90,6 +91,7 @@ from troth.operations.policy import (
 from troth.operations.policyfeed import FollowPolicies, PolicyDesk, ShowParty
 from troth.operations.proving import ProveEntry
 from troth.operations.publication import Publication
+from troth.operations.redaction import RedactEvent
 from troth.operations.refusal import Journaled, RefusalJournal
 from troth.operations.rejection import RejectionJournal
 from troth.operations.replay import ReplayDecisions, SuggestRole, make_desk
@@ -209,10 +211,12 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "authority.revoke": RevokeAuthority(p.store, p.clock),
         "journal.ls": ListJournal(p.store),
         **_list_audit_operations(p),
+        **_list_hold_operations(p),
         **_list_sink_operations(p),
         "audit.prove": ProveEntry(
             p.store, p.log, p.decisions, CloseSegments(p.store, p.clock, p.decisions)
         ),
+        "journal.redact": RedactEvent(p.store, p.clock, p.log),
         "checkpoint.show": ShowCheckpoint(p.log, p.signer),
         "checkpoint.dispute": DisputeCheckpoint(p.store, p.clock, p.log, p.signer),
         "status.show": ShowStatus(p.store, p.snapshot, p.publication, p.clock, _describe(p)),
@@ -278,6 +282,15 @@ def _list_sink_operations(p: Parts) -> Mapping[str, Operation]:
         "dead_letter.ls": ListDeadLetters(p.store),
         "dead_letter.retry": RetryDeadLetters(p.store, p.clock, p.channels),
         "dead_letter.drop": DropDeadLetters(p.store, p.clock),
+    }
+
+
+def _list_hold_operations(p: Parts) -> Mapping[str, Operation]:
+    """Those about legal holds."""
+    return {
+        "hold.place": PlaceHold(p.store, p.clock),
+        "hold.ls": ListHolds(p.store),
+        "hold.release": ReleaseHold(p.store, p.clock),
     }
 
 

@@ -9,9 +9,10 @@ its position as it is appended, and is sealed once it is committed.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, func, not_, select, update
 
 from troth.audit.entry import StoredEvent
 from troth.core.events import Event, SealedEvent
@@ -157,6 +158,20 @@ class JournalGateway:
         for at in range(0, len(salts), _CHUNK):
             some = salts[at : at + _CHUNK]
             self._session.execute(delete(journal).where(is_waiting, _t.salt.in_(some)))
+
+    def trim(
+        self, last: int, before: datetime, limit: int, *, keep: Collection[str] = ()
+    ) -> tuple[int, int]:
+        """Delete sealed events up to position `last` that happened before that moment, at most
+        `limit`, but for types that begin with one of `keep`; how many, and the last of them."""
+        old = select(_t.position).where(_t.position <= last, _t.position > 0, _t.at < before)
+        for prefix in keep:
+            old = old.where(not_(_begins(prefix)))
+        found = list(self._session.execute(old.order_by(_t.position).limit(limit)).scalars())
+        for at in range(0, len(found), _CHUNK):
+            some = found[at : at + _CHUNK]
+            self._session.execute(delete(journal).where(_t.position.in_(some)))
+        return len(found), found[-1] if found else 0
 
     def redact(self, position: int, digest: bytes) -> None:
         """Take out of a sealed event whom it is about, who did it, and its body; `digest` is what

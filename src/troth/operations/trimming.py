@@ -1,0 +1,69 @@
+"""The journal's old rows leave the database once the log, the archive and all sinks have them.
+
+What state is worked out from stays: the rows about authorities (the bundle's sequence number) and
+about the decision log's segments, which are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from troth.archive.tiles import LogFolder
+from troth.core.clock import Clock
+from troth.operations.recording import BACKGROUND, record_event
+from troth.store.engine import Store
+from troth.store.transaction import Transaction
+
+KEPT = ("authority.", "decisions.", "journal.", "log.", "policy.recorded")
+BATCH = 1000
+BATCHES = 100
+"""Per run: the writer has others to serve."""
+
+
+class Keeper(Protocol):
+    """The archive."""
+
+    def find_last_event(self) -> int:
+        """Up to which position it has all events; 0 before the first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrimJournal:
+    """Background: delete rows that are older than `kept` and lie elsewhere. Idempotent.
+
+    `needed` says after which position somebody else still reads. On a shared database rows go only
+    if `shared_place`: a server that joins later makes its tiles from them otherwise.
+    """
+
+    store: Store
+    clock: Clock
+    folder: LogFolder
+    archive: Keeper
+    kept: timedelta
+    needed: Callable[[Transaction], int | None] = lambda tx: None
+    shared_place: bool = False
+
+    async def __call__(self) -> None:
+        """Delete in their order, some at a time."""
+        if self.store.shared and not self.shared_place:
+            return
+        until = min(self.folder.size, self.archive.find_last_event())
+        for _ in range(BATCHES):
+            if await self.store.transact(lambda tx: self._trim(tx, until)) < BATCH:
+                return
+
+    def _trim(self, tx: Transaction, until: int) -> int:
+        others = self.needed(tx)
+        # The last row stays: positions are counted on from it.
+        last = min(until, tx.journal.head() - 1, until if others is None else others)
+        before = self.clock.now() - self.kept
+        count, end = tx.journal.trim(last, before, BATCH, keep=KEPT)
+        if count:
+            record_event(
+                tx, BACKGROUND, "journal.trimmed", "journal", self.clock.now(), rows=count, last=end
+            )
+        return count

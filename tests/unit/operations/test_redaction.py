@@ -1,0 +1,120 @@
+"""Redaction: persons go, for good and everywhere; that it happened stays, with its proofs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fakes.house import FakeHouse, in_house
+from tests.unit.operations.test_log import Works, note
+from troth.audit.verification import verify_log
+from troth.core.errors import Denied, NotFound, Refused, Unavailable
+from troth.operations.call import Caller
+from troth.operations.log import CompareRows
+from troth.operations.redaction import FollowRedactions
+from troth.wire.api.holds import PlaceHold
+from troth.wire.api.journal import ListJournal
+from troth.wire.api.redactions import RedactEvent
+
+AUDITOR = Caller("uid:7", frozenset({"auditor"}), source="test")
+
+
+class FakeArchive:
+    """Remembers what was taken out of it."""
+
+    def __init__(self) -> None:
+        self.redacted: list[int] = []
+        self.failure: Exception | None = None
+
+    def redact_event(self, position: int) -> bool:
+        if self.failure is not None:
+            raise self.failure
+        self.redacted.append(position)
+        return True
+
+
+async def find(house: FakeHouse, subject: str) -> int:
+    page = await house.call("journal.ls", ListJournal(subject=subject))
+    return int(page.items[-1].position)
+
+
+@in_house
+async def test_persons_go_from_rows_and_files_and_every_proof_stays(house: FakeHouse) -> None:
+    works, p = Works(house), house.parts
+    await note(house, 300)
+    await works.run()
+    before = (p.log.size, p.log.root)
+    position = await find(house, "x7")
+    done = await house.call("journal.redact", RedactEvent(position=position, reason="asked to"))
+    assert (done.position, done.type) == (position, "test.noted")
+    await works.run()
+
+    (row,) = await p.store.read(lambda tx: tx.journal.list_stored(position - 1, 1))
+    assert (row.subject, row.actor, row.body, row.salt) == ("", "", "{}", None)
+    assert p.log.find_entry(position)[1] == b""
+    assert b'"x7"' not in b"".join(
+        path.read_bytes() for path in (house.directory / "log" / "detail").rglob("*/*")
+    ) + b"".join(
+        path.read_bytes()
+        for path in (house.directory / "log" / "detail").glob("*")
+        if path.is_file()
+    )
+    findings = verify_log(p.log.read, p.log.size, p.log.root)
+    assert findings.intact
+    assert findings.redacted == 1
+    assert p.log.compute_root(before[0]) == before[1]
+    (event,) = await house.events("journal.redacted")
+    assert event.body["position"] == position
+    assert event.body["reason"] == "asked to"
+
+    compare = CompareRows(p.store, p.clock, p.log)
+    await compare()
+    assert await house.events("journal.altered") == []
+    await house.call("journal.redact", RedactEvent(position=position, reason="again"))
+
+
+@in_house
+async def test_the_archive_follows_also_after_a_crash(house: FakeHouse) -> None:
+    works, p, archive = Works(house), house.parts, FakeArchive()
+    follow = FollowRedactions(p.store, archive)
+    await note(house, 3)
+    await works.run()
+    positions = [await find(house, f"x{number}") for number in range(3)]
+    for position in positions:
+        await house.call("journal.redact", RedactEvent(position=position, reason="asked to"))
+    await works.run()
+    archive.failure = Unavailable("the disk is full")
+    with pytest.raises(Unavailable):
+        await follow()
+    archive.failure = None
+    await follow()
+    await follow()
+    assert archive.redacted == positions
+
+
+@in_house
+async def test_what_others_are_proved_by_stays(house: FakeHouse) -> None:
+    works = Works(house)
+    await note(house, 1)
+    await works.run()
+    page = await house.call("journal.ls", ListJournal(type="authority."))
+    needed = page.items[0].position
+    with pytest.raises(Refused, match="authority"):
+        await house.call("journal.redact", RedactEvent(position=needed, reason="no"))
+    with pytest.raises(Unavailable, match="entries so far"):
+        await house.call("journal.redact", RedactEvent(position=10**6, reason="no"))
+    with pytest.raises(Denied):
+        await house.call("journal.redact", RedactEvent(position=1, reason="no"), AUDITOR)
+    with pytest.raises(NotFound):
+        house.parts.log.find_entry(10**6)
+
+
+@in_house
+async def test_a_legal_hold_keeps_it(house: FakeHouse) -> None:
+    works = Works(house)
+    await note(house, 1)
+    await works.run()
+    position = await find(house, "x0")
+    hold = PlaceHold(name="case-13", since=house.clock.now(), reason="a case")
+    await house.call("hold.place", hold)
+    with pytest.raises(Refused, match="case-13"):
+        await house.call("journal.redact", RedactEvent(position=position, reason="asked to"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tests.fuzz.authorization import AUTHORIZATION
 from tests.fuzz.logs import LEDGER as LOGS
+from tests.fuzz.searches import LEDGER as SEARCHES
 from tests.fuzz.services import SERVICES
 from tests.fuzz.witnesses import LEDGER as WITNESSES
 
@@ -16,6 +17,7 @@ FUZZED: dict[str, str] = {
     **AUTHORIZATION,
     **SERVICES,
     **LOGS,
+    **SEARCHES,
     **WITNESSES,
     "agent-answer": """
         agent.connection._load_credential

@@ -55,6 +55,11 @@ ELSEWHERE: dict[str, str] = {
         server.witness.records.Records.read
     """,
     "it runs transactions, or gathers what they find": """
+        operations.auditsearch.Searcher.find_person.read
+        operations.audittail.TailAudit._read
+        operations.auditwho.AskWho._read_history
+        operations.auditwho.AskWho._read_identities
+        operations.auditwho._read_version
         operations.declaration.read_bundle
         operations.policyfeed.PolicyDesk.read_book
         operations.policyfeed.PolicyDesk.read_share
@@ -96,6 +101,8 @@ ELSEWHERE: dict[str, str] = {
         operations.versions.read_declared
     """,
     "it hands what a route's schema has passed to a parser that has a target": """
+        cli.audit_export._Count.read
+        cli.audit_filters.read_pages
         agent.batches.Batches._read_results
         cli.explanation._parse_selectors
         cli.installation._parse_known
@@ -196,6 +203,8 @@ ELSEWHERE: dict[str, str] = {
         drivers.tracers.load_tracer
         server.keyring._load
         archive.record.<module>
+        audit.found.<module>
+        wire.api.auditsearch.<module>
         wire.backup.<module>
         wire.authzen.question.<module>
         wire.authzen.search.<module>

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from troth.archive.following import DecisionFollower
 from troth.archive.found import present_decision
 from troth.archive.log import DecisionLog
+from troth.archive.question import fits_named
 from troth.audit.found import present_event
 from troth.audit.query import Found, Kind, Query, fits
 from troth.live.snapshot import Snapshot
@@ -75,14 +76,6 @@ class TailAudit:
         if query.kind is not Kind.EVENT and follower.is_behind:
             records = await asyncio.to_thread(follower.read, BATCH)
             asked = (present_decision(record, "") for record in records)
-            decisions = [one for one in asked if fits_person(query, person, one)]
+            decisions = [one for one in asked if fits_named(query, person.names, one)]
         # By time, but events in the order of their positions: a reader goes on after the last.
         return list(heapq.merge(events, decisions, key=lambda one: one.at)), position
-
-
-def fits_person(query: Query, person: Person, found: Found) -> bool:
-    """Whether it fits, if decisions tell of an identity by one of its names."""
-    if found.kind is Kind.DECISION and found.subject in person.names:
-        named = found.detail.get("subject_type") == "identity"
-        return fits(replace(query, identity="") if named else query, found)
-    return fits(query, found)

@@ -8,7 +8,7 @@ import fcntl
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -202,11 +202,17 @@ class DecisionLog:
                 yield record
 
     def list_closed(self, after: int = 0) -> list[ClosedSegment]:
-        """The closed segments with higher numbers than `after`, in their order; reads files."""
+        """The closed segments with higher numbers than `after` that aren't packed, in their order;
+        reads files."""
+        return self._read_closed(
+            (number, path)
+            for number, path in list_segments(self._folder)
+            if number > after and number != self._edge[0]
+        )
+
+    def _read_closed(self, files: Iterable[tuple[int, Path]]) -> list[ClosedSegment]:
         found = []
-        for number, path in list_segments(self._folder):
-            if number <= after or number == self._edge[0]:
-                continue
+        for number, path in files:
             try:
                 with Segment(path) as segment:
                     if segment.footer is not None:
@@ -278,9 +284,9 @@ class DecisionLog:
             return
         sync_folder(self._folder)
 
-    def list_packed(self) -> list[int]:
-        """The segments that may be removed, since the archive has them."""
-        return [number for number, _ in list_packed(self._folder)]
+    def list_packed(self) -> list[ClosedSegment]:
+        """The segments that may be removed, since the archive has them; reads files."""
+        return self._read_closed(list_packed(self._folder))
 
     @property
     def unpacked(self) -> Unpacked:

@@ -9,7 +9,8 @@ has the older cursor, and gets the events anew that it lacks.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
@@ -72,33 +73,63 @@ class CloseSegments:
 
 @dataclass(frozen=True, slots=True)
 class RemoveSegments:
-    """Background: delete segments that were closed longer ago than `kept`. Idempotent.
+    """Background: delete segments that the archive has, and others that were closed longer ago than
+    `kept`, unless a legal hold keeps them. Idempotent.
 
-    The event comes first: a crash in between leaves files that the next run deletes.
+    What the archive has goes with the run after the one that found it: until then whoever was at
+    it has read it. `needed` tells the first segment that somebody still reads here; they are waited
+    for as long as `kept`. Of others the event comes first: a crash in between leaves files that the
+    next run deletes.
     """
 
     store: Store
     clock: Clock
     decisions: DecisionLog
     kept: timedelta
+    needed: Callable[[Transaction], int | None] = lambda tx: None
+    _packed: set[int] = field(default_factory=set)
 
     async def __call__(self) -> None:
-        """Delete in their order what is old, up to the first that isn't or isn't journaled."""
+        """Delete in their order."""
+        await self._remove_packed()
+        await self._remove_old()
+
+    async def _remove_packed(self) -> None:
+        log = self.decisions
+        before = self.clock.now() - self.kept
+        needed = await self.store.read(self.needed)
+        packed = await asyncio.to_thread(log.list_packed)
+        for segment in packed:
+            old = segment.footer.closed_at < before
+            if segment.number in self._packed and (
+                needed is None or segment.number < needed or old
+            ):
+                await asyncio.to_thread(log.remove, segment.number)
+        self._packed.clear()
+        self._packed.update(segment.number for segment in packed)
+
+    async def _remove_old(self) -> None:
         log = self.decisions
         before = self.clock.now() - self.kept
         journaled = await find_last_journaled(self.store, log.server)
+        held = await self.store.read(lambda tx: tx.holds.list())
         for segment in await asyncio.to_thread(log.list_closed):
-            if segment.number > journaled or segment.footer.closed_at >= before:
+            footer = segment.footer
+            if segment.number > journaled or footer.closed_at >= before:
                 return
+            if any(hold.covers_span(footer.first, footer.last) for hold in held):
+                continue
             await self.store.transact(partial(self._record, segment))
             await asyncio.to_thread(log.remove, segment.number)
 
     def _record(self, segment: ClosedSegment, tx: Transaction) -> None:
         server, footer = self.decisions.server, segment.footer
         cursor = f"decisions.removed/{server}"
-        if tx.cursors.get(cursor) >= segment.number:
+        last = tx.cursors.get(cursor)
+        if last == segment.number:
             return
-        tx.cursors.save(cursor, segment.number)
+        if last < segment.number:  # what a hold kept may come later than the ones behind it
+            tx.cursors.save(cursor, segment.number)
         record_event(
             tx,
             BACKGROUND,

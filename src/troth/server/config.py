@@ -27,6 +27,7 @@ from troth.drivers.tracers import Telemetry, check_endpoint
 from troth.identity.x509pop import Vouchers, load_authorities
 from troth.policy.permissions import GRANTABLE
 from troth.policy.rule import SYSTEM
+from troth.server.archive_settings import ArchiveSettings
 from troth.server.log_settings import AuditSettings
 from troth.server.reading import InvalidArgument, Reading, read_trusted
 from troth.server.settings import (
@@ -118,6 +119,7 @@ class Config:
     """Whether clients may prove themselves by a secret."""
 
     decisions: Decisions
+    archive: ArchiveSettings
     audit: AuditSettings
     """The log; its place is complete."""
     outsiders: Outsiders
@@ -242,6 +244,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         common_names=settings.x509.common_names,
         client_secrets=settings.oauth.client_secrets,
         decisions=settings.decisions,
+        archive=_resolve_archive(settings.archive, data, reading),
         audit=_resolve_audit(settings.audit, data, reading),
         outsiders=resolve_outsiders(settings.witness, settings.anchors, reading),
         sinks=resolve_sinks(settings.sinks, reading, environ),
@@ -301,6 +304,13 @@ def _parse_grpc(text: str, taken: tuple[Address, ...], reading: Reading) -> Addr
     if address.port and address in taken:
         raise reading.blame("envoy.grpc_listen", "must differ from the other listeners.")
     return address
+
+
+def _resolve_archive(archive: ArchiveSettings, data: Path, reading: Reading) -> ArchiveSettings:
+    place = archive.place or str(data / "archive")
+    if "://" not in place and not Path(place).is_absolute():
+        raise reading.blame("archive.place", f"{place!r} must be an absolute path or a URL.")
+    return replace_fields(archive, place=place)
 
 
 def _resolve_audit(audit: AuditSettings, data: Path, reading: Reading) -> AuditSettings:

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from troth.core.ids import MAX_SPIFFE_ID_LENGTH
 from troth.issuance import profiles
+from troth.server.archive_settings import KEEP_DAYS, ArchiveSettings
 from troth.server.log_settings import AuditSettings
 from troth.server.sink_settings import Sinks
 from troth.server.witness_settings import Anchors, WitnessSettings
@@ -234,9 +235,11 @@ class Decisions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=1,
             le=3650,
-            description="Days after which a closed segment of the decision log is deleted.",
+            description="Days after which a closed segment of the decision log is deleted that "
+            "isn't in the archive, because it is damaged or the archive is away. Those that are in "
+            "it go at once.",
         ),
-    ] = 90
+    ] = KEEP_DAYS
 
 
 class EnvoySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -425,6 +428,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     oauth: OAuth = OAuth()
     x509pop: X509popSettings = X509popSettings()
     decisions: Decisions = Decisions()
+    archive: ArchiveSettings = ArchiveSettings()
     audit: AuditSettings = AuditSettings()
     witness: WitnessSettings = WitnessSettings()
     anchors: Anchors = []

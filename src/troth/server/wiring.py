@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from troth.archive.depot import Depot
 from troth.archive.log import DecisionLog
 from troth.archive.tiles import LogFolder
 from troth.core.clock import Clock
@@ -37,7 +38,7 @@ from troth.operations.callers import CallerRegistry
 from troth.operations.client import list_methods
 from troth.operations.crl import PublishCrls
 from troth.operations.decision import DecisionMaker
-from troth.operations.decisionlog import CloseSegments, RemoveSegments, find_last_journaled
+from troth.operations.decisionlog import find_last_journaled
 from troth.operations.dispatch import Dispatcher
 from troth.operations.dpop import DpopVerifier
 from troth.operations.erasure import EraseKeys
@@ -48,6 +49,7 @@ from troth.operations.installation import claim_local_node
 from troth.operations.leaf import LeafIssuer, ReconcileIssuance
 from troth.operations.logkeys import LogSigner, open_signer
 from troth.operations.pacing import Pacing
+from troth.operations.packing import find_last_number
 from troth.operations.peer import PeerReader
 from troth.operations.pointcaller import PointCallers
 from troth.operations.pointmetadata import PointMetadata
@@ -61,6 +63,7 @@ from troth.operations.table import Parts, list_operations, list_subscriptions
 from troth.operations.versions import SignVersions
 from troth.operations.withdrawal import FinishWithdrawals
 from troth.server.addresses import list_names
+from troth.server.archivewiring import list_archive_tasks, open_archive, open_archive_depot
 from troth.server.background import Task
 from troth.server.config import Config
 from troth.server.gauges import follow_decisions, follow_live
@@ -169,11 +172,13 @@ async def open_state(config: Config, clock: Clock, entropy: Entropy, stopwatch: 
 
 
 async def open_decisions(
-    config: Config, store: Store, clock: Clock, entropy: Entropy, metrics: Metrics
+    config: Config, store: Store, clock: Clock, entropy: Entropy, metrics: Metrics, depot: Depot
 ) -> DecisionLog:
-    """This server's decision log; what a crash left open is closed."""
+    """This server's decision log; what a crash left open is closed. New segments are numbered
+    behind those that the archive has in `depot`."""
     server = read_installation(config.data, entropy)
-    after = await find_last_journaled(store, server)
+    archived = await asyncio.to_thread(find_last_number, depot, server)
+    after = max(archived, await find_last_journaled(store, server))
     folder = config.data / "decisions"
     make = partial(DecisionLog, folder, clock, entropy, server, after=after, meter=metrics)
     decisions = await asyncio.to_thread(make)
@@ -210,7 +215,9 @@ async def build_house(
         store, snapshot, clock, entropy, keystore, drafter, config.crl.url, config.common_names
     )
     publication = make_publication(config, store, snapshot, clock)
-    decisions = await open_decisions(config, store, clock, entropy, metrics)
+    depot = await open_archive_depot(config)
+    decisions = await open_decisions(config, store, clock, entropy, metrics, depot)
+    archive = await open_archive(config, store, clock, depot, decisions)
     parts = Parts(
         store=store,
         decisions=decisions,
@@ -238,6 +245,7 @@ async def build_house(
         usage=metrics,
         draft_transaction_tokens=config.draft_transaction_tokens,
         locator=await open_geo(config),
+        archive=archive,
         channels=open_channels(config, store, snapshot, decisions, clock, entropy),
     )
     certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
@@ -253,7 +261,10 @@ async def build_house(
         callers=make_registry(config, parts),
         point=make_point(parts, config.roles.spiffe_ids),
         metrics=metrics,
-        tasks=list_tasks(parts, prepare, publish, config, metrics, sealer),
+        tasks=[
+            *list_tasks(parts, prepare, publish, config, metrics, sealer),
+            *list_archive_tasks(parts, config, depot, archive),
+        ],
         certify=certify,
         local_node=await name_local_node(config, store, entropy),
     )
@@ -374,19 +385,4 @@ def list_tasks(
         *list_log_tasks(parts, config, sealer, metrics),
         *list_outsider_tasks(parts, config, metrics),
         *list_sink_tasks(parts, metrics),
-        *list_decision_tasks(parts, timedelta(days=config.decisions.keep_days)),
-    ]
-
-
-def list_decision_tasks(parts: Parts, kept: timedelta) -> list[Task]:
-    """The rows of the same table about the decision log."""
-    store, clock, decisions = parts.store, parts.clock, parts.decisions
-    return [
-        Task("decisions.close", 30.0, CloseSegments(store, clock, decisions)),
-        Task(
-            "decisions.remove",
-            600.0,
-            RemoveSegments(store, clock, decisions, kept),
-            irreversible=True,
-        ),
     ]

@@ -15,6 +15,7 @@ from troth.store.declarations import DeclarationGateway
 from troth.store.enrolment_codes import EnrolmentCodeGateway
 from troth.store.event_search import EventSearchGateway
 from troth.store.evidence import EvidenceGateway
+from troth.store.holds import HoldGateway
 from troth.store.identities import IdentityGateway
 from troth.store.instances import InstanceGateway
 from troth.store.join_tokens import JoinTokenGateway
@@ -162,6 +163,11 @@ class Transaction:
     def dead_letters(self) -> DeadLetterGateway:
         """What sinks didn't deliver."""
         return DeadLetterGateway(self._session)
+
+    @cached_property
+    def holds(self) -> HoldGateway:
+        """Spans of time of which nothing may be removed."""
+        return HoldGateway(self._session)
 
     @cached_property
     def leases(self) -> LeaseGateway:

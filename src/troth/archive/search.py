@@ -82,6 +82,30 @@ class HeldDay:
     bytes: int
 
 
+class DecisionHistory(Protocol):
+    """Decisions of the past: the decision log alone, or with the archive."""
+
+    def find(self, decision: str) -> tuple[DecisionRecord, DecisionProof | None]:
+        """The decision with this id, with its proof unless its segment is open."""
+        ...
+
+    def find_proof(self, decision: str) -> DecisionProof:
+        """The proof alone; `Refused` while the segment is open."""
+        ...
+
+    def scan(
+        self,
+        since: datetime,
+        until: datetime,
+        *,
+        subject: str = "",
+        resource: str = "",
+        on_damage: Callable[[str], None] | None = None,
+    ) -> Iterator[DecisionRecord]:
+        """Decisions from `since` to before `until`, about in the order of their times."""
+        ...
+
+
 class Archive(Protocol):
     """The past, as far as this server can read it."""
 

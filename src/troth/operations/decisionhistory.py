@@ -1,6 +1,6 @@
-"""Decisions that were made: listed and shown, as the log has them.
+"""Decisions that were made: listed and shown, as the log and the archive have them.
 
-Each server has its own log: it tells what it answered itself.
+Each server has its own log: it tells what it answered itself, and what is in its archive.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import partial
 
 import structlog
 
-from troth.archive.log import DecisionLog
 from troth.archive.proof import DecisionProof
 from troth.archive.record import DecisionRecord
+from troth.archive.search import DecisionHistory
 from troth.audit.merkle import compute_root, hash_leaf
 from troth.core.clock import Clock
 from troth.core.errors import Invalid
@@ -38,7 +38,7 @@ SAME_MOMENT = 1024
 class ListDecisions:
     """``decision.ls``: what was decided, from one moment to another."""
 
-    decisions: DecisionLog
+    decisions: DecisionHistory
     clock: Clock
 
     async def __call__(self, call: Call[wire.ListDecisions]) -> wire.DecisionPage:
@@ -97,7 +97,7 @@ class ListDecisions:
 class ShowDecision:
     """``decision.show``: one decision, and that it is in the log."""
 
-    decisions: DecisionLog
+    decisions: DecisionHistory
 
     async def __call__(self, call: Call[wire.NameDecision]) -> wire.DecisionShown:
         """Raises `NotFound` if this server didn't record it, or keeps it no more."""

@@ -10,6 +10,7 @@ import msgspec
 
 from troth.archive.log import DecisionLog
 from troth.archive.proof import DecisionProof
+from troth.archive.search import DecisionHistory
 from troth.archive.tiles import LogFolder
 from troth.audit.bundle import SEGMENT_CLOSED, Bundle, DecisionEvidence, render_bundle
 from troth.audit.checkpoint import Checkpoint, parse_checkpoint
@@ -39,13 +40,14 @@ class _Watch:
 class ProveEntry:
     """``audit.prove``: evidence that an event or a decision is in the log.
 
-    Of decisions, those that this server made and still has in segments. One whose segment is open
+    Of decisions, those that this server made and those in its archive. One whose segment is open
     has it closed: what waits for an hour otherwise is wanted now.
     """
 
     store: Store
     log: LogFolder
     decisions: DecisionLog
+    history: DecisionHistory
     close: CloseSegments
     _watch: _Watch = field(default_factory=_Watch)
 
@@ -65,10 +67,10 @@ class ProveEntry:
 
     async def _prove_decision(self, name: str) -> Bundle:
         try:
-            found = await asyncio.to_thread(self.decisions.find_proof, name)
+            found = await asyncio.to_thread(self.history.find_proof, name)
         except Refused:
             await self._close_segment()
-            found = await asyncio.to_thread(self.decisions.find_proof, name)
+            found = await asyncio.to_thread(self.history.find_proof, name)
         position = await self.store.read(partial(find_event, found))
         if position is None:  # the row was moved to the archive; the log has it for good
             position = await asyncio.to_thread(self._find_entry, found)

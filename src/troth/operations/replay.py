@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from troth.archive.log import DecisionLog
 from troth.archive.record import DecisionRecord
+from troth.archive.search import DecisionHistory
 from troth.core.clock import Clock
 from troth.identity.identity import Identity
 from troth.live.snapshot import Snapshot
@@ -74,7 +74,7 @@ class Desk:
 
     store: Store
     planner: Planner
-    decisions: DecisionLog
+    decisions: DecisionHistory
     snapshot: Snapshot
     turn: asyncio.Lock
 
@@ -236,7 +236,9 @@ class _Tally:
         )
 
 
-def make_desk(store: Store, planner: Planner, decisions: DecisionLog, snapshot: Snapshot) -> Desk:
+def make_desk(
+    store: Store, planner: Planner, decisions: DecisionHistory, snapshot: Snapshot
+) -> Desk:
     """What `ReplayDecisions` and `SuggestRole` work at, together."""
     return Desk(store, planner, decisions, snapshot, asyncio.Lock())
 

@@ -214,7 +214,11 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         **_list_hold_operations(p),
         **_list_sink_operations(p),
         "audit.prove": ProveEntry(
-            p.store, p.log, p.decisions, CloseSegments(p.store, p.clock, p.decisions)
+            p.store,
+            p.log,
+            p.decisions,
+            p.archive or p.decisions,
+            CloseSegments(p.store, p.clock, p.decisions),
         ),
         "journal.redact": RedactEvent(p.store, p.clock, p.log),
         "checkpoint.show": ShowCheckpoint(p.log, p.signer),
@@ -246,7 +250,7 @@ def _list_policy_operations(p: Parts) -> Mapping[str, Operation]:
     planner = Planner(p.clock, p.entropy, p.trust_domain, p.limits)
     signer = SignVersions(p.store, p.keystore)
     applier = Applier(p.store, planner, signer, p.second_person)
-    desk = make_desk(p.store, planner, p.decisions, p.snapshot)
+    desk = make_desk(p.store, planner, p.archive or p.decisions, p.snapshot)
     return {
         "manifest.plan": PlanManifests(applier),
         "manifest.apply": ApplyManifests(applier),
@@ -309,8 +313,8 @@ def _list_decision_operations(p: Parts) -> Mapping[str, Operation]:
     return {
         "decision.evaluate": EvaluateDecisions(p.decider, Places(p.locator)),
         "decision.search": SearchDecisions(p.store, p.decider, Places(p.locator)),
-        "decision.ls": ListDecisions(p.decisions, p.clock),
-        "decision.show": ShowDecision(p.decisions),
+        "decision.ls": ListDecisions(p.archive or p.decisions, p.clock),
+        "decision.show": ShowDecision(p.archive or p.decisions),
     }
 
 

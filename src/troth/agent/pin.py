@@ -119,5 +119,5 @@ class LogWatch:
         self._told = detail
         name = f"log.disputed-{self._clock.now():%Y%m%dT%H%M%SZ}.txt"
         kept = self._file.keep_evidence(pin, found, name)
-        log.error("log.disputed", reason=detail, evidence=str(kept))
+        log.error("log.disputed", reason=detail, kept=str(kept))
         await self._api.call("checkpoint.dispute", DisputeCheckpoint(note=pin.note))

@@ -128,6 +128,16 @@ def find_producer(terminal: Terminal) -> Callable[[wire.Record], bytes]:
     return render
 
 
+def describe_reason(record: wire.Record) -> str:
+    """Why; of a decision the policies that determined it, if there is nothing else to say."""
+    if record.reason or record.kind != Kind.DECISION:
+        return record.reason
+    policies = record.detail.get("policies")
+    if isinstance(policies, list) and policies:
+        return ", ".join(map(str, policies))
+    return "" if record.outcome == Outcome.SUCCESS else "no rule permits it"
+
+
 def describe_record(record: wire.Record) -> Text:
     """``time what: who, to whom, why`` on one line."""
     verb = record.action.rpartition(".")[2]
@@ -143,7 +153,7 @@ def describe_record(record: wire.Record) -> Text:
         line.append_text(make_text(part))
     if record.resource:
         line.append_text(make_text((" on ", "dim"), record.resource))
-    if record.reason:
-        line.append_text(make_text(f": {record.reason}"))
+    if reason := describe_reason(record):
+        line.append_text(make_text(f": {reason}"))
     line.append_text(make_text((f"  {record.id}", "dim")))
     return line

@@ -23,6 +23,7 @@ from troth.cli.audit_filters import (
     TaskOption,
     TextOption,
     UntilOption,
+    describe_reason,
     describe_record,
     find_producer,
     read_when,
@@ -100,7 +101,7 @@ def search(
                 one.actor,
                 one.subject,
                 one.resource,
-                one.reason,
+                describe_reason(one),
                 one.id,
             )
             for one in page.items
@@ -117,10 +118,8 @@ def search(
 
 def advise_widening(asked: wire.SearchAudit, page: wire.AuditPage) -> Iterator[str]:
     """What to try when nothing was found."""
-    yield (
-        f"Nothing like that is recorded from {page.since:%Y-%m-%d %H:%M} to "
-        f"{page.until:%Y-%m-%d %H:%M} UTC."
-    )
+    ends = "now" if asked.until is None else f"{page.until:%Y-%m-%d %H:%M} UTC"
+    yield f"Nothing like that is recorded from {page.since:%Y-%m-%d %H:%M} UTC to {ends}."
     options = {
         "identity": "--identity",
         "resource": "--resource",

@@ -29,7 +29,8 @@ def trace(
     request: Annotated[
         str,
         typer.Argument(
-            help="A request's id, as answers, logs and events have it; or a decision's: dec_….",
+            help="A request's id, as answers, logs and events have it; a decision's: dec_…; or an "
+            "event's position.",
             metavar="REQUEST",
         ),
     ],

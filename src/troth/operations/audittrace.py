@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from troth.archive.found import present_decision
+from troth.audit.found import present_event
 from troth.audit.query import Found, Kind, Query, find_spot
 from troth.audit.trace import Lead, Tie, find_tie, list_causes, list_consequences
 from troth.core.clock import Clock
@@ -29,7 +32,9 @@ REACH = timedelta(days=30)
 HOUR = timedelta(hours=1)
 
 _REQUEST = Tie("", "", "request", "was done in the request {value}")
+_NAMED = Tie("", "", "named", "is what was asked about")
 _DECISION_ID = "dec_"
+_POSITION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -80,28 +85,37 @@ class TraceRequest:
     async def _find_roots(
         self, walk: _Walk, id_: str, since: datetime, until: datetime
     ) -> tuple[str, list[_Step]]:
-        request_id, found = id_, []
-        if id_.startswith(_DECISION_ID):
-            record, _ = await asyncio.to_thread(self.searcher.archive.find, id_)
-            request_id = record.request_id
-            since, until = record.at - DAY, record.at + DAY
-            if not request_id:
-                raise NotFound(
-                    f"The decision {id_} was asked for without a request id: only "
-                    f"`troth decision show {id_}` tells of it."
-                )
+        """The request's id, and what was done in it."""
+        request_id, named = id_, await self._find_named(id_)
+        if named is not None:
+            request_id = named.request_id
+            since, until = named.at - DAY, named.at + DAY
+            if request_id in ("", BACKGROUND.request_id):
+                return request_id, [_Step(named, _NAMED, "", 0)]
         # The last day first: that is where most requests are that somebody asks about.
         for begins in (max(since, until - 2 * DAY), since):
-            found = await walk.find_request(request_id, begins, until, MOST_STEPS)
-            if found:
-                break
-        if not found:
+            if found := await walk.find_request(request_id, begins, until, MOST_STEPS):
+                return request_id, [_Step(one, _REQUEST, request_id, 0) for one in found]
+        raise NotFound(
+            f"Nothing is recorded of the request {request_id[:128]!r} since {since.isoformat()}. "
+            "Give an earlier --since, or look for it with `troth audit search --text`."
+        )
+
+    async def _find_named(self, id_: str) -> Found | None:
+        """The one thing that an id names, unless it is a request's."""
+        if id_.startswith(_DECISION_ID):
+            record, _ = await asyncio.to_thread(self.searcher.archive.find, id_)
+            return present_decision(record, "")
+        if not _POSITION.fullmatch(id_):
+            return None
+        position = int(id_)
+        row = await self.searcher.events.store.read(lambda tx: tx.journal.find_stored(position))
+        if row is None:
             raise NotFound(
-                f"Nothing is recorded of the request {request_id[:128]!r} since "
-                f"{since.isoformat()}. Give an earlier --since, or look for it with "
-                "`troth audit search --text`."
+                f"The event at position {position} isn't in the journal, or is archived: give the "
+                "id of its request, which `troth audit search` shows with --json."
             )
-        return request_id, [_Step(one, _REQUEST, request_id, 0) for one in found]
+        return present_event(row)
 
 
 class _Walk:

@@ -90,7 +90,7 @@ def test_nothing_found_says_how_to_widen(api: FakeApi, run: Run) -> None:
     api.answers["audit.search"] = make_page()
     result = run("audit", "search", "--resource", "ledger", "--action", "token.issued")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert "from 2027-06-29 12:00 to 2027-06-30 12:00 UTC" in result.stderr
+    assert "from 2027-06-29 12:00 UTC to now" in result.stderr
     assert "--since 30d, or leave out one of --resource, --action." in result.stderr
     assert "--action token." in result.stderr
     assert json.loads(run("audit", "search", "--json").stdout)["items"] == []

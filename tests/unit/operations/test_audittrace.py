@@ -223,5 +223,9 @@ async def test_requests_that_nobody_knows(house: FakeHouse) -> None:
     assert (await trace(house, "req_test", since=since)).steps
     record = make_record(1, at=house.clock.now(), request_id="")
     await house.parts.decisions.append([record])
-    with pytest.raises(NotFound, match="without a request id"):
-        await trace(house, record.id)
+    assert outline((await trace(house, record.id)).steps) == [("named", "orders:read", [])]
+    whole = await trace(house, "req_test", since=since)
+    assert (await trace(house, whole.steps[0].record.id)).steps == whole.steps
+    assert outline((await trace(house, "1")).steps) == [("named", "authority.intended", [])]
+    with pytest.raises(NotFound, match="position 99999"):
+        await trace(house, "99999")

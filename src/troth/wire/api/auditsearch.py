@@ -61,8 +61,8 @@ class TailAudit(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class TraceRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Name a request by its id, or by that of a decision; it was at `since` or later (thirty days
-    ago)."""
+    """Name a request by its id, or by a decision's id or an event's position that belongs to it; it
+    was at `since` or later (thirty days ago)."""
 
     id: RequestName
     since: datetime | None = None

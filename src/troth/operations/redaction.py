@@ -71,7 +71,7 @@ class RedactEvent:
         record_event(
             tx,
             call,
-            REDACTED,
+            "journal.redacted",
             str(position),
             self.clock.now(),
             position=position,

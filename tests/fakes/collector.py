@@ -20,27 +20,36 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message
 
-DEFINITION = Path(__file__).resolve().parents[1] / "vectors" / "otlp" / "trace.json"
+DEFINITIONS = Path(__file__).resolve().parents[1] / "vectors" / "otlp"
+REQUESTS = {
+    "trace": "opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest",
+    "logs": "opentelemetry.proto.collector.logs.v1.ExportLogsServiceRequest",
+}
 IDS = {"traceId": 32, "spanId": 16, "parentSpanId": 16}
 """Bytes that OTLP writes in hexadecimal and protobuf in base64, with their digits."""
-LONG = ("startTimeUnixNano", "endTimeUnixNano", "intValue")
-ENUMS = ("kind", "code")
+LONG = (
+    "startTimeUnixNano",
+    "endTimeUnixNano",
+    "timeUnixNano",
+    "observedTimeUnixNano",
+    "intValue",
+)
+ENUMS = ("kind", "code", "severityNumber")
 
 
 @cache
-def _read_definition() -> type[Message]:
+def _read_definition(name: str) -> type[Message]:
     # A pool of its own: xds-protos registers an older definition under the same names.
     pool = descriptor_pool.DescriptorPool()
-    text = DEFINITION.read_text(encoding="utf-8")
+    text = (DEFINITIONS / f"{name}.json").read_text(encoding="utf-8")
     for file in json_format.Parse(text, descriptor_pb2.FileDescriptorSet()).file:
         pool.Add(file)
-    name = "opentelemetry.proto.collector.trace.v1.ExportTraceServiceRequest"
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(REQUESTS[name]))
 
 
-def read_request(body: bytes) -> Any:
-    """The ``ExportTraceServiceRequest`` in `body`; fails where OTLP's JSON differs from it."""
-    return json_format.ParseDict(_translate(json.loads(body)), _read_definition()())
+def read_request(body: bytes, name: str = "trace") -> Any:
+    """The request of `REQUESTS` in `body`; fails where OTLP's JSON differs from it."""
+    return json_format.ParseDict(_translate(json.loads(body)), _read_definition(name)())
 
 
 def _translate(value: Any) -> Any:

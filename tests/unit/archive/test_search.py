@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.archives import ArchiveHouse, make_event
+from tests.fakes.archivehouse import ArchiveHouse, make_event
 from tests.fakes.decisions import NOON, make_record
 from troth.archive.found import present_decision
 from troth.archive.layout import Table

@@ -5,7 +5,8 @@
 # and scripts/venv.sh says so itself when it can't be made.
 #
 # With "tests" as its argument it also looks for what the tests alone use; promtool and nginx come
-# into .cache/bin, since their packages would start servers.
+# into .cache/bin, since their packages would start servers, and receivers of events that are built
+# with Go where there is one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -95,6 +96,13 @@ if [[ ${1:-} == tests ]]; then
   need prometheus "nobody but us reads the alerts and the dashboard's queries" find_promtool
 fi
 need ca-certificates "downloads over TLS may fail" test -s /etc/ssl/certs/ca-certificates.crt
+
+if [[ ${1:-} == tests ]]; then
+  # Once, and before the tests: a minute of building is longer than one of them may take.
+  for receiver in kfake otlpreceiver; do
+    scripts/build_receiver.sh "$receiver" || echo "events aren't sent to a real $receiver" >&2
+  done
+fi
 
 if ((${#missing[@]} == 0)); then exit 0; fi
 

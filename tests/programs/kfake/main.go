@@ -4,6 +4,7 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"flag"
 	"fmt"
 	"os"
@@ -18,9 +19,9 @@ func main() {
 	folder := flag.String("folder", "", "where to keep what is stored")
 	topic := flag.String("topic", "", "the topic that there is")
 	partitions := flag.Int("partitions", 3, "how many partitions it has")
-	user := flag.String("user", "", "who must log in by SASL/PLAIN, as two words")
 	certificate := flag.String("certificate", "", "speak TLS with this certificate")
 	key := flag.String("key", "", "and its key")
+	authority := flag.String("authority", "", "whose certificates clients must have")
 	flag.Parse()
 
 	options := []kfake.Opt{
@@ -30,24 +31,21 @@ func main() {
 		kfake.DataDir(*folder),
 		kfake.SyncWrites(),
 	}
-	if *user != "" {
-		var name, password string
-		if _, err := fmt.Sscanf(*user, "%s %s", &name, &password); err != nil {
-			fail(err)
-		}
-		options = append(options, kfake.EnableSASL(), kfake.Superuser("PLAIN", name, password))
-	}
 	if *certificate != "" {
 		pair, err := tls.LoadX509KeyPair(*certificate, *key)
-		if err != nil {
-			fail(err)
-		}
-		options = append(options, kfake.TLS(&tls.Config{Certificates: []tls.Certificate{pair}}))
+		check(err)
+		text, err := os.ReadFile(*authority)
+		check(err)
+		clients := x509.NewCertPool()
+		clients.AppendCertsFromPEM(text)
+		options = append(options, kfake.TLS(&tls.Config{
+			Certificates: []tls.Certificate{pair},
+			ClientAuth:   tls.RequireAndVerifyClientCert,
+			ClientCAs:    clients,
+		}))
 	}
 	cluster, err := kfake.NewCluster(options...)
-	if err != nil {
-		fail(err)
-	}
+	check(err)
 	fmt.Println("listening", cluster.ListenAddrs())
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
@@ -55,7 +53,9 @@ func main() {
 	cluster.Close()
 }
 
-func fail(err error) {
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }

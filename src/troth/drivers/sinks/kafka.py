@@ -64,9 +64,7 @@ class KafkaSink:
         except TimeoutError as error:
             raise Away(f"{self._where} doesn't answer.") from error
         except REFUSED as error:
-            await (
-                self.close()
-            )  # its numbers have a gap now: the broker would refuse all that follow
+            await self.close()  # its numbers have a gap, after which the broker takes nothing
             raise Rejected(f"{self._where} refused it: {_describe(error)}") from error
         except (KafkaError, OSError) as error:
             raise Away(f"{self._where} doesn't take it: {_describe(error)}.") from error

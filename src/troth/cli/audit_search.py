@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -34,6 +35,9 @@ from troth.cli.words import clean_text, describe_moment
 from troth.core.errors import TrothError
 from troth.wire.api import auditsearch as wire
 from troth.wire.api.nodes import Heartbeat
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 RETRY_SECONDS = 1.0
 PATIENCE = 60
@@ -90,30 +94,34 @@ def search(
     )
     page: wire.AuditPage = terminal.call("audit.search", asked)
     if ocsf:
-        render = find_producer(terminal)
-        terminal.write(b"".join(map(render, page.items)))
+        terminal.write(b"".join(map(find_producer(terminal), page.items)))
     else:
-        rows = [
-            (
-                describe_moment(one.at, now),
-                one.action,
-                one.outcome,
-                one.actor,
-                one.subject,
-                one.resource,
-                describe_reason(one),
-                one.id,
-            )
-            for one in page.items
-        ]
-        columns = ("WHEN", "WHAT", "OUTCOME", "WHO", "WHOM", "RESOURCE", "WHY", "ID")
-        terminal.show(page, lambda: [make_table(columns, rows)] if rows else [])
+        terminal.show(page, lambda: paint_page(page, now))
     terminal.say(*map(clean_text, page.notes))
     if page.next is not None:
         begins = "" if since else f"--since {page.since.isoformat()} "
         terminal.say(f"There may be more: {begins}--after {page.next}")
     elif not page.items:
         terminal.say(*advise_widening(asked, page))
+
+
+def paint_page(page: wire.AuditPage, now: datetime) -> list[RenderableType]:
+    """A table, unless there is nothing to show."""
+    rows = [
+        (
+            describe_moment(one.at, now),
+            one.action,
+            one.outcome,
+            one.actor,
+            one.subject,
+            one.resource,
+            describe_reason(one),
+            one.id,
+        )
+        for one in page.items
+    ]
+    columns = ("WHEN", "WHAT", "OUTCOME", "WHO", "WHOM", "RESOURCE", "WHY", "ID")
+    return [make_table(columns, rows)] if rows else []
 
 
 def advise_widening(asked: wire.SearchAudit, page: wire.AuditPage) -> Iterator[str]:

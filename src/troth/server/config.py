@@ -16,20 +16,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import msgspec
 from cryptography import x509
 from msgspec.structs import replace as replace_fields
 
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain
 from troth.core.manifest.reader import NAME_PATTERN
-from troth.drivers.tracers import Telemetry, check_endpoint
+from troth.drivers.tracers import Telemetry
 from troth.identity.x509pop import Vouchers, load_authorities
 from troth.policy.permissions import GRANTABLE
 from troth.policy.rule import SYSTEM
 from troth.server.archive_settings import ArchiveSettings
 from troth.server.log_settings import AuditSettings
 from troth.server.reading import InvalidArgument, Reading, read_trusted
+from troth.server.setting_words import Setting, describe_settings
 from troth.server.settings import (
     OUTAGE,
     Crl,
@@ -37,13 +37,11 @@ from troth.server.settings import (
     Geo,
     Limits,
     Log,
-    Setting,
     Settings,
     Ttl,
-    describe_settings,
-    name_environment,
 )
 from troth.server.sinkconfig import SinkConfig, resolve_sinks
+from troth.server.telemetryconfig import render_telemetry, resolve_telemetry
 from troth.server.witnessconfig import Outsiders, resolve_outsiders
 
 __all__ = [
@@ -227,7 +225,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
     trust_domain = _parse_domain(settings.trust_domain, reading)
     _check_spans(settings, reading)
     keystore = _resolve_keystore(settings, data, reading, environ)
-    telemetry = _resolve_telemetry(settings, reading)
+    telemetry = resolve_telemetry(settings, reading)
     return Config(
         data=data,
         trust_domain=trust_domain,
@@ -244,8 +242,16 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         common_names=settings.x509.common_names,
         client_secrets=settings.oauth.client_secrets,
         decisions=settings.decisions,
-        archive=_resolve_archive(settings.archive, data, reading),
-        audit=_resolve_audit(settings.audit, data, reading),
+        archive=replace_fields(
+            settings.archive,
+            place=_complete_place(
+                "archive.place", settings.archive.place, data / "archive", reading
+            ),
+        ),
+        audit=replace_fields(
+            settings.audit,
+            place=_complete_place("audit.place", settings.audit.place, data / "log", reading),
+        ),
         outsiders=resolve_outsiders(settings.witness, settings.anchors, reading),
         sinks=resolve_sinks(settings.sinks, reading, environ),
         grpc=_parse_grpc(settings.envoy.grpc_listen, (public, mutual), reading),
@@ -262,7 +268,7 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         telemetry=telemetry,
         open_metrics=settings.telemetry.metrics == "anyone",
         draft_transaction_tokens=settings.oauth.draft_transaction_tokens,
-        agent_environ={**_pick_environ(environ), **_render_telemetry(telemetry)},
+        agent_environ={**_pick_environ(environ), **render_telemetry(telemetry)},
         unknown_variables=tuple(
             name
             for name in reading.unknown_variables
@@ -306,18 +312,12 @@ def _parse_grpc(text: str, taken: tuple[Address, ...], reading: Reading) -> Addr
     return address
 
 
-def _resolve_archive(archive: ArchiveSettings, data: Path, reading: Reading) -> ArchiveSettings:
-    place = archive.place or str(data / "archive")
+def _complete_place(name: str, given: str, usual: Path, reading: Reading) -> str:
+    """Where files lie: a folder by its absolute path, or a URL; the usual one if none is named."""
+    place = given or str(usual)
     if "://" not in place and not Path(place).is_absolute():
-        raise reading.blame("archive.place", f"{place!r} must be an absolute path or a URL.")
-    return replace_fields(archive, place=place)
-
-
-def _resolve_audit(audit: AuditSettings, data: Path, reading: Reading) -> AuditSettings:
-    place = audit.place or str(data / "log")
-    if "://" not in place and not Path(place).is_absolute():
-        raise reading.blame("audit.place", f"{place!r} must be an absolute path or a URL.")
-    return replace_fields(audit, place=place)
+        raise reading.blame(name, f"{place!r} must be an absolute path or a URL.")
+    return place
 
 
 def _check_geo(geo: Geo, reading: Reading) -> Geo:
@@ -413,35 +413,8 @@ def _resolve_keystore(
     return Keystore(settings.keystore.driver, source, secret)
 
 
-def _resolve_telemetry(settings: Settings, reading: Reading) -> Telemetry | None:
-    given = settings.telemetry
-    if not given.otlp_endpoint:
-        return None
-    names = [name for name in reading.sources if name.startswith("telemetry.otlp_headers")]
-    for name in names:
-        if given.otlp_headers and reading.sources[name] in reading.open_files:
-            raise reading.blame(name, "others may read these headers; run chmod o-r on the file.")
-    try:
-        endpoint = check_endpoint(given.otlp_endpoint, given.otlp_headers)
-    except Invalid as error:
-        raise reading.blame("telemetry.otlp_endpoint", error.detail) from error
-    return Telemetry(endpoint, given.otlp_headers, given.sample_ratio)
-
-
 def _pick_environ(environ: Mapping[str, str]) -> dict[str, str]:
     return {n: v for n, v in environ.items() if n in AGENT_VARIABLES or n.startswith("PYTHON")}
-
-
-def _render_telemetry(telemetry: Telemetry | None) -> dict[str, str]:
-    """The same for the local agent: its environment, since arguments are for all to see."""
-    if telemetry is None:
-        return {}
-    values = {
-        "telemetry.otlp_endpoint": telemetry.endpoint,
-        "telemetry.otlp_headers": msgspec.json.encode(telemetry.headers).decode(),
-        "telemetry.sample_ratio": f"{telemetry.sample_ratio:.9f}",
-    }
-    return {name_environment(name): value for name, value in values.items()}
 
 
 _DECLARED_ROLE = re.compile(rf"role:({NAME_PATTERN})", re.ASCII)

@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 
 from troth.core.errors import Invalid
-from troth.server.settings import Setting, Settings, describe_settings, name_environment
+from troth.server.setting_words import Setting, describe_settings, name_environment
+from troth.server.settings import Settings
 
 MAX_FILE = 1 << 20
 OTHER_VARIABLES = (

@@ -160,7 +160,6 @@ class Parts:
 def list_operations(p: Parts) -> Mapping[str, Operation]:
     """Every operation by name."""
     moves = {f"identity.{verb}": MoveIdentity(verb, p.store, p.clock) for verb in TRANSITIONS}
-    gatherer = LeafGatherer(p.store, p.leaves)
     return {
         "identity.register": RegisterIdentity(
             p.store, p.clock, p.entropy, p.trust_domain, p.limits
@@ -181,25 +180,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
             p.store, p.clock, p.entropy, p.snapshot, p.keystore, p.issuer_url
         ),
         **_list_token_operations(p),
-        "node.attest": AttestNode(
-            p.store,
-            p.clock,
-            p.entropy,
-            p.leaves,
-            Entrance(p.trust_domain, p.vouchers, Turns(p.clock, JOINS), Throttle(p.clock)),
-        ),
-        "node.renew": RenewNode(p.store, p.leaves),
-        "node.ls": ListNodes(p.store),
-        "node.evict": EvictNode(p.store, p.clock),
-        "node.readmit": ReadmitNode(p.store, p.clock),
-        "node.report": ReportWorkloads(p.store, p.clock, Restraint(p.clock)),
-        "device.invite": InviteDevices(p.store, p.clock, p.entropy),
-        "device.enroll": EnrollDevice(
-            p.store, p.clock, p.trust_domain, gatherer, p.device_vouchers, Throttle(p.clock)
-        ),
-        "device.renew": RenewDevice(
-            p.store, p.clock, gatherer, Throttle(p.clock, per_second=RENEWALS)
-        ),
+        **_list_machine_operations(p),
         "authority.ls": ListAuthorities(p.store, p.clock),
         "authority.prepare": PrepareAuthority(
             p.store,
@@ -224,6 +205,32 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "checkpoint.show": ShowCheckpoint(p.log, p.signer),
         "checkpoint.dispute": DisputeCheckpoint(p.store, p.clock, p.log, p.signer),
         "status.show": ShowStatus(p.store, p.snapshot, p.publication, p.clock, _describe(p)),
+    }
+
+
+def _list_machine_operations(p: Parts) -> Mapping[str, Operation]:
+    """Those of nodes and devices."""
+    gatherer = LeafGatherer(p.store, p.leaves)
+    return {
+        "node.attest": AttestNode(
+            p.store,
+            p.clock,
+            p.entropy,
+            p.leaves,
+            Entrance(p.trust_domain, p.vouchers, Turns(p.clock, JOINS), Throttle(p.clock)),
+        ),
+        "node.renew": RenewNode(p.store, p.leaves),
+        "node.ls": ListNodes(p.store),
+        "node.evict": EvictNode(p.store, p.clock),
+        "node.readmit": ReadmitNode(p.store, p.clock),
+        "node.report": ReportWorkloads(p.store, p.clock, Restraint(p.clock)),
+        "device.invite": InviteDevices(p.store, p.clock, p.entropy),
+        "device.enroll": EnrollDevice(
+            p.store, p.clock, p.trust_domain, gatherer, p.device_vouchers, Throttle(p.clock)
+        ),
+        "device.renew": RenewDevice(
+            p.store, p.clock, gatherer, Throttle(p.clock, per_second=RENEWALS)
+        ),
     }
 
 

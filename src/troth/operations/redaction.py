@@ -97,6 +97,8 @@ class FollowRedactions:
 
     store: Store
     archive: Redactor
+    scope: str = ""
+    """Which of several archives this is."""
 
     async def __call__(self) -> None:
         """Do what is new; a crash in between does it again."""
@@ -109,9 +111,15 @@ class FollowRedactions:
                 return
 
     def _read(self, tx: Transaction) -> Sequence[tuple[int, int]]:
-        found = tx.journal.page(type_prefix=REDACTED, after=tx.cursors.get(CURSOR), limit=BATCH)
+        found = tx.journal.page(
+            type_prefix=REDACTED, after=tx.cursors.get(self._cursor), limit=BATCH
+        )
         return [(one.position, int(one.event.body["position"])) for one in found]
 
     def _save(self, position: int, tx: Transaction) -> None:
-        if tx.cursors.get(CURSOR) < position:
-            tx.cursors.save(CURSOR, position)
+        if tx.cursors.get(self._cursor) < position:
+            tx.cursors.save(self._cursor, position)
+
+    @property
+    def _cursor(self) -> str:
+        return f"{CURSOR}/{self.scope}" if self.scope else CURSOR

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
 
 from troth.archive.tiles import LogFolder
 from troth.core.clock import Clock
@@ -23,26 +22,19 @@ BATCHES = 100
 """Per run: the writer has others to serve."""
 
 
-class Keeper(Protocol):
-    """The archive."""
-
-    def find_last_event(self) -> int:
-        """Up to which position it has all events; 0 before the first."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class TrimJournal:
     """Background: delete rows that are older than `kept` and lie elsewhere. Idempotent.
 
-    `needed` says after which position somebody else still reads. On a shared database rows go only
+    `archived` says up to which position the archive has all, `needed` after which one somebody else
+    still reads. On a shared database rows go only
     if `shared_place`: a server that joins later makes its tiles from them otherwise.
     """
 
     store: Store
     clock: Clock
     folder: LogFolder
-    archive: Keeper
+    archived: Callable[[Transaction], int]
     kept: timedelta
     needed: Callable[[Transaction], int | None] = lambda tx: None
     shared_place: bool = False
@@ -51,15 +43,15 @@ class TrimJournal:
         """Delete in their order, some at a time."""
         if self.store.shared and not self.shared_place:
             return
-        until = min(self.folder.size, self.archive.find_last_event())
         for _ in range(BATCHES):
-            if await self.store.transact(lambda tx: self._trim(tx, until)) < BATCH:
+            if await self.store.transact(self._trim) < BATCH:
                 return
 
-    def _trim(self, tx: Transaction, until: int) -> int:
-        others = self.needed(tx)
+    def _trim(self, tx: Transaction) -> int:
         # The last row stays: positions are counted on from it.
-        last = min(until, tx.journal.head() - 1, until if others is None else others)
+        last = min(self.folder.size, self.archived(tx), tx.journal.head() - 1)
+        others = self.needed(tx)
+        last = last if others is None else min(last, others)
         before = self.clock.now() - self.kept
         count, end = tx.journal.trim(last, before, BATCH, keep=KEPT)
         if count:

@@ -16,8 +16,11 @@ from troth.core.clock import Clock
 from troth.operations.decisionlog import CloseSegments, RemoveSegments
 from troth.operations.decisionsource import find_oldest_needed
 from troth.operations.packing import PackArchive, name_cursor
+from troth.operations.redaction import REDACTED, FollowRedactions
 from troth.operations.retention import RemoveDays
+from troth.operations.sinking import find_needed
 from troth.operations.table import Parts
+from troth.operations.trimming import TrimJournal
 from troth.server.background import Task
 from troth.server.config import Config
 from troth.store.engine import Store
@@ -71,6 +74,26 @@ def list_archive_tasks(
             irreversible=True,
         ),
         Task("archive.pack", PACK_SECONDS, pack, wakes=("decisions.closed",)),
+        Task(
+            "archive.redact",
+            300.0,
+            FollowRedactions(store, archive, scope),
+            wakes=(REDACTED,),
+        ),
+        Task(
+            "journal.trim",
+            3600.0,
+            TrimJournal(
+                store,
+                clock,
+                parts.log,
+                lambda tx: tx.cursors.get(name_cursor(scope)),
+                timedelta(days=config.audit.database_days),
+                partial(find_needed, sinks=[sink.name for sink in config.sinks]),
+                shared_place="://" in config.audit.place and "://" in config.archive.place,
+            ),
+            irreversible=True,
+        ),
         Task(
             "archive.remove",
             3600.0,

@@ -18,6 +18,16 @@ class AuditSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             extra={"default": "DATA/log"},
         ),
     ] = ""
+    database_days: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=36500,
+            description="Days for which events stay in the database besides. Older ones are in the "
+            "log and the archive alone; not so on several servers, unless `audit.place` and "
+            "`archive.place` are object stores.",
+        ),
+    ] = 90
     checkpoint_seconds: Annotated[
         int,
         Meta(

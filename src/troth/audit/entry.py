@@ -8,7 +8,6 @@ breaking any proof. Leaf ``n`` (from 0 on) is the event at position ``n + 1`` of
 
 from __future__ import annotations
 
-import hmac
 import struct
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -173,7 +172,7 @@ def open_detail(leaf: Leaf, beside: bytes) -> Detail | None:
     if not beside:
         return None
     salt, detail = beside[:SALT_SIZE], beside[SALT_SIZE:]
-    if not hmac.compare_digest(commit_detail(salt, detail).hex(), leaf.detail):
+    if commit_detail(salt, detail).hex() != leaf.detail:
         raise Invalid(
             f"The detail beside entry {leaf.position - 1} isn't the one that the log commits to: "
             "it was altered."
@@ -199,8 +198,15 @@ def restore_event(entry: bytes, beside: bytes) -> StoredEvent:
         request_id=leaf.request_id,
         body=bytes(text.body).decode() if text else "{}",
         salt=beside[:SALT_SIZE] if text else None,
-        digest=None if text else bytes.fromhex(leaf.detail),
+        digest=None if text else _decode_commitment(leaf),
     )
+
+
+def _decode_commitment(leaf: Leaf) -> bytes:
+    try:
+        return bytes.fromhex(leaf.detail)
+    except ValueError as error:
+        raise Invalid(f"Entry {leaf.position - 1} commits to nothing that can be read.") from error
 
 
 def join_entries(entries: Iterable[bytes]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ def read_vkeys(
     keys: dict[VerifierKey, None] = {}
     for one in given:
         path = Path(one.removeprefix("@"))
-        named = one.startswith("@") or ("+" not in one and path.is_file())
+        named = one.startswith("@") or ("+" not in one and os.path.isfile(path))
         if named and apart_from is not None and path.resolve().is_relative_to(apart_from.resolve()):
             raise typer.BadParameter(
                 f"{path} lies in the log that is to be verified, so it shows nothing: get the key "
@@ -122,7 +123,7 @@ def _read_lines(path: Path, option: str) -> list[str]:
     try:
         with path.open("rb") as file:
             text = file.read(LARGEST_KEYS).decode()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8"
         raise typer.BadParameter(f"{path} can't be read: {reason}.", param_hint=option) from error
     lines = (line.strip() for line in text.splitlines())

@@ -78,10 +78,15 @@ class FakeArchive:
         resource: str = "",
         on_damage: Callable[[str], None] | None = None,
     ) -> Iterator[DecisionRecord]:
-        return self.decisions.scan(since, until, subject=subject, resource=resource)
+        return self.decisions.scan(
+            since, until, subject=subject, resource=resource, on_damage=on_damage
+        )
 
     def tell_events(self) -> EventSpan | None:
         return EventSpan(1, len(self.events)) if self.events else None
+
+    def find_last_event(self) -> int:
+        return len(self.events)
 
     def list_days(self) -> list[HeldDay]:
         return []

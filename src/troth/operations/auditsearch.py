@@ -62,8 +62,7 @@ class Searcher:
         `names` as for `Archive.search`. Who looks for events with a `needle` in their bodies has
         it in `query.text` too. `Limited` or `TooLarge` if the archive has too much to do for it.
         """
-        span = await asyncio.to_thread(self.archive.tell_events)
-        low = 0 if span is None else span.last
+        low = self.archive.find_last_event()
         looked, answer = await asyncio.gather(
             self.events.search(query, limit, after, low=low, needle=needle),
             asyncio.to_thread(
@@ -72,7 +71,7 @@ class Searcher:
                 limit,
                 after,
                 names=tuple(names),
-                events_before=0 if span is None else low + 1,
+                events_before=low + 1 if low else 0,
             ),
         )
         return merge_answers(looked, answer, limit)

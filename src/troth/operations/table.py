@@ -129,6 +129,7 @@ class Parts:
 
     store: Store
     decisions: DecisionLog
+    archive: Archive
     log: LogFolder
     signer: LogSigner
     decider: DecisionMaker
@@ -153,7 +154,6 @@ class Parts:
     usage: Usage | None = None
     draft_transaction_tokens: bool = False
     locator: Locator | None = None
-    archive: Archive | None = None
     channels: tuple[Channel, ...] = ()
 
 
@@ -198,7 +198,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
             p.store,
             p.log,
             p.decisions,
-            p.archive or p.decisions,
+            p.archive,
             CloseSegments(p.store, p.clock, p.decisions),
         ),
         "journal.redact": RedactEvent(p.store, p.clock, p.log),
@@ -257,7 +257,7 @@ def _list_policy_operations(p: Parts) -> Mapping[str, Operation]:
     planner = Planner(p.clock, p.entropy, p.trust_domain, p.limits)
     signer = SignVersions(p.store, p.keystore)
     applier = Applier(p.store, planner, signer, p.second_person)
-    desk = make_desk(p.store, planner, p.archive or p.decisions, p.snapshot)
+    desk = make_desk(p.store, planner, p.archive, p.snapshot)
     return {
         "manifest.plan": PlanManifests(applier),
         "manifest.apply": ApplyManifests(applier),
@@ -276,8 +276,6 @@ def _list_policy_operations(p: Parts) -> Mapping[str, Operation]:
 
 def _list_audit_operations(p: Parts) -> Mapping[str, Operation]:
     """Those that ask the past, journal and archive together."""
-    if p.archive is None:
-        return {}
     searcher = Searcher(EventSearch(p.store, p.snapshot), p.archive)
     return {
         "audit.search": SearchAudit(searcher, p.clock),
@@ -320,8 +318,8 @@ def _list_decision_operations(p: Parts) -> Mapping[str, Operation]:
     return {
         "decision.evaluate": EvaluateDecisions(p.decider, Places(p.locator)),
         "decision.search": SearchDecisions(p.store, p.decider, Places(p.locator)),
-        "decision.ls": ListDecisions(p.archive or p.decisions, p.clock),
-        "decision.show": ShowDecision(p.archive or p.decisions),
+        "decision.ls": ListDecisions(p.archive, p.clock),
+        "decision.show": ShowDecision(p.archive),
     }
 
 
@@ -389,6 +387,7 @@ def _describe(p: Parts) -> About:
 
 def list_subscriptions(p: Parts) -> Mapping[str, Subscription]:
     """Every subscription by name."""
+    searcher = Searcher(EventSearch(p.store, p.snapshot), p.archive)
     return {
         "node.sync": SyncNode(p.store, p.snapshot, p.clock, p.trust_domain, p.lease),
         "journal.tail": TailJournal(p.store, p.snapshot),
@@ -396,12 +395,5 @@ def list_subscriptions(p: Parts) -> Mapping[str, Subscription]:
             p.store, p.snapshot, p.clock, p.trust_domain, p.lease
         ),
         "policy.follow": FollowPolicies(p.store, p.desk, p.clock, p.lease),
-        **_list_audit_subscriptions(p),
+        "audit.tail": TailAudit(searcher, p.store, p.snapshot, p.decisions),
     }
-
-
-def _list_audit_subscriptions(p: Parts) -> Mapping[str, Subscription]:
-    if p.archive is None:
-        return {}
-    searcher = Searcher(EventSearch(p.store, p.snapshot), p.archive)
-    return {"audit.tail": TailAudit(searcher, p.store, p.snapshot, p.decisions)}

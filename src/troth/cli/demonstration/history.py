@@ -30,6 +30,16 @@ def trace(scene: Scene, step: Step) -> None:
     who = QUESTION[0]
     tell.check(f"it says who wanted to: {who}", who in done.stdout)
     step.facts.update(decision=decision.id, request=decision.request_id)
+    first, later = _find_chain(scene)
+    tell.say("And what became of the token that the reporter once got:")
+    tell.type(f"troth audit trace {first}")
+    chain = scene.run_troth("audit", "trace", first)
+    tell.quote(chain.stdout)
+    tell.check(
+        "from the token to what it was exchanged for, each step says what ties it",
+        chain.returncode == 0 and later in chain.stdout,
+        f"{len(chain.stdout.splitlines()) - 1} steps",
+    )
 
 
 def prove(scene: Scene, step: Step) -> None:
@@ -98,6 +108,17 @@ def _find_denied(scene: Scene) -> decisions.DecisionView:
         if one.point == "envoy":
             return one  # type: ignore[no-any-return]  # of the API's own type
     raise Unavailable("No call was denied at the gate: there is nothing to look at.")
+
+
+def _find_chain(scene: Scene) -> tuple[str, str]:
+    """The request in which a token was given out, and the position where it was exchanged."""
+    given: dict[str, str] = {}
+    for entry in scene.read_journal(0):
+        if entry.type == "token.issued":
+            given[str(entry.body["jti"])] = entry.request_id
+        elif entry.type == "token.exchanged" and entry.body.get("from_jti") in given:
+            return given[entry.body["from_jti"]], str(entry.position)
+    raise Unavailable("No token was passed on: there is no chain to look at.")
 
 
 def _keep_key(scene: Scene) -> Path:

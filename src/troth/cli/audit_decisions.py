@@ -70,15 +70,22 @@ def show_decisions(folder: Path, closed: Closed, verdict: Verdict, findings: Fin
 
 
 def _open_all(folder: Path, findings: Findings) -> Iterator[tuple[Path, Segment]]:
-    from troth.archive.segment import DamagedSegment, Segment, list_segments
+    from troth.archive.segment import DamagedSegment, Segment
 
-    for _, path in list_segments(folder):
+    for path in _list_files(folder):
         try:
             segment = Segment(path)
         except DamagedSegment as error:
             findings.add(Fault.CUT, path.name, error.detail)
             continue
         yield path, segment
+
+
+def _list_files(folder: Path) -> list[Path]:
+    """All segments, also those that the archive has besides, in their order."""
+    from troth.archive.segment import list_packed, list_segments
+
+    return [path for _, path in sorted({*list_segments(folder), *list_packed(folder)})]
 
 
 def _check_segment(
@@ -122,9 +129,9 @@ def find_decision(folder: Path, decision: str) -> DecisionEvidence:
     """The evidence for a decision in a folder of segments; `NotFound`, or `Refused` while its
     segment is open."""
     from troth.archive.proof import prove_decision
-    from troth.archive.segment import Segment, list_segments
+    from troth.archive.segment import Segment
 
-    for _, path in reversed(list_segments(folder)):
+    for path in reversed(_list_files(folder)):
         with Segment(path) as segment:
             end = segment.size if segment.footer is None else None
             found = prove_decision(segment, decision, end)

@@ -114,8 +114,13 @@ def _ask(terminal: Terminal, request: wire.ProveEntry) -> wire.Evidence:
             if isinstance(error, Unreachable) or not left:
                 raise
             terminal.say(error.detail)
-            threading.Event().wait(error.retry_after or 1.0)
+            pause(error.retry_after or 1.0)
     raise AssertionError("the last try returns or raises")
+
+
+def pause(seconds: float) -> None:
+    """Wait; Ctrl-C ends it."""
+    threading.Event().wait(seconds)
 
 
 def _prove_from_files(terminal: Terminal, entry: str, log: str, decisions: Path | None) -> Bundle:

@@ -15,7 +15,8 @@ from tests.unit.cli.conftest import Run
 from tests.unit.cli.test_audit_verify import close_segments, make_told
 from troth.audit.bundle import render_bundle
 from troth.audit.proving import prove_entry
-from troth.core.errors import NotFound
+from troth.cli import audit_prove
+from troth.core.errors import NotFound, Unavailable
 from troth.wire.api import auditproofs as wire
 
 KEY = make_signer().keys[0].render()
@@ -95,3 +96,26 @@ def test_a_server_is_asked(run: Run, api: FakeApi, tmp_path: Path) -> None:
     result = run("audit", "prove", "dec_00")
     assert result.exit_code == 1
     assert "No decision" in result.stderr
+
+
+def test_a_server_that_has_it_in_a_moment_is_asked_again(
+    run: Run, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = show_log(1000)
+    document = render_bundle(prove_entry(log.read, log.checkpoint, 300))
+    api.answers["audit.prove"] = Unavailable("The log takes the decision in just now.")
+    turns: list[float] = []
+
+    def pause(seconds: float) -> None:
+        turns.append(seconds)
+        if len(turns) == 3:
+            api.answers["audit.prove"] = msgspec.json.decode(document, type=wire.Evidence)
+
+    monkeypatch.setattr(audit_prove, "pause", pause)
+    result = run("audit", "prove", "dec_00")
+    assert result.exit_code == 0, result.output
+    assert (result.stdout.encode(), len(turns)) == (document, 3)
+    api.answers["audit.prove"] = Unavailable("The log takes the decision in just now.")
+    result = run("audit", "prove", "dec_00")
+    assert result.exit_code == 1
+    assert len(turns) == 3 + audit_prove.TRIES

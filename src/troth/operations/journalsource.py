@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from troth.audit.entry import StoredEvent
+from troth.core.errors import Invalid
 from troth.live.snapshot import Snapshot
 from troth.operations.portrayal import JOURNAL, Portrayer
 from troth.operations.sinking import BATCH_BYTES, ITEMS, UNRENDERED, Batch, Item, fit_item
@@ -122,9 +123,35 @@ def _read_body(text: str) -> _Trimmed:
     return msgspec.json.decode(text, type=_Trimmed)
 
 
+class _Kept(msgspec.Struct, frozen=True):
+    """A stored event by the names of its fields: it may be read by a later version."""
+
+    position: int
+    type: str
+    version: int
+    subject: str
+    actor: str
+    at: int
+    request_id: str
+    body: str
+    salt: bytes | None
+    digest: bytes | None
+
+
 def keep_event(event: StoredEvent) -> bytes:
     """An event as dead letters keep it."""
-    return _encoder.encode(event)
+    return _encoder.encode({name: getattr(event, name) for name in _Kept.__struct_fields__})
+
+
+def revive_event(content: bytes) -> StoredEvent:
+    """What `keep_event` kept; `Invalid` if it is nothing of the kind."""
+    try:
+        return StoredEvent(**msgspec.structs.asdict(_decoder.decode(content)))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Invalid("What is kept of it is nothing that this version can read.") from error
+
+
+_decoder = msgspec.json.Decoder(_Kept)
 
 
 def _describe_gap(first: int, last: int) -> str:

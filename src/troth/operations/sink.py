@@ -17,6 +17,7 @@ from troth.core.clock import Clock
 from troth.core.errors import Invalid, NotFound, TrothError
 from troth.drivers.sinks import Away, Message, Rejected
 from troth.operations.call import Call
+from troth.operations.journalsource import revive_event
 from troth.operations.portrayal import DECISION, JOURNAL, Portrayer
 from troth.operations.recording import record_event
 from troth.operations.sinking import Channel, Trouble, name_cursor
@@ -28,7 +29,6 @@ from troth.wire.api import sinks as wire
 log = structlog.get_logger(__name__)
 
 _trouble = msgspec.json.Decoder(Trouble)
-_event = msgspec.json.Decoder(StoredEvent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +236,7 @@ def _view_letter(letter: DeadLetter) -> wire.DeadLetterView:
 
 def _read_event(letter: DeadLetter) -> StoredEvent | None:
     """As it was recorded; None if it isn't kept, so that it is looked up."""
-    if not letter.content:
-        return None
-    try:
-        return _event.decode(letter.content)
-    except msgspec.DecodeError as error:
-        raise Invalid("What is kept of it is nothing that this version can read.") from error
+    return revive_event(letter.content) if letter.content else None
 
 
 def _read_decision(letter: DeadLetter) -> DecisionRecord:

@@ -201,6 +201,12 @@ EVENTS: Mapping[str, Line] = MappingProxyType(
         "log.disputed": Line(_INCIDENT, 1, _CRITICAL),
         "journal.altered": Line(_INCIDENT, 1, _CRITICAL),
         "journal.redacted": Line(_ENTITY, 3, _LOW),
+        "log.restored": Line(_ENTITY, 3, _HIGH),
+        "log.damaged": Line(_INCIDENT, 1, _HIGH),
+        "journal.trimmed": Line(_ENTITY, 4),
+        "hold.placed": Line(_ENTITY, 1),
+        "hold.released": Line(_ENTITY, 4, _LOW),
+        "archive.removed": Line(_ENTITY, 4),
         "store.restored": Line(_API, 3, _HIGH),
     }
 )

@@ -14,6 +14,7 @@ import psycopg
 import psycopg.conninfo
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import select
 
 from tests.fakes.history import make_history
 from tests.fakes.postgres import start_cluster
@@ -27,7 +28,7 @@ from troth.store.engine import open_database, open_store
 from troth.store.postgres import PostgresLink
 from troth.store.rows import list_shapes, sum_journal, sum_rows
 from troth.store.schema import upgrade_connection
-from troth.store.tables import metadata
+from troth.store.tables import journal, metadata
 from troth.wire.backup import (
     Closing,
     Frame,
@@ -100,7 +101,8 @@ def test_a_copy_is_the_same_on_every_engine(
     import_frames(open_database(url), frames, lambda table, done, total: told.append(table))
     before, after = take_sums(histories[source]), take_sums(url)
     assert after == before
-    assert 0 < after["sealed"].count < after["journal"].count  # some wait to be sealed
+    if source == "postgresql":  # some wait to be sealed: a file has nothing that does
+        assert 0 < after["sealed"].count < after["journal"].count
     assert set(told) == metadata.tables.keys() - {"leases"}, "every table has a row to prove it"
 
 
@@ -119,9 +121,8 @@ def test_a_copy_is_served_and_its_journal_goes_on(
         )
         transact(new, lambda tx: tx.journal.append(make_event(2)))
         transact(new, lambda tx: tx.journal.seal(9))
-        sealed = read(new, lambda tx: tx.journal.after(len(story), 9))
-        assert [entry.position for entry in sealed][:2] == [len(story) + 1, len(story) + 2]
-        assert sealed[-1].event == make_event(2)
+        (sealed,) = read(new, lambda tx: tx.journal.after(len(story), 9))
+        assert (sealed.position, sealed.event) == (len(story) + 1, make_event(2))
         assert new.shelf.get("x509-1.key") == bytes(range(256))
     finally:
         old.close()
@@ -142,7 +143,8 @@ def test_ids_of_deleted_rows_are_not_given_again(target: str, tmp_path: Path) ->
     import_frames(open_database(copy), export(url), lambda *_: None)
     store = open_store(copy, clock=VirtualClock(NOW))
     transact(store, lambda tx: tx.journal.append(make_event(9)))
-    assert read(store, lambda tx: tx.journal.list_waiting(9)) == {1, 2, 6}
+    query = select(journal.c.id).order_by(journal.c.id)
+    assert read(store, lambda tx: list(tx.journal._session.execute(query).scalars())) == [1, 2, 6]
     store.close()
 
 

@@ -17,7 +17,10 @@ from troth.core.ids import RequestId, SecretId, SpiffeId
 from troth.drivers.keystores import KeyKind
 from troth.drivers.keystores.software import PrivateKey
 from troth.operations.call import Caller
+from troth.store.checkpoints import StoredCheckpoint
+from troth.store.dead_letters import DeadLetter
 from troth.store.engine import Transaction
+from troth.store.holds import Hold
 from troth.store.records import ClientSecret, HolderKind, Withdrawal
 from troth.wire.api.certificates import InstanceClaim
 from troth.wire.api.devices import InviteDevices
@@ -127,3 +130,6 @@ def _add_rest(tx: Transaction) -> None:
         )
     )
     tx.settings.set("trust_domain", str(DOMAIN))
+    tx.checkpoints.add(StoredCheckpoint(3, bytes(range(32)), "log\n3\n", NOW, published=True))
+    tx.holds.add(Hold("case-13", NOW, NOW + HOUR, "a case", "uid:0", NOW))
+    tx.dead_letters.add_all([DeadLetter("siem", "journal", 3, NOW, "too large", b"{}")])

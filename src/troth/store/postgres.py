@@ -73,10 +73,12 @@ _MOVED = (
     "The database is being moved by `troth db move`. Start no server on it meanwhile; afterwards "
     "set database.url to where it went."
 )
-# Of other roles' sessions everybody sees no more than this much; autovacuum has no role.
+# Of other roles' sessions everybody sees no more than this much; autovacuum has no role. One that
+# was made since our snapshot has no name in it.
 _OTHERS = """
-SELECT coalesce(string_agg(DISTINCT usename, ', '), '') FROM pg_stat_activity
-WHERE datname = current_database() AND usename IS NOT NULL AND pid <> pg_backend_pid()
+SELECT coalesce(string_agg(DISTINCT coalesce(usename, 'a new role'), ', '), '')
+FROM pg_stat_activity
+WHERE datname = current_database() AND usesysid IS NOT NULL AND pid <> pg_backend_pid()
 """
 _LOOKS = 10
 """How often, each tenth of a second: what was just closed takes a moment to be gone."""

@@ -44,7 +44,7 @@ from troth.policy.system import list_system_resources, name_system_resource
 from troth.server.config import load_config
 from troth.server.http.problems import STATUS as HTTP
 from troth.server.metrics import Metrics
-from troth.server.settings import describe_settings, name_environment
+from troth.server.setting_words import describe_settings, name_environment
 from troth.wire.api.problems import parse_problem
 from troth.wire.api.routes import ROUTES
 from troth.wire.authzen.routes import AUTHZEN_PATHS

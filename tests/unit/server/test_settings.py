@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from troth.issuance import profiles
-from troth.server.settings import Settings, describe_settings, name_environment
+from troth.server.setting_words import describe_settings, name_environment
+from troth.server.settings import Settings
 
 
 def test_every_setting_is_described_with_type_and_default():

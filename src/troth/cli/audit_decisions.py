@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from troth.audit.bundle import SEGMENT_CLOSED, DecisionEvidence, Outcome, Verdict
 from troth.audit.entry import Leaf, open_detail
 from troth.audit.flaw import Fault, Findings
@@ -82,9 +84,12 @@ def _open_all(folder: Path, findings: Findings) -> Iterator[tuple[Path, Segment]
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """All segments, also those that the archive has besides, in their order."""
+    """All segments, also those that the archive has besides, in their order. Wrong usage if there
+    is no such folder."""
     from troth.archive.segment import list_packed, list_segments
 
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is no folder.", param_hint="--decisions")
     return [path for _, path in sorted({*list_segments(folder), *list_packed(folder)})]
 
 

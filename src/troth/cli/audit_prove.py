@@ -71,8 +71,6 @@ def prove(
         typer.Option(
             help="With --log, for a decision: the folder of its segments.",
             metavar="DIR",
-            exists=True,
-            file_okay=False,
         ),
     ] = None,
     form: Annotated[

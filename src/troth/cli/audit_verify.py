@@ -81,8 +81,6 @@ DecisionsOption = Annotated[
     typer.Option(
         help="A folder of decision segments, to be held against the log.",
         metavar="DIR",
-        exists=True,
-        file_okay=False,
     ),
 ]
 PinOption = Annotated[

@@ -49,6 +49,7 @@ LEDGER: dict[str, str] = {
     """,
     "log-files": """
         audit.contents.Contents._read_leaf
+        audit.contents._step_back
         audit.contents._read_parts
         audit.contents._read_whole
         audit.contents.read_details
@@ -82,6 +83,7 @@ def _make_log() -> FakeLog:
     body = {"server": "srv_1", "segment": 7, "size": 1, "root": hash_leaf(b"decision").hex()}
     text = msgspec.json.encode(body).decode()
     events[10] = make_event(11, type=SEGMENT_CLOSED, body=text)
+    events[14] = make_event(15, at=events[0].at - 60_000_000)
     return make_log(events)
 
 

@@ -49,6 +49,7 @@ ELSEWHERE: dict[str, str] = {
         policy.decision.Decision.read
     """,
     "what this very witness wrote, or a name of the code's own": """
+        operations.proving.ProveEntry.__call__
         drivers.anchors.load_driver
         drivers.witnesses.load_driver
         operations.witnessing.GatherCosignatures._read_refusal
@@ -203,6 +204,8 @@ ELSEWHERE: dict[str, str] = {
         drivers.tracers.load_tracer
         server.keyring._load
         archive.record.<module>
+        audit.bundle.<module>
+        audit.entry.<module>
         audit.found.<module>
         wire.api.auditsearch.<module>
         wire.backup.<module>
@@ -213,6 +216,10 @@ ELSEWHERE: dict[str, str] = {
     """,
     "bytes are passed on as they are; who asked for them reads them": """
         agent.sealing.SealedFile.load
+        cli.audit_verify._read_witnesses
+        cli.logsource.LogSource.read
+        cli.logsource.WebSource._read_all
+        cli.logsource.WebSource.read
         cli.svid._read_leaf
         enroll.folder.Folder.read
         sdk.tls._guard.GuardedObject.read

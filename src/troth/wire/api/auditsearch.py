@@ -14,10 +14,12 @@ from troth.core.errors import Invalid
 from troth.wire.api.nodes import Heartbeat, StreamEnd
 from troth.wire.api.route import Route
 
-MAX_WORDS = 2048
 MAX_CURSOR = 512
 
-Words = Annotated[str, Meta(max_length=MAX_WORDS)]
+Principal = Annotated[str, Meta(max_length=2048)]
+"""A SPIFFE ID has so many bytes at most (SPIFFE-ID, section 2.3)."""
+Name = Annotated[str, Meta(max_length=128)]
+Words = Annotated[str, Meta(max_length=512)]
 Outcome = Literal["", "success", "failure"]
 Where = Literal["", "event", "decision"]
 RequestName = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -33,12 +35,12 @@ class Filters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     its case. `kind` is ``event`` or ``decision``.
     """
 
-    identity: Words = ""
-    resource: Words = ""
-    action: Words = ""
+    identity: Principal = ""
+    resource: Name = ""
+    action: Name = ""
     outcome: Outcome = ""
-    request_id: Words = ""
-    task: Words = ""
+    request_id: Name = ""
+    task: Name = ""
     text: Words = ""
     kind: Where = ""
 

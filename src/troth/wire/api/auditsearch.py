@@ -11,13 +11,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from troth.core.errors import Invalid
+from troth.core.ids import MAX_SPIFFE_ID_LENGTH
 from troth.wire.api.nodes import Heartbeat, StreamEnd
 from troth.wire.api.route import Route
 
 MAX_CURSOR = 512
 
-Principal = Annotated[str, Meta(max_length=2048)]
-"""A SPIFFE ID has so many bytes at most (SPIFFE-ID, section 2.3)."""
+Principal = Annotated[str, Meta(max_length=MAX_SPIFFE_ID_LENGTH)]
 Name = Annotated[str, Meta(max_length=128)]
 Words = Annotated[str, Meta(max_length=512)]
 Outcome = Literal["", "success", "failure"]

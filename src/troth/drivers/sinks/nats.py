@@ -111,6 +111,8 @@ class NatsSink:
                     name=f"troth sink {self._target.name}",
                     tls=self._make_tls(),
                     allow_reconnect=False,
+                    max_reconnect_attempts=1,  # of the first connection; 0 would be for ever
+                    reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds, fractions too
                     error_cb=_ignore,
                     closed_cb=self._lose,
                     disconnected_cb=self._lose,

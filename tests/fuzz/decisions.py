@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.fakes.decisions import EVER, NOON, make_record, make_records
 from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import JSON, mutated
-from troth.archive.log import DecisionLog
+from troth.archive.following import DecisionFollower
+from troth.archive.log import DecisionLog, Edge
 from troth.archive.record import decode_record, encode_record
 from troth.archive.segment import (
     FOOTER_SIZE,
@@ -61,6 +62,18 @@ def open_folder() -> Iterator[Path]:
         yield folder
 
 
+class _Growing:
+    """A log that gets its first segment once it is followed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._edges = iter([Edge(0, 0, 0)])
+
+    @property
+    def edge(self) -> Edge:
+        return next(self._edges, Edge(0, 0, 1))
+
+
 def _frame(payload: bytes) -> bytes:
     """A segment with an intact frame around whatever that is."""
     return _OPEN + render_frame(RECORD, payload[:100_000], _HEADER.seed)
@@ -79,6 +92,8 @@ def fuzz_decision_segment(content: bytes, folder: Path) -> None:
     path.write_bytes(content)
     answer(parse_header, content)
     answer(parse_footer, content[-FOOTER_SIZE:], _HEADER)
+    follower = DecisionFollower(_Growing(folder))  # type: ignore[arg-type]
+    assert len(follower.read(3)) <= 3
     log = DecisionLog(folder, _CLOCK, SeededEntropy(), "a1b2")
     try:
         closed = log.list_closed()

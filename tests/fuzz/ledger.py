@@ -84,6 +84,8 @@ FUZZED: dict[str, str] = {
     "decision-segment": """
         archive.segment.parse_footer
         archive.segment.parse_header
+        archive.following.DecisionFollower._read_segment
+        archive.following.DecisionFollower.read
     """,
     "device-bundle": """
         enroll.server.read_bundle

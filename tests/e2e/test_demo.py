@@ -32,6 +32,9 @@ STEPS = [
     "change",
     "trust",
     "evidence",
+    "trace",
+    "proof",
+    "tampering",
     "crash",
 ]
 

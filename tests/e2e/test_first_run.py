@@ -41,8 +41,10 @@ def test_others_may_reach_the_sockets_and_see_nothing_else(troth):
     assert mode_of(data) == "0711"
     assert {path.name: mode_of(path) for path in data.iterdir() if path.is_dir()} == {
         "agent": "0700",
+        "archive": "0700",
         "decisions": "0700",
         "keys": "0700",
+        "log": "0700",
     }
     assert stat.S_ISSOCK((data / "admin.sock").stat().st_mode)
     assert mode_of(data / "admin.sock") == "0600"

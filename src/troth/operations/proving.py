@@ -103,7 +103,10 @@ class ProveEntry:
 
     def _find_entry(self, found: DecisionProof) -> int:
         size = self._find_checkpoint().size
-        return find_closed(self.log.read, size, found.server, found.segment)
+        try:
+            return find_closed(self.log.read, size, found.server, found.segment)
+        except Refused as error:  # closed a moment ago: its event is sealed and signed soon
+            raise Unavailable(error.detail, 1.0) from error
 
 
 def find_event(proof: DecisionProof, tx: Transaction) -> int | None:

@@ -14,7 +14,7 @@ from tests.unit.operations.test_log import Works, note
 from troth.audit.bundle import Outcome, parse_bundle, verify_bundle
 from troth.audit.proof import Trust
 from troth.audit.tile import DamagedTile, name_tile
-from troth.core.errors import Denied, NotFound, Refused, Unavailable
+from troth.core.errors import Denied, NotFound, Unavailable
 from troth.operations.call import Caller
 from troth.operations.decisionlog import CloseSegments
 from troth.operations.proving import REST
@@ -88,7 +88,7 @@ async def test_a_segment_that_the_log_doesnt_tell_of_proves_nothing(house: FakeH
     await decisions.close_segment()
     await note(house)
     await works.run()
-    with pytest.raises(Refused, match="doesn't tell yet of segment 1"):
+    with pytest.raises(Unavailable, match="doesn't tell yet of segment 1"):
         await prove(house, records[0].id)
 
 

@@ -1,7 +1,7 @@
-"""Segments of decisions in a folder: held against their footers, and those against the log.
+"""Decisions, in segments and in an archive: held against the roots that the log tells of.
 
-The one part of `troth audit` that reads the archive's own format: a segment is a file on the
-server's disk like the log's are, and whoever was handed both needs no server to go through them.
+The one part of `troth audit` that reads the archive's own formats: they are files like the log's,
+and whoever was handed them needs no server to go through them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from troth.audit.proving import read_closed
 from troth.core.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
+    from troth.archive.roots import HeldSegment, RootReader
     from troth.archive.segment import Segment
 
 
@@ -29,6 +30,8 @@ class Closed:
     """The segments that the log tells of, by server and number: root, and number of decisions."""
 
     roots: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
+    seen: set[tuple[str, int]] = field(default_factory=set)
+    """Segments that were looked at."""
     hidden: int = 0
     """Events of segments whose detail isn't there."""
 
@@ -46,29 +49,69 @@ class Closed:
 
 def show_decisions(folder: Path, closed: Closed, verdict: Verdict, findings: Findings) -> None:
     """Hold the segments in a folder against their footers and the log."""
-    count = decisions = 0
-    seen: set[tuple[str, int]] = set()
-    before = findings.flaw_count
+    tally = _Tally(findings.flaw_count)
     for path, segment in _open_all(folder, findings):
         with segment:
             if segment.footer is None:
                 findings.remark(f"{path.name} is still open: nothing shows yet what is in it.")
                 continue
             place = (segment.header.server, segment.header.number)
-            seen.add(place)
-            held = _check_segment(path, segment, closed.roots.get(place), closed, findings)
-            count, decisions = count + bool(held), decisions + held
-    for server, number in sorted(closed.roots.keys() - seen):
+            closed.seen.add(place)
+            tally.add(_check_segment(path, segment, closed.roots.get(place), closed, findings))
+    _conclude("segments", tally, closed, verdict, findings)
+
+
+def show_archive(folder: Path, closed: Closed, verdict: Verdict, findings: Findings) -> None:
+    """Hold what an archive has of segments against the log."""
+    from troth.archive.reading import Damages
+    from troth.archive.roots import RootReader
+
+    tally, damages = _Tally(findings.flaw_count), Damages()
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is no folder.", param_hint="--archive")
+    reader = RootReader(folder)
+    try:
+        for held in reader.list_segments(damages):
+            closed.seen.add((held.server, held.number))
+            tally.add(_check_held(reader, held, closed, findings))
+    finally:
+        reader.close()
+    for words in damages.tell():
+        findings.add(Fault.CUT, str(folder), words)
+    _conclude("segments of the archive", tally, closed, verdict, findings)
+
+
+def note_missing(closed: Closed, findings: Findings) -> None:
+    """Tell of the segments in the log that were nowhere."""
+    for server, number in sorted(closed.roots.keys() - closed.seen):
         findings.remark(f"Segment {number} of server {server} isn't there: removed, or archived.")
-    if findings.flaw_count > before:
-        words = f"{findings.flaw_count - before} of the segments of decisions aren't what the log "
-        verdict.note(Outcome.WRONG, f"{words}says of them; {decisions} decisions are.")
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What was shown so far, and how many flaws there were before."""
+
+    before: int
+    segments: int = 0
+    decisions: int = 0
+
+    def add(self, decisions: int) -> None:
+        self.segments += bool(decisions)
+        self.decisions += decisions
+
+
+def _conclude(
+    what: str, tally: _Tally, closed: Closed, verdict: Verdict, findings: Findings
+) -> None:
+    if findings.flaw_count > tally.before:
+        words = f"{findings.flaw_count - tally.before} things are wrong with the {what}; "
+        verdict.note(Outcome.WRONG, f"{words}{tally.decisions} decisions are what the log says.")
     elif closed.hidden and not closed.roots:
         words = "Whether the decisions are those of the log can't be told: its details aren't here."
         verdict.note(Outcome.OPEN, words)
     else:
-        words = f"{decisions} decisions in {count} segments lead to the roots that the log holds."
-        verdict.note(Outcome.SHOWN, words)
+        words = f"{tally.decisions} decisions in {tally.segments} {what} lead to the roots that "
+        verdict.note(Outcome.SHOWN, f"{words}the log holds.")
 
 
 def _open_all(folder: Path, findings: Findings) -> Iterator[tuple[Path, Segment]]:
@@ -117,16 +160,47 @@ def _check_segment(
     if (tree.root, tree.size) != (footer.root, footer.count):
         words = f"The {tree.size} decisions in {name} don't lead to the root in its footer."
         findings.add(Fault.ALTERED, name, words)
-    elif told is None and closed.hidden:
+        return 0
+    return _compare(name, tree.root, tree.size, told, closed, findings)
+
+
+def _check_held(reader: RootReader, held: HeldSegment, closed: Closed, findings: Findings) -> int:
+    """How many decisions the archive has of a segment that lead to its root in the log."""
+    from troth.archive.engine import DamagedArchive
+
+    name = f"segment {held.number} of server {held.server}"
+    try:
+        root, count = reader.compute_root(held)
+    except DamagedArchive as error:
+        for file, words in error.files.items():
+            findings.add(Fault.CUT, file, words)
+        return 0
+    except Invalid as error:
+        findings.add(Fault.ALTERED, name, error.detail)
+        return 0
+    told = closed.roots.get((held.server, held.number))
+    return _compare(name, root, count, told, closed, findings)
+
+
+def _compare(
+    name: str,
+    root: bytes,
+    count: int,
+    told: tuple[str, int] | None,
+    closed: Closed,
+    findings: Findings,
+) -> int:
+    """The number of decisions if they are what the log tells of, and 0 with a flaw otherwise."""
+    if told == (root.hex(), count):
+        return count
+    if told is not None:
+        words = f"The decisions of {name} lead to another root than the log holds: rewritten."
+        findings.add(Fault.ALTERED, name, words)
+    elif closed.hidden:
         findings.remark(f"Whether the log holds the root of {name} can't be told.")
-    elif told is None:
+    else:
         words = f"The log doesn't tell of {name}: it was closed after the checkpoint, or isn't its."
         findings.add(Fault.UNPROVED, name, words)
-    elif told != (footer.root.hex(), footer.count):
-        words = f"{name} leads to another root than the log holds: it was rewritten as a whole."
-        findings.add(Fault.ALTERED, name, words)
-    else:
-        return tree.size
     return 0
 
 

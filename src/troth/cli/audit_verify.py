@@ -83,6 +83,10 @@ DecisionsOption = Annotated[
         metavar="DIR",
     ),
 ]
+ArchiveOption = Annotated[
+    Path | None,
+    typer.Option(help="A folder that is an archive, for the same.", metavar="DIR"),
+]
 PinOption = Annotated[
     Path | None,
     typer.Option(
@@ -115,6 +119,7 @@ def verify(
     entry: EntryOption = None,
     details: DetailsOption = None,
     decisions: DecisionsOption = None,
+    archive: ArchiveOption = None,
     pin: PinOption = None,
     trust_on_first_use: FirstUseOption = False,
     foreign: ForeignOption = False,
@@ -127,16 +132,18 @@ def verify(
     """
     where = target or str(terminal.options.data / "log")
     if not is_url(where) and Path(where).is_file():
-        _refuse(start=start, end=end, entry=entry, decisions=decisions, pin=pin)
+        _refuse(start=start, end=end, entry=entry, pin=pin)
+        _refuse(decisions=decisions, archive=archive)
         trust = make_trust(read_vkeys(key or [], "--key"), _read_witnesses(witness), quorum)
         if trust is None:
             terminal.say(KEYLESS[0])
         show_report(terminal, verify_file(Path(where), trust, foreign))
         return
-    if entry is not None or decisions is not None:
+    folders = (decisions, archive)
+    if entry is not None or any(folders):
         _refuse(start=start, end=end)
     if entry is not None:
-        _refuse(decisions=decisions)
+        _refuse(decisions=decisions, archive=archive)
     with open_source(where, terminal.options.ca_file) as source:
         seen = load_pin(pin) if pin is not None else None
         folder = None if is_url(where) else Path(where)
@@ -152,7 +159,7 @@ def verify(
             check, report = _verify_one(source, trust, seen, entry, foreign)
         else:
             scope = Scope((start or 1) - 1, end, leaves=not foreign, details=deep)
-            check, report = _verify_log(terminal, source, trust, seen, scope, decisions)
+            check, report = _verify_log(terminal, source, trust, seen, scope, folders)
     if pin is not None and trust is not None and report.holds:
         save_pin(pin, trust.keys, check.note)
         terminal.say(f"Remembered in {pin}.")
@@ -173,18 +180,21 @@ def _verify_log(
     trust: Trust | None,
     seen: Pin | None,
     scope: Scope,
-    decisions: Path | None,
+    folders: tuple[Path | None, Path | None],
 ) -> tuple[LogCheck, Report]:
-    if decisions is None:
-        with show_progress(terminal) as progress:
-            check = check_log(source, read_note(source), trust, seen, scope, progress)
-        return check, make_report("log", source.where, check.verdict, check.findings)
-    from troth.cli.audit_decisions import Closed, show_decisions
+    from troth.cli.audit_decisions import Closed, note_missing, show_archive, show_decisions
 
-    closed = Closed()
+    decisions, archive = folders
+    closed = Closed() if decisions or archive else None
+    watch = None if closed is None else closed.notice
     with show_progress(terminal) as progress:
-        check = check_log(source, read_note(source), trust, seen, scope, progress, closed.notice)
-    show_decisions(decisions, closed, check.verdict, check.findings)
+        check = check_log(source, read_note(source), trust, seen, scope, progress, watch)
+    if closed is not None:
+        if decisions is not None:
+            show_decisions(decisions, closed, check.verdict, check.findings)
+        if archive is not None:
+            show_archive(archive, closed, check.verdict, check.findings)
+        note_missing(closed, check.findings)
     return check, make_report("log", source.where, check.verdict, check.findings)
 
 

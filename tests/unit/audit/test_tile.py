@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.unit.audit.test_merkle import define_subproof
 from troth.audit.merkle import (
     EMPTY_ROOT,
     HASH_SIZE,
@@ -193,6 +194,13 @@ for _leaf in SMALL:
     ROOTS.append(_tree.root)
 
 
+@given(st.integers(1, 300), st.data())
+def test_consistency_proofs_are_as_the_rfc_defines_them(size, data):
+    old = data.draw(st.integers(1, size))
+    files = reader(make_tiles(SMALL[:size]))
+    assert list(prove_consistency(files, old, size)) == define_subproof(0, old, SMALL[:size])
+
+
 @given(st.data())
 def test_proofs_from_tiles_are_those_from_the_leaves(data):
     size = data.draw(st.integers(1, len(SMALL)))
@@ -202,7 +210,8 @@ def test_proofs_from_tiles_are_those_from_the_leaves(data):
     assert path == make_path(SMALL[:size], index)
     verify_inclusion(SMALL[index], index, size, ROOTS[size], path)
     old = data.draw(st.integers(1, size))
-    verify_consistency(old, ROOTS[old], size, ROOTS[size], prove_consistency(files, old, size))
+    proof = prove_consistency(files, old, size)
+    verify_consistency(old, ROOTS[old], size, ROOTS[size], proof)
 
 
 @given(st.integers(0, SIZE - 1))

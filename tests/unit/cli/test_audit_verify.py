@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.archivehouse import ArchiveHouse
 from tests.fakes.decisions import NOON, make_records
 from tests.fakes.logs import (
     SIGNED_AT,
@@ -469,3 +470,61 @@ def test_decisions_without_the_logs_details(
     result = run("audit", "verify", where, *options)
     assert result.exit_code == 1
     assert list_outcomes(report(result)) == ["shown", "shown", "absent", "open"]
+
+
+# The archive
+
+
+def pack(tmp_path: Path, *groups: int) -> tuple[ArchiveHouse, list[ClosedSegment]]:
+    """An archive of segments of so many decisions each, and what the log is told of them."""
+    house = ArchiveHouse(tmp_path)
+
+    async def fill() -> list[ClosedSegment]:
+        made, start = [], 0
+        for size in groups:
+            await house.log.append(make_records(size, start))
+            start += size
+            closed = await house.log.close_segment()
+            assert closed is not None
+            house.pack(closed.number)
+            made.append(closed)
+        return made
+
+    made = asyncio.run(fill())
+    house.compact()
+    house.close()
+    return house, made
+
+
+def test_what_the_archive_has_leads_to_the_roots_in_the_log(
+    run: Run, tmp_path: Path, vkey: str
+) -> None:
+    house, closed = pack(tmp_path, 40, 1, 25)
+    where = write(make_told(closed), tmp_path)
+    verify = ["audit", "verify", where, "--key", vkey, "--archive", str(house.root), "--json"]
+    result = run(*verify)
+    found = report(result)
+    assert result.exit_code == 0, result.output
+    assert "66 decisions in 3 segments of the archive" in found["steps"][2]["words"]
+    assert not found["remarks"]
+    (file,) = house.list_paths()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+    result = run(*verify)
+    assert result.exit_code == 1
+    assert file.name in str(report(result)["flaws"])
+    assert run(*verify[:-2], str(tmp_path / "nowhere")).exit_code == 2
+
+
+def test_an_archive_of_other_decisions_is_not_that_of_the_log(
+    run: Run, tmp_path: Path, vkey: str
+) -> None:
+    house, closed = pack(tmp_path / "one", 40, 3)
+    _, other = pack(tmp_path / "other", 41)
+    where = write(make_told(other), tmp_path)
+    verify = ["audit", "verify", where, "--key", vkey, "--archive", str(house.root), "--json"]
+    found = report(run(*verify))
+    assert [flaw["fault"] for flaw in found["flaws"]] == ["altered", "unproved"]
+    assert "rewritten" in found["flaws"][0]["detail"]
+    assert closed[0].footer.root != other[0].footer.root

@@ -25,6 +25,8 @@ REMEMBERED = 256
 """Files of which it is known what went wrong with them."""
 
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+_PAST = 1 << 29
+"""Seconds from then on, 17 years."""
 
 
 class CheckedFiles(AbstractFileSystem):  # type: ignore[misc]  # its class is untyped
@@ -95,8 +97,9 @@ class CheckedFiles(AbstractFileSystem):  # type: ignore[misc]  # its class is un
         return {"name": path, "size": self.open(path).size, "type": "file"}
 
     def modified(self, path: str) -> datetime:
-        """A time by which the engine knows whether what it remembers of a file still holds."""
-        return _LONG_AGO + timedelta(seconds=self.look(_strip(path)).stamp)
+        """A time by which the engine knows whether what it remembers of a file still holds: one of
+        the past for each content, since it doesn't trust what may just have changed."""
+        return _LONG_AGO + timedelta(seconds=self.look(_strip(path)).stamp % _PAST)
 
     def exists(self, path: str, **_: Any) -> bool:
         """Whether it can be opened."""

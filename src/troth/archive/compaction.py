@@ -17,6 +17,7 @@ from troth.archive.parquet import (
     LAYOUT,
     Label,
     SegmentPart,
+    Selection,
     read_label,
     write_parquet,
 )
@@ -83,7 +84,8 @@ class Compactor:
     def _redact(self, link: Link, file: ArchiveFile, position: int) -> None:
         local = self._workshop.work / f"redacted-{file.day}.parquet"
         label = read_label(link, file)
-        write_parquet(link, eventrows.REDACTED, [position, locate([file])], local, label)
+        rows = Selection(Table.EVENTS, eventrows.REDACTED, [position, locate([file])])
+        write_parquet(link, rows, local, label)
         after = replace(file, revision=file.revision + 1)
         self._workshop.deliver(link, local, after, label)
         self._workshop.remove([file])
@@ -99,7 +101,7 @@ class Compactor:
             if table is Table.DECISIONS:
                 callers = list_callers(link, _CALLERS, [names])
             label = Label(LAYOUT, rows, _join_parts(before), callers)
-            write_parquet(link, _MERGE[table], [names], local, label)
+            write_parquet(link, Selection(table, _MERGE[table], [names]), local, label)
             fingerprint = _FINGERPRINTS[table]
             if link.run(fingerprint, [names]) != link.run(fingerprint, [[str(local)]]):
                 raise Internal(f"The pieces of {file.name} don't come back as they were.")

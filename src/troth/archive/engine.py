@@ -128,8 +128,10 @@ class Engine:
             allowed = [f"{PROTOCOL}://", *([f"{self._local}/"] if self._local else [])]
             base.execute(f"SET allowed_directories = [{', '.join(map(quote, allowed))}]")
             base.execute("SET GLOBAL parquet_metadata_cache = true")
-            # With DuckDB 2.0.0 it breaks queries that sort by one column and filter by a field.
-            base.execute("SET GLOBAL disabled_optimizers = 'late_materialization'")
+            # With DuckDB 2.0.0 the one breaks queries that sort by one column and filter by a field
+            # of another; the other looks at each row group of each column before every query.
+            without = "late_materialization,statistics_propagation"
+            base.execute(f"SET GLOBAL disabled_optimizers = '{without}'")
             base.execute("SET enable_external_access = false")
             self._base = base
             return base
@@ -142,6 +144,11 @@ class Link:
         self._engine = engine
         self._bounds = bounds
         self._connection: DuckDBPyConnection | None = None
+
+    @property
+    def files(self) -> CheckedFiles:
+        """The archive's files, checked."""
+        return self._engine.files
 
     def close(self) -> None:
         """Close it, if it was opened."""

@@ -1,8 +1,8 @@
 """Events of the journal as rows of Parquet, with OCSF's names; and back to events.
 
 Source: OCSF 1.5.0, https://schema.ocsf.io/1.5.0: the attributes that all classes have, and the
-actor and entity of those that ours are. `troth.wire.ocsf` renders each event in its class whole; here
-all have the same columns, since a table has. What OCSF has no place for is ``unmapped``.
+actor and entity of those that ours are. `troth.wire.ocsf` renders each event in its class whole;
+here all have the same columns, since a table has. What OCSF has no place for is ``unmapped``.
 """
 
 from __future__ import annotations

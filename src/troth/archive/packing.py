@@ -28,6 +28,7 @@ from troth.archive.parquet import (
     LAYOUT,
     Label,
     SegmentPart,
+    Selection,
     read_label,
     write_lines,
     write_parquet,
@@ -114,7 +115,8 @@ class Packer:
             callers = list_callers(link, _STAGED_CALLERS, [str(lines)])
             labels[file] = Label(LAYOUT, rows, (_describe_part(number, footer, rows),), callers)
             made[file] = self._workshop.work / f"decisions-{day}.parquet"
-            write_parquet(link, _SELECT, [server, number, str(lines)], made[file], labels[file])
+            selected = Selection(Table.DECISIONS, _SELECT, [server, number, str(lines)])
+            write_parquet(link, selected, made[file], labels[file])
             lines.unlink()
         if not _leads_to(link, [str(path) for path in made.values()], number, footer):
             raise Internal(f"{segment.path} doesn't come back from Parquet as it was.")
@@ -174,7 +176,8 @@ class Packer:
                 local = self._workshop.work / f"events-{day}.parquet"
                 write_lines(lines, map(eventrows.stage_event, some))
                 label = Label(LAYOUT, len(some))
-                write_parquet(link, _EVENTS, [str(lines)], local, label)
+                selected = Selection(Table.EVENTS, _EVENTS, [str(lines)])
+                write_parquet(link, selected, local, label)
                 lines.unlink()
                 _compare_events(link, local, some)
                 self._workshop.deliver(link, local, file, label)

@@ -146,9 +146,11 @@ class Search:
     def _collect_decisions(
         self, reader: Reader, files: Sequence[ArchiveFile], first: Sequence[Condition]
     ) -> list[Found]:
+        few = bool(self.query.identity or self.query.request_id or self.query.task)
+
         def read(size: int, after: Spot | None) -> list[tuple[Spot, Found | None]]:
             behind = [] if after is None else [follow_decision(after)]
-            rows = _read_newest(reader, files, _DECISIONS, [*first, *behind], size)
+            rows = _read_newest(reader, files, _DECISIONS, [*first, *behind], size, few)
             return [present_row(row) for row in rows]
 
         return self._collect(read, lambda one: fits_named(self.query, self.names, one))
@@ -209,10 +211,13 @@ def _read_newest(
     sql: str,
     conditions: Sequence[Condition],
     size: int,
+    few: bool = False,
 ) -> list[Row]:
-    """The newest rows that fit, with all columns. From when on they lie is looked up first: sorting
-    whole rows, most of which aren't wanted, takes far longer."""
+    """The newest rows that fit, with all columns. From when on they lie is looked up first, unless
+    `few` fit anyway: sorting whole rows, most of which aren't wanted, takes far longer."""
     condition = join_conditions(conditions)
+    if few:
+        return reader.read(files, sql % (condition.sql, size), condition.values)
     (found,) = reader.read(files, _SINCE % (condition.sql, size), condition.values) or [(None,)]
     if found[0] is None:
         return []

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from troth.archive.depot import Blob
-from troth.archive.engine import Link, locate, quote
-from troth.archive.layout import ArchiveFile
+from troth.archive.engine import Link, quote
+from troth.archive.layout import ArchiveFile, Table
 from troth.archive.sums import CheckedFile, add_sums
 
 LAYOUT = "1"
 """The version of the columns. A later one may add some."""
 SMALLEST_GROUP, LARGEST_GROUP = 8_192, 65_536
 """Rows of a row group: in small ones little is read for one identity, but each must be known."""
+STEP = 2_048
+"""Rows on which DuckDB works at once."""
 GROUPS = 256
 """How many row groups a large file has, about."""
 ZSTD_LEVEL = 6
@@ -49,34 +51,41 @@ class Label(msgspec.Struct, frozen=True):
     """Who asked; None if they are too many to be named."""
 
 
+class Selection(NamedTuple):
+    """Rows for a table: a statement of ours, and what is bound in it."""
+
+    table: Table
+    sql: str
+    values: Sequence[Any]
+
+
 def read_label(link: Link, file: ArchiveFile) -> Label:
-    """A file's label."""
-    (found,) = link.run(
-        "SELECT value FROM parquet_kv_metadata(?) WHERE key = 'troth'::BLOB", locate([file])
-    )
-    return msgspec.json.decode(found[0], type=Label)
+    """A file's label. `DamagedFile` or `NotFound` if it can't be read."""
+    return msgspec.json.decode(link.files.look(file.name).label, type=Label)
 
 
-def choose_group(rows: int) -> int:
+def choose_group(table: Table, rows: int) -> int:
     """Rows of a row group in a file of so many rows: a multiple of what the engine works on."""
-    return min(max(rows // GROUPS // 2048 * 2048, SMALLEST_GROUP), LARGEST_GROUP)
+    smallest = SMALLEST_GROUP if table in (Table.DECISIONS, Table.EVENTS) else STEP
+    return min(max(rows // GROUPS // STEP * STEP, smallest), LARGEST_GROUP)
 
 
-def write_parquet(link: Link, select: str, values: Sequence[Any], path: Path, label: Label) -> None:
+def write_parquet(link: Link, rows: Selection, path: Path, label: Label) -> None:
     """Have the rows of a query in a file, with checksums, on the disk.
 
     Partly written it is no Parquet; whoever finds it there begins again.
     """
     path.unlink(missing_ok=True)
-    kept = quote(msgspec.json.encode(label).decode())
+    told = msgspec.json.encode(label)
     link.run(
-        f"COPY ({select}) TO {quote(str(path))} (FORMAT parquet, COMPRESSION zstd, "
+        f"COPY ({rows.sql}) TO {quote(str(path))} (FORMAT parquet, COMPRESSION zstd, "
         f"COMPRESSION_LEVEL {ZSTD_LEVEL}, PARQUET_VERSION v2, "
-        f"ROW_GROUP_SIZE {choose_group(label.rows)}, KV_METADATA {{troth: {kept}}})",
-        values,
+        f"ROW_GROUP_SIZE {choose_group(rows.table, label.rows)}, "
+        f"KV_METADATA {{troth: {quote(told.decode())}}})",
+        rows.values,
     )
     path.chmod(0o600)
-    add_sums(path)
+    add_sums(path, told)
 
 
 def write_lines(path: Path, rows: Iterable[msgspec.Struct], *, more: bool = False) -> None:

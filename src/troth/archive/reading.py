@@ -8,21 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from troth.archive.engine import DamagedArchive, Link, Row, locate
 from troth.archive.layout import ArchiveFile
-from troth.archive.parquet import Label
-from troth.core.errors import Internal
+from troth.archive.parquet import Label, read_label
+from troth.archive.sums import DamagedFile
+from troth.core.errors import Internal, NotFound
 
 LABELS = 4_096
 """Files of which it is remembered what they say about themselves."""
 AT_ONCE = 64
 """Files that one query reads at most."""
-
-_LABELS = """
-    SELECT file_name, value FROM parquet_kv_metadata(?) WHERE key = 'troth'::BLOB
-"""
 
 
 class OutdatedList(Exception):
@@ -71,6 +66,18 @@ class Reader:
             wanted = [file for file in wanted if file not in self.without]
         return []
 
+    def find_label(self, file: ArchiveFile) -> Label | None:
+        """What a file says about itself; None if that can't be read. `OutdatedList` as `read`."""
+        if file in self.without:
+            return None
+        try:
+            return read_label(self.link, file)
+        except NotFound as error:
+            raise OutdatedList from error
+        except DamagedFile as error:
+            self._leave_out([file], {file.name: error.detail})
+            return None
+
     def _leave_out(self, wanted: Sequence[ArchiveFile], named: Mapping[str, str]) -> None:
         hit = [file for file in wanted if file.name in named]
         if not hit:
@@ -110,10 +117,9 @@ class Labels:
         with self._lock:
             found = {file: self._known[file] for file in wanted if file in self._known}
         unknown = [file for file in wanted if file not in found]
-        for some in split_evenly(unknown, AT_ONCE):
-            by_name = dict(zip(locate(some), some, strict=True))
-            for name, value in reader.read(some, _LABELS):
-                found[by_name[name]] = msgspec.json.decode(value, type=Label)
+        for file in unknown:
+            if (label := reader.find_label(file)) is not None:
+                found[file] = label
         with self._lock:
             for file in unknown:
                 if file in found:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from troth.archive.proof import DecisionProof
 from troth.archive.record import DecisionRecord
@@ -39,8 +39,7 @@ class Answer:
     damage: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(NamedTuple):
     """How often a subject got one answer about one action on a resource. `outcome` is ``success``
     or ``failure``; `subject` as decisions have it: an identity's name."""
 
@@ -48,7 +47,7 @@ class Touch:
     subject_type: str
     action: str
     outcome: str
-    count: int
+    times: int
     first: datetime
     last: datetime
 

@@ -2,9 +2,11 @@
 
 Parquet has room for a checksum of each page, which hardly any engine writes or looks at; a flipped
 byte mostly decodes to other values without a word. So before the footer of each file stands what no
-reader of Parquet looks at: a CRC-32 for each 64 KiB before it, and one for the footer.
+reader of Parquet looks at: a CRC-32 for each 64 KiB before it, and one for the footer; and the
+file's label, which is in Parquet's own metadata too, where only a query reads it.
 
-    body | u32 for each block | 8s magic | u32 block size | u64 body size | u32 footer | u32 self
+    body | u32 for each block | label
+    | 8s magic | u32 block size | u64 body size | u32 label size | u32 footer | u32 self
     | the footer | u32 its size | PAR1
 
 Numbers are big-endian, but the footer's size, which is Parquet's own. Against intent the Merkle
@@ -29,7 +31,7 @@ LARGEST_FOOTER = 256 << 20
 _MAGIC = b"TROTHSUM"
 _PARQUET = b"PAR1"
 _END = struct.Struct("<I4s")
-_TRAILER = struct.Struct(">8sIQII")
+_TRAILER = struct.Struct(">8sIQIII")
 _SUM = 4
 
 
@@ -47,8 +49,9 @@ class Readable(Protocol):
         ...
 
 
-def add_sums(path: Path) -> None:
-    """Put checksums into a Parquet file that was just written, and have them on the disk.
+def add_sums(path: Path, label: bytes) -> None:
+    """Put checksums and a label into a Parquet file that was just written, and have them on the
+    disk.
 
     A crash in the middle leaves a file without them, or none that is Parquet.
     """
@@ -63,9 +66,9 @@ def add_sums(path: Path) -> None:
             crc32(os.pread(handle, min(BLOCK, body - at), at)).to_bytes(_SUM, "big")
             for at in range(0, body, BLOCK)
         )
-        plain = _TRAILER.pack(_MAGIC, BLOCK, body, crc32(footer), 0)[:-_SUM]
-        own = crc32(plain, crc32(sums)).to_bytes(_SUM, "big")
-        view = memoryview(sums + plain + own + footer)
+        plain = _TRAILER.pack(_MAGIC, BLOCK, body, len(label), crc32(footer), 0)[:-_SUM]
+        own = crc32(plain, crc32(sums + label)).to_bytes(_SUM, "big")
+        view = memoryview(sums + label + plain + own + footer)
         while view:
             done = os.pwrite(handle, view, body)
             view, body = view[done:], body + done
@@ -89,16 +92,17 @@ class CheckedFile:
         trailer = blob.read(end, _TRAILER.size) if end > 0 else b""
         if len(trailer) != _TRAILER.size or not trailer.startswith(_MAGIC):
             raise self._explain("its checksums are missing")
-        _, block, self._body, footer_sum, own = _TRAILER.unpack(trailer)
+        _, block, self._body, label_size, footer_sum, own = _TRAILER.unpack(trailer)
         count = -(-self._body // BLOCK)
-        start = end - count * _SUM
-        sums = blob.read(start, count * _SUM) if start == self._body and block == BLOCK else b""
-        if crc32(trailer[:-_SUM], crc32(sums)) != own or crc32(footer) != footer_sum:
+        start = end - count * _SUM - label_size
+        beside = blob.read(start, end - start) if start == self._body and block == BLOCK else b""
+        if crc32(trailer[:-_SUM], crc32(beside)) != own or crc32(footer) != footer_sum:
             raise self._explain("its footer or its checksums are altered")
+        self.label = beside[count * _SUM :]
         self._footer = footer
         self.stamp = own
         """Another number for another content."""
-        self._sums = struct.unpack(f">{count}I", sums)
+        self._sums = struct.unpack_from(f">{count}I", beside)
 
     def read(self, start: int, size: int) -> bytes:
         """So many bytes from there on, or fewer at the end; `DamagedFile` if they were altered."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 from troth.archive.found import FAILURE, SUCCESS
@@ -13,8 +14,10 @@ from troth.archive.layout import ArchiveFile, Table, begin_day, find_day
 from troth.archive.pages import Pending, find_by_resource
 from troth.archive.question import Condition, ask_subjects, join_conditions, limit_time
 from troth.archive.reading import AT_ONCE, Reader, split_evenly
-from troth.archive.record import DecisionRecord, place_microseconds
+from troth.archive.record import DecisionRecord
 from troth.archive.search import Touch
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _COUNTED = """
     SELECT subject, subject_type, action, status_id, sum(count)::BIGINT, min(epoch_us("first")),
@@ -46,7 +49,7 @@ class Tally:
             self.found[key] = touch
             return
         first, last = min(known.first, touch.first), max(known.last, touch.last)
-        self.found[key] = Touch(*key, known.count + touch.count, first, last)
+        self.found[key] = Touch(*key, known.times + touch.times, first, last)
 
     def add_record(self, record: DecisionRecord) -> None:
         """One decision."""
@@ -56,15 +59,19 @@ class Tally:
 
     def add_rows(self, rows: Iterable[tuple[Any, ...]]) -> None:
         """What one of the statements gave."""
+        found = self.found
         for subject, type_, action, status, count, first, last in rows:
-            outcome = SUCCESS if status == 1 else FAILURE
-            times = (place_microseconds(first), place_microseconds(last))
-            self.add(Touch(subject, type_, action, outcome, count, *times))
+            key = (subject, type_, action, SUCCESS if status == 1 else FAILURE)
+            touch = Touch(*key, count, _place(first), _place(last))
+            if key in found:
+                self.add(touch)
+            else:
+                found[key] = touch
 
     def list_newest(self) -> list[Touch]:
         """The most recent first."""
         return sorted(
-            self.found.values(), key=lambda one: (one.last, one.subject, one.action), reverse=True
+            self.found.values(), key=attrgetter("last", "subject", "action"), reverse=True
         )
 
 
@@ -108,3 +115,8 @@ class TouchSearch:
         """Whether all of a file is asked for, so that it needn't be read."""
         whole = self.since <= begin_day(file.day) and file.day < find_day(self.until)
         return whole and not self.pending.list_in(file)
+
+
+def _place(microseconds: int) -> datetime:
+    """A time of a row; it came from one that a calendar has."""
+    return _EPOCH + timedelta(0, 0, microseconds)

@@ -11,7 +11,7 @@ from troth.archive.decisionrows import IDS, TOUCHED
 from troth.archive.depot import Depot
 from troth.archive.engine import Engine, Link
 from troth.archive.layout import COMPANIONS, ArchiveFile, Table, choose_current
-from troth.archive.parquet import LAYOUT, Label, check_whole, write_parquet
+from troth.archive.parquet import LAYOUT, Label, Selection, check_whole, write_parquet
 from troth.archive.sums import DamagedFile
 
 _SAYING = {Table.TOUCHED: TOUCHED, Table.IDS: IDS}
@@ -38,9 +38,8 @@ class Workshop:
         if file.table is Table.DECISIONS:
             for table in COMPANIONS:
                 beside = local.with_name(f"{table}-{local.name}")
-                write_parquet(
-                    link, _SAYING[table], [[str(local)]], beside, Label(LAYOUT, label.rows)
-                )
+                said = Selection(table, _SAYING[table], [[str(local)]])
+                write_parquet(link, said, beside, Label(LAYOUT, label.rows))
                 self._put(beside, file.beside(table))
         self._put(local, file)
 

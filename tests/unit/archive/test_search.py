@@ -209,7 +209,7 @@ def test_who_touched_is_what_a_plain_loop_counts(tmp_path):
         assert answer.damage == ()
         assert {
             (one.subject, one.subject_type, one.action, one.outcome): (
-                one.count,
+                one.times,
                 one.first,
                 one.last,
             )

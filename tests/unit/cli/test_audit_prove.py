@@ -12,7 +12,7 @@ from tests.fakes.api import FakeApi
 from tests.fakes.decisions import make_record
 from tests.fakes.logs import make_signer, show_log
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.test_audit_verify import close_segments, make_told
+from tests.unit.cli.test_audit_decisions import close_segments, make_told
 from troth.audit.bundle import render_bundle
 from troth.audit.proving import prove_entry
 from troth.cli import audit_prove

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.archivehouse import ArchiveHouse
-from tests.fakes.decisions import NOON, make_records
 from tests.fakes.logs import (
     SIGNED_AT,
     FakeLog,
@@ -25,14 +22,10 @@ from tests.fakes.logs import (
 from tests.fakes.weblog import serve_log
 from tests.unit.audit.test_proof import cosign
 from tests.unit.cli.conftest import Run
-from troth.archive.log import DecisionLog
-from troth.archive.segment import ClosedSegment
 from troth.audit.bundle import render_bundle
 from troth.audit.entry import join_entries, split_entries
 from troth.audit.proof import render_log_proof
 from troth.audit.proving import prove_entry
-from troth.core.clock import VirtualClock
-from troth.core.entropy import SeededEntropy
 
 KEYS = make_signer().render_keys()
 
@@ -380,151 +373,3 @@ def test_a_proof_with_its_entry(run: Run, tmp_path: Path, vkey: str) -> None:
     result = run("audit", "verify", str(path), "--key", vkey)
     assert result.exit_code == 1
     assert "has no entry with it" in result.stderr
-
-
-# Decisions
-
-
-def close_segments(folder: Path, *groups: int) -> list[ClosedSegment]:
-    """Segments of so many decisions each."""
-    log = DecisionLog(folder, VirtualClock(NOON), SeededEntropy(), "a1b2")
-
-    async def fill() -> list[ClosedSegment]:
-        made, start = [], 0
-        for size in groups:
-            await log.append(make_records(size, start))
-            start += size
-            closed = await log.close_segment()
-            assert closed is not None
-            made.append(closed)
-        return made
-
-    made = asyncio.run(fill())
-    log.close()
-    return made
-
-
-def make_told(closed: list[ClosedSegment]) -> FakeLog:
-    """A log that tells of these segments."""
-    events = make_events(20)
-    for number, one in enumerate(closed):
-        body = {
-            "server": one.server,
-            "segment": one.number,
-            "size": one.footer.count,
-            "root": one.footer.root.hex(),
-        }
-        events[10 + number] = make_event(
-            11 + number, type="decisions.closed", subject=one.server, body=json.dumps(body)
-        )
-    return make_log(events)
-
-
-@pytest.fixture
-def decisions(tmp_path: Path) -> Path:
-    return tmp_path / "decisions"
-
-
-def test_decisions_are_those_that_the_log_tells_of(
-    run: Run, tmp_path: Path, decisions: Path, vkey: str
-) -> None:
-    closed = close_segments(decisions, 7, 5)
-    where = write(make_told(closed), tmp_path)
-    verify = ["audit", "verify", where, "--key", vkey, "--decisions", str(decisions), "--json"]
-    found = report(run(*verify))
-    assert found["holds"] is True
-    assert "12 decisions in 2 segments" in found["steps"][2]["words"]
-
-    first = decisions / "0000000001.decisions"
-    whole = first.read_bytes()
-    first.write_bytes(whole.replace(b"orders:read", b"orders:reaD", 1))
-    found = report(run(*verify))
-    assert list_outcomes(found) == ["shown", "shown", "wrong"]
-    assert found["flaws"][0]["name"] == first.name
-    first.unlink()
-    found = report(run(*verify))
-    assert found["holds"] is True
-    assert "Segment 1 of server a1b2 isn't there" in found["remarks"][0]
-    assert run(*verify, "--from", "3").exit_code == 2
-
-
-def test_a_segment_that_was_rewritten_as_a_whole(
-    run: Run, tmp_path: Path, decisions: Path, vkey: str
-) -> None:
-    where = write(make_told(close_segments(tmp_path / "other", 6)), tmp_path)
-    close_segments(decisions, 7)
-    verify = ["audit", "verify", where, "--key", vkey, "--decisions", str(decisions), "--json"]
-    found = report(run(*verify))
-    assert [flaw["fault"] for flaw in found["flaws"]] == ["altered"]
-    assert "rewritten" in found["flaws"][0]["detail"]
-    write(show_log(20), tmp_path)
-    found = report(run(*verify))
-    assert [flaw["fault"] for flaw in found["flaws"]] == ["unproved"]
-
-
-def test_decisions_without_the_logs_details(
-    run: Run, tmp_path: Path, decisions: Path, vkey: str
-) -> None:
-    where = write(make_told(close_segments(decisions, 7)), tmp_path)
-    options = ["--key", vkey, "--decisions", str(decisions), "--no-details", "--json"]
-    result = run("audit", "verify", where, *options)
-    assert result.exit_code == 1
-    assert list_outcomes(report(result)) == ["shown", "shown", "absent", "open"]
-
-
-# The archive
-
-
-def pack(tmp_path: Path, *groups: int) -> tuple[ArchiveHouse, list[ClosedSegment]]:
-    """An archive of segments of so many decisions each, and what the log is told of them."""
-    house = ArchiveHouse(tmp_path)
-
-    async def fill() -> list[ClosedSegment]:
-        made, start = [], 0
-        for size in groups:
-            await house.log.append(make_records(size, start))
-            start += size
-            closed = await house.log.close_segment()
-            assert closed is not None
-            house.pack(closed.number)
-            made.append(closed)
-        return made
-
-    made = asyncio.run(fill())
-    house.compact()
-    house.close()
-    return house, made
-
-
-def test_what_the_archive_has_leads_to_the_roots_in_the_log(
-    run: Run, tmp_path: Path, vkey: str
-) -> None:
-    house, closed = pack(tmp_path, 40, 1, 25)
-    where = write(make_told(closed), tmp_path)
-    verify = ["audit", "verify", where, "--key", vkey, "--archive", str(house.root), "--json"]
-    result = run(*verify)
-    found = report(result)
-    assert result.exit_code == 0, result.output
-    assert "66 decisions in 3 segments of the archive" in found["steps"][2]["words"]
-    assert not found["remarks"]
-    (file,) = house.list_paths()
-    data = bytearray(file.read_bytes())
-    data[len(data) // 3] ^= 1
-    file.write_bytes(data)
-    result = run(*verify)
-    assert result.exit_code == 1
-    assert file.name in str(report(result)["flaws"])
-    assert run(*verify[:-2], str(tmp_path / "nowhere")).exit_code == 2
-
-
-def test_an_archive_of_other_decisions_is_not_that_of_the_log(
-    run: Run, tmp_path: Path, vkey: str
-) -> None:
-    house, closed = pack(tmp_path / "one", 40, 3)
-    _, other = pack(tmp_path / "other", 41)
-    where = write(make_told(other), tmp_path)
-    verify = ["audit", "verify", where, "--key", vkey, "--archive", str(house.root), "--json"]
-    found = report(run(*verify))
-    assert [flaw["fault"] for flaw in found["flaws"]] == ["altered", "unproved"]
-    assert "rewritten" in found["flaws"][0]["detail"]
-    assert closed[0].footer.root != other[0].footer.root

@@ -1,4 +1,4 @@
-"""`troth audit verify` with decisions: in segments and in an archive, against what the log tells."""
+"""`troth audit verify` with decisions: in segments and in an archive, against the log."""
 
 from __future__ import annotations
 

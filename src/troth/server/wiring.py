@@ -19,6 +19,7 @@ import structlog
 
 from troth.archive.depot import Depot
 from troth.archive.log import DecisionLog
+from troth.archive.parquetarchive import ParquetArchive
 from troth.archive.tiles import LogFolder
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
@@ -54,7 +55,7 @@ from troth.operations.peer import PeerReader
 from troth.operations.pointcaller import PointCallers
 from troth.operations.pointmetadata import PointMetadata
 from troth.operations.policyfeed import PolicyDesk
-from troth.operations.publication import StoredPublication
+from troth.operations.publication import Publication, StoredPublication
 from troth.operations.purge import PurgeRecords
 from troth.operations.sealing import TokenSealer
 from troth.operations.servercert import CertifyServer, split_names
@@ -98,7 +99,7 @@ class House:
     snapshot: Snapshot
     channels: tuple[Channel, ...]
     dispatcher: Dispatcher
-    publication: StoredPublication
+    publication: Publication
     callers: CallerRegistry
     point: DecisionPoint
     metrics: Metrics
@@ -194,47 +195,97 @@ async def open_snapshot(store: Store, clock: Clock, lease: timedelta, metrics: M
     return snapshot
 
 
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What all else stands on."""
+
+    config: Config
+    clock: Clock
+    entropy: Entropy
+    metrics: Metrics
+    store: Store
+    log: LogFolder
+    sealer: Sealer
+    keystore: Keystore
+
+
+async def _lay_ground(config: Config, clock: Clock, entropy: Entropy, tracer: Tracer) -> _Ground:
+    metrics = Metrics()
+    store = await open_state(config, clock, entropy, Stopwatch(clock, tracer, metrics))
+    log = await open_log(config, store, clock)
+    sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT, memory=log)
+    await sealer.put_back_lost()  # before anything is appended
+    keystore = ObservedKeystore(await open_keystore(config, store, entropy), clock, tracer, metrics)
+    return _Ground(config, clock, entropy, metrics, store, log, sealer, keystore)
+
+
 async def build_house(
     config: Config, clock: Clock, entropy: Entropy, tracer: Tracer = NO_TRACER
 ) -> House:
     """Build everything but the listeners; afterwards the store holds all it needs to serve."""
-    metrics = Metrics()
-    store = await open_state(config, clock, entropy, Stopwatch(clock, tracer, metrics))
-    folder = await open_log(config, store, clock)
-    sealer = Sealer(store, clock=clock, holder=store.holder, without=INDIFFERENT, memory=folder)
-    await sealer.put_back_lost()
-    keystore = ObservedKeystore(await open_keystore(config, store, entropy), clock, tracer, metrics)
+    g = await _lay_ground(config, clock, entropy, tracer)
+    store, domain = g.store, config.trust_domain
     drafter = Drafter()
-    prepare = PrepareAuthorities(store, clock, entropy, keystore, config.trust_domain, store.holder)
+    prepare = PrepareAuthorities(store, clock, entropy, g.keystore, domain, store.holder)
     await prepare()
-    publish = make_publisher(config, store, clock, keystore, drafter)
+    publish = make_publisher(config, store, clock, g.keystore, drafter)
     await publish()
-    lease = timedelta(seconds=config.lease)
-    snapshot = await open_snapshot(store, clock, lease, metrics)
-    leaves = LeafIssuer(
-        store, snapshot, clock, entropy, keystore, drafter, config.crl.url, config.common_names
-    )
-    publication = make_publication(config, store, snapshot, clock)
+    snapshot = await open_snapshot(store, clock, timedelta(seconds=config.lease), g.metrics)
     depot = await open_archive_depot(config)
-    decisions = await open_decisions(config, store, clock, entropy, metrics, depot)
+    decisions = await open_decisions(config, store, clock, entropy, g.metrics, depot)
     archive = await open_archive(config, store, clock, depot, decisions)
-    parts = Parts(
+    parts = await _make_parts(g, drafter, snapshot, decisions, archive)
+    certify = CertifyServer(store, clock, entropy, parts.leaves, domain, find_names(config))
+    return House(
         store=store,
         decisions=decisions,
-        log=folder,
-        signer=await asyncio.to_thread(open_signer, keystore, config.trust_domain),
+        log=parts.log,
+        signer=parts.signer,
+        snapshot=snapshot,
+        channels=parts.channels,
+        dispatcher=make_dispatcher(
+            parts, config.limits, g.metrics, tracer, config.roles.spiffe_ids
+        ),
+        publication=parts.publication,
+        callers=make_registry(config, parts),
+        point=make_point(parts, config.roles.spiffe_ids),
+        metrics=g.metrics,
+        tasks=[
+            *list_tasks(parts, prepare, publish, config, g.metrics, g.sealer),
+            *list_archive_tasks(parts, config, depot, archive),
+        ],
+        certify=certify,
+        local_node=await name_local_node(config, store, entropy),
+    )
+
+
+async def _make_parts(
+    g: _Ground,
+    drafter: Drafter,
+    snapshot: Snapshot,
+    decisions: DecisionLog,
+    archive: ParquetArchive,
+) -> Parts:
+    config, store, clock, entropy = g.config, g.store, g.clock, g.entropy
+    publication = make_publication(config, store, snapshot, clock)
+    crl, names = config.crl.url, config.common_names
+    return Parts(
+        store=store,
+        decisions=decisions,
+        log=g.log,
+        signer=await asyncio.to_thread(open_signer, g.keystore, config.trust_domain),
         decider=DecisionMaker(store, snapshot, clock, entropy, decisions, config.trust_domain),
         desk=PolicyDesk(store, snapshot, config.trust_domain),
         snapshot=snapshot,
         clock=clock,
         entropy=entropy,
-        keystore=keystore,
-        leaves=leaves,
+        keystore=g.keystore,
+        leaves=LeafIssuer(store, snapshot, clock, entropy, g.keystore, drafter, crl, names),
         publication=publication,
         trust_domain=config.trust_domain,
         limits=limit_manifests(config),
         issuer_url=publication.issuer_url,
-        lease=lease,
+        lease=timedelta(seconds=config.lease),
         started_at=clock.now(),
         vouchers=config.vouchers,
         device_vouchers=config.device_vouchers,
@@ -242,31 +293,11 @@ async def build_house(
         peers=PeerReader(store, snapshot, clock, config.trust_domain),
         client_secrets=config.client_secrets,
         second_person=config.second_person,
-        usage=metrics,
+        usage=g.metrics,
         draft_transaction_tokens=config.draft_transaction_tokens,
         locator=await open_geo(config),
         archive=archive,
         channels=open_channels(config, store, snapshot, decisions, clock, entropy),
-    )
-    certify = CertifyServer(store, clock, entropy, leaves, config.trust_domain, find_names(config))
-    return House(
-        store=store,
-        decisions=parts.decisions,
-        log=parts.log,
-        signer=parts.signer,
-        snapshot=snapshot,
-        channels=parts.channels,
-        dispatcher=make_dispatcher(parts, config.limits, metrics, tracer, config.roles.spiffe_ids),
-        publication=publication,
-        callers=make_registry(config, parts),
-        point=make_point(parts, config.roles.spiffe_ids),
-        metrics=metrics,
-        tasks=[
-            *list_tasks(parts, prepare, publish, config, metrics, sealer),
-            *list_archive_tasks(parts, config, depot, archive),
-        ],
-        certify=certify,
-        local_node=await name_local_node(config, store, entropy),
     )
 
 

@@ -69,7 +69,7 @@ FUZZED: dict[str, str] = {
         server.reading._read_text
         server.reading._read_toml
         server.reading.read_trusted
-        server.settings._read_help
+        server.setting_words._read_help
     """,
     "csr": """
         issuance.csr._load

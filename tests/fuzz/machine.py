@@ -17,7 +17,7 @@ from troth.cli.targets import read_targets
 from troth.drivers.attestors import attest_peer, cgroup, unix
 from troth.identity.selectors import Selector
 from troth.server.config import load_config
-from troth.server.settings import describe_settings, name_environment
+from troth.server.setting_words import describe_settings, name_environment
 
 _ID = b"0f" * 32
 _CGROUPS = (

@@ -18,7 +18,7 @@ import yaml
 import troth
 from tests.fakes.deployment import CHART, PORTS, parse_command, read
 from troth.server.config import load_config
-from troth.server.settings import describe_settings, name_environment
+from troth.server.setting_words import describe_settings, name_environment
 
 OF_THE_CHART = {"data", "trust_domain", "origin", "listen.public", "listen.mutual"} | {
     "database.url",

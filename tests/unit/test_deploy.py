@@ -14,7 +14,7 @@ import yaml
 
 from tests.fakes.deployment import CHART, DEPLOY, PORTS, ROOT, parse_command, read
 from troth.server.config import load_config
-from troth.server.settings import describe_settings, name_environment
+from troth.server.setting_words import describe_settings, name_environment
 
 UNITS = DEPLOY / "systemd"
 COMPOSE = DEPLOY / "compose" / "compose.yaml"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from troth.audit.flaw import Findings
 from troth.audit.note import parse_note
 from troth.audit.verification import Scope, verify_log
 from troth.cli.logsource import CHECKPOINT, LogSource
+from troth.cli.readahead import read_ahead
 from troth.core.errors import Invalid, NotFound, Refused
 
 if TYPE_CHECKING:
@@ -91,11 +92,13 @@ def show_files(
 ) -> None:
     """Whether the log's files are those of the checkpoint."""
     size, root = checkpoint.size, checkpoint.root
-    found = verify_log(source.read, size, root, scope, progress, watch)
+    end = size if scope.end is None else scope.end
+    with read_ahead(source.read, end) if source.is_far else nullcontext(source.read) as read:
+        found = verify_log(read, size, root, scope, progress, watch)
     check.findings = found
     asked = f"all {size} entries"
     if scope.start or scope.end not in (None, size):
-        asked = f"entries {scope.start} to {(size if scope.end is None else scope.end) - 1}"
+        asked = f"entries {scope.start} to {end - 1}"
     if not found.intact:
         words = f"Of the files for {asked}, {found.flaw_count} places are damaged; "
         words += f"{found.entries} entries are those of the checkpoint."

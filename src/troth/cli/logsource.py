@@ -33,6 +33,8 @@ class LogSource(AbstractContextManager["LogSource"], Protocol):
     where: str
     has_details: bool
     """Whether what lies beside the entries is there too."""
+    is_far: bool
+    """Whether each file takes a while, and several can be read at once."""
 
     def read(self, name: str) -> bytes:
         """The file's bytes; `NotFound` if there is none."""
@@ -41,6 +43,8 @@ class LogSource(AbstractContextManager["LogSource"], Protocol):
 
 class FolderSource:
     """A log in a folder."""
+
+    is_far = False
 
     def __init__(self, folder: Path) -> None:
         self.where = str(folder)
@@ -74,6 +78,7 @@ class WebSource:
     """A log at a URL prefix (C2SP tlog-tiles). Details aren't published."""
 
     has_details = False
+    is_far = True
 
     def __init__(self, url: str, ca_file: Path | None) -> None:
         import httpx

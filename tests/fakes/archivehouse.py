@@ -30,6 +30,7 @@ class ArchiveHouse:
 
     def __init__(self, folder: Path, depot: Depot | None = None, server: str = SERVER) -> None:
         self.clock = VirtualClock(NOON)
+        folder.mkdir(exist_ok=True)
         self.root = folder / "archive"
         self.depot = depot or FolderDepot(self.root)
         self.log = DecisionLog(folder / server, self.clock, SeededEntropy(1), server)

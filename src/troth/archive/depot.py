@@ -146,6 +146,8 @@ class FolderDepot:
 class _LocalBlob:
     """A file on a disk."""
 
+    _handle = -1
+
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self.size = os.fstat(self._handle).st_size

@@ -183,6 +183,7 @@ class ParquetArchive:
         self, decision: str, day: date | None = None
     ) -> tuple[DecisionRecord, DecisionProof | None]:
         """Ask the decision log, then the files."""
+        _check_id(decision)
         try:
             return self._decisions.find(decision)
         except NotFound:
@@ -191,6 +192,7 @@ class ParquetArchive:
 
     def find_proof(self, decision: str, day: date | None = None) -> DecisionProof:
         """The same."""
+        _check_id(decision)
         try:
             return self._decisions.find_proof(decision)
         except NotFound:
@@ -199,9 +201,7 @@ class ParquetArchive:
     def _find_packed(self, decision: str, day: date | None) -> DecisionProof:
         damages = Damages()
         with self._ask(damages) as reader:
-            found = None
-            if decision and _is_encodable(decision):
-                found = _try_again(partial(self._prove, reader, decision, day))
+            found = _try_again(partial(self._prove, reader, decision, day))
         if found is None:
             more = " ".join(damages.tell())
             raise NotFound(f"No decision {decision[:80]!r} is in the archive. {more}".strip())
@@ -403,6 +403,11 @@ def _is_text(query: Query, names: Collection[str]) -> bool:
         *names,
     )
     return all(map(_is_encodable, given))
+
+
+def _check_id(decision: str) -> None:
+    if not decision or not _is_encodable(decision):
+        raise NotFound(f"No decision {decision[:80]!r} is in the archive.")
 
 
 def _is_encodable(text: str) -> bool:

@@ -63,6 +63,7 @@ LEDGER: dict[str, str] = {
         cli.logsource.FolderSource.read
     """,
     "log-entry": """
+        audit.entry._decode_commitment
         audit.entry.restore_event
     """,
     "log-keys": """

@@ -221,6 +221,7 @@ ELSEWHERE: dict[str, str] = {
         cli.logsource.WebSource._read_all
         cli.logsource.WebSource.read
         cli.readahead._Ahead.read
+        cli.readahead.read_ahead
         cli.svid._read_leaf
         enroll.folder.Folder.read
         sdk.tls._guard.GuardedObject.read

@@ -107,7 +107,9 @@ class Reading:
         name = path.split("[", 1)[0]
         setting = self.known.get(name)
         hint = f" ({setting.help})" if setting else ""
-        return self.blame(name, f"{what[:1].lower()}{what[1:]}{hint}")
+        inner = path.removeprefix(name).rpartition(".")[2]  # within a table of a list
+        place = f"{inner}: " if inner and "[" not in inner else ""
+        return self.blame(name, f"{place}{what[:1].lower()}{what[1:]}{hint}")
 
     def _tables(self) -> frozenset[str]:
         return frozenset(name.rpartition(".")[0] for name in self.known) - {""}

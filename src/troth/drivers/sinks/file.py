@@ -155,14 +155,10 @@ class FileSink:
             self._file = None
 
     def _rotate(self, path: Path) -> None:
-        moment = self._clock.now().astimezone(UTC)
-        number = 1
-        while True:
-            name = f"{path.stem}-{moment:%Y%m%dT%H%M%SZ}-{number}{path.suffix}"
-            if not os.path.lexists(path.with_name(name)):
-                break
-            number += 1
-        path.rename(path.with_name(name))
+        moment = f"{self._clock.now().astimezone(UTC):%Y%m%dT%H%M%SZ}"
+        # Above those of the same second, also where some of them are gone already.
+        number = 1 + max((n for at, n, _ in _find_rotated(path) if at == moment), default=0)
+        path.rename(path.with_name(f"{path.stem}-{moment}-{number}{path.suffix}"))
         if self._kept:
             for old in list_rotated(path)[: -self._kept]:
                 old.unlink(missing_ok=True)
@@ -187,15 +183,16 @@ class _Open:
 
 def list_rotated(path: Path) -> list[Path]:
     """What was renamed of `path`, the oldest first."""
+    return [one for _, _, one in _find_rotated(path)]
+
+
+def _find_rotated(path: Path) -> list[tuple[str, int, Path]]:
     pattern = re.compile(
         rf"{re.escape(path.stem)}-([0-9]{{8}}T[0-9]{{6}}Z)-([0-9]{{1,9}}){re.escape(path.suffix)}",
         re.ASCII,
     )
-    found = [
-        (match, one) for one in path.parent.iterdir() if (match := pattern.fullmatch(one.name))
-    ]
-    found.sort(key=lambda pair: (pair[0][1], int(pair[0][2])))
-    return [one for _, one in found]
+    matches = ((pattern.fullmatch(one.name), one) for one in path.parent.iterdir())
+    return sorted((match[1], int(match[2]), one) for match, one in matches if match)
 
 
 def _find_end(handle: int, size: int) -> int:

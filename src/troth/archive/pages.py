@@ -105,7 +105,9 @@ class Search:
         """Before which moment everything is that may still be told."""
         if self.after is None or self.after.at >= self.query.until:
             return self.query.until
-        return self.after.at + TICK
+        # Behind the lowest spot of a moment is nothing of it: there a page ended for lack of time.
+        lowest = self.after == Spot(self.after.at, Kind.DECISION, "", "")
+        return self.after.at if lowest else self.after.at + TICK
 
     def find_decisions(
         self, reader: Reader, files: Sequence[ArchiveFile], beside: Collection[ArchiveFile]

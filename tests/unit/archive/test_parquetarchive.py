@@ -1,0 +1,478 @@
+"""The archive as a whole: days put together, damage named, pages, plain readers, redactions."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from tests.fakes.archivehouse import ArchiveHouse, make_event
+from tests.fakes.decisions import EVER, NOON, make_record, make_records
+from troth.archive import parquetarchive
+from troth.archive.engine import Bounds, Engine
+from troth.archive.layout import Table
+from troth.archive.parquetarchive import ParquetArchive, split_days
+from troth.archive.sums import DamagedFile
+from troth.audit.query import Kind, Query
+from troth.core.errors import Limited, NotFound, TooLarge
+
+DAY = timedelta(days=1)
+EVERYTHING = Query(*EVER)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Any:
+    made = ArchiveHouse(tmp_path)
+    yield made
+    made.close()
+
+
+def fill(house: ArchiveHouse, days: int = 3, each: int = 10) -> list[Any]:
+    """A segment a day, packed; the records."""
+    records = [
+        make_record(day * each + n, at=NOON + day * DAY + timedelta(seconds=n))
+        for day in range(days)
+        for n in range(each)
+    ]
+    for day in range(days):
+        asyncio.run(house.pack_all(records[day * each : (day + 1) * each]))
+    return records
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0xFF
+    path.write_bytes(data)
+
+
+# Days
+
+
+def test_a_day_s_pieces_become_one_file_with_the_same_in_it(house):
+    for part in range(4):
+        asyncio.run(house.pack_all(make_records(20, part * 20)))
+    before = list(house.archive.scan(*EVER))
+    assert len(house.list_files()) == 4
+    assert house.compact() == 4
+    (file,) = house.list_files()
+    assert (file.first, file.last) == (1, 4)
+    assert list(house.archive.scan(*EVER)) == before == make_records(80)
+    for table in (Table.TOUCHED, Table.IDS):
+        assert house.list_files(table) == [file.beside(table)]
+    assert house.compact() == 0
+    found, proof = house.archive.find(before[33].id)
+    assert found == before[33]
+    assert proof is not None
+    assert proof.size == 20
+
+
+def test_no_file_reaches_over_a_segment_that_is_still_to_come(house):
+    numbers = [asyncio.run(house.close_with(make_records(5, part * 5))) for part in range(5)]
+    for number in (1, 2, 4, 5):
+        house.pack(number)
+    day = house.list_files()[0].day
+    assert house.compactor.compact_day(Table.DECISIONS, "a1b2c3d4", day, [3]) == 4
+    assert [(one.first, one.last) for one in house.list_files()] == [(1, 2), (4, 5)]
+    assert len(list(house.archive.scan(*EVER))) == 25
+    house.pack(numbers[2])
+    assert house.compact() == 3
+    assert [(one.first, one.last) for one in house.list_files()] == [(1, 5)]
+    assert list(house.archive.scan(*EVER)) == make_records(25)
+
+
+@pytest.mark.parametrize("after", range(7))
+def test_a_crash_while_a_day_is_put_together_counts_nothing_twice(house, monkeypatch, after):
+    for part in range(3):
+        asyncio.run(house.pack_all(make_records(5, part * 5)))
+
+    class Crash(BaseException):
+        pass
+
+    left = [after]
+    put, remove = house.depot.put, house.depot.remove
+
+    def crash_later(function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            if left[0] == 0:
+                raise Crash
+            left[0] -= 1
+            return function(*args)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.depot, "put", crash_later(put))
+        patch.setattr(house.depot, "remove", crash_later(remove))
+        with pytest.raises(Crash):
+            house.compact()
+    assert list(house.archive.scan(*EVER)) == make_records(15)
+    assert len(house.archive.search(EVERYTHING, 100).found) == 15
+    (touch,) = [
+        one for one in house.archive.who_touched("orders", *EVER).found if one.outcome == "success"
+    ]
+    assert touch.times == 10
+    house.compact()
+    assert [len(house.list_files(one)) for one in (Table.DECISIONS, Table.TOUCHED)] == [1, 1]
+    assert list(house.archive.scan(*EVER)) == make_records(15)
+
+
+def test_late_decisions_of_an_old_day_are_found_beside_it(house):
+    fill(house, days=1)
+    house.compact()
+    asyncio.run(house.pack_all([make_record(100, at=NOON)]))
+    asyncio.run(house.pack_all([make_record(101, at=NOON)]))
+    assert len(list(house.archive.scan(*EVER))) == 12
+    assert house.compact() == 3
+    assert len(list(house.archive.scan(*EVER))) == 12
+
+
+def test_days_are_looked_at_in_growing_groups():
+    from troth.archive.layout import ArchiveFile
+
+    files = [
+        ArchiveFile(Table.DECISIONS, date(2026, 1, 1) + n * DAY, "a", n, n) for n in range(200)
+    ]
+    groups = split_days(files)
+    assert [day for group in groups for day in reversed(group)] == sorted(
+        {file.day for file in files}, reverse=True
+    )
+    assert [len(group) for group in groups] == [1, 1, 2, 4, 8, 16, 32, 64, 64, 8]
+
+
+# Damage
+
+
+@pytest.mark.parametrize("table", [Table.DECISIONS, Table.TOUCHED, Table.IDS])
+def test_a_flipped_byte_is_named_and_the_rest_answers(house, table):
+    records = fill(house)
+    path = house.list_paths(table)[1]
+    for place in (100, path.stat().st_size - 20):
+        flip(path, place)
+        archive = ParquetArchive(
+            house.depot, Engine(house.depot, Bounds()), house.clock, house.log, lambda _: False
+        )
+        answers = [
+            archive.search(EVERYTHING, 100),
+            archive.search(Query(*EVER, resource="orders"), 100),
+            archive.who_touched("orders", *EVER),
+        ]
+        for wanted in (records[3], records[23]):
+            assert archive.find(wanted.id)[0] == wanted
+        named = [words for answer in answers for words in answer.damage]
+        if table is Table.IDS:
+            assert named == []  # nobody needed it so far
+            assert archive.find(records[13].id)[0] == records[13]
+            answers.append(archive.search(Query(*EVER, request_id=records[13].request_id), 100))
+            named = list(answers[-1].damage)
+        assert named
+        assert all(f"{path} is damaged" in words for words in named)
+        if table is Table.DECISIONS:
+            assert {one.id for one in answers[0].found} == {
+                one.id for one in records[:10] + records[20:]
+            }
+        else:  # decisions tell the same
+            assert len(answers[0].found) == 30
+            assert sum(one.times for one in answers[2].found) == 30
+        flip(path, place)
+
+
+@pytest.mark.parametrize("kept", [0, 8, 1000, -1])
+def test_a_file_that_was_cut_off_is_named_and_the_rest_answers(house, kept):
+    records = fill(house)
+    path = house.list_paths()[1]
+    path.write_bytes(path.read_bytes()[:kept])
+    answer = house.archive.search(EVERYTHING, 100)
+    assert len(answer.found) == 20
+    assert len(answer.damage) == 1
+    assert f"{path} is damaged" in answer.damage[0]
+    with pytest.raises(NotFound, match="is damaged"):
+        house.archive.find(records[13].id)
+    told: list[str] = []
+    assert len(list(house.archive.scan(*EVER, on_damage=told.append))) == 20
+    assert told == list(answer.damage)
+    with pytest.raises(DamagedFile):
+        list(house.archive.scan(*EVER))
+
+
+def test_parquet_of_somebody_else_is_named(house):
+    fill(house, days=2)
+    path = house.list_paths()[1]
+    with duckdb.connect() as engine:
+        engine.execute(f"COPY (SELECT 1 AS a) TO '{path}' (FORMAT parquet)")
+    answer = house.archive.search(EVERYTHING, 100)
+    assert len(answer.found) == 10
+    assert "checksums are missing" in answer.damage[0]
+
+
+def test_altered_records_lead_to_no_proof(house, monkeypatch):
+    """Somebody who can write files can write checksums as well: the root tells."""
+    records = fill(house, days=1)
+    path = house.list_paths()[0]
+    from troth.archive.sums import CheckedFile, add_sums
+
+    class Whole:
+        size = path.stat().st_size
+
+        def read(self, start: int, size: int) -> bytes:
+            return path.read_bytes()[start : start + size]
+
+    label = CheckedFile(Whole(), "it").label
+    with duckdb.connect() as engine:
+        engine.execute(
+            f"COPY (SELECT * REPLACE ('altered' AS status_detail) FROM read_parquet('{path}', "
+            f"hive_partitioning = false)) TO '{path}.new' (FORMAT parquet)"
+        )
+    Path(f"{path}.new").rename(path)
+    add_sums(path, label)
+    assert house.archive.search(EVERYTHING, 1).found[0].reason == "altered"
+    with pytest.raises(DamagedFile, match="don't lead to its root"):
+        house.archive.find_proof(records[0].id)
+
+
+def test_files_that_are_put_together_meanwhile_are_looked_for_again(house, monkeypatch):
+    for part in range(3):
+        asyncio.run(house.pack_all(make_records(5, part * 5)))
+    look = ParquetArchive._look
+    times = []
+
+    def look_and_compact(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = look(self, *args, **kwargs)
+        if not times:
+            house.compact()
+        times.append(found)
+        return found
+
+    monkeypatch.setattr(ParquetArchive, "_look", look_and_compact)
+    assert len(house.archive.search(EVERYTHING, 100).found) == 15
+    assert len(times) == 2
+
+
+def test_a_segment_that_is_packed_during_a_search_is_found_once(house, monkeypatch):
+    number = asyncio.run(house.close_with(make_records(10)))
+    look = ParquetArchive._look
+
+    def pack_and_look(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if house.log.find_path(number).exists():
+            house.pack(number)
+            house.compact()
+        return look(self, *args, **kwargs)
+
+    monkeypatch.setattr(ParquetArchive, "_look", pack_and_look)
+    assert len(house.archive.search(EVERYTHING, 100).found) == 10
+
+
+def test_a_mistake_of_the_engine_is_no_end(house):
+    fill(house, days=1)
+    engine = house.archive._engine
+    assert len(house.archive.search(EVERYTHING, 100).found) == 10
+    engine.reopen()
+    assert len(house.archive.search(EVERYTHING, 100).found) == 10
+
+
+# Bounds
+
+
+def test_a_search_over_an_empty_period_finds_nothing(house):
+    fill(house, days=1)
+    for since, until in ((EVER[1], EVER[0]), (NOON, NOON), (NOON - 2 * DAY, NOON - DAY)):
+        answer = house.archive.search(Query(since, until), 10)
+        assert (answer.found, answer.following, answer.damage) == ((), None, ())
+        assert house.archive.who_touched("orders", since, until).found == ()
+        assert list(house.archive.scan(since, until)) == []
+
+
+def test_texts_of_an_attacker_are_texts(house):
+    fill(house, days=1)
+    evil = "'; DROP TABLE x; --"
+    for words in (evil, "%", "_", "\\", "\x00", "\ud800", '"', "=cmd|' /C calc'!A0", "é" * 5000):
+        for name in ("identity", "resource", "action", "request_id", "task", "text"):
+            if (name, words) == ("text", "_"):
+                continue
+            answer = house.archive.search(Query(*EVER, **{name: words}), 10, names=(words,))
+            assert answer.found == (), (name, words)
+        assert house.archive.who_touched(words, *EVER).found == ()
+    assert len(house.archive.search(Query(*EVER, text="_"), 100).found) == 10
+
+
+def test_too_many_searches_at_once_are_told_to_come_back(house):
+    fill(house, days=1)
+    bounds = Bounds(queries=1, patience=0.01)
+    engine = Engine(house.depot, bounds)
+    archive = ParquetArchive(house.depot, engine, house.clock, house.log, lambda _: False)
+    with engine.connect(), pytest.raises(Limited, match="ask again"):
+        archive.search(EVERYTHING, 10)
+    assert len(archive.search(EVERYTHING, 100).found) == 10
+
+
+def test_a_search_that_takes_too_long_or_too_much_is_given_up(house):
+    engine = Engine(house.depot, Bounds(memory=64 << 20, seconds=0.05))
+    with engine.connect() as link:
+        with pytest.raises(TooLarge, match="ask for less time"):
+            link.run("SELECT sum(hash(n)) FROM range(100000000000) AS r(n)")
+        with pytest.raises(TooLarge):
+            link.run("SELECT list(hash(n)) FROM range(100000000) AS r(n)")
+        assert link.run("SELECT 1") == [(1,)]
+
+
+def test_the_engine_reaches_no_other_file_and_no_network(house, tmp_path):
+    (tmp_path / "secret.csv").write_text("secret")
+    for sql in (
+        f"SELECT * FROM read_text('{tmp_path}/secret.csv')",
+        f"SELECT * FROM read_csv('{tmp_path}/secret.csv')",
+        f"COPY (SELECT 1) TO '{tmp_path}/out.csv'",
+        "INSTALL httpfs",
+        "SELECT * FROM read_parquet('https://example.org/x.parquet')",
+        f"ATTACH '{tmp_path}/x.db'",
+    ):
+        engine = Engine(house.depot, Bounds())
+        with engine.connect() as link, pytest.raises(Exception, match=r"can't answer|read"):
+            link.run(sql)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_page_ends_when_it_has_taken_long_and_goes_on_behind_it(house, monkeypatch):
+    records = fill(house, days=6)
+    monkeypatch.setattr(parquetarchive, "PAGE_SECONDS", -1.0)
+    found: list[str] = []
+    pages, after = 0, None
+    while True:
+        answer = house.archive.search(EVERYTHING, 100, after)
+        found += [one.id for one in answer.found]
+        pages, after = pages + 1, answer.following
+        if after is None:
+            break
+    assert pages > 3
+    assert found == [one.id for one in sorted(records, key=lambda one: one.at, reverse=True)]
+
+
+def test_searches_from_many_threads_agree(house):
+    records = fill(house)
+    house.compact()
+    archive = ParquetArchive(
+        house.depot,
+        Engine(house.depot, Bounds(queries=4, patience=60)),
+        house.clock,
+        house.log,
+        lambda _: False,
+    )
+    results: list[Any] = []
+
+    def ask(number: int) -> None:
+        one = records[number]
+        results.append(archive.find(one.id)[0] == one)
+        results.append(len(archive.search(Query(*EVER, resource="orders"), 100).found) == 30)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 16
+
+
+# What there is
+
+
+def test_days_are_listed_with_what_they_hold(house):
+    fill(house, days=2)
+    house.pack_events([make_event(1, NOON)])
+    held = house.archive.list_days()
+    assert [(one.kind, one.day, one.files, one.rows) for one in held] == [
+        (Kind.DECISION, date(2026, 1, 1), 1, 10),
+        (Kind.EVENT, date(2026, 1, 1), 1, 1),
+        (Kind.DECISION, date(2026, 1, 2), 1, 10),
+    ]
+    size = sum(path.stat().st_size for path in house.root.rglob("*.parquet"))
+    assert sum(one.bytes for one in held) == size
+
+
+def test_how_far_events_are_packed_is_what_it_was_told(house):
+    assert house.archive.tell_events() is None
+    house.pack_events([make_event(n, NOON) for n in (4, 5)])
+    assert house.archive.tell_events() is None
+    house.archive.know_events(5)
+    assert house.archive.find_last_event() == 5
+    span = house.archive.tell_events()
+    assert span is not None
+    assert (span.first, span.last) == (4, 5)
+
+
+# Redaction
+
+
+def test_a_redacted_event_keeps_its_position_and_commitment_alone(house):
+    events = [make_event(n, NOON + n * DAY / 4) for n in range(1, 9)]
+    house.pack_events(events[:4])
+    house.pack_events(events[4:])
+    before = house.archive.search(Query(*EVER, text="asked for"), 10)
+    assert len(before.found) == 8
+    assert house.archive.redact_event(3) is True
+    assert house.archive.redact_event(99) is False
+    found = {one.id: one for one in house.archive.search(EVERYTHING, 10).found}
+    assert len(found) == 8
+    gone = found["3"]
+    assert gone.redacted
+    assert (gone.actor, gone.subject, gone.reason, gone.source) == ("", "", "", "")
+    assert (gone.detail, gone.action, gone.request_id) == ({}, "identity.changed", f"req_{3:024x}")
+    assert len(house.archive.search(Query(*EVER, text="asked for"), 10).found) == 7
+    for path in house.list_paths(Table.EVENTS):
+        with duckdb.connect() as engine:
+            rows = engine.execute(
+                'SELECT metadata."sequence", octet_length(unmapped.commitment), unmapped.body '
+                "FROM read_parquet(?, hive_partitioning = false)",
+                [str(path)],
+            ).fetchall()
+        assert all(row[1] == 32 for row in rows)
+        assert [row[2] for row in rows if row[0] == 3] in ([], ["{}"])
+    house.compact(Table.EVENTS)
+    again = {one.id: one for one in house.archive.search(EVERYTHING, 10).found}
+    assert again == found
+
+
+# Other readers
+
+
+def test_plain_duckdb_reads_it_with_its_partitions(house):
+    fill(house)
+    house.compact()
+    house.pack_events([make_event(1, NOON)])
+    with duckdb.connect() as engine:
+        rows = engine.execute(
+            'SELECT day, class_uid, count(*), any_value(actor."user".uid), '
+            "any_value(resources[1].name), min(metadata.uid) "
+            f"FROM read_parquet('{house.root}/decisions/*/*.parquet', hive_partitioning = true) "
+            "GROUP BY ALL ORDER BY day"
+        ).fetchall()
+        assert [row[:3] for row in rows] == [
+            (date(2026, 1, 1) + n * DAY, 6003, 10) for n in range(3)
+        ]
+        assert {row[3:5] for row in rows} == {("spiffe://example.org/payments", "orders")}
+        counted = engine.execute(
+            f"SELECT sum(count) FROM read_parquet('{house.root}/touched/*/*.parquet') "
+            "WHERE resource = 'orders'"
+        ).fetchall()
+        assert counted == [(30,)]
+        types = engine.execute(
+            f"SELECT metadata.event_code, class_uid FROM read_parquet('{house.root}/events/*/*')"
+        ).fetchall()
+        assert types == [("identity.changed", 3001)]
+
+
+def test_the_columns_are_those_that_the_documentation_lists(house):
+    fill(house, days=1)
+    house.pack_events([make_event(1, NOON)])
+    text = Path("docs/explanation/archive.md").read_text(encoding="utf-8")
+    with duckdb.connect() as engine:
+        for table in Table:
+            path = house.list_paths(table)[0]
+            leaves = engine.execute(
+                "SELECT path_in_schema FROM parquet_metadata(?)", [str(path)]
+            ).fetchall()
+            for (leaf,) in leaves:
+                name = leaf.replace(", list, element", "").replace(", ", ".")
+                assert f"`{name}`" in text, f"{table}: {name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -32,7 +32,7 @@ class Foreman:
     work: str
     memory: int
 
-    async def do(self, steps: Sequence[AnyStep]) -> AsyncIterator[Done]:
+    async def do(self, steps: Sequence[AnyStep]) -> AsyncGenerator[Done, None]:
         """The answer to each step as it comes; the process ends with the last, or with the caller.
 
         `Unavailable` if it ends before: it is tried again with the next job.

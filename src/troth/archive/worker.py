@@ -53,6 +53,11 @@ class Worker:
         self._workshop = Workshop(depot, Engine(depot, bounds, work), work)
         self._workshop.empty()
 
+    def close(self) -> None:
+        """Let the next one into the folder."""
+        self._workshop.engine.close()
+        os.close(self._lock)
+
     def do(self, number: int) -> Done:
         """One step; an error of ours is an answer."""
         try:
@@ -76,7 +81,7 @@ class Worker:
                     number, compactor.compact_day(step.table, step.writer, step.day, step.apart)
                 )
             case RedactEvent():
-                return Done(number, Compactor(self._workshop).redact_event(step.position))
+                return Done(number, int(Compactor(self._workshop).redact_event(step.position)))
             case DescribeDay():
                 return self._describe(number, step)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Protocol
@@ -46,8 +47,8 @@ LEASE = timedelta(minutes=10)
 class Hands(Protocol):
     """Does steps, one after the other."""
 
-    def do(self, steps: Sequence[AnyStep]) -> AsyncIterator[Done]:
-        """The answer to each step as it comes."""
+    def do(self, steps: Sequence[AnyStep]) -> AsyncGenerator[Done, None]:
+        """The answer to each step as it comes; what is under way ends with it."""
         ...
 
 
@@ -101,15 +102,18 @@ class PackArchive:
         steps = [PackSegment(str(self.decisions.find_path(number))) for number in numbers]
         if not steps:
             return
-        async for done in self.hands.do(steps):
-            number = numbers[done.step]
-            try:
-                done.check()
-            except Refused as error:
-                # Neither here nor in the archive is anything lost: but people must look at it.
-                self._damaged.add(number)
-                log.error("archive.not_packed", segment=number, detail=error.detail)
-                continue
+        async with aclosing(self.hands.do(steps)) as answers:
+            async for done in answers:
+                await self._mark(numbers[done.step], done)
+
+    async def _mark(self, number: int, done: Done) -> None:
+        try:
+            done.check()
+        except Refused as error:
+            # Neither here nor in the archive is anything lost: but people must look at it.
+            self._damaged.add(number)
+            log.error("archive.not_packed", segment=number, detail=error.detail)
+        else:
             await asyncio.to_thread(self.decisions.mark_packed, number)
 
     # Events
@@ -124,8 +128,7 @@ class PackArchive:
             events = await self.store.read(self._read_events)
             if not events or not self._is_due(events):
                 return
-            async for done in self.hands.do([PackEvents(events)]):
-                done.check()
+            await do_all(self.hands, [PackEvents(events)])
             last = events[-1].position
             await self.store.transact(lambda tx: self._save(tx, last))  # noqa: B023 - awaited
 
@@ -147,9 +150,8 @@ class PackArchive:
         steps = await asyncio.to_thread(self._list_days, tables)
         if not steps:
             return
-        async for done in self.hands.do(steps):
-            done.check()
-            step = steps[done.step]
+        await do_all(self.hands, steps)
+        for step in steps:
             self._compacted[step.table, step.day] = self.clock.now()
 
     def _list_days(self, tables: Iterable[Table]) -> list[CompactDay]:
@@ -190,6 +192,12 @@ class PackArchive:
             if len(files) > 1 and rested:
                 found.append(day)
         return found
+
+
+async def do_all(hands: Hands, steps: Sequence[AnyStep]) -> list[Done]:
+    """The answers to all steps; the first error ends it."""
+    async with aclosing(hands.do(steps)) as answers:
+        return [done.check() async for done in answers]
 
 
 def name_cursor(scope: str) -> str:

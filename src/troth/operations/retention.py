@@ -11,7 +11,7 @@ from troth.archive.depot import Depot
 from troth.archive.jobsheet import DescribeDay, Done
 from troth.archive.layout import COMPANIONS, ArchiveFile, Table, find_day
 from troth.core.clock import Clock
-from troth.operations.packing import Hands
+from troth.operations.packing import Hands, do_all
 from troth.operations.recording import BACKGROUND, record_event
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -61,9 +61,7 @@ class RemoveDays:
         return days
 
     async def _remove(self, table: Table, day: date, files: dict[ArchiveFile, int]) -> None:
-        told = Done(0)
-        async for done in self.hands.do([DescribeDay(table, day)]):
-            told = done.check()
+        (told,) = await do_all(self.hands, [DescribeDay(table, day)])
         size = sum(files.values())
         # Asked again where it counts: a hold may have been placed meanwhile.
         if await self.store.transact(partial(self._record, table, day, size, told)):

@@ -1,0 +1,453 @@
+"""The archive and the database, on both engines: packed once, kept as long as it must be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.decisions import EVER, make_record, make_records
+from tests.fakes.house import FakeHouse, open_house
+from tests.fakes.stores import ENGINES, make_url
+from troth.archive.depot import FolderDepot
+from troth.archive.engine import Bounds, Engine
+from troth.archive.foreman import Foreman
+from troth.archive.jobsheet import AnyStep, Done, PackSegment, Sheet
+from troth.archive.layout import Table
+from troth.archive.parquetarchive import ParquetArchive
+from troth.archive.segment import HEADER_SIZE
+from troth.archive.worker import Worker
+from troth.audit.query import Kind, Query
+from troth.core.clock import VirtualClock
+from troth.core.errors import Conflict, Invalid, NotFound, Unavailable
+from troth.operations.decisionlog import CloseSegments, RemoveSegments
+from troth.operations.packing import PackArchive, find_last_number, name_cursor
+from troth.operations.retention import RemoveDays
+from troth.wire.api import holds as wire
+
+NOON = datetime(2027, 3, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+KEPT = 30 * DAY
+EVER_DAYS = (date.min, date.max)
+
+
+@pytest.fixture(params=ENGINES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return make_url(request.param, tmp_path)
+
+
+class OwnHands:
+    """Does the worker's steps in this process. `fail_at` is a step before which it ends."""
+
+    def __init__(self, where: Path) -> None:
+        self._where = where
+        self.done: list[AnyStep] = []
+        self.fail_at: int | None = None
+
+    async def do(self, steps: Sequence[AnyStep]) -> AsyncGenerator[Done, None]:
+        work = self._where / ".work"
+        sheet = Sheet(str(self._where), str(work), 256 << 20, list(steps))
+        worker = await asyncio.to_thread(Worker, sheet)
+        try:
+            for number in range(len(steps)):
+                if self.fail_at is not None and len(self.done) >= self.fail_at:
+                    raise Unavailable("The packing process ended.")
+                self.done.append(steps[number])
+                yield await asyncio.to_thread(worker.do, number)
+        finally:
+            worker.close()
+
+
+class Site:
+    """A house with an archive, and the background work about it."""
+
+    def __init__(self, house: FakeHouse, folder: Path, scope: str = "") -> None:
+        self.house, self.clock = house, house.clock
+        self.log = house.parts.decisions
+        self.depot = FolderDepot(folder)
+        self.hands = OwnHands(folder)
+        engine = Engine(self.depot, Bounds())
+        self.archive = ParquetArchive(
+            self.depot, engine, house.clock, self.log, lambda position: False
+        )
+        store = house.parts.store
+        self.pack = PackArchive(
+            store, house.clock, self.log, self.depot, self.hands, self.archive, scope
+        )
+        self.close = CloseSegments(store, house.clock, self.log)
+        self.remove = RemoveSegments(store, house.clock, self.log, KEPT)
+        self.remove_days = RemoveDays(store, house.clock, self.depot, self.hands, scope, KEPT)
+
+    async def record(self, count: int, start: int = 0) -> list[Any]:
+        """Decisions of now, in a closed and journaled segment."""
+        now = self.clock.now()
+        records = [make_record(start + n, at=now + timedelta(seconds=n)) for n in range(count)]
+        await self.log.append(records)
+        await self.log.close_segment()
+        await self.close()
+        await self.house.settle()
+        return records
+
+    def list_ranges(self, table: Table = Table.DECISIONS) -> list[tuple[int, int]]:
+        return [(file.first, file.last) for file, _ in sorted(self._list(table))]
+
+    def list_days(self, table: Table = Table.DECISIONS) -> list[date]:
+        return sorted({file.day for file, _ in self._list(table)})
+
+    def _list(self, table: Table) -> list[Any]:
+        return self.depot.list_files(table, *EVER_DAYS)
+
+    async def events(self, kind: str) -> list[dict[str, Any]]:
+        return [dict(event.body) for event in await self.house.events(kind)]
+
+
+def run(tmp_path: Path, url: str, test: Callable[[Site], Any]) -> None:
+    async def main() -> None:
+        async with open_house(tmp_path, url=url, clock=VirtualClock(NOON)) as house:
+            await test(Site(house, tmp_path / "archive"))
+
+    asyncio.run(main())
+
+
+def test_closed_segments_are_packed_and_go_with_the_run_after_the_next(tmp_path, url):
+    async def test(site: Site) -> None:
+        records = await site.record(5)
+        await site.log.append(make_records(2, 50))
+        await site.pack()
+        assert site.list_ranges() == [(1, 1)]
+        assert [one.number for one in site.log.list_packed()] == [1]
+        assert site.log.unpacked.list_numbers() == [2]
+        assert list(site.archive.scan(*EVER))[:5] == records
+        await site.pack()
+        assert len(site.hands.done) == 1
+        await site.remove()
+        assert [one.number for one in site.log.list_packed()] == [1]
+        await site.remove()
+        assert site.log.list_packed() == []
+        assert list(site.archive.scan(*EVER))[:5] == records
+        assert site.archive.find(records[2].id)[0] == records[2]
+        assert await site.events("decisions.removed") == []
+
+    run(tmp_path, url, test)
+
+
+def test_a_segment_is_packed_once_its_root_is_in_the_journal(tmp_path, url):
+    async def test(site: Site) -> None:
+        await site.log.append(make_records(3))
+        await site.log.close_segment()
+        await site.pack()
+        assert site.list_ranges() == []
+        await site.close()
+        await site.pack()
+        assert site.list_ranges() == [(1, 1)]
+
+    run(tmp_path, url, test)
+
+
+def test_what_somebody_still_reads_is_not_removed_for_a_while(tmp_path, url):
+    async def test(site: Site) -> None:
+        await site.record(3)
+        await site.record(3, 10)
+        await site.pack()
+        store = site.house.parts.store
+        remove = RemoveSegments(store, site.clock, site.log, KEPT, needed=lambda tx: 2)
+        await remove()
+        await remove()
+        assert [one.number for one in site.log.list_packed()] == [2]
+        site.clock.advance(KEPT + DAY)
+        await remove()
+        assert site.log.list_packed() == []
+
+    run(tmp_path, url, test)
+
+
+def test_a_damaged_segment_stays_where_it_is_and_doesn_t_stop_others(tmp_path, url):
+    async def test(site: Site) -> None:
+        for part in range(3):
+            await site.record(4, part * 10)
+        path = site.log.find_path(2)
+        data = bytearray(path.read_bytes())
+        data[HEADER_SIZE + 50] ^= 1
+        path.write_bytes(data)
+        await site.pack()
+        assert site.list_ranges() == [(1, 1), (3, 3)]
+        assert site.log.unpacked.list_numbers() == [2]
+        answer = site.archive.search(Query(*EVER, kind=Kind.DECISION), 100)
+        assert len(answer.found) >= 8
+        assert any("0000000002.decisions" in words for words in answer.damage)
+        site.clock.advance(2 * DAY)
+        await site.pack()
+        assert site.list_ranges() == [(1, 1), (3, 3)]  # no file reaches over it
+        data[HEADER_SIZE + 50] ^= 1  # the operator restores the file
+        path.write_bytes(data)
+        again = Site(site.house, tmp_path / "archive")
+        await again.pack()
+        assert site.log.unpacked.list_numbers() == []
+        assert again.list_ranges() == [(1, 3)]
+        assert len(list(again.archive.scan(*EVER))) == 12
+
+    run(tmp_path, url, test)
+
+
+@pytest.mark.parametrize("fail_at", range(5))
+def test_a_worker_that_ends_at_any_step_loses_and_doubles_nothing(tmp_path, fail_at):
+    async def test(site: Site) -> None:
+        records = []
+        for part in range(3):
+            records += await site.record(4, part * 10)
+        site.clock.advance(2 * DAY)
+        site.hands.fail_at = fail_at
+        with suppress(Unavailable):
+            await site.pack()
+        found = list(site.archive.scan(*EVER))
+        assert sorted(one.id for one in found) == sorted(one.id for one in records)
+        site.hands.fail_at = None
+        again = Site(site.house, tmp_path / "archive")
+        await again.pack()
+        assert again.list_ranges() == [(1, 3)]
+        found = list(again.archive.scan(*EVER))
+        assert sorted(one.id for one in found) == sorted(one.id for one in records)
+
+    run(tmp_path, make_url("sqlite", tmp_path), test)
+
+
+def test_events_are_packed_once_they_are_many_or_old(tmp_path, url):
+    async def test(site: Site) -> None:
+        await site.house.register("payments")
+        await site.house.settle()
+        head = await site.house.parts.store.read(lambda tx: tx.journal.head())
+        await site.pack()
+        assert site.archive.find_last_event() == 0
+        site.clock.advance(timedelta(hours=1))
+        await site.pack()
+        assert site.archive.find_last_event() == head
+        assert site.list_ranges(Table.EVENTS) == [(1, head)]
+        await site.pack()
+        assert site.list_ranges(Table.EVENTS) == [(1, head)]
+        answer = site.archive.search(Query(*EVER, action="identity."), 10)
+        assert [one.action for one in answer.found] == ["identity.registered"]
+        stored = await site.house.parts.store.read(lambda tx: tx.journal.list_stored(0, 100))
+        whole = site.archive.search(Query(*EVER, kind=Kind.EVENT), 100)
+        assert {one.id for one in whole.found} == {str(one.position) for one in stored}
+
+    run(tmp_path, url, test)
+
+
+def test_past_days_are_put_together_and_today_isn_t(tmp_path, url):
+    async def test(site: Site) -> None:
+        for part in range(2):
+            await site.record(3, part * 10)
+        await site.pack()
+        assert site.list_ranges() == [(1, 1), (2, 2)]
+        site.clock.advance(timedelta(hours=13))  # an hour into the next day
+        await site.record(3, 30)
+        await site.record(3, 40)
+        await site.pack()
+        assert site.list_ranges() == [(1, 1), (2, 2), (3, 3), (4, 4)]
+        site.clock.advance(timedelta(hours=1, minutes=1))
+        await site.pack()
+        assert site.list_ranges() == [(1, 2), (3, 3), (4, 4)]
+
+    run(tmp_path, url, test)
+
+
+def test_the_archive_knows_which_numbers_are_taken(tmp_path, url):
+    async def test(site: Site) -> None:
+        await site.record(3)
+        await site.record(3, 10)
+        await site.pack()
+        assert find_last_number(site.depot, "test") == 2
+        assert find_last_number(site.depot, "other") == 0
+
+    run(tmp_path, url, test)
+
+
+def test_two_servers_with_folders_of_their_own_each_pack_all_events(tmp_path):
+    async def test(site: Site) -> None:
+        await site.house.register("payments")
+        site.clock.advance(timedelta(hours=2))
+        await site.house.settle()
+        one = Site(site.house, tmp_path / "one", "aaaa")
+        two = Site(site.house, tmp_path / "two", "bbbb")
+        await one.pack()
+        await two.pack()
+        assert one.list_ranges(Table.EVENTS) == two.list_ranges(Table.EVENTS) != []
+        assert name_cursor("aaaa") != name_cursor("bbbb") != name_cursor("")
+
+    run(tmp_path, make_url("sqlite", tmp_path), test)
+
+
+# Retention
+
+
+async def fill_days(site: Site, days: int) -> None:
+    """A packed segment a day, and its events."""
+    for day in range(days):
+        await site.record(2, day * 10)
+        await site.pack()
+        site.clock.advance(DAY)
+    await site.house.settle()
+    await site.pack()
+
+
+def test_days_that_are_too_old_are_removed_and_that_is_journaled_first(tmp_path, url):
+    async def test(site: Site) -> None:
+        await fill_days(site, 4)
+        await site.remove_days()
+        assert len(site.list_days()) == 4
+        site.clock.advance(KEPT - timedelta(days=2))
+        await site.remove_days()
+        assert site.list_days() == [NOON.date() + n * DAY for n in (2, 3)]
+        for table in (Table.TOUCHED, Table.IDS):
+            assert site.list_days(table) == site.list_days()
+        told = [one for one in await site.events("archive.removed") if one["table"] == "decisions"]
+        assert [one["day"] for one in told] == ["2027-03-01", "2027-03-02"]
+        closed = await site.events("decisions.closed")
+        assert told[0]["segments"] == [{"server": "test", "segment": 1, "root": closed[0]["root"]}]
+        assert told[0]["rows"] == 2
+        assert told[0]["bytes"] > 1000
+        await site.remove_days()
+        assert len(await site.events("archive.removed")) == len(
+            await site.events("archive.removed")
+        )
+
+    run(tmp_path, url, test)
+
+
+def test_what_a_hold_keeps_stays_until_it_is_released(tmp_path, url):
+    async def test(site: Site) -> None:
+        call = site.house.call
+        await fill_days(site, 4)
+        day = NOON.replace(hour=0) + DAY
+        placed = await call(
+            "hold.place",
+            wire.PlaceHold(name="case-1", since=day + DAY / 2, until=day + DAY, reason="a letter"),
+        )
+        assert placed.placed_by == "uid:0"
+        site.clock.advance(KEPT + 10 * DAY)
+        await site.remove_days()
+        assert site.list_days() == [day.date()]
+        assert day.date() in site.list_days(Table.EVENTS)
+        listed = await call("hold.ls", wire.ListHolds())
+        assert [one.name for one in listed.items] == ["case-1"]
+        await call("hold.release", wire.ReleaseHold(name="case-1", reason="closed"))
+        await site.remove_days()
+        assert site.list_days() == []
+        events = [event.type for event in await site.house.events("hold.")]
+        assert events == ["hold.placed", "hold.released"]
+
+    run(tmp_path, url, test)
+
+
+def test_a_hold_without_an_end_keeps_all_that_comes_and_segments_too(tmp_path, url):
+    async def test(site: Site) -> None:
+        await site.house.call(
+            "hold.place", wire.PlaceHold(name="all", since=NOON - DAY, reason="a letter")
+        )
+        await site.record(3)  # and never packed
+        site.clock.advance(KEPT * 4)
+        await site.remove()
+        assert [one.number for one in site.log.list_closed()] == [1]
+        await site.house.call("hold.release", wire.ReleaseHold(name="all", reason="closed"))
+        await site.remove()
+        assert site.log.list_closed() == []
+        assert [one["segment"] for one in await site.events("decisions.removed")] == [1]
+
+    run(tmp_path, url, test)
+
+
+def test_a_hold_that_is_placed_during_the_removal_wins(tmp_path, url):
+    async def test(site: Site) -> None:
+        await fill_days(site, 1)
+        site.clock.advance(KEPT + 10 * DAY)
+        do = site.hands.do
+
+        async def place_and_do(steps: Sequence[AnyStep]) -> AsyncGenerator[Done, None]:
+            with suppress(Conflict):
+                await site.house.call(
+                    "hold.place", wire.PlaceHold(name="late", since=NOON - DAY, reason="late")
+                )
+            async for done in do(steps):
+                yield done
+
+        site.hands.do = place_and_do  # type: ignore[method-assign]
+        await site.remove_days()
+        assert len(site.list_days()) == 1
+        assert await site.events("archive.removed") == []
+
+    run(tmp_path, url, test)
+
+
+def test_holds_are_checked(tmp_path, url):
+    async def test(site: Site) -> None:
+        call = site.house.call
+        with pytest.raises(Invalid, match="keep nothing"):
+            await call("hold.place", wire.PlaceHold(name="x", since=NOON, until=NOON, reason="why"))
+        with pytest.raises(Invalid, match="no time zone"):
+            await call(
+                "hold.place",
+                wire.PlaceHold(name="x", since=NOON.replace(tzinfo=None), reason="why"),
+            )
+        await call("hold.place", wire.PlaceHold(name="x", since=NOON, reason="why"))
+        with pytest.raises(Conflict, match="'x' already"):
+            await call("hold.place", wire.PlaceHold(name="x", since=NOON, reason="why"))
+        with pytest.raises(NotFound, match="hold ls"):
+            await call("hold.release", wire.ReleaseHold(name="y", reason="why"))
+
+    run(tmp_path, url, test)
+
+
+# The process
+
+
+def test_a_process_packs_and_ends(tmp_path):
+    async def test(site: Site) -> None:
+        records = await site.record(50)
+        where = tmp_path / "archive"
+        foreman = Foreman(str(where), str(where / ".work"), 256 << 20)
+        path = str(site.log.find_path(1))
+        done = [one async for one in foreman.do([PackSegment(path), PackSegment(path + "x")])]
+        assert (done[0].count, done[0].error) == (50, "")
+        assert done[1].error == Unavailable.code
+        site.log.mark_packed(1)
+        assert list(site.archive.scan(*EVER)) == records
+        assert foreman.redact_event(7) is False
+
+    run(tmp_path, make_url("sqlite", tmp_path), test)
+
+
+def test_a_process_that_is_killed_is_told_and_leaves_nothing_half(tmp_path):
+    """SIGKILL at whatever it is doing: what it left is done again by the next one."""
+
+    async def test(site: Site) -> None:
+        where = tmp_path / "archive"
+        records = []
+        for part in range(4):
+            records += await site.record(400, part * 1000)
+        steps = [PackSegment(str(site.log.find_path(number))) for number in range(1, 5)]
+        foreman = Foreman(str(where), str(where / ".work"), 256 << 20)
+        for patience in (0.05, 0.2, 0.35, 0.5, 0.7):
+            doing = asyncio.create_task(_take_all(foreman, steps))
+            done, _ = await asyncio.wait([doing], timeout=patience)
+            if not done:
+                doing.cancel()  # which kills the process
+                with suppress(asyncio.CancelledError):
+                    await doing
+            assert len(list(site.archive.scan(*EVER))) == 1600
+        assert [one.count for one in await _take_all(foreman, steps)] == [400] * 4
+        for number in range(1, 5):
+            site.log.mark_packed(number)
+        found = list(site.archive.scan(*EVER))
+        assert sorted(one.id for one in found) == sorted(one.id for one in records)
+        assert sorted(path.name for path in (where / ".work").iterdir()) == [".lock"]
+
+    run(tmp_path, make_url("sqlite", tmp_path), test)
+
+
+async def _take_all(foreman: Foreman, steps: Sequence[AnyStep]) -> list[Done]:
+    return [one async for one in foreman.do(steps)]

@@ -38,6 +38,8 @@ def fill_server() -> str:
     metrics.observe_decisions("ok", 1, 0.001)
     metrics.observe_task("crl.publish", "ok", 0.1, 1.0)
     metrics.count_failure("crl.publish")
+    metrics.count_sent("siem", 1, 0, failed=False)
+    metrics.show_sink("siem", "journal", 1, 0.1)
     metrics.show("troth_store_under_way", 1, "read")
     for gauge in ("troth_connections", "troth_requests_under_way"):
         metrics.show(gauge, 1, "public")

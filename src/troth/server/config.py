@@ -269,16 +269,14 @@ def _resolve(settings: Settings, reading: Reading, environ: Mapping[str, str]) -
         open_metrics=settings.telemetry.metrics == "anyone",
         draft_transaction_tokens=settings.oauth.draft_transaction_tokens,
         agent_environ={**_pick_environ(environ), **render_telemetry(telemetry)},
-        unknown_variables=tuple(
-            name
-            for name in reading.unknown_variables
-            if f"env:{name}" not in {keystore.key_encryption_key, *_list_secrets(settings)}
-        ),
+        unknown_variables=_list_unknown(settings, keystore, reading),
     )
 
 
-def _list_secrets(settings: Settings) -> set[str]:
-    return {sink.secret for sink in settings.sinks}
+def _list_unknown(settings: Settings, keystore: Keystore, reading: Reading) -> tuple[str, ...]:
+    """Variables of our prefix that nobody reads: a secret may come from one."""
+    known = {keystore.key_encryption_key, *(sink.secret for sink in settings.sinks)}
+    return tuple(name for name in reading.unknown_variables if f"env:{name}" not in known)
 
 
 def _choose_data(chosen: str, environ: Mapping[str, str]) -> Path:

@@ -238,6 +238,31 @@ def test_events_are_packed_once_they_are_many_or_old(tmp_path, url):
     run(tmp_path, url, test)
 
 
+def test_an_event_that_is_redacted_while_it_is_packed_is_redacted_in_the_archive(tmp_path, url):
+    async def test(site: Site) -> None:
+        await site.house.register("payments")
+        await site.house.settle()
+        site.clock.advance(timedelta(hours=2))
+        do = site.hands.do
+
+        async def redact_and_do(steps: Sequence[AnyStep]) -> AsyncGenerator[Done, None]:
+            store = site.house.parts.store
+            found = await store.read(lambda tx: tx.journal.find_stored(1))
+            assert found is not None
+            if found.salt is not None:
+                await store.transact(lambda tx: tx.journal.redact(1, b"d" * 32))
+            async for done in do(steps):
+                yield done
+
+        site.hands.do = redact_and_do  # type: ignore[method-assign]
+        await site.pack()
+        (found,) = [one for one in site.archive.search(Query(*EVER), 100).found if one.id == "1"]
+        assert found.redacted
+        assert found.detail == {}
+
+    run(tmp_path, url, test)
+
+
 def test_past_days_are_put_together_and_today_isn_t(tmp_path, url):
     async def test(site: Site) -> None:
         for part in range(2):

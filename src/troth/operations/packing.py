@@ -13,12 +13,20 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 import structlog
 
 from troth.archive.depot import Depot
-from troth.archive.jobsheet import AnyStep, CompactDay, Done, PackEvents, PackSegment
+from troth.archive.jobsheet import (
+    AnyStep,
+    CompactDay,
+    Done,
+    PackEvents,
+    PackSegment,
+    RedactEvent,
+)
 from troth.archive.layout import JOURNAL, ArchiveFile, Table, begin_day, find_day
 from troth.archive.log import DecisionLog
 from troth.audit.entry import StoredEvent
@@ -129,8 +137,19 @@ class PackArchive:
             if not events or not self._is_due(events):
                 return
             await do_all(self.hands, [PackEvents(events)])
+            await self._follow_redactions(events)
             last = events[-1].position
-            await self.store.transact(lambda tx: self._save(tx, last))  # noqa: B023 - awaited
+            await self.store.transact(partial(self._save, last=last))
+
+    async def _follow_redactions(self, packed: Sequence[StoredEvent]) -> None:
+        """Take out what was redacted after it was read: whoever follows redactions may have looked
+        for it before it was there."""
+        after, count = packed[0].position - 1, len(packed)
+        now = await self.store.read(lambda tx: tx.journal.list_stored(after, count))
+        gone = {event.position for event in now if event.salt is None}
+        late = [one.position for one in packed if one.salt and one.position in gone]
+        if late:
+            await do_all(self.hands, [RedactEvent(position) for position in late])
 
     def _read_events(self, tx: Transaction) -> list[StoredEvent]:
         return tx.journal.list_stored(tx.cursors.get(name_cursor(self.scope)), EVENTS)

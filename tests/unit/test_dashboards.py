@@ -40,6 +40,7 @@ def fill_server() -> str:
     metrics.count_failure("crl.publish")
     metrics.count_sent("siem", 1, 0, failed=False)
     metrics.show_sink("siem", "journal", 1, 0.1)
+    metrics.show("troth_sink_dead_letters", 1, "siem")
     metrics.show("troth_store_under_way", 1, "read")
     for gauge in ("troth_connections", "troth_requests_under_way"):
         metrics.show(gauge, 1, "public")

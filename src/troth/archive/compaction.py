@@ -76,9 +76,10 @@ class Compactor:
         found = False
         for file in sorted(file for file, _ in held if file.first <= position <= file.last):
             with self._workshop.engine.connect() as link:
-                if link.run(_HAS_EVENT, [locate([file]), position]):
-                    self._redact(link, file, position)
+                for (redacted,) in link.run(_HAS_EVENT, [locate([file]), position]):
                     found = True
+                    if not redacted:
+                        self._redact(link, file, position)
         return found
 
     def _redact(self, link: Link, file: ArchiveFile, position: int) -> None:
@@ -109,7 +110,8 @@ class Compactor:
 
 
 _HAS_EVENT = """
-    SELECT 1 FROM read_parquet(?, hive_partitioning = false) WHERE metadata."sequence" = ?
+    SELECT unmapped.redacted FROM read_parquet(?, hive_partitioning = false)
+    WHERE metadata."sequence" = ?
 """
 
 

@@ -33,6 +33,7 @@ from troth.audit.entry import StoredEvent
 from troth.core.clock import Clock
 from troth.core.errors import Refused
 from troth.operations.decisionlog import find_last_journaled
+from troth.operations.redaction import REDACTED
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 
@@ -50,6 +51,7 @@ BETWEEN = timedelta(days=1)
 """How often a day is written anew for late pieces, unless there are `MANY`."""
 MANY = 48
 LEASE = timedelta(minutes=10)
+PAGE = 1_000
 
 
 class Hands(Protocol):
@@ -172,6 +174,17 @@ class PackArchive:
         await do_all(self.hands, steps)
         for step in steps:
             self._compacted[step.table, step.day] = self.clock.now()
+        if any(step.table is Table.EVENTS for step in steps):
+            await self._redact_again()
+
+    async def _redact_again(self) -> None:
+        """Where servers share the archive, one may have redacted what another put together from
+        what was there before: so it is looked again, at all that ever was redacted."""
+        if self.scope or not self.store.shared:
+            return
+        positions = await self.store.read(_list_redacted)
+        if positions:
+            await do_all(self.hands, [RedactEvent(position) for position in positions])
 
     def _list_days(self, tables: Iterable[Table]) -> list[CompactDay]:
         now = self.clock.now()
@@ -211,6 +224,15 @@ class PackArchive:
             if len(files) > 1 and rested:
                 found.append(day)
         return found
+
+
+def _list_redacted(tx: Transaction) -> list[int]:
+    found: list[int] = []
+    after = 0
+    while page := tx.journal.page(type_prefix=REDACTED, after=after, limit=PAGE):
+        found += [int(one.event.body["position"]) for one in page]
+        after = page[-1].position
+    return found
 
 
 async def do_all(hands: Hands, steps: Sequence[AnyStep]) -> list[Done]:

@@ -178,7 +178,8 @@ def collect_events() -> tuple[set[str], set[str]]:
     """Event types and body fields, from the calls that record them."""
     types: set[str] = set()
     fields: set[str] = set()
-    for path in (PACKAGE / "operations").glob("*.py"):
+    paths = [*(PACKAGE / "operations").glob("*.py"), PACKAGE / "server" / "logwiring.py"]
+    for path in (*paths, PACKAGE / "store" / "sealer.py"):
         tree = ast.parse(read(path))
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
@@ -186,7 +187,9 @@ def collect_events() -> tuple[set[str], set[str]]:
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
             if name in EVENT_MAKERS:
                 fields |= {keyword.arg for keyword in node.keywords if keyword.arg}
-            if name == "record_event":
+            if name == "Event" and node.args and isinstance(node.args[0], ast.Constant):
+                types |= read_types(node.args[0], tree)
+            elif name == "record_event":
                 types |= read_types(node.args[2], tree)
             elif name == "make_event" and not isinstance(node.args[1], ast.Name):
                 types |= read_types(node.args[1], tree)

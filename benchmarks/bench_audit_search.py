@@ -26,6 +26,7 @@ from typing import Any
 import duckdb
 
 from benchmarks.report import print_result, say
+from troth.archive.compaction import Compactor
 from troth.archive.decisionrows import COLUMNS, KEPT
 from troth.archive.depot import FolderDepot
 from troth.archive.engine import Bounds, Engine
@@ -162,6 +163,7 @@ def make_archive(folder: Path, a_day: int) -> FolderDepot:
                 Table.DECISIONS, (BEGIN + day * DAY).date(), SERVER, first, first + HOUR_ROWS - 1
             )
             workshop.deliver(link, local, file, label)
+    assert Compactor(workshop).roll_month(SERVER, BEGIN.date()) == DAYS
     workshop.engine.close()
     return depot
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,25 @@ def test_past_days_are_put_together_and_today_isn_t(tmp_path, url):
         site.clock.advance(timedelta(hours=1, minutes=1))
         await site.pack()
         assert site.list_ranges() == [(1, 2), (3, 3), (4, 4)]
+
+    run(tmp_path, url, test)
+
+
+def test_a_past_month_is_counted_and_goes_with_its_first_day(tmp_path, url):
+    async def test(site: Site) -> None:
+        await fill_days(site, 3)
+        assert site.list_ranges(Table.MONTHS) == []
+        site.clock.advance(29 * DAY)  # April, the second
+        await site.pack()
+        assert site.list_ranges(Table.MONTHS) == [(1, 3)]
+        steps = len(site.hands.done)
+        await site.pack()
+        assert len(site.hands.done) == steps
+        await replace(site.remove_days, kept=31 * DAY)()
+        assert site.list_days() == [NOON.date() + n * DAY for n in (1, 2)]
+        assert site.list_ranges(Table.MONTHS) == []
+        await site.pack()
+        assert site.list_ranges(Table.MONTHS) == [(2, 3)]
 
     run(tmp_path, url, test)
 

@@ -10,7 +10,7 @@ import msgspec
 
 from troth.archive import decisionrows, eventrows
 from troth.archive.engine import Link, locate
-from troth.archive.layout import ArchiveFile, Table
+from troth.archive.layout import ArchiveFile, Table, end_month
 from troth.archive.packing import list_callers
 from troth.archive.parquet import (
     CALLERS,
@@ -68,6 +68,33 @@ class Compactor:
         if table is Table.DECISIONS:
             self._workshop.remove_widowed(writer, day)
         return merged
+
+    def roll_month(self, writer: str, month: date) -> int:
+        """Have a file that says who touched what in a month, once each of its days is one file;
+        how many days it has, or 0 if there is nothing to do."""
+        files, _ = self._workshop.list_current(Table.DECISIONS, writer, month, end_month(month))
+        made, _ = self._workshop.list_current(Table.MONTHS, writer, month, month)
+        if len({file.day for file in files}) != len(files) or len(files) < 2:
+            return 0
+        names = tuple(file.name for file in files)
+        with self._workshop.engine.connect() as link:
+            if len(made) == 1 and read_label(link, made[0]).files == names:
+                return 0
+            first, last = min(one.first for one in files), max(one.last for one in files)
+            revision = max((one.revision for one in made), default=-1) + 1
+            file = ArchiveFile(Table.MONTHS, month, writer, first, last, revision)
+            touched = locate([one.beside(Table.TOUCHED) for one in files])
+            rows = sum(read_label(link, one).rows for one in files)
+            local = self._workshop.work / f"month-{month}.parquet"
+            selected = Selection(Table.MONTHS, decisionrows.TOUCHED_BY_MONTH, [touched])
+            label = Label(LAYOUT, rows, files=names)
+            write_parquet(link, selected, local, label)
+            self._workshop.deliver(link, local, file, label)
+        held = self._workshop.depot.list_files(Table.MONTHS, month, month)
+        self._workshop.remove(
+            one for one, _ in held if one.writer == writer and one.name != file.name
+        )
+        return len(files)
 
     def redact_event(self, position: int) -> bool:
         """Write the files that have an event anew, without whom it is about, who did it, where from

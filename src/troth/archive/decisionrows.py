@@ -107,6 +107,17 @@ TOUCHED = """
 """Who touched what: a row for each resource, subject, action and outcome."""
 
 
+TOUCHED_BY_MONTH = """
+    SELECT
+        resource, subject, subject_type, action, status_id, sum(count)::BIGINT AS count,
+        min("first") AS first, max("last") AS last
+    FROM read_parquet(?, hive_partitioning = false)
+    GROUP BY ALL
+    ORDER BY ALL
+"""
+"""The same of several files of `TOUCHED`, together."""
+
+
 class Staged(msgspec.Struct, frozen=True, gc=False):
     """A decision on its way into Parquet: a line of JSON. Times are microseconds since 1970, facts
     JSON text, `raw` hexadecimal."""

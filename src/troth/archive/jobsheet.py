@@ -36,6 +36,13 @@ class CompactDay(Step, frozen=True, tag="compact"):
     apart: list[int] = []
 
 
+class RollMonth(Step, frozen=True, tag="month"):
+    """Count who touched what in a month, `month` being its first day."""
+
+    writer: str
+    month: date
+
+
 class RedactEvent(Step, frozen=True, tag="redact"):
     """Take an event's detail out."""
 
@@ -50,7 +57,7 @@ class DescribeDay(Step, frozen=True, tag="describe"):
     writer: str = ""
 
 
-AnyStep = PackSegment | PackEvents | CompactDay | RedactEvent | DescribeDay
+AnyStep = PackSegment | PackEvents | CompactDay | RollMonth | RedactEvent | DescribeDay
 
 
 class Sheet(msgspec.Struct, frozen=True):

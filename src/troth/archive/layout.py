@@ -3,6 +3,7 @@
     decisions/day=2027-06-30/<server>-<first>-<last>-<revision>.parquet   segments first to last
     touched/day=2027-06-30/…                the same name: who touched what, counted
     ids/day=2027-06-30/…                    the same name: whose decisions an id is in
+    touched_by_month/day=2027-06-01/…       who touched what in a month, named after its first day
     events/day=2027-06-30/journal-<first>-<last>-<revision>.parquet       positions first to last
 
 Days are in UTC. A file never changes: what replaces some has a larger range, or the same one and a
@@ -13,6 +14,7 @@ removal of what was replaced leaves nothing double. Names are all there is: no l
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,7 +25,7 @@ JOURNAL = "journal"
 """Who wrote the events: all servers have one journal."""
 
 _NAME = re.compile(
-    r"(?P<table>decisions|touched|ids|events)/day=(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})/"
+    r"(?P<table>decisions|touched|touched_by_month|ids|events)/day=(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})/"
     r"(?P<writer>[A-Za-z0-9_]{1,16})-(?P<first>[0-9]{10,19})-(?P<last>[0-9]{10,19})"
     r"-(?P<revision>[0-9]{1,9})\.parquet",
     re.ASCII,
@@ -36,6 +38,7 @@ class Table(StrEnum):
     DECISIONS = "decisions"
     TOUCHED = "touched"
     IDS = "ids"
+    MONTHS = "touched_by_month"
     EVENTS = "events"
 
 
@@ -119,6 +122,16 @@ def find_day(at: datetime) -> date:
 def begin_day(day: date) -> datetime:
     """The first moment of a day."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def find_month(day: date) -> date:
+    """The first day of its month."""
+    return day.replace(day=1)
+
+
+def end_month(month: date) -> date:
+    """The last day of a month."""
+    return month.replace(day=monthrange(month.year, month.month)[1])
 
 
 def list_span(since: datetime, until: datetime) -> tuple[date, date]:

@@ -49,6 +49,8 @@ class Label(msgspec.Struct, frozen=True):
     segments: tuple[SegmentPart, ...] = ()
     callers: tuple[str, ...] | None = None
     """Who asked; None if they are too many to be named."""
+    files: tuple[str, ...] = ()
+    """Of a month: the names of the files of decisions that it counts."""
 
 
 class Selection(NamedTuple):

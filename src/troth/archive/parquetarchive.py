@@ -41,6 +41,7 @@ from troth.core.errors import NotFound, Unavailable
 T = TypeVar("T")
 
 EVER = (date.min, date.max)
+_KINDS = {Table.DECISIONS: Kind.DECISION, Table.EVENTS: Kind.EVENT}
 TRIES = 5
 """How often it is looked which files there are, while they are being put together."""
 PAGE_SECONDS = 10.0
@@ -173,8 +174,11 @@ class ParquetArchive:
 
     def _count(self, reader: Reader, search: TouchSearch) -> Tally:
         tally = Tally()
-        shelf = self._look(*list_span(search.since, search.until), beside=True)
-        search.count(reader, shelf.decisions, shelf.beside, tally)
+        first, last = list_span(search.since, search.until)
+        shelf = self._look(first, last, beside=True)
+        months = [file for file, _ in self._depot.list_files(Table.MONTHS, first, last)]
+        beside = shelf.beside.union(months)
+        search.count(reader, shelf.decisions, beside, self._labels, tally)
         return tally
 
     # Single decisions
@@ -303,7 +307,7 @@ class ParquetArchive:
             sizes.update(self._depot.list_files(table, *EVER))
         damages = Damages()
         with self._ask(damages) as reader:
-            for table, kind in ((Table.DECISIONS, Kind.DECISION), (Table.EVENTS, Kind.EVENT)):
+            for table, kind in _KINDS.items():
                 files, _ = choose_current(one for one in sizes if one.table is table)
                 labels = self._labels.read(reader, files)
                 for file in files:

@@ -3,17 +3,26 @@ where only part of a day is asked for."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
 from troth.archive.found import FAILURE, SUCCESS
-from troth.archive.layout import ArchiveFile, Table, begin_day, find_day
+from troth.archive.layout import (
+    ArchiveFile,
+    Table,
+    begin_day,
+    choose_current,
+    end_month,
+    find_day,
+    find_month,
+)
 from troth.archive.pages import Pending, find_by_resource
 from troth.archive.question import Condition, ask_subjects, join_conditions, limit_time
-from troth.archive.reading import AT_ONCE, Reader, split_evenly
+from troth.archive.reading import AT_ONCE, Labels, Reader, split_evenly
 from troth.archive.record import DecisionRecord
 from troth.archive.search import Touch
 
@@ -89,27 +98,71 @@ class TouchSearch:
         reader: Reader,
         files: Sequence[ArchiveFile],
         beside: Collection[ArchiveFile],
+        labels: Labels,
         tally: Tally,
     ) -> None:
-        """Add what these files have of it."""
+        """Add what these files have of it; `beside` is what else there is of them and their
+        months."""
         files = self.pending.drop(files)
-        counted = {file.beside(Table.TOUCHED): file for file in files if self._is_counted(file)}
-        known = [file for file in counted if file in beside]
+        whole = [file for file in files if self._is_counted(file)]
+        months = self._find_months(reader, whole, beside, labels)
+        done = {file for some in months.values() for file in some}
+        counted = {file.beside(Table.TOUCHED): file for file in whole if file not in done}
+        known = [*months, *(one for one in counted if one in beside)]
         for some in split_evenly(known, AT_ONCE):
             tally.add_rows(reader.read(some, _COUNTED, [self.resource]))
-        done = {counted[file] for file in known if file not in reader.without}
+        for one in known:
+            if one in reader.without:
+                done -= set(months.get(one, ()))
+            elif one in counted:
+                done.add(counted[one])
         single = [file for file in files if file not in done]
-        for some in split_evenly(single, AT_ONCE):
-            some, subjects = find_by_resource(reader, some, beside, self.resource)
-            condition = join_conditions(
-                [
-                    Condition('resources[1]."name" = ?', (self.resource,)),
-                    limit_time(self.since, self.until),
-                    *([ask_subjects(subjects)] if subjects else []),
-                    *self.pending.leave_out(some),
-                ]
-            )
-            tally.add_rows(reader.read(some, _SINGLE % condition.sql, condition.values))
+        for part in split_evenly(single, AT_ONCE):
+            self._count_single(reader, part, beside, tally)
+
+    def _count_single(
+        self,
+        reader: Reader,
+        files: Sequence[ArchiveFile],
+        beside: Collection[ArchiveFile],
+        tally: Tally,
+    ) -> None:
+        some, subjects = find_by_resource(reader, files, beside, self.resource)
+        condition = join_conditions(
+            [
+                Condition('resources[1]."name" = ?', (self.resource,)),
+                limit_time(self.since, self.until),
+                *([ask_subjects(subjects)] if subjects else []),
+                *self.pending.leave_out(some),
+            ]
+        )
+        tally.add_rows(reader.read(some, _SINGLE % condition.sql, condition.values))
+
+    def _find_months(
+        self,
+        reader: Reader,
+        files: Sequence[ArchiveFile],
+        beside: Collection[ArchiveFile],
+        labels: Labels,
+    ) -> dict[ArchiveFile, list[ArchiveFile]]:
+        """Months that are asked for as a whole and that count these very files, with those."""
+        groups: dict[tuple[str, date], list[ArchiveFile]] = defaultdict(list)
+        for file in files:
+            groups[file.writer, find_month(file.day)].append(file)
+        made, _ = choose_current(
+            one
+            for one in beside
+            if one.table is Table.MONTHS and (one.writer, one.day) in groups and self._has(one.day)
+        )
+        return {
+            month: groups[month.writer, month.day]
+            for month, label in labels.read(reader, made).items()
+            if label.files == tuple(one.name for one in groups[month.writer, month.day])
+        }
+
+    def _has(self, month: date) -> bool:
+        """Whether all of a month is asked for."""
+        return self.since <= begin_day(month) and end_month(month) < find_day(self.until)
 
     def _is_counted(self, file: ArchiveFile) -> bool:
         """Whether all of a file is asked for, so that it needn't be read."""

@@ -24,6 +24,7 @@ from troth.archive.jobsheet import (
     PackEvents,
     PackSegment,
     RedactEvent,
+    RollMonth,
     Segment,
     Sheet,
 )
@@ -80,6 +81,9 @@ class Worker:
                 return Done(
                     number, compactor.compact_day(step.table, step.writer, step.day, step.apart)
                 )
+            case RollMonth():
+                compactor = Compactor(self._workshop)
+                return Done(number, compactor.roll_month(step.writer, step.month))
             case RedactEvent():
                 return Done(number, int(Compactor(self._workshop).redact_event(step.position)))
             case DescribeDay():

@@ -26,8 +26,9 @@ from troth.archive.jobsheet import (
     PackEvents,
     PackSegment,
     RedactEvent,
+    RollMonth,
 )
-from troth.archive.layout import JOURNAL, ArchiveFile, Table, begin_day, find_day
+from troth.archive.layout import JOURNAL, ArchiveFile, Table, begin_day, find_day, find_month
 from troth.archive.log import DecisionLog
 from troth.audit.entry import StoredEvent
 from troth.core.clock import Clock
@@ -47,6 +48,8 @@ BATCHES = 20
 """Batches of events a run."""
 AFTER_DAY = timedelta(hours=2)
 """How long after its end a day's pieces are put together: by then its last segment is packed."""
+AFTER_MONTH = timedelta(days=1)
+"""How long after its end it is counted who touched what in a month."""
 BETWEEN = timedelta(days=1)
 """How often a day is written anew for late pieces, unless there are `MANY`."""
 MANY = 48
@@ -87,6 +90,7 @@ class PackArchive:
     scope: str
     _damaged: set[int] = field(default_factory=set)
     _compacted: dict[tuple[Table, date], datetime] = field(default_factory=dict)
+    _rolled: dict[date, frozenset[ArchiveFile]] = field(default_factory=dict)
 
     async def __call__(self) -> None:
         """All three; each goes on where the last run stopped."""
@@ -98,6 +102,7 @@ class PackArchive:
         last = await self.store.read(lambda tx: tx.cursors.get(name_cursor(self.scope)))
         self.archive.know_events(last)
         await self._compact(tables)
+        await self._roll_months()
 
     # Segments
 
@@ -150,8 +155,7 @@ class PackArchive:
         now = await self.store.read(lambda tx: tx.journal.list_stored(after, count))
         gone = {event.position for event in now if event.salt is None}
         late = [one.position for one in packed if one.salt and one.position in gone]
-        if late:
-            await do_all(self.hands, [RedactEvent(position) for position in late])
+        await do_all(self.hands, [RedactEvent(position) for position in late])
 
     def _read_events(self, tx: Transaction) -> list[StoredEvent]:
         return tx.journal.list_stored(tx.cursors.get(name_cursor(self.scope)), EVENTS)
@@ -183,8 +187,27 @@ class PackArchive:
         if self.scope or not self.store.shared:
             return
         positions = await self.store.read(_list_redacted)
-        if positions:
-            await do_all(self.hands, [RedactEvent(position) for position in positions])
+        await do_all(self.hands, [RedactEvent(position) for position in positions])
+
+    async def _roll_months(self) -> None:
+        found = await asyncio.to_thread(self._list_months)
+        server = self.decisions.server
+        await do_all(self.hands, [RollMonth(server, month) for month in found])
+        self._rolled.update(found)
+
+    def _list_months(self) -> dict[date, frozenset[ArchiveFile]]:
+        """Past months, with the files of their days, of which it isn't known that they are
+        counted."""
+        last = find_month(find_day(self.clock.now() - AFTER_MONTH)) - timedelta(days=1)
+        months: dict[date, set[ArchiveFile]] = defaultdict(set)
+        for file, _ in self.depot.list_files(Table.DECISIONS, date.min, last):
+            if file.writer == self.decisions.server:
+                months[find_month(file.day)].add(file)
+        return {
+            month: frozenset(files)
+            for month, files in months.items()
+            if self._rolled.get(month) != frozenset(files)
+        }
 
     def _list_days(self, tables: Iterable[Table]) -> list[CompactDay]:
         now = self.clock.now()
@@ -237,6 +260,8 @@ def _list_redacted(tx: Transaction) -> list[int]:
 
 async def do_all(hands: Hands, steps: Sequence[AnyStep]) -> list[Done]:
     """The answers to all steps; the first error ends it."""
+    if not steps:
+        return []
     async with aclosing(hands.do(steps)) as answers:
         return [done.check() async for done in answers]
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from troth.archive.depot import Depot
 from troth.archive.jobsheet import DescribeDay, Done
-from troth.archive.layout import COMPANIONS, ArchiveFile, Table, find_day
+from troth.archive.layout import COMPANIONS, ArchiveFile, Table, find_day, find_month
 from troth.core.clock import Clock
 from troth.operations.packing import Hands, do_all
 from troth.operations.recording import BACKGROUND, record_event
@@ -65,7 +65,7 @@ class RemoveDays:
         size = sum(files.values())
         # Asked again where it counts: a hold may have been placed meanwhile.
         if await self.store.transact(partial(self._record, table, day, size, told)):
-            await asyncio.to_thread(self._delete, files)
+            await asyncio.to_thread(self._delete, table, day, files)
 
     def _record(self, table: Table, day: date, size: int, told: Done, tx: Transaction) -> bool:
         if any(hold.covers_day(day) for hold in tx.holds.list()):
@@ -88,7 +88,11 @@ class RemoveDays:
         )
         return True
 
-    def _delete(self, files: dict[ArchiveFile, int]) -> None:
+    def _delete(self, table: Table, day: date, files: dict[ArchiveFile, int]) -> None:
+        if table is Table.DECISIONS:  # what is said of the month would tell of this day
+            month = find_month(day)
+            for file, _ in self.depot.list_files(Table.MONTHS, month, month):
+                self.depot.remove(file)
         # Decisions before what stands beside them, which counts for nothing without.
         for file in sorted(files, key=lambda one: one.table in COMPANIONS):
             self.depot.remove(file)

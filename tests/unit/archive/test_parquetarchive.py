@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,55 @@ def test_late_decisions_of_an_old_day_are_found_beside_it(house):
     assert len(list(house.archive.scan(*EVER))) == 12
     assert house.compact() == 3
     assert len(list(house.archive.scan(*EVER))) == 12
+
+
+def test_a_month_s_touches_are_counted_once_for_all(house):
+    """The month's file is used for a whole month alone, and while it counts the very files that
+    there are."""
+    begin = datetime(2026, 2, 1, tzinfo=UTC)
+    for day in range(28):
+        at = begin + day * DAY + timedelta(hours=day % 24)
+        records = [
+            make_record(day * 9 + n, at=at, subject=f"s-{n % 3}", resource=f"r-{n % 2}")
+            for n in range(9)
+        ]
+        asyncio.run(house.pack_all(records))
+    month = date(2026, 2, 1)
+    spans = [(begin, begin + 28 * DAY), (begin, begin + 27 * DAY), (begin - DAY, begin + 90 * DAY)]
+    asked = [(f"r-{n}", *span) for n in range(3) for span in spans]
+    before = [house.archive.who_touched(*one).found for one in asked]
+    assert sum(one.times for one in before[0]) == 28 * 5
+    assert house.compactor.roll_month("a1b2c3d4", month) == 28
+    assert house.compactor.roll_month("a1b2c3d4", month) == 0
+    assert [house.archive.who_touched(*one).found for one in asked] == before
+
+    # It is read, and nothing of the days is.
+    for path in house.list_paths() + house.list_paths(Table.TOUCHED):
+        flip(path, 10)
+    fresh = ParquetArchive(
+        house.depot, Engine(house.depot, Bounds()), house.clock, house.log, lambda _: False
+    )
+    whole = fresh.who_touched("r-1", *spans[0])
+    assert (whole.found, whole.damage) == (before[3], ())
+    assert fresh.who_touched("r-1", *spans[1]).damage != ()
+    for path in house.list_paths() + house.list_paths(Table.TOUCHED):
+        flip(path, 10)
+
+    # A late decision, or a damaged file of the month: the days tell.
+    asyncio.run(house.pack_all([make_record(999, at=begin, subject="s-0", resource="r-1")]))
+    found = house.archive.who_touched("r-1", *spans[0]).found
+    assert sum(one.times for one in found) == sum(one.times for one in before[3]) + 1
+    house.compact()
+    assert house.compactor.roll_month("a1b2c3d4", month) == 28
+    assert house.archive.who_touched("r-1", *spans[0]).found == found
+    (path,) = house.list_paths(Table.MONTHS)
+    flip(path, path.stat().st_size - 20)
+    fresh = ParquetArchive(
+        house.depot, Engine(house.depot, Bounds()), house.clock, house.log, lambda _: False
+    )
+    answer = fresh.who_touched("r-1", *spans[0])
+    assert answer.found == found
+    assert f"{path} is damaged" in answer.damage[0]
 
 
 def test_days_are_looked_at_in_growing_groups():
@@ -464,10 +513,11 @@ def test_plain_duckdb_reads_it_with_its_partitions(house):
 
 
 def test_the_columns_are_those_that_the_documentation_lists(house):
-    fill(house, days=1)
+    fill(house, days=2)
     house.pack_events([make_event(1, NOON)])
     text = Path("docs/explanation/archive.md").read_text(encoding="utf-8")
     with duckdb.connect() as engine:
+        house.compactor.roll_month("a1b2c3d4", date(2026, 1, 1))
         for table in Table:
             path = house.list_paths(table)[0]
             leaves = engine.execute(

@@ -230,7 +230,8 @@ def test_the_pins_fit_the_oldest_python_that_we_promise() -> None:
         f"{dist.name} {dist.version} needs Python {wants}"
         for dist in distributions()
         if canonicalize_name(dist.name) not in foreign  # see scripts/venv.sh
-        and (wants := dist.metadata["Requires-Python"]) and "3.11.0" not in SpecifierSet(wants)
+        and (wants := dist.metadata["Requires-Python"])
+        and "3.11.0" not in SpecifierSet(wants)
     ]
     assert not wrong, "set an upper bound in pyproject.toml:\n" + "\n".join(wrong)
 

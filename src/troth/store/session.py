@@ -124,7 +124,7 @@ class Session:
         found = self._connection.exec_driver_sql(text, (after, limit))
         try:
             # The driver's own tuples: SQLAlchemy takes longer for its rows than SQLite for these.
-            rows: list[Any] = found.cursor.fetchall()
+            rows = list(found.cursor.fetchall())
         finally:
             found.close()
         return rows

@@ -38,7 +38,7 @@ class Server:
             Call(SELF, RequestId("r"), request)
         )
 
-    def follow(self, name: str, request: Any) -> Any:
+    def stream(self, name: str, request: Any) -> Any:
         raise AssertionError(name)
 
 

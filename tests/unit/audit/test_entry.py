@@ -98,7 +98,8 @@ def test_an_event_of_64_kib_and_more_has_a_small_leaf():
     entry, beside = render_entry(event)
     assert len(entry) < 400 < LARGEST_ENTRY < len(beside)
     (one,) = split_details(join_details([beside]))
-    assert restore_event(*split_entries(join_entries([entry])), one) == event
+    (leaf,) = split_entries(join_entries([entry]))
+    assert restore_event(leaf, one) == event
 
 
 @pytest.mark.parametrize("at", [0, SALT_SIZE, SALT_SIZE + 10, -2])

@@ -24,7 +24,14 @@ from troth.audit.entry import (
     split_entries,
 )
 from troth.audit.merkle import EMPTY_ROOT, HASH_SIZE, hash_leaf, hash_node
-from troth.audit.tile import WIDTH, compute_tree_root, name_details, name_entries, name_tile
+from troth.audit.tile import (
+    WIDTH,
+    compute_tree_root,
+    fold,
+    name_details,
+    name_entries,
+    name_tile,
+)
 from troth.core.errors import Invalid, NotFound, Refused
 
 SIZE = "size"
@@ -113,7 +120,7 @@ class LogFolder:
             self.place.add(name_entries(index, width), join_entries(grown.entries))
             self.place.add(name_details(index, width), join_details(grown.details))
         self.place.settle()
-        root = _fold(grown.levels)
+        root = _join_levels(grown.levels)
         self.place.write(SIZE, msgspec.json.encode(_Edge(root.hex(), grown.size)))
         self.place.settle()
         self.size, self.root = grown.size, root
@@ -225,7 +232,7 @@ class LogFolder:
             self._add_full(name_tile(level, index), b"".join(hashes))
             grown.levels[level] = []
             level += 1
-            grown.add_hash(_hash_full(hashes), level)
+            grown.add_hash(fold(b"".join(hashes)), level)
 
     def _add_full(self, name: str, data: bytes) -> None:
         self.place.add(name, data)
@@ -249,7 +256,7 @@ class LogFolder:
             level += 1
         index, width = divmod(edge.size, WIDTH)
         entries, details = self._read_pair(index, width) if width else ([], [])
-        root = _fold(levels)
+        root = _join_levels(levels)
         if root.hex() != edge.root or list(map(hash_leaf, entries)) != (levels or [[]])[0]:
             raise self._damaged(f"{name_entries(index, width or WIDTH)} or a tile beside it")
         self._grown = _Grown(edge.size, levels, entries, details)
@@ -334,17 +341,7 @@ class LogFolder:
         )
 
 
-def _hash_full(hashes: Sequence[bytes]) -> bytes:
-    """The root over a full tile."""
-    level = hashes
-    while len(level) > 1:
-        level = [
-            sha256(b"\x01" + level[at] + level[at + 1]).digest() for at in range(0, len(level), 2)
-        ]
-    return level[0]
-
-
-def _fold(levels: Sequence[Sequence[bytes]]) -> bytes:
+def _join_levels(levels: Sequence[Sequence[bytes]]) -> bytes:
     """The root over what the partial tiles of all levels cover (RFC 9162, section 2.1.1): the
     largest complete subtrees stand to the left, so they are joined from the right."""
     found = b""
@@ -359,6 +356,6 @@ def _list_peaks(hashes: Sequence[bytes]) -> list[bytes]:
     peaks, at, width = [], 0, len(hashes)
     for power in range(width.bit_length() - 1, -1, -1):
         if width >> power & 1:
-            peaks.append(_hash_full(hashes[at : at + (1 << power)]))
+            peaks.append(fold(b"".join(hashes[at : at + (1 << power)])))
             at += 1 << power
     return peaks

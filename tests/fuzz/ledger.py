@@ -11,6 +11,7 @@ from tests.fuzz.authorization import AUTHORIZATION
 from tests.fuzz.logs import LEDGER as LOGS
 from tests.fuzz.searches import LEDGER as SEARCHES
 from tests.fuzz.services import SERVICES
+from tests.fuzz.sinks import LEDGER as SINKS
 from tests.fuzz.witnesses import LEDGER as WITNESSES
 
 FUZZED: dict[str, str] = {
@@ -18,6 +19,7 @@ FUZZED: dict[str, str] = {
     **SERVICES,
     **LOGS,
     **SEARCHES,
+    **SINKS,
     **WITNESSES,
     "agent-answer": """
         agent.connection._load_credential

@@ -55,9 +55,23 @@ ELSEWHERE: dict[str, str] = {
         operations.witnessing.GatherCosignatures._read_refusal
         server.witness.records.Records.read
     """,
+    "what this server wrote itself, the kernel's own answers, or a name of the code's own": """
+        archive.resuming.DecisionReader.read
+        drivers.sinks.load_driver
+        drivers.sinks.syslog._count_unsent
+        drivers.sinks.syslog._read_state
+        operations.journalsource.<module>
+        operations.journalsource._read_body
+        operations.sink.<module>
+        server.sinkwiring._read_secret
+    """,
     "it runs transactions, or gathers what they find": """
         operations.auditsearch.Searcher.find_person.read
         operations.audittail.TailAudit._read
+        operations.decisionsource.DecisionSource.read
+        operations.journalsource.JournalSource.read
+        operations.journalsource._read
+        operations.sinking.Source.read
         operations.auditwho.AskWho._read_history
         operations.auditwho.AskWho._read_identities
         operations.auditwho._read_version

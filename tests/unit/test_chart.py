@@ -72,7 +72,7 @@ def test_settings_of_the_chart_are_those_of_the_server():
         if "enum" in kind:
             assert kind["enum"] == sorted(settings[name].type.split(" | "))
         else:
-            words = {"object": "table", "string": "text"}
+            words = {"array": "tables", "object": "table", "string": "text"}
             assert words.get(kind["type"], kind["type"]) == settings[name].type
     made = 'TROTH_{{ . | replace "." "_" | upper }}'
     assert made in read(CHART / "templates" / "_names.tpl")

@@ -147,7 +147,7 @@ def revive_event(content: bytes) -> StoredEvent:
     """What `keep_event` kept; `Invalid` if it is nothing of the kind."""
     try:
         return StoredEvent(**msgspec.structs.asdict(_decoder.decode(content)))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid("What is kept of it is nothing that this version can read.") from error
 
 

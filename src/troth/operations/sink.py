@@ -88,7 +88,7 @@ class ListDeadLetters:
         )
         shown = found[: body.limit]
         return wire.DeadLetterPage(
-            items=[_view_letter(letter) for letter in shown], more=len(found) > len(shown)
+            items=[view_letter(letter) for letter in shown], more=len(found) > len(shown)
         )
 
 
@@ -213,7 +213,8 @@ def _remove(letter: DeadLetter, tx: Transaction) -> None:
     tx.dead_letters.remove(letter.sink, letter.source, letter.position)
 
 
-def _view_letter(letter: DeadLetter) -> wire.DeadLetterView:
+def view_letter(letter: DeadLetter) -> wire.DeadLetterView:
+    """A dead letter as the API shows it."""
     type_, id_ = "", ""
     try:
         if letter.source == JOURNAL:

@@ -106,5 +106,5 @@ def read_rejections(body: bytes) -> tuple[int, str]:
     try:
         found = msgspec.json.decode(body, type=ExportLogsServiceResponse).partial_success
         return (0, "") if found is None else (int(found.rejected_log_records), found.error_message)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Invalid("The answer is none of an OTLP receiver.") from error

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+import msgspec
+
 from troth.core.clock import Clock
 from troth.core.errors import Refused, Unavailable
 
@@ -30,6 +32,8 @@ BUILT_IN: dict[str, str] = {
 }
 """Name → ``module:factory``; loaded only when configured."""
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading a receiver's JSON raises where it is none, or another one."""
 TIMEOUT_SECONDS = 15.0
 """How long a driver waits for one step: a connection, an answer, room to write."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from troth.core.clock import Clock
-from troth.drivers.sinks import Away, Message, Rejected, Target
+from troth.drivers.sinks import UNREADABLE, Away, Message, Rejected, Target
 from troth.drivers.sinks.place import parse_place
 from troth.drivers.sinks.post import LONGEST_REASON, Answer, Poster
 
@@ -86,7 +86,7 @@ class ElasticSink:
     def _read(self, answer: Answer, count: int) -> _Reply:
         try:
             reply = msgspec.json.decode(answer.body, type=_Reply)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise Away(f"{self._poster.where} answers as no bulk API does.") from error
         if len(reply.items) != count:
             raise Away(f"{self._poster.where} told of {len(reply.items)} documents of {count}.")

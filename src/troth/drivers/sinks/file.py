@@ -49,12 +49,16 @@ def open_sink(target: Target, secret: str, clock: Clock) -> FileSink:
 
 def parse_path(url: str) -> Path:
     """The path in a ``file:`` URL; `Invalid` unless it is absolute and on this machine."""
-    parts = urlsplit(url)
+    problem = Invalid("it must be file:///PATH, an absolute path of a file.")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise problem from error
     path = unquote(parts.path)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or parts.query:
-        raise Invalid("it must be file:///PATH.")
+        raise problem
     if not path.startswith("/") or path.endswith("/") or "\0" in path:
-        raise Invalid("it must be file:///PATH, an absolute path of a file.")
+        raise problem
     return Path(path)
 
 

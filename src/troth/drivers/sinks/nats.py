@@ -23,7 +23,7 @@ from nats.aio.client import Client, RawCredentials
 from nats.aio.msg import Msg
 
 from troth.core.clock import Clock
-from troth.drivers.sinks import Away, Message, Rejected, Target
+from troth.drivers.sinks import UNREADABLE, Away, Message, Rejected, Target
 from troth.drivers.sinks.place import Place, parse_place
 from troth.drivers.sinks.tls import make_context
 
@@ -201,7 +201,7 @@ class NatsSink:
             return
         try:
             answer.set_result(msgspec.json.decode(message.data, type=_Answer))
-        except msgspec.DecodeError:
+        except UNREADABLE:
             answer.set_result(_Answer(_Error(description="an answer that is none of JetStream")))
 
     async def _lose(self) -> None:

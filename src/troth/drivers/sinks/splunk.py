@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import msgspec
 
 from troth.core.clock import Clock
-from troth.drivers.sinks import Away, Message, Target
+from troth.drivers.sinks import UNREADABLE, Away, Message, Target
 from troth.drivers.sinks.place import parse_place
 from troth.drivers.sinks.post import Answer, Poster
 
@@ -83,7 +83,7 @@ class SplunkSink:
                 raise Away(f"{self._poster.where} answered {answer.describe()}")
             try:
                 found = msgspec.json.decode(answer.body, type=_Acks)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise Away(f"{self._poster.where} answered {answer.describe()}") from error
             if found.acks.get(str(number)):
                 return
@@ -105,7 +105,7 @@ class SplunkSink:
 def _read(answer: Answer) -> _Reply | None:
     try:
         return msgspec.json.decode(answer.body, type=_Reply)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 

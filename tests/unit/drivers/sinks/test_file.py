@@ -242,7 +242,17 @@ def test_a_path_is_read_from_the_url(url, path):
 
 @pytest.mark.parametrize(
     "url",
-    ["", "/a", "file:a", "file://host/a", "file:///", "file:///a/", "file:///a?b", "http:///a"],
+    [
+        "",
+        "/a",
+        "file:a",
+        "file://host/a",
+        "file:///",
+        "file:///a/",
+        "file:///a?b",
+        "http:///a",
+        "file://[a",
+    ],
 )
 def test_another_url_names_no_file(url):
     with pytest.raises(Invalid, match="file:///PATH"):

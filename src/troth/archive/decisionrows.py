@@ -75,7 +75,7 @@ KEPT = """
     metadata.uid, epoch_us(time_dt), metadata.correlation_uid, api.service.uid, unmapped.point,
     actor."user"."type", actor."user".uid, api.operation,
     resources[1]."name", resources[1]."type", resources[1].uid,
-    status_id = 1, list_transform(authorizations, lambda one: one.policy.uid),
+    status_id = 1, authorizations,
     status_detail, unmapped.epoch, unmapped.facts, unmapped.raw
 """
 """What `read_row` needs of a row, in its order."""
@@ -212,7 +212,7 @@ def read_record(row: Row) -> DecisionRecord | None:
     """The decision in a row of `KEPT` columns; None if this version can't read it."""
     if row[19] is not None:
         return _try_decode(row[19])
-    policies = tuple(row[15])
+    policies = tuple([one["policy"]["uid"] for one in row[15]])
     return DecisionRecord(
         id=row[3],
         at=place_microseconds(row[4]),

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from troth.archive import decisionrows, eventrows
 from troth.archive.engine import Row
 from troth.archive.found import name_place, present_decision
-from troth.archive.layout import ArchiveFile, Table
+from troth.archive.layout import ArchiveFile, Table, begin_day, find_day
 from troth.archive.question import (
     Condition,
     ask_caller,
@@ -118,7 +118,7 @@ class Search:
         if asked is None or not files or self.query.kind is Kind.EVENT:
             return []
         files, subjects = self._follow_hints(reader, files, beside)
-        conditions = [limit_time(self.query.since, self.until), asked]
+        conditions = [*self._limit_time(files), asked]
         if subjects:
             conditions.append(ask_subjects(subjects))
         conditions += self.pending.leave_out(files)
@@ -133,7 +133,7 @@ class Search:
         asked = ask_events(self.query, self.events_before)
         if asked is None or not files or self.query.kind is Kind.DECISION:
             return []
-        first = [limit_time(self.query.since, self.until), asked]
+        first = [*self._limit_time(files), asked]
 
         def read(size: int, after: Spot | None) -> list[tuple[Spot, Found | None]]:
             behind = [] if after is None else [follow_event(after)]
@@ -142,6 +142,13 @@ class Search:
             return [(find_spot(one), one) for one in told]
 
         return self._collect(read, lambda one: fits(self.query, one))
+
+    def _limit_time(self, files: Sequence[ArchiveFile]) -> list[Condition]:
+        """The span that is asked for; nothing where that is whole days."""
+        since, until = self.query.since, self.until
+        if all(since <= begin_day(file.day) and file.day < find_day(until) for file in files):
+            return []
+        return [limit_time(since, until)]
 
     # Decisions
 

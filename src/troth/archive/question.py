@@ -145,20 +145,16 @@ def ask_decisions(query: Query) -> Condition | None:
 
 def ask_subjects(subjects: Collection[str]) -> Condition:
     """Decisions about one of them."""
+    if len(subjects) == 1:
+        return Condition(f"{_SUBJECT} = ?", tuple(subjects))
     places = ", ".join("?" * len(subjects))
     return Condition(f"{_SUBJECT} IN ({places})", tuple(subjects))
 
 
 def ask_subject(identity: str, names: Collection[str]) -> Condition:
-    """Decisions of which the identity is the subject, under its SPIFFE ID or one of its names."""
-    others = [name for name in names if name != identity]
-    if not others:
-        return Condition(f"{_SUBJECT} = ?", (identity,))
-    known = ask_subjects([identity, *others])
-    return Condition(
-        f'{known.sql} AND ({_SUBJECT} = ? OR actor."user"."type" = \'{IDENTITY}\')',
-        (*known.values, identity),
-    )
+    """Decisions of which the identity is the subject, under its SPIFFE ID or one of its names; and
+    those of other subjects that are called like it."""
+    return ask_subjects([identity, *(name for name in names if name != identity)])
 
 
 def ask_caller(identity: str, names: Collection[str]) -> Condition:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from troth.core.errors import Invalid
-from troth.drivers.sinks import Format, load_driver
+from troth.drivers.sinks import BUILT_IN, Format, load_driver
 from troth.server.config import Config, load_config
 from troth.server.sink_settings import SinkSettings
 from troth.server.sinkwiring import open_channels
@@ -167,3 +168,14 @@ def nothing_clock():
     from troth.core.clock import VirtualClock
 
     return VirtualClock()
+
+
+def test_every_field_stands_in_the_reference():
+    text = (Path(__file__).resolve().parents[3] / "docs/reference/sinks.md").read_text()
+    table = text.split("## What a sink may say")[1].split("## Where receivers are")[0]
+    cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert named == set(SinkSettings.__struct_fields__)
+    places = text.split("## Where receivers are")[1].split("## What holds")[0]
+    drivers = re.findall(r"^\| `(\w+)` \|", places, re.MULTILINE)
+    assert sorted(drivers) == sorted(BUILT_IN)

@@ -54,7 +54,11 @@ class Poster:
         self._base = f"{'https' if place.secure else 'http'}://{self.where}"
         self._timeout = target.timeout
         self._http = httpx.AsyncClient(
-            headers={"user-agent": f"troth/{target.version}", **headers},
+            headers={
+                "user-agent": f"troth/{target.version}",
+                "accept-encoding": "identity",  # a small answer could become a large one
+                **headers,
+            },
             verify=make_context(target) if place.secure else False,
             timeout=target.timeout,
             trust_env=False,
@@ -70,7 +74,7 @@ class Poster:
                 "POST", f"{self._base}{path}", content=content, headers=headers
             ) as found:
                 body = bytearray()
-                async for piece in found.aiter_bytes():
+                async for piece in found.aiter_raw():
                     body += piece
                     if len(body) > LARGEST_ANSWER:
                         raise Away(f"{self.where} answers without end.")

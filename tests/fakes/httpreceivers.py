@@ -10,14 +10,28 @@ import base64
 import json
 import re
 import threading
+from collections.abc import AsyncIterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import httpx
 
 from tests.fakes.collector import read_request
 from tests.fakes.messages import read_number
 
 Reply = tuple[int, Any]
 TOKEN = "hunter2-token"
+
+
+def make_response(
+    status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> httpx.Response:
+    """A response of a mocked transport, that comes as one over a connection does."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield body
+
+    return httpx.Response(status, headers=list(headers), content=stream())
 
 
 class HttpReceiver:

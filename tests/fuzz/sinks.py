@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
 from tests.fakes.decisions import make_record
+from tests.fakes.httpreceivers import make_response
 from tests.fakes.messages import NOW, make_messages
 from tests.fuzz.harness import answer, check_refusal, fuzz
 from tests.fuzz.mutations import mutated, mutated_text
@@ -97,11 +98,12 @@ def fuzz_sink_url(given: tuple[str, str]) -> None:
     assert path is None or path.is_absolute()
 
 
-def make_sink(driver: str, given: httpx.Response, then: httpx.Response) -> Sink:
+def make_sink(driver: str, given: httpx.Response) -> Sink:
+    """A sink whose receiver answers so; and from then on, that what was sent is indexed."""
     answers = iter([given])
 
     def respond(request: httpx.Request) -> httpx.Response:
-        return next(answers, then)
+        return next(answers, None) or make_response(200, b'{"acks":{"7":true}}')
 
     poster = Poster(TARGET, parse_place("otlp", TARGET.url), {}, httpx.MockTransport(respond))
     if driver == "splunk":
@@ -125,8 +127,7 @@ def fuzz_sink_answer(given: tuple[str, int, str, bytes]) -> None:
 
     async def deliver() -> None:
         nonlocal places
-        done = httpx.Response(200, content=b'{"acks":{"%d":true}}' % 7)
-        sink = make_sink(driver, httpx.Response(status, headers=headers, content=body), done)
+        sink = make_sink(driver, make_response(status, body, headers))
         try:
             async with asyncio.timeout(0.3):  # a number that is never indexed is asked for again
                 await sink.deliver(BATCH)
@@ -149,8 +150,7 @@ def fuzz_index_answer(body: bytes) -> None:
     """Until it is said to be indexed, it isn't."""
 
     async def wait() -> None:
-        done = httpx.Response(200, content=b'{"acks":{"7":true}}')
-        sink: Any = make_sink("splunk", httpx.Response(200, content=body), done)
+        sink: Any = make_sink("splunk", make_response(200, body))
         try:
             async with asyncio.timeout(1.0):
                 await sink._await_index(7)

@@ -8,7 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fakes.httpreceivers import TOKEN, FakeElastic, FakeOtlp, FakeSplunk, HttpReceiver
+from tests.fakes.httpreceivers import (
+    TOKEN,
+    FakeElastic,
+    FakeOtlp,
+    FakeSplunk,
+    HttpReceiver,
+    make_response,
+)
 from tests.fakes.messages import make_messages
 from troth.core.clock import SystemClock
 from troth.drivers.sinks import Away, Rejected, Sink, Target, load_driver
@@ -157,7 +164,7 @@ ODD = [b"", b"<html>", b"[]", b'{"partialSuccess":1}', b"\xff"]
 )
 def test_an_answer_of_something_else_is_no_delivery(driver, body):
     def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, content=body)
+        return make_response(200, body)
 
     async def main() -> None:
         sink = make_sink(driver, httpx.MockTransport(answer))

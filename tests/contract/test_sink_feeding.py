@@ -138,6 +138,8 @@ def test_days_of_absence_cost_nothing_but_time(server: Server):
             server.wait(3600)
             await server.feed()
         behind, lag = server.meter.shown
+        since = (NOW + timedelta(hours=1)).isoformat().replace("+00:00", "Z")
+        assert since in (await server.trouble() or ""), "it stands still since the first attempt"
         assert behind == 3 * 24 * 20
         assert lag > 3 * 86_400 - 7200
         assert "503" in (await server.trouble() or "")
@@ -408,8 +410,10 @@ def test_of_two_servers_one_sends_until_it_is_gone(tmp_path: Path):
         first, other = (a, b) if a.meter.sent else (b, a)
         await first.record(5)
         await other.look()
+        other.meter.shown = (9, 9.0)
         await other.feed()
         assert receiver.positions == [1, 2, 3, 4, 5], "the lease is the first one's still"
+        assert other.meter.shown == (0, 0.0), "it shows nothing that it doesn't look after"
         await asyncio.to_thread(first.store.close)
         await other.feed()
         assert receiver.positions == list(range(1, 11))

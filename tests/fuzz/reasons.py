@@ -62,7 +62,6 @@ ELSEWHERE: dict[str, str] = {
         drivers.sinks.syslog._read_state
         operations.journalsource.<module>
         operations.journalsource._read_body
-        operations.sink.<module>
         server.sinkwiring._read_secret
     """,
     "it runs transactions, or gathers what they find": """

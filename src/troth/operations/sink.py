@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import msgspec
 import structlog
 
 from troth.archive.record import DecisionRecord, decode_record
@@ -20,15 +19,13 @@ from troth.operations.call import Call
 from troth.operations.journalsource import revive_event
 from troth.operations.portrayal import DECISION, JOURNAL, Portrayer
 from troth.operations.recording import record_event
-from troth.operations.sinking import Channel, Trouble, name_cursor
+from troth.operations.sinking import Channel, find_trouble, name_cursor
 from troth.store.dead_letters import DeadLetter
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.wire.api import sinks as wire
 
 log = structlog.get_logger(__name__)
-
-_trouble = msgspec.json.Decoder(Trouble)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +59,7 @@ class ListSinks:
 def _view(tx: Transaction, sink: str, source: Any) -> wire.SinkSource:
     cursor = name_cursor(sink, source.name)
     position = tx.cursors.get(cursor)
-    stored = tx.settings.get(cursor)
-    trouble = None if stored is None else _trouble.decode(stored)
+    trouble = find_trouble(tx, cursor)
     journal = source.name == JOURNAL
     return wire.SinkSource(
         source=source.name,

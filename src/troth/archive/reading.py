@@ -56,7 +56,7 @@ class Reader:
         wanted = [file for file in files if file not in self.without]
         while wanted:
             try:
-                return self.link.run(sql, [locate(wanted), *values])
+                return self.link.read(locate(wanted), sql, values)
             except DamagedArchive as error:
                 if error.missing:
                     raise OutdatedList from error
@@ -91,7 +91,7 @@ class Reader:
         hit = []
         for file in wanted:
             try:
-                self.link.run("SELECT * FROM read_parquet(?) LIMIT 0", [locate([file])])
+                self.link.read(locate([file]), "SELECT * FROM read_parquet(?) LIMIT 0")
             except (Internal, DamagedArchive):
                 hit.append(file)
         if not hit:

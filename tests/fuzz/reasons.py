@@ -34,6 +34,10 @@ ELSEWHERE: dict[str, str] = {
         store.policy_sets.ProposalGateway.read_content
         store.policy_sets._read
         store.policy_sets._read_proposal
+        store.checkpoints._read
+        store.dead_letters._read
+        store.holds._read
+        operations.sinking.find_trouble
     """,
     "what this process wrote itself, or a server's own form of a request: tests/unit/sdk": """
         live.rules._read_window
@@ -113,6 +117,14 @@ ELSEWHERE: dict[str, str] = {
         operations.versions.SignVersions.read_key
         operations.versions.SignVersions.read_key.read
         operations.versions.read_declared
+        operations.log.WriteLog._redact
+        operations.packing.PackArchive._read_events
+        operations.redaction.FollowRedactions._read
+        operations.redaction.RedactEvent.__call__
+        archive.log.DecisionLog._read_closed
+        archive.foreman.Foreman.do
+        archive.foreman.Foreman.redact_event
+        archive.worker.main
     """,
     "it hands what a route's schema has passed to a parser that has a target": """
         cli.audit_export._Count.read
@@ -186,6 +198,7 @@ ELSEWHERE: dict[str, str] = {
         cli.manifest._read_manifests
         cli.terminal.make_request
         store.postgres.parse_url
+        cli.audit_holds._read_end
     """,
     "what the kernel says, of which a test stands beside it": """
         agent.files._read_link
@@ -210,6 +223,26 @@ ELSEWHERE: dict[str, str] = {
         cli.journal.read_journal
         cli.journal.read_last
         wire.api.client._read_all
+        agent.pin.LogWatch.look
+        sdk.logwatch.LogWatch.look
+    """,
+    "files that this server wrote, flipped and cut at every kind of place in tests/unit/archive": """
+        archive.decisionrows.<module>
+        archive.decisionrows.read_record
+        archive.decisionrows.read_row
+        archive.eventrows.read_row
+        archive.layout.parse_name
+        archive.parquet.read_label
+        archive.sums.CheckedFile.__init__
+        archive.sums.CheckedFile._read_body
+        archive.sums.CheckedFile.read
+        archive.sums._read_footer
+        archive.tiles.LogFolder._load
+        archive.tiles.LogFolder._read_bundle
+        archive.tiles.LogFolder._read_hashes
+        archive.tiles.LogFolder._read_pair
+        archive.tiles.LogFolder._read_wide
+        archive.tiles.LogFolder.redact
     """,
     "code, not data": """
         cli.main.LazyCommand.load
@@ -239,6 +272,25 @@ ELSEWHERE: dict[str, str] = {
         enroll.folder.Folder.read
         sdk.tls._guard.GuardedObject.read
         sdk.tls._guard.GuardedSocket.read
+        agent.pin.PinFile.load
+        archive.place.Folder.read
+        archive.place.ObjectStore.read
+        archive.place.Place.read
+        archive.tiles.LogFolder.read
+        operations.log.read_checkpoint
+        archive.depot.Blob.read
+        archive.depot._LocalBlob.read
+        archive.depot._ObjectBlob.read
+        archive.sums.Readable.read
+        archive.sums._Handle.read
+        archive.checkedfiles._Reader.read
+        archive.engine.Link.read
+        archive.reading.Labels.read
+        archive.reading.Reader.read
+        archive.lookup.DayScan.read
+        archive.pages.Search._collect_decisions.read
+        archive.pages.Search.find_events.read
+        archive.pages._read_newest
     """,
 }
 """By reason: functions that meet nothing from outside, or only through another that is fuzzed."""

@@ -459,6 +459,8 @@ def test_a_process_packs_and_ends(tmp_path):
         done = [one async for one in foreman.do([PackSegment(path), PackSegment(path + "x")])]
         assert (done[0].count, done[0].error) == (50, "")
         assert done[1].error == Unavailable.code
+        modes = {path.stat().st_mode & 0o777 for path in where.rglob("*")}
+        assert modes == {0o700, 0o600}
         site.log.mark_packed(1)
         assert list(site.archive.scan(*EVER)) == records
         assert foreman.redact_event(7) is False

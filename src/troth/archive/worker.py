@@ -64,10 +64,12 @@ class Worker:
         try:
             return self._do(number, self._sheet.steps[number])
         except TrothError as error:
-            return Done(number, error=error.code, detail=error.detail)
+            failed = Done(number, error=error.code, detail=error.detail)
         except OSError as error:
             detail = f"The archive can't be written: {error.strerror or type(error).__name__}."
-            return Done(number, error=Unavailable.code, detail=detail)
+            failed = Done(number, error=Unavailable.code, detail=detail)
+        self._workshop.empty()  # the disk may be full of what is half done
+        return failed
 
     def _do(self, number: int, step: AnyStep) -> Done:
         match step:
@@ -106,6 +108,7 @@ class Worker:
 def main() -> None:
     """Do what is told, and say so after each step."""
     os.nice(NICE)
+    os.umask(0o077)
     sheet = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Sheet)
     worker = Worker(sheet)
     for number in range(len(sheet.steps)):

@@ -82,6 +82,10 @@ class ParquetArchive:
         self._last_event = 0
         self._first_event: tuple[float, int] | None = None
 
+    def close(self) -> None:
+        """Give back what searches hold."""
+        self._engine.close()
+
     # Searches
 
     def search(

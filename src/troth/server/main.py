@@ -96,6 +96,7 @@ async def _serve(
         house = await build_house(config, clock, entropy, tracer)
         stack.callback(house.store.close)
         stack.push_async_callback(asyncio.to_thread, house.decisions.close)
+        stack.push_async_callback(asyncio.to_thread, house.archive.close)
         await _open_admin(stack, config, house, clock)
         tls = await _open_doors(stack, config, house, clock)
         await _start_background(stack, config, house, clock, tls)

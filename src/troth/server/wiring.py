@@ -94,6 +94,7 @@ class House:
 
     store: Store
     decisions: DecisionLog
+    archive: ParquetArchive
     log: LogFolder
     signer: LogSigner
     snapshot: Snapshot
@@ -239,6 +240,7 @@ async def build_house(
     return House(
         store=store,
         decisions=decisions,
+        archive=archive,
         log=parts.log,
         signer=parts.signer,
         snapshot=snapshot,

@@ -151,7 +151,7 @@ def test_keys_that_were_files_are_taken_into_the_database(database, two_folders)
         one.stop()
         one.environ["TROTH_KEYSTORE_DRIVER"] = "database"
         one.start("--database", database, "--no-agent")
-        assert one.daemon.events("keystore.moved")[0]["keys"] == 3
+        assert one.daemon.events("keystore.moved")[0]["keys"] == 5
         two.start("--database", database, "--no-agent")
         force_rotation(two)
         assert two.read_journal("authority.activated")[-1].body["use"] == "x509-svid"

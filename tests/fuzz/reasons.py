@@ -67,6 +67,7 @@ ELSEWHERE: dict[str, str] = {
         operations.journalsource.<module>
         operations.journalsource._read_body
         server.sinkwiring._read_secret
+        wire.ocsf.render._count_milliseconds
     """,
     "it runs transactions, or gathers what they find": """
         operations.auditsearch.Searcher.find_person.read

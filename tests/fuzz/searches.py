@@ -53,7 +53,6 @@ LEDGER: dict[str, str] = {
         audit.trace._find_end
         audit.trace._read
         operations.auditwho._read_state
-        wire.ocsf.render._count_milliseconds
     """,
 }
 

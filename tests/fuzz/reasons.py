@@ -227,7 +227,7 @@ ELSEWHERE: dict[str, str] = {
         agent.pin.LogWatch.look
         sdk.logwatch.LogWatch.look
     """,
-    "files that this server wrote, flipped and cut at every kind of place in tests/unit/archive": """
+    "files that this server wrote, flipped and cut everywhere in tests/unit/archive": """
         archive.decisionrows.<module>
         archive.decisionrows.read_record
         archive.decisionrows.read_row

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from troth.core.errors import Invalid
 
 LONGEST = 2048
 MOST_HOSTS = 16
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_URL = re.compile(r"(?P<scheme>[a-z+]+)://(?P<hosts>[^/?#]*)(?P<path>(?:/[^?#]*)?)", re.ASCII)
 _HOST = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]+))?"
 )
@@ -92,21 +93,19 @@ def parse_place(driver: str, url: str) -> Place:
     problem = Invalid(f"it must be a URL such as {kind.example}, without user, query or fragment.")
     if len(url) > LONGEST or not url.isascii() or not url.isprintable():
         raise problem
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise problem from error
-    if parts.scheme not in filter(None, (kind.secure, kind.plain)) or parts.query or parts.fragment:
+    # Not `urlsplit`: newer Pythons refuse several hosts of which one is an IPv6 address.
+    parts = _URL.fullmatch(url)
+    if parts is None or parts["scheme"] not in filter(None, (kind.secure, kind.plain)):
         raise problem
-    names = parts.netloc.split(",")
+    names = parts["hosts"].split(",")
     if len(names) > (MOST_HOSTS if kind.several else 1):
         raise problem
     hosts = tuple(_parse_host(name, kind.port) for name in names)
-    path = unquote(parts.path).rstrip("/")
+    path = unquote(parts["path"]).rstrip("/")
     if not all(hosts) or not re.fullmatch(kind.path, path, re.ASCII):
         raise problem
     found = [host for host in hosts if host is not None]
-    return Place(tuple(found), path.removeprefix("/"), parts.scheme == kind.secure)
+    return Place(tuple(found), path.removeprefix("/"), parts["scheme"] == kind.secure)
 
 
 def _parse_host(text: str, usual: int) -> tuple[str, int] | None:

@@ -74,6 +74,9 @@ class SyslogSink:
         return frame_message(render_message(rendered))
 
 
+CHUNK = 4096
+
+
 @dataclass
 class _Exchange:
     """One connection, from its beginning to its end. `abort` may be called from another thread."""
@@ -118,7 +121,12 @@ class _Exchange:
         if _read_state(secure) != _ESTABLISHED:
             raise Away(f"{where} closed the connection before it had everything.")
         try:
-            secure.unwrap().close()
+            with secure.unwrap() as plain:
+                # A receiver that refused us (in TLS 1.3 it looks at our certificate after we are
+                # done with the handshake) resets the connection with our data unread.
+                plain.shutdown(socket.SHUT_WR)
+                while plain.recv(CHUNK):
+                    pass
         except ssl.SSLEOFError:
             # It closed without a farewell of its own, as many do. Sure that it read ours is only
             # who sees that everything has arrived, and that nothing was sent back for it.

@@ -78,7 +78,8 @@ async def test_a_certificate_that_expires_on_a_kept_alive_connection_is_refused(
         stage.clock.advance(timedelta(minutes=59))
         assert (await client.post(REPORT, json={})).status_code == 200
         assert stage.operations.calls[-1].caller.source == first.caller.source  # same connection
-        stage.clock.advance(timedelta(minutes=1, seconds=1))
+        # It was made some real time after the clock was set.
+        stage.clock.advance(timedelta(minutes=2))
         answer = await client.post(REPORT, json={})
         assert answer.status_code == 401
         assert "expired" in answer.json()["detail"]

@@ -253,6 +253,7 @@ def test_traceparent_is_read_as_the_standard_says(text: str, place: TraceContext
         ("localhost:4318", {}, False),
         ("http://localhost:4318", {"a b": "x"}, False),
         ("http://localhost:4318", {"a": "x\r\ny: z"}, False),
+        ("http://localhost:4318", {"a": "password "}, False),
     ],
 )
 def test_endpoints(endpoint: str, headers: dict[str, str], sound: bool):

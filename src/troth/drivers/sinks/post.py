@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from troth.drivers.headers import check_headers
 from troth.drivers.sinks import Away, Rejected, Target
 from troth.drivers.sinks.place import Place
 from troth.drivers.sinks.tls import make_context
@@ -50,6 +51,7 @@ class Poster:
         headers: Mapping[str, str],
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        check_headers(headers)  # one may hold a secret
         (self.where,) = place.render_hosts()
         self._base = f"{'https' if place.secure else 'http'}://{self.where}"
         self._timeout = target.timeout

@@ -11,6 +11,7 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Invalid
 from troth.core.tracing import NO_TRACER, Tracer
+from troth.drivers.headers import check_headers
 
 BUILT_IN: dict[str, str] = {"otlp": "troth.drivers.tracers.otlp:open_tracer"}
 """Name → ``module:factory``; loaded only when configured."""
@@ -43,11 +44,7 @@ def check_endpoint(endpoint: str, headers: Mapping[str, str]) -> str:
         raise problem
     if headers and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
         raise Invalid("headers may hold a token: send them over https, or to localhost.")
-    for name, value in headers.items():
-        if not (name.isascii() and name.replace("-", "").replace("_", "").isalnum()) or not (
-            value.isascii() and value.isprintable()
-        ):
-            raise Invalid(f"{name[:40]!r} and its value can't be an HTTP header.")
+    check_headers(headers)
     return endpoint.rstrip("/")
 
 

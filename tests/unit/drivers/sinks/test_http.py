@@ -17,11 +17,13 @@ from tests.fakes.httpreceivers import (
     make_response,
 )
 from tests.fakes.messages import make_messages
-from troth.core.clock import SystemClock
+from troth.core.clock import SystemClock, VirtualClock
+from troth.core.entropy import SeededEntropy
 from troth.drivers.sinks import Away, Rejected, Sink, Target, load_driver
 from troth.drivers.sinks.place import parse_place
 from troth.drivers.sinks.post import LARGEST_ANSWER, Poster
 from troth.drivers.sinks.splunk import SplunkSink
+from troth.operations.outlet import Outlet
 
 Trial = Callable[[Sink], Coroutine[Any, Any, None]]
 
@@ -150,6 +152,19 @@ def test_an_api_key_is_shown_where_there_is_no_user():
 
     use("elastic", receiver, test)
     assert receiver.numbers == [1]
+
+
+@pytest.mark.parametrize("secret", ["hunter2\nhunter3", "hunter2\x00x", "hunter2\tx", "hunter2é"])
+@pytest.mark.parametrize("driver", ["splunk", "elastic", "otlp"])
+def test_a_secret_that_is_no_header_is_told_nowhere(driver, secret, caplog, capsys):
+    url = "http://localhost:1/troth" if driver == "elastic" else "http://localhost:1"
+    target = Target("siem", url, timeout=5.0)
+    outlet = Outlet(target, driver, VirtualClock(), SeededEntropy(), lambda: secret)
+    outcome = asyncio.run(outlet.send(make_messages(1)))
+    assert "can't be an HTTP header" in outcome.trouble
+    told = outcome.trouble + caplog.text + "".join(capsys.readouterr())
+    assert "hunter2" not in told
+    assert "Traceback" not in told
 
 
 ODD = [b"", b"<html>", b"[]", b'{"partialSuccess":1}', b"\xff"]

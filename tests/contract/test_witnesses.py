@@ -175,7 +175,15 @@ def test_nobody_there_is_unavailable(driver: str, tmp_path: Path, submission: Su
         "https://",
         "https://witness.example:99999/",
         "https://witness.example:0/",
-        "https://user:secret@witness.example/",
+        "https://user:hidden@witness.example/",
+        "https://hidden@witness.example/",
+        "https://user:hidden@",
+        "https://user:hidden@witness.example:99999/",
+        "http://user:hidden@witness.example/",
+        "https://user:hid den@witness.example/",
+        "user:hidden@witness.example",
+        "https://witness.example/?token=hidden",
+        "https://witness.example/?",
         "https://witness.example/ x",
         "https://witness.example/#x",
         "https://[::1",
@@ -183,5 +191,6 @@ def test_nobody_there_is_unavailable(driver: str, tmp_path: Path, submission: Su
     ],
 )
 def test_urls_that_are_none_are_refused(driver: str, url: str) -> None:
-    with pytest.raises(Invalid):
+    with pytest.raises(Invalid) as caught:
         load_driver(driver)(Whereabouts(url), SECONDS)
+    assert "hidden" not in caught.value.detail

@@ -33,13 +33,14 @@ class Reply:
     body: bytes
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, *, query: bool = False) -> str:
     """`url` if something may be posted there; `Invalid` if not.
 
-    It is https, or http to this very machine, where a proxy has the TLS; it holds no user, since
-    URLs are shown, and no fragment.
+    It is https, or http to this very machine, where a proxy has the TLS; it holds no user and no
+    fragment, and a query only where that is said. The error repeats nothing of it: what was put
+    into the wrong place may be a password.
     """
-    odd = Invalid(f"{url[:200]!r} is no URL such as https://witness.example.net/w1.")
+    odd = Invalid("the URL must be one such as https://witness.example.net/w1.")
     if len(url) > LONGEST_URL or _ODD.search(url) or "#" in url:
         raise odd
     try:
@@ -47,11 +48,20 @@ def check_url(url: str) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise odd from None
-    if not host or port == 0 or "@" in parts.netloc:
+    if "@" in parts.netloc:
+        raise Invalid("the URL must hold no user and no password: URLs are shown.")
+    if not host or port == 0:
         raise odd
+    if "?" in url and not query:
+        raise Invalid("the URL must have no query: something is put at its end.")
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_local(host)):
-        raise Invalid(f"{url[:200]!r} must be https; http is for this very machine.")
+        raise Invalid("the URL must be https; http is for this very machine.")
     return url
+
+
+def show_url(url: str) -> str:
+    """A checked URL as it may be shown: its query may hold what others mustn't know."""
+    return url.partition("?")[0]
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,8 @@ class Poster:
 
     @property
     def where(self) -> str:
-        """The URL as it may be shown: a query may hold what others mustn't know."""
-        return self.url.partition("?")[0]
+        """The URL as it may be shown."""
+        return show_url(self.url)
 
     async def _post(self, body: bytes, media_type: str) -> Reply:
         async with self._lock:  # authorities are read once

@@ -54,7 +54,9 @@ def resolve_outsiders(
     settings: WitnessSettings, anchors: Sequence[AnchorEntry], reading: Reading
 ) -> Outsiders:
     """All of them; `Invalid` names the setting that is wrong."""
-    known = tuple(_resolve_witness(one, reading) for one in settings.witnesses)
+    known = tuple(
+        _resolve_witness(number, one, reading) for number, one in enumerate(settings.witnesses, 1)
+    )
     names = [one.name for one in known]
     for name in names:
         if names.count(name) > 1:
@@ -75,11 +77,11 @@ def resolve_outsiders(
         policy,
         known,
         settings.timeout,
-        tuple(_resolve_anchor(one, reading) for one in anchors),
+        tuple(_resolve_anchor(number, one, reading) for number, one in enumerate(anchors, 1)),
     )
 
 
-def _resolve_witness(entry: WitnessEntry, reading: Reading) -> KnownWitness:
+def _resolve_witness(number: int, entry: WitnessEntry, reading: Reading) -> KnownWitness:
     try:
         check_url(entry.url)
         keys = tuple(parse_vkey(text) for text in entry.vkey.split())
@@ -88,21 +90,21 @@ def _resolve_witness(entry: WitnessEntry, reading: Reading) -> KnownWitness:
         if entry.ca and not Path(entry.ca).is_absolute():
             raise Invalid(f"ca: {entry.ca!r} must be an absolute path.")
     except Invalid as error:
-        raise reading.blame(WITNESSES, f"{entry.url[:200]}: {error.detail}") from error
+        raise reading.blame(WITNESSES, f"number {number}: {error.detail}") from error
     where = Whereabouts(entry.url, Path(entry.ca) if entry.ca else None)
     return KnownWitness(where, keys)
 
 
-def _resolve_anchor(entry: AnchorEntry, reading: Reading) -> KnownAnchor:
+def _resolve_anchor(number: int, entry: AnchorEntry, reading: Reading) -> KnownAnchor:
     target, other = (entry.path, entry.url) if entry.driver == "file" else (entry.url, entry.path)
     try:
         if not target or other:
             wanted = "path and no url" if entry.driver == "file" else "url and no path"
             raise Invalid(f"the driver {entry.driver!r} takes a {wanted}.")
         if entry.driver == "http":
-            check_url(target)
+            check_url(target, query=True)
         elif not Path(target).is_absolute():
             raise Invalid(f"path: {target[:200]!r} must be absolute.")
     except Invalid as error:
-        raise reading.blame("anchors", error.detail) from error
+        raise reading.blame("anchors", f"number {number}: {error.detail}") from error
     return KnownAnchor(entry.driver, target, entry.every)

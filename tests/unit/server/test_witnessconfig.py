@@ -85,7 +85,7 @@ LOG = OtherLog().key.render()
         (entry(KEY[:-4]), "witness.witnesses"),
         (entry(LOG), "one of a log"),
         (entry(url="http://w1.example"), "must be https"),
-        (entry(url="w1.example"), "is no URL"),
+        (entry(url="w1.example"), "must be one such as"),
         (entry(more='ca = "ca.pem"'), "absolute path"),
         (entry(more='mood = "good"'), "witness.witnesses"),
         ('[[anchors]]\ndriver = "file"\n', "takes a path"),
@@ -110,3 +110,27 @@ def test_one_public_key_under_two_names_is_refused(tmp_path: Path) -> None:
     alias: Any = make_verifier_key("witness.example/alias", FIRST[0].kind, FIRST[0].public)
     with pytest.raises(Invalid, match="same public key"):
         load(tmp_path, entry() + entry(alias.render()))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:hidden@w1.example",
+        "https://hidden@w1.example/",
+        "http://user:hidden@w1.example",
+        "https://user:hidden@w1.example:99999",
+        "user:hidden@w1.example",
+        "https://w1.example/#hidden",
+        "ftp://w1.example/?token=hidden",
+    ],
+)
+def test_what_may_be_a_password_isnt_repeated(tmp_path: Path, url: str) -> None:
+    anchor = f'[[anchors]]\ndriver = "http"\nurl = "{url}"\n'
+    for text in (entry() + entry(OTHER, url), anchor):
+        with pytest.raises(Invalid) as caught:
+            load(tmp_path, text)
+        assert "hidden" not in caught.value.detail
+        assert f"number {2 if text != anchor else 1}:" in caught.value.detail
+    with pytest.raises(Invalid) as caught:
+        load(tmp_path, entry("junk", "https://w1.example/?token=hidden"))
+    assert "hidden" not in caught.value.detail

@@ -14,7 +14,7 @@ MEDIA_TYPE = "text/plain; charset=utf-8"
 
 def open_anchor(place: Place) -> HttpAnchor:
     """The anchor at a URL; `Invalid` if nothing may be posted there."""
-    return HttpAnchor(Poster(check_url(place.target), SECONDS, LARGEST_ANSWER))
+    return HttpAnchor(Poster(check_url(place.target, query=True), SECONDS, LARGEST_ANSWER))
 
 
 @dataclass(frozen=True, slots=True)

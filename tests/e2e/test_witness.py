@@ -24,6 +24,7 @@ from tests.fakes.witnesses import OtherLog
 from troth.audit.checkpoint import open_checkpoint, parse_checkpoint
 from troth.audit.note import VerifierKey, parse_note, parse_signatures, parse_vkey
 from troth.audit.witness import Cosigned, Declined, Reason, parse_answer, select_cosignatures
+from troth.core.errors import Invalid
 
 
 @dataclass
@@ -207,6 +208,22 @@ def test_a_fork_is_alarmed_and_kept(make: Make, log: OtherLog) -> None:
     assert (alarm["level"], alarm["why"]) == ("error", "forked")
     found = json.loads(Path(alarm["kept"]).read_bytes())
     assert found["origin"] == log.origin
+
+
+def test_one_damaged_record_stops_one_log_alone(make: Make, log: OtherLog) -> None:
+    other = OtherLog("log.example/two")
+    other.grow(5)
+    witness = make(log.key.render(), other.key.render()).start()
+    assert isinstance(witness.post(log.submit(0, 100)), Cosigned)
+    witness.kill()
+    record = f"logs/{sha256(log.origin.encode()).hexdigest()}"
+    (witness.folder / "data" / "witness" / record).write_bytes(b"junk")
+    witness.start()
+    assert witness.daemon is not None
+    assert witness.daemon.wait_for_event("witness.damaged")["origin"] == log.origin
+    assert isinstance(witness.post(other.submit(0)), Cosigned)
+    with pytest.raises(Invalid, match="503"):
+        witness.post(log.submit(100, 150))
 
 
 def test_one_folder_has_one_witness(make: Make, log: OtherLog) -> None:

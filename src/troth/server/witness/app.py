@@ -96,11 +96,7 @@ class WitnessApp:
         record = _RECORD.fullmatch(path)
         if record is None:
             raise NotFound("A witness answers POST /add-checkpoint (c2sp.org/tlog-witness).")
-        try:
-            note = await asyncio.to_thread(self._desk.records.read, record[1])
-        except NotFound as error:
-            raise NotFound("Nothing of such a log was cosigned here.") from error
-        return 200, TEXT, note
+        return 200, TEXT, await asyncio.to_thread(self._desk.show, record[1])
 
 
 async def _read(receive: Receive) -> bytes:

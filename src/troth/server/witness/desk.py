@@ -16,7 +16,7 @@ from troth.audit.checkpoint import Checkpoint, parse_checkpoint
 from troth.audit.note import Note, Signature, VerifierKey, merge_signatures
 from troth.audit.witness import Refusal, judge_submission, parse_submission
 from troth.core.clock import Clock
-from troth.core.errors import Invalid
+from troth.core.errors import Invalid, Unavailable
 from troth.server.witness.records import Record, Records
 from troth.server.witness.signer import WitnessSigner
 
@@ -59,6 +59,23 @@ class WitnessDesk:
                 return tuple(one for one in record.note.signatures if (one.name, one.key_id) in ids)
             note = merge_signatures(Note(submission.note.text, ()), verdict.signatures)
             return self._cosign(verdict.checkpoint, note, record)
+
+    def show(self, digest: str) -> bytes:
+        """The note of the last checkpoint that was cosigned of the log whose origin has this
+        SHA-256 (hexadecimal), durable. Blocks.
+
+        Raises `NotFound` if there is none, `Unavailable` if it is damaged or the disk can't.
+        """
+        with self._lock:
+            return self.records.show(digest)
+
+    def tell_damage(self) -> None:
+        """Log of which logs nothing will be cosigned, since what is kept of them is damaged."""
+        for origin in sorted(self._origins):
+            try:
+                self.records.find(origin)
+            except Unavailable as error:
+                log.error("witness.damaged", origin=origin, detail=error.detail)
 
     def _cosign(
         self, checkpoint: Checkpoint, note: Note, record: Record | None

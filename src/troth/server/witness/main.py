@@ -70,11 +70,10 @@ async def _serve(plan: WitnessPlan, announce: Callable[[WitnessSigner, str], Non
         stack.callback(os.close, claim_directory(plan.folder))
         clock = SystemClock()
         signer = open_signer(plan.folder, plan.name, plan.key_source, SystemEntropy())
-        records = Records(plan.folder, signer.public)
-        for origin in {key.name for key in plan.logs}:
-            records.find(origin)  # tells at the start what is damaged
+        desk = WitnessDesk(Records(plan.folder, signer.public), signer, plan.logs, clock)
+        desk.tell_damage()
         listener = Listener(
-            WitnessApp(WitnessDesk(records, signer, plan.logs, clock)),
+            WitnessApp(desk),
             name="witness",
             binding=TcpBinding(plan.host, plan.port, tls),
             clock=clock,

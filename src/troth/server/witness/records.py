@@ -51,6 +51,7 @@ class Records:
     """The witness's own."""
     _place: Folder = field(init=False)
     _kept: dict[str, Record] = field(default_factory=dict)
+    """By file: what this process itself has brought to the disk."""
 
     def __post_init__(self) -> None:
         self._place = Folder(self.folder)
@@ -61,10 +62,26 @@ class Records:
         `Unavailable` if the file is there and isn't what was written: to begin anew would let the
         log begin anew.
         """
-        kept = self._kept.get(origin)
+        return self._load(_name_record(origin))
+
+    def show(self, digest: str) -> bytes:
+        """The note of a log by the SHA-256 of its origin, in hexadecimal; `NotFound` if there is
+        none.
+
+        What is shown is on the disk for good: of what was found there nobody knows whether a
+        process before this one came to sync it, so it is written once more.
+        """
+        record = self._load(f"logs/{digest}")
+        if record is None:
+            raise NotFound("Nothing of such a log was cosigned here.")
+        if not self.is_settled(record.checkpoint.origin):
+            self.save(record)
+        return render_note(record.note)
+
+    def _load(self, name: str) -> Record | None:
+        kept = self._kept.get(name)
         if kept is not None:
             return kept
-        name = _name_record(origin)
         try:
             data = self._place.read(name)
         except NotFound:
@@ -73,7 +90,7 @@ class Records:
             note = parse_note(data)
             signers = set(verify_note(note, self.keys))
             checkpoint = parse_checkpoint(note.text)
-            if checkpoint.origin != origin:
+            if _name_record(checkpoint.origin) != name:
                 raise Invalid("it is about another log")
         except Invalid as error:
             raise Unavailable(
@@ -87,20 +104,15 @@ class Records:
 
     def is_settled(self, origin: str) -> bool:
         """Whether this process itself has brought the log's record to the disk."""
-        return origin in self._kept
+        return _name_record(origin) in self._kept
 
     def save(self, record: Record) -> None:
         """Have the record on the disk when this returns; after an error the old one or the new."""
-        origin = record.checkpoint.origin
-        self._kept.pop(origin, None)
-        self._place.write(_name_record(origin), render_note(record.note))
+        name = _name_record(record.checkpoint.origin)
+        self._kept.pop(name, None)
+        self._place.write(name, render_note(record.note))
         self._place.settle()
-        self._kept[origin] = record
-
-    def read(self, digest: str) -> bytes:
-        """The note of a log by the SHA-256 of its origin, in hexadecimal; `NotFound` if there is
-        none."""
-        return self._place.read(f"logs/{digest}")
+        self._kept[name] = record
 
     def keep_evidence(self, record: Record, submitted: bytes, reason: Reason, now: datetime) -> str:
         """Keep both sides; where they are, or "" if the same are there, or too many."""

@@ -249,6 +249,24 @@ def test_another_logs_record_in_its_place_is_refused(tmp_path: Path, log: OtherL
         desk.submit(log.submit(0, 100))
 
 
+def test_a_spoilt_record_is_named_and_other_logs_are_served(tmp_path: Path, log: OtherLog) -> None:
+    other = OtherLog("log.example/two")
+    other.grow(9)
+    cosign(make_desk(tmp_path, log.key), log.submit(0, 100))
+    path = tmp_path / name_record(log)
+    path.write_bytes(b"junk")
+    desk = make_desk(tmp_path, log.key, other.key)
+    with capture_logs() as lines:
+        desk.tell_damage()
+    (told,) = lines
+    assert (told["event"], told["log_level"]) == ("witness.damaged", "error")
+    assert told["origin"] == log.origin
+    assert str(path) in told["detail"]
+    cosign(desk, other.submit(0))
+    with pytest.raises(Unavailable):
+        desk.show(path.name)
+
+
 def test_a_record_that_other_keys_signed_is_refused(tmp_path: Path, log: OtherLog) -> None:
     cosign(make_desk(tmp_path, log.key), log.submit(0, 100))
     other = make_desk(tmp_path, log.key, signer=make_signer(seed=8))
@@ -310,6 +328,49 @@ def test_after_a_failed_sync_the_same_checkpoint_is_written_again(
     breaking.update(calls=0, at=-1)
     cosign(desk, log.submit(150, 150))
     assert breaking["calls"] == 2
+
+
+def test_nothing_is_shown_before_it_is_on_the_disk(
+    breaking: dict[str, int], tmp_path: Path, log: OtherLog
+) -> None:
+    desk = make_desk(tmp_path, log.key)
+    digest = name_record(log).rpartition("/")[2]
+    breaking.update(calls=0, at=2)  # the file is in its place, and may be gone with the power
+    with pytest.raises(BadDisk):
+        desk.submit(log.submit(0, 150))
+    for found in (desk, make_desk(tmp_path, log.key)):
+        breaking.update(calls=0, at=2)
+        with pytest.raises(BadDisk):
+            found.show(digest)
+        breaking.update(calls=0, at=-1)
+        for _ in range(2):
+            assert parse_note(found.show(digest)).text == log.sign(150).text
+        assert breaking["calls"] == 2  # once is enough
+
+
+def test_who_looks_waits_until_it_is_on_the_disk(
+    monkeypatch: pytest.MonkeyPatch, desk: WitnessDesk, log: OtherLog
+) -> None:
+    cosign(desk, log.submit(0, 100))
+    digest = name_record(log).rpartition("/")[2]
+    syncing, go_on = threading.Event(), threading.Event()
+    real = Folder.settle
+
+    def wait(self: Folder) -> None:
+        syncing.set()
+        assert go_on.wait(30)
+        real(self)
+
+    monkeypatch.setattr(Folder, "settle", wait)
+    with ThreadPoolExecutor(2) as pool:
+        submitted = pool.submit(desk.submit, log.submit(100, 150))
+        assert syncing.wait(30)
+        shown = pool.submit(desk.show, digest)
+        with pytest.raises(TimeoutError):
+            shown.result(0.1)
+        go_on.set()
+        assert parse_note(shown.result(30)).text == log.sign(150).text
+        assert not isinstance(submitted.result(30), Refusal)
 
 
 def test_of_many_at_once_none_is_rolled_back(

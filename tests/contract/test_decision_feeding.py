@@ -175,6 +175,25 @@ def test_a_new_sink_begins_with_what_there_is_or_with_what_comes(tmp_path: Path,
         run(folder, make_url("sqlite", folder) if url.startswith("sqlite") else url, one)
 
 
+def test_who_begins_with_what_comes_gets_the_first_decision_of_all(tmp_path: Path, url: str):
+    async def test(desk: Desk) -> None:
+        feed = desk.make_feed(from_now=True)
+        await feed()
+        await desk.house.parts.decisions.append(make_records(2))
+        await feed()
+        assert desk.receiver.ids == ids(0, 1)
+
+        async def fail() -> int:
+            raise AssertionError("where it began is known")
+
+        feed.source.find_end = fail  # type: ignore[method-assign]
+        await desk.house.parts.decisions.append(make_records(1, 2))
+        await feed()
+        assert desk.receiver.ids == ids(0, 1, 2)
+
+    run(tmp_path, url, test)
+
+
 def test_one_that_is_refused_is_kept_to_be_sent_again(tmp_path: Path, url: str):
     async def test(desk: Desk) -> None:
         desk.receiver.refused = set(ids(1))

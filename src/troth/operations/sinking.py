@@ -162,26 +162,30 @@ class FeedSink:
 
     async def _begin(self) -> int | None:
         """Where to go on; None while another server does this."""
-        if await self.store.read(self._is_taken):
+        taken, found = await self.store.read(self._look)
+        if taken:
             if self.meter is not None:  # that one shows it
                 self.meter.show_sink(self.outlet.name, self.source.name.partition("/")[0], 0, 0.0)
             return None
-        end = await self.source.find_end() if self.from_now else 0
+        first = await self.source.find_end() if self.from_now and found is None else 0
 
         def begin(tx: Transaction) -> int | None:
             now = self.clock.now()
             if not tx.leases.take(self.cursor, self.store.holder, now, LEASE_TTL):
                 return None
-            position = tx.cursors.get(self.cursor)
-            if not position and end:
-                tx.cursors.save(self.cursor, end)
-                return end
+            position = tx.cursors.find(self.cursor)
+            if position is None:
+                # Also where there was nothing yet: what comes now is behind this place.
+                tx.cursors.save(self.cursor, first)
+                return first
             return position
 
         return await self.store.transact(begin)
 
-    def _is_taken(self, tx: Transaction) -> bool:
-        return tx.leases.is_taken(self.cursor, self.store.holder, self.clock.now())
+    def _look(self, tx: Transaction) -> tuple[bool, int | None]:
+        """Whether another server does this, and what was saved."""
+        taken = tx.leases.is_taken(self.cursor, self.store.holder, self.clock.now())
+        return taken, tx.cursors.find(self.cursor)
 
     async def _pass_on(self, batch: Batch, position: int) -> int | None:
         """Send a batch; the position to go on from, or None to stop."""

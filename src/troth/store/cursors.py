@@ -20,7 +20,12 @@ class CursorGateway:
 
     def get(self, name: str) -> int:
         """The last position that `name` is done with; 0 if it never read."""
-        return self._session.execute(_FIND, {"wanted": name}).scalar() or 0
+        return self.find(name) or 0
+
+    def find(self, name: str) -> int | None:
+        """The same; None if nothing was ever saved, not even a beginning."""
+        position: int | None = self._session.execute(_FIND, {"wanted": name}).scalar()
+        return position
 
     def save(self, name: str, position: int) -> None:
         """Move the cursor forward.
@@ -36,7 +41,7 @@ class CursorGateway:
         if moved.rowcount:
             return
         ahead = Conflict(f"The cursor '{name}' is past {position} already; read on from there.")
-        if self._session.execute(_FIND, {"wanted": name}).first() is not None:
+        if self.find(name) is not None:
             raise ahead
         self._session.insert(
             insert(cursors), {"name": name, "position": position}, {"name": ahead.detail}

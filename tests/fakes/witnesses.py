@@ -120,6 +120,28 @@ class HangingWitness:
         raise AssertionError("nobody sets it")
 
 
+class SlowWitness:
+    """Answers when it is told to, and whoever still asks then."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._changed = asyncio.Condition()
+        self._answer: asyncio.Future[Cosigned | Declined] = asyncio.Future()
+
+    async def add_checkpoint(self, submission: Submission) -> Cosigned | Declined:
+        async with self._changed:
+            self.asked += 1
+            self._changed.notify_all()
+        return await asyncio.shield(self._answer)
+
+    async def wait_until_asked(self, times: int) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.asked >= times)
+
+    def answer(self, found: Cosigned | Declined) -> None:
+        self._answer.set_result(found)
+
+
 @dataclass
 class SayingWitness:
     """Answers one thing after the other, and the last one for ever."""

@@ -89,12 +89,13 @@ class Seat:
 @dataclass(slots=True)
 class _Memory:
     """What is kept in mind of a witness: the size that it had last, how often it failed since it
-    cosigned, until when it isn't asked, and whether it disputes (None: look it up)."""
+    cosigned, until when it isn't asked, and which disputes were logged since then. What it
+    disputes is in the store alone: another server may have asked it meanwhile."""
 
     size: int = 0
     failures: int = 0
     until: float = 0.0
-    disputes: bool | None = None
+    logged: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,7 @@ class GatherCosignatures:
             note = await self._ask_all(asked, newest, note) if mine else note
         if self.meter is not None:
             cosigned = sum(seat.has_signed(note) for seat in self.seats)
-            disputing = sum(bool(one.disputes) for one in self._memories.values())
-            self.meter.observe_witnesses(cosigned, disputing)
+            self.meter.observe_witnesses(cosigned, await self.store.read(self._count_disputing))
 
     def _take_lease(self, tx: Transaction) -> bool:
         return tx.leases.take(LEASE, self.store.holder, self.clock.now(), LEASE_TTL)
@@ -140,24 +140,32 @@ class GatherCosignatures:
     def _recall(self, seat: Seat) -> _Memory:
         return self._memories.setdefault(seat.name, _Memory())
 
+    def _count_disputing(self, tx: Transaction) -> int:
+        return sum(bool(_list_disputes(tx, seat)) for seat in self.seats)
+
     # All of them
 
     async def _ask_all(self, asked: list[Seat], newest: StoredCheckpoint, note: Note) -> Note:
-        """The note with what was gathered; saved and, if that is enough, published on the way."""
+        """The note with what was gathered; saved and, if that is enough, published on the way.
+
+        Once it is enough the others have a moment. Where it was before they have all of their
+        time, so that a slow one comes to sign at all, until there is a newer checkpoint to ask for.
+        """
+        before = self._is_enough(note)
         waiting = {asyncio.create_task(self._try(seat, newest, note)) for seat in asked}
         try:
             while waiting:
                 enough = self._is_enough(note)
+                lingers = enough and not before
                 done, waiting = await asyncio.wait(
                     waiting,
                     timeout=LINGER if enough else None,
-                    return_when=asyncio.ALL_COMPLETED if enough else asyncio.FIRST_COMPLETED,
+                    return_when=asyncio.ALL_COMPLETED if lingers else asyncio.FIRST_COMPLETED,
                 )
                 found = [one for task in done for one in task.result()]
                 if found:
-                    note = merge_signatures(note, found)
-                    await self._save(newest.size, note)
-                if enough:
+                    note = await self._save(newest.size, merge_signatures(note, found))
+                if lingers or (enough and await self._is_over(newest)):
                     return note
             return note
         finally:
@@ -170,9 +178,26 @@ class GatherCosignatures:
         keys = (key for key in self.policy.witnesses if (key.name, key.key_id) in signed)
         return self.policy.is_met(keys)
 
-    async def _save(self, size: int, note: Note) -> None:
-        text, enough = render_note(note).decode(), self._is_enough(note)
-        await self.store.transact(lambda tx: tx.checkpoints.save_note(size, text, published=enough))
+    async def _is_over(self, asked: StoredCheckpoint) -> bool:
+        newest = await self.store.read(lambda tx: tx.checkpoints.newest())
+        return newest is None or newest.size != asked.size
+
+    async def _save(self, size: int, note: Note) -> Note:
+        return await self.store.transact(partial(self._merge, size, note))
+
+    def _merge(self, size: int, note: Note, tx: Transaction) -> Note:
+        """Add to what is kept: another server, whose lease ran out, may have gathered as well."""
+        known = (tx.checkpoints.newest(), tx.checkpoints.newest_published())
+        for stored in known:
+            if stored is not None and stored.size == size:
+                kept = parse_note(stored.note.encode())
+                if kept.text != note.text:
+                    break  # the log was begun anew
+                note = merge_signatures(kept, note.signatures)
+                text, enough = render_note(note).decode(), self._is_enough(note)
+                tx.checkpoints.save_note(size, text, published=enough)
+                break
+        return note
 
     # One of them
 
@@ -180,7 +205,7 @@ class GatherCosignatures:
         """The witness's cosignatures; none if it fails, which is told and kept in mind."""
         memory = self._recall(seat)
         memory.failures += 1  # unless it cosigns, whatever comes in between
-        pause = min(LONGEST_PAUSE, 2.0 ** (memory.failures - 1))
+        pause = min(LONGEST_PAUSE, 2.0 ** min(memory.failures - 1, 10))
         memory.until = self.clock.monotonic() + pause
         try:
             async with asyncio.timeout(seat.seconds):
@@ -195,9 +220,9 @@ class GatherCosignatures:
             log.warning("witness.failed", witness=seat.name, detail=error.detail)
             return ()
         memory.failures, memory.until, memory.size = 0, 0.0, newest.size
-        if memory.disputes is not False:
+        memory.logged.clear()
+        if await self.store.read(lambda tx: _list_disputes(tx, seat)):
             await self.store.transact(lambda tx: tx.settings.drop(_name_dispute(seat)))
-            memory.disputes = False
         return found
 
     async def _ask(self, seat: Seat, newest: StoredCheckpoint, note: Note) -> tuple[Signature, ...]:
@@ -251,9 +276,10 @@ class GatherCosignatures:
     # What must not be
 
     async def _dispute(self, seat: Seat, newest: StoredCheckpoint, found: Disputed) -> None:
-        memory = self._recall(seat)
-        first, memory.disputes = not memory.disputes, True
-        if await self.store.transact(partial(self._record, seat, newest, found)) or first:
+        logged = self._recall(seat).logged
+        recorded = await self.store.transact(partial(self._record, seat, newest, found))
+        if recorded or found.reason not in logged:
+            logged.add(found.reason)
             log.error(
                 "log.disputed",
                 by=seat.name,
@@ -268,9 +294,10 @@ class GatherCosignatures:
         self, seat: Seat, newest: StoredCheckpoint, found: Disputed, tx: Transaction
     ) -> bool:
         """Once for each thing that a witness can say, until it cosigns again."""
-        if tx.settings.get(_name_dispute(seat)) == found.reason:
+        known = _list_disputes(tx, seat)
+        if found.reason in known:
             return False
-        tx.settings.set(_name_dispute(seat), found.reason)
+        tx.settings.set(_name_dispute(seat), " ".join(sorted({*known, found.reason})))
         record_event(
             tx,
             BACKGROUND,
@@ -288,3 +315,8 @@ class GatherCosignatures:
 
 def _name_dispute(seat: Seat) -> str:
     return f"log.disputed/{seat.name}"
+
+
+def _list_disputes(tx: Transaction, seat: Seat) -> list[str]:
+    """Why the witness says that the log was another, each reason once; none if it doesn't."""
+    return (tx.settings.get(_name_dispute(seat)) or "").split()

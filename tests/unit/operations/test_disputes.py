@@ -11,6 +11,8 @@ from tests.fakes.circle import Circle
 from tests.fakes.house import FakeHouse, in_house
 from tests.fakes.witnesses import DeskWitness, SayingWitness, make_desk
 from troth.audit.witness import Cosigned, Declined, Reason
+from troth.operations.log import PATIENCE
+from troth.operations.witnessing import GatherCosignatures
 from troth.store.checkpoints import StoredCheckpoint
 
 
@@ -153,3 +155,57 @@ async def test_a_dispute_ends_when_the_witness_cosigns(house: FakeHouse) -> None
     changing.answers = [Declined(Reason.STALE, 1 << 40)]
     await gather()
     assert len(await circle.disputes()) == 2
+
+
+@in_house
+async def test_each_reason_is_told_once(house: FakeHouse) -> None:
+    """A witness that says now one thing and now the other doesn't fill the journal."""
+    circle = Circle(house)
+    await circle.grow()
+    size = (await circle.newest()).size
+    more, same = Declined(Reason.STALE, size + 9), Declined(Reason.STALE, size)
+    changing = SayingWitness([more])
+    circle.seat(changing)
+    gather = circle.gather()
+    with capture_logs() as lines:
+        for answers in ([more], [same, Declined(Reason.FORKED)]) * 3:
+            changing.answers = [*answers]
+            await gather()
+            house.clock.advance(timedelta(seconds=60))
+    assert [one["why"] for one in await circle.disputes()] == ["rolled_back", "forked"]
+    assert sum(one["event"] == "log.disputed" for one in lines) == 2
+    assert circle.meter.disputing == 1
+
+
+@in_house
+async def test_what_another_server_heard_meanwhile_counts(house: FakeHouse) -> None:
+    """Two servers take turns: neither relies on what the witness said to it the last time."""
+    circle = Circle(house)
+    await circle.grow()
+    changing = SayingWitness([])
+    circle.seat(changing)
+    signer = circle.signers[0]
+    one, other = circle.gather(), circle.gather()
+
+    async def cosign(gather: GatherCosignatures) -> None:
+        await circle.grow()
+        house.clock.advance(timedelta(seconds=60))
+        changing.answers = [Cosigned(signer.cosign(*await circle.read(), 1_700_000_000))]
+        await gather()
+        assert circle.meter.disputing == 0
+
+    async def dispute(gather: GatherCosignatures) -> None:
+        await circle.grow()
+        house.clock.advance(timedelta(seconds=60))
+        changing.answers = [Declined(Reason.STALE, 1 << 40)]
+        await gather()
+        assert circle.meter.disputing == 1
+
+    await cosign(one)
+    await dispute(other)
+    house.clock.advance(PATIENCE)
+    await cosign(one)  # which never heard of the dispute
+    await dispute(other)  # so that this is a new one
+    assert len(await circle.disputes()) == 2
+    await one()
+    assert circle.meter.disputing == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.fakes.witnesses import (
     DeskWitness,
     HangingWitness,
     SayingWitness,
+    SlowWitness,
     make_signer,
 )
 from troth.audit.checkpoint import open_checkpoint, parse_checkpoint
@@ -137,6 +139,100 @@ def test_who_hangs_is_waited_for_a_moment_alone(
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     check(tmp_path)
+
+
+def test_who_is_slow_is_waited_for_once_it_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moment is for those who are late when enough have signed, and for this once alone."""
+    monkeypatch.setattr(witnessing, "LINGER", 0.05)
+
+    @in_house
+    async def check(house: FakeHouse) -> None:
+        circle = Circle(house, quorum=1, seconds=30.0)
+        circle.seat()
+        slow = SlowWitness()
+        circle.seat(slow)
+        await circle.grow()
+        async with asyncio.timeout(10):
+            gather = circle.gather()
+            await gather()
+            assert await circle.cosigners() == {"witness.example/w1"}
+            house.clock.advance(timedelta(seconds=60))
+            running = asyncio.create_task(gather())
+            await slow.wait_until_asked(2)
+            done, _ = await asyncio.wait([running], timeout=0.3)
+            assert not done
+            slow.answer(Cosigned(circle.signers[1].cosign(*await circle.read(), 1_700_000_000)))
+            await running
+        assert await circle.cosigners() == {"witness.example/w1", "witness.example/w2"}
+
+    check(tmp_path)
+
+
+def test_who_is_slow_holds_up_no_newer_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(witnessing, "LINGER", 0.05)
+
+    @in_house
+    async def check(house: FakeHouse) -> None:
+        circle = Circle(house, quorum=1, seconds=30.0)
+        circle.seat()
+        slow = SlowWitness()
+        circle.seat(slow)
+        await circle.grow()
+        async with asyncio.timeout(10):
+            gather = circle.gather()
+            await gather()
+            house.clock.advance(timedelta(seconds=60))
+            running = asyncio.create_task(gather())
+            await slow.wait_until_asked(2)
+            await circle.grow()
+            await running
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    check(tmp_path)
+
+
+@in_house
+async def test_who_is_away_for_days_holds_up_nobody(house: FakeHouse) -> None:
+    circle = Circle(house, quorum=1)
+    circle.seat()
+    away = SayingWitness([Unavailable("It can't be reached.")])
+    circle.seat(away)
+    await circle.grow()
+    gather = circle.gather()
+    for _ in range(1100):
+        await gather()
+        house.clock.advance(timedelta(seconds=60))
+    assert len(away.asked) == 1100
+    await circle.grow()
+    await gather()
+    assert (await circle.newest()).published
+
+
+@in_house
+async def test_of_two_servers_at_once_no_cosignature_is_lost(house: FakeHouse) -> None:
+    """One stands still while it asks, until its lease has run out and the other has published."""
+    circle = Circle(house, quorum=2, seconds=30.0)
+    first, second = SlowWitness(), SlowWitness()
+    circle.seat(first)
+    circle.seat(second)
+    await circle.grow()
+    running = asyncio.create_task(circle.gather()())
+    await first.wait_until_asked(1)
+    await second.wait_until_asked(1)
+    made = [one.cosign(*await circle.read(), 1_700_000_000) for one in circle.signers]
+    for number, seat in enumerate(circle.seats):
+        witness = SayingWitness([Cosigned(made[number])])
+        circle.seats[number] = replace(seat, witness=witness)
+    await circle.gather()()
+    assert (await circle.newest()).published
+    first.answer(Declined(Reason.MALFORMED))
+    second.answer(Cosigned(made[1]))
+    await running
+    assert await circle.cosigners() == {"witness.example/w1", "witness.example/w2"}
 
 
 @in_house

@@ -94,12 +94,13 @@ class _Exchange:
         try:
             with socket.create_connection((host, port), self.target.timeout) as plain:
                 self._socket = plain
-                if self._aborted:
-                    return
+                self._check_wanted()
                 with context.wrap_socket(plain, server_hostname=host) as secure:
                     self._socket = secure
                     secure.sendall(data)
                     self._await_end(secure, where)
+            # Cut off from our side, a connection ends as if the receiver had closed it.
+            self._check_wanted()
         except ssl.SSLCertVerificationError as error:
             raise Away(f"{where} isn't who it should be: {error.verify_message}.") from error
         except TimeoutError as error:
@@ -117,11 +118,18 @@ class _Exchange:
             with suppress(OSError):
                 socket.socket.shutdown(found, socket.SHUT_RDWR)
 
+    def _check_wanted(self) -> None:
+        if self._aborted:
+            raise Away("It was given up before the receiver had everything.")
+
     def _await_end(self, secure: ssl.SSLSocket, where: str) -> None:
-        if _read_state(secure) != _ESTABLISHED:
+        if _read_state(secure) != _ESTABLISHED or _is_over(secure):
             raise Away(f"{where} closed the connection before it had everything.")
         try:
             with secure.unwrap() as plain:
+                # Who answers our farewell has read it, so nothing is on its way any more. One of
+                # its own, that it said before ours came, is no answer: it may have read nothing.
+                _check_arrived(plain, where)
                 # A receiver that refused us (in TLS 1.3 it looks at our certificate after we are
                 # done with the handshake) resets the connection with our data unread.
                 plain.shutdown(socket.SHUT_WR)
@@ -130,8 +138,29 @@ class _Exchange:
         except ssl.SSLEOFError:
             # It closed without a farewell of its own, as many do. Sure that it read ours is only
             # who sees that everything has arrived, and that nothing was sent back for it.
-            if _count_unsent(secure) or secure.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise Away(f"{where} went away before it had everything.") from None
+            _check_arrived(secure, where)
+
+
+def _check_arrived(connection: socket.socket, where: str) -> None:
+    """Raise `Away` unless the other side's kernel has all and has reset nothing. To be asked before
+    our half is closed: its end would count as a byte that is on its way."""
+    if _count_unsent(connection) or connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise Away(f"{where} went away before it had everything.")
+
+
+def _is_over(secure: ssl.SSLSocket) -> bool:
+    """Whether the receiver's farewell is there already, or an alert, which is raised. What else it
+    says doesn't matter."""
+    waited = secure.gettimeout()
+    secure.settimeout(0)
+    try:
+        while secure.recv(CHUNK):
+            pass
+        return True
+    except ssl.SSLWantReadError:
+        return False
+    finally:
+        secure.settimeout(waited)
 
 
 def _read_state(connection: socket.socket) -> int:

@@ -17,7 +17,8 @@ from tests.fakes.authority import Authority
 from tests.fakes.messages import make_messages, read_number
 from troth.core.clock import SystemClock
 from troth.drivers.sinks import Away, Target
-from troth.drivers.sinks.syslog import open_sink
+from troth.drivers.sinks.place import parse_place
+from troth.drivers.sinks.syslog import _Exchange, open_sink
 
 LINGER_RESET = struct.pack("ii", 1, 0)
 Ending = Callable[[ssl.SSLSocket], None]
@@ -31,6 +32,26 @@ def say_farewell(connection: ssl.SSLSocket) -> None:
 
 def just_close(connection: ssl.SSLSocket) -> None:
     """As rsyslog does."""
+    connection.close()
+
+
+def leave_first(connection: ssl.SSLSocket) -> None:
+    """As one that gives up a connection: it says farewell and closes its half, without having read
+    what is in its kernel's buffers (RFC 5425, section 4.4, allows that)."""
+    connection.settimeout(0)
+    with suppress(ssl.SSLWantReadError):
+        connection.unwrap()
+    socket.socket.shutdown(connection, socket.SHUT_WR)
+    threading.Event().wait(0.5)
+    connection.close()
+
+
+def say_farewell_unread(connection: ssl.SSLSocket) -> None:
+    """The same, but its half stays open until all is closed at once."""
+    connection.settimeout(0)
+    with suppress(ssl.SSLWantReadError):
+        connection.unwrap()
+    threading.Event().wait(0.5)
     connection.close()
 
 
@@ -160,6 +181,45 @@ def test_one_that_only_closes_its_half_has_nothing(server, authority):
     server.first = lambda connection: socket.socket.shutdown(connection, socket.SHUT_WR)
     with pytest.raises(Away, match="before it had everything"):
         deliver(server, authority, 60_000)
+
+
+@pytest.mark.parametrize("leave", [leave_first, say_farewell_unread])
+@pytest.mark.parametrize("count", [1, 300])
+def test_a_farewell_that_is_no_answer_to_ours_is_no_receipt(server, authority, leave, count):
+    server.first = leave
+    with pytest.raises(Away):
+        deliver(server, authority, count)
+
+
+def test_what_is_cut_off_from_our_side_isn_t_delivered(server, authority):
+    read = threading.Event()
+
+    def hold(connection: ssl.SSLSocket) -> None:
+        connection.recv(1000)
+        read.set()
+        threading.Event().wait(0.5)
+
+    server.first = hold
+    target = Target("siem", f"tls://localhost:{server.port}", authorities=authority.file)
+
+    async def main() -> None:
+        sink = open_sink(target, "", SystemClock())
+        delivery = asyncio.create_task(sink.deliver(make_messages(1)))
+        await asyncio.to_thread(read.wait, 5)
+        await sink.close()
+        with pytest.raises(Away):
+            await delivery
+
+    asyncio.run(main())
+
+
+def test_what_is_cut_off_before_it_is_connected_isn_t_delivered(server, authority):
+    target = Target("siem", f"tls://localhost:{server.port}", authorities=authority.file)
+    exchange = _Exchange(target, parse_place("syslog", target.url))
+    exchange.abort()
+    with pytest.raises(Away, match="given up"):
+        exchange.run(b"1 x")
+    assert server.received == []
 
 
 @pytest.mark.parametrize("count", [1, 20_000])

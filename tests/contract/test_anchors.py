@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -111,6 +112,37 @@ def test_a_file_that_cant_be_written_is_unavailable(tmp_path: Path, notes: list[
         with pytest.raises(Unavailable):
             asyncio.run(load_driver("file")(Place(str(tmp_path / name))).deliver(notes[0]))
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_that_hangs_holds_up_neither_others_nor_the_end(
+    tmp_path: Path, notes: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, go_on = os.fsync, threading.Event()
+    hanging, sound = (load_driver("file")(Place(str(tmp_path / name))) for name in ("a", "b"))
+
+    def fsync(handle: int) -> None:
+        if threading.current_thread().name == "anchor":
+            assert go_on.wait(30)
+        real(handle)
+
+    async def run() -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await hanging.deliver(notes[0])
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="hangs"):
+                await hanging.deliver(notes[1])
+        monkeypatch.setattr(os, "fsync", real)
+        await sound.deliver(notes[0])
+
+    asyncio.run(run())  # which would wait for threads of the loop's own
+    assert split(tmp_path / "b") == [notes[0]]
+    (thread,) = [one for one in threading.enumerate() if one.name == "anchor"]
+    go_on.set()
+    thread.join(30)
+    asyncio.run(hanging.deliver(notes[2]))
+    assert split(tmp_path / "a") == [notes[0], notes[2]]
 
 
 # Servers

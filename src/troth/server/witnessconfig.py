@@ -73,12 +73,16 @@ def resolve_outsiders(
         policy = WitnessPolicy(keys, quorum)
     except Invalid as error:
         raise reading.blame(WITNESSES, error.detail) from error
-    return Outsiders(
-        policy,
-        known,
-        settings.timeout,
-        tuple(_resolve_anchor(number, one, reading) for number, one in enumerate(anchors, 1)),
-    )
+    return Outsiders(policy, known, settings.timeout, _resolve_anchors(anchors, reading))
+
+
+def _resolve_anchors(entries: Sequence[AnchorEntry], reading: Reading) -> tuple[KnownAnchor, ...]:
+    known = tuple(_resolve_anchor(number, one, reading) for number, one in enumerate(entries, 1))
+    targets = [one.target for one in known]
+    for number, target in enumerate(targets):
+        if target in targets[:number]:
+            raise reading.blame("anchors", f"number {number + 1} is there twice.")
+    return known
 
 
 def _resolve_witness(number: int, entry: WitnessEntry, reading: Reading) -> KnownWitness:
@@ -104,7 +108,7 @@ def _resolve_anchor(number: int, entry: AnchorEntry, reading: Reading) -> KnownA
         if entry.driver == "http":
             check_url(target, query=True)
         elif not Path(target).is_absolute():
-            raise Invalid(f"path: {target[:200]!r} must be absolute.")
+            raise Invalid("the path must be absolute.")
     except Invalid as error:
         raise reading.blame("anchors", f"number {number}: {error.detail}") from error
     return KnownAnchor(entry.driver, target, entry.every)

@@ -6,6 +6,7 @@ from functools import partial
 
 from troth.audit.tile import prove_consistency
 from troth.drivers import anchors, witnesses
+from troth.drivers.posting import show_url
 from troth.operations.anchoring import AnchorCheckpoints, Mooring
 from troth.operations.table import Parts
 from troth.operations.witnessing import GatherCosignatures, Seat, WitnessMeter
@@ -37,9 +38,10 @@ def list_outsider_tasks(parts: Parts, config: Config, meter: WitnessMeter) -> li
     if outsiders.anchors:
         moorings = tuple(
             Mooring(
-                one.target.partition("?")[0],
+                show_url(one.target) if one.driver == "http" else one.target,
                 anchors.load_driver(one.driver)(anchors.Place(one.target)),
                 float(one.every),
+                one.target,
             )
             for one in outsiders.anchors
         )

@@ -93,6 +93,7 @@ LOG = OtherLog().key.render()
         ('[[anchors]]\ndriver = "file"\npath = "/a"\nurl = "https://a.example"\n', "no url"),
         ('[[anchors]]\ndriver = "http"\npath = "/a"\n', "takes a url"),
         ('[[anchors]]\ndriver = "http"\nurl = "http://a.example"\n', "must be https"),
+        ('[[anchors]]\ndriver = "file"\npath = "/a"\n' * 2, "number 2 is there twice"),
         ('[[anchors]]\ndriver = "paper"\npath = "/a"\n', "anchors"),
         ('[[anchors]]\ndriver = "file"\npath = "/a"\nevery = 0\n', "anchors"),
     ],

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,24 +25,42 @@ def open_anchor(place: Place) -> FileAnchor:
     """The anchor at an absolute path; `Invalid` for any other."""
     path = Path(place.target)
     if not path.is_absolute():
-        raise Invalid(f"{place.target[:200]!r} must be an absolute path.")
+        raise Invalid("the path must be absolute.")
     return FileAnchor(path)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FileAnchor:
-    """See `Anchor`."""
+    """See `Anchor`. Appends in a thread of its own: a share that is away may hang for ever, which
+    must hold up nothing else, nor the end of the process."""
 
     path: Path
+    _running: Future[None] | None = None
 
     async def deliver(self, note: bytes) -> None:
-        """Append; on the disk when this returns."""
+        """Append; on the disk when this returns. `Unavailable` while an earlier one hangs."""
+        if self._running is not None and not self._running.done():
+            raise Unavailable(f"{self.path} hangs: an earlier checkpoint is still being appended.")
+        running = self._running = Future()
+        running.set_running_or_notify_cancel()  # who gives up waiting doesn't cancel it
+        threading.Thread(
+            target=_run, args=(running, self.path, note), name="anchor", daemon=True
+        ).start()
         try:
-            await asyncio.to_thread(_append, self.path, note)
+            await asyncio.wrap_future(running)
         except OSError as error:
             raise Unavailable(
                 f"{self.path} can't be appended to: {error.strerror or 'unknown reason'}."
             ) from error
+
+
+def _run(running: Future[None], path: Path, note: bytes) -> None:
+    try:
+        _append(path, note)
+    except Exception as error:  # noqa: BLE001 - whoever waits is told
+        running.set_exception(error)
+    else:
+        running.set_result(None)
 
 
 def _append(path: Path, note: bytes) -> None:

@@ -15,7 +15,7 @@ from troth.archive.tiles import LogFolder
 from troth.audit.bundle import SEGMENT_CLOSED, Bundle, DecisionEvidence, render_bundle
 from troth.audit.checkpoint import Checkpoint, parse_checkpoint
 from troth.audit.note import parse_note
-from troth.audit.proving import add_decision, find_closed, prove_entry
+from troth.audit.proving import add_decision, prove_entry
 from troth.core.errors import Refused, Unavailable
 from troth.operations.call import Call
 from troth.operations.decisionlog import CloseSegments
@@ -72,8 +72,12 @@ class ProveEntry:
             await self._close_segment()
             found = await asyncio.to_thread(self.history.find_proof, name)
         position = await self.store.read(partial(find_event, found))
-        if position is None:  # the row was moved to the archive; the log has it for good
-            position = await asyncio.to_thread(self._find_entry, found)
+        if position is None:  # such rows stay, so this one isn't sealed yet
+            raise Unavailable(
+                f"The log doesn't tell yet of segment {found.segment} of server {found.server}: "
+                "ask again in a second.",
+                1.0,
+            )
         checkpoint = await asyncio.to_thread(self._find_checkpoint)
         if position > checkpoint.size:
             raise Unavailable("The log takes the decision in just now: ask again in a second.", 1.0)
@@ -100,13 +104,6 @@ class ProveEntry:
 
     def _find_checkpoint(self) -> Checkpoint:
         return parse_checkpoint(parse_note(read_checkpoint(self.log)).text)
-
-    def _find_entry(self, found: DecisionProof) -> int:
-        size = self._find_checkpoint().size
-        try:
-            return find_closed(self.log.read, size, found.server, found.segment)
-        except Refused as error:  # closed a moment ago: its event is sealed and signed soon
-            raise Unavailable(error.detail, 1.0) from error
 
 
 def find_event(proof: DecisionProof, tx: Transaction) -> int | None:

@@ -1,7 +1,7 @@
 """A sink that is a subject of NATS JetStream, in whose stream a message stays.
 
 Source: nats-io/nats-architecture-and-design, ADR-4 (headers), and the NATS documentation,
-"JetStream wire API reference" (acknowledgements and error codes) and "JetStream headers".
+"JetStream wire API reference" (error codes), "Publish Acknowledgement" and "JetStream headers".
 
 The messages of a batch are on their way together, and each names the one before it, which must be
 the stream's last: so none is stored if that before it was lost. In a stream that others publish to
@@ -52,6 +52,15 @@ class _Answer(msgspec.Struct):
 
     error: _Error | None = None
     stream: str = ""
+    seq: int = 0
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether a stream says so; others may listen to the subject and answer as well."""
+        return self.error is None and bool(self.stream) and self.seq > 0
+
+
+_STRANGE = _Error(description="an answer that is none of JetStream")
 
 
 def open_sink(target: Target, secret: str, clock: Clock) -> NatsSink:
@@ -183,9 +192,10 @@ class NatsSink:
 
     def _judge(self, answers: Sequence[_Answer]) -> bool:
         """By the first error: those behind it follow from it."""
-        error = next((one.error for one in answers if one.error is not None), None)
-        if error is None:
+        failed = next((one for one in answers if not one.is_stored), None)
+        if failed is None:
             return True
+        error = failed.error or _STRANGE
         if error.err_code == NOT_LAST:
             return False
         reason = f"{self._where} answered: {error.description} ({error.err_code})."
@@ -202,7 +212,7 @@ class NatsSink:
         try:
             answer.set_result(msgspec.json.decode(message.data, type=_Answer))
         except UNREADABLE:
-            answer.set_result(_Answer(_Error(description="an answer that is none of JetStream")))
+            answer.set_result(_Answer(_STRANGE))
 
     async def _lose(self) -> None:
         """The connection is gone, and with it whatever was asked."""

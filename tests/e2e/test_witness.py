@@ -250,7 +250,13 @@ def test_the_keys_come_again_and_have_one_name(make: Make, log: OtherLog, tmp_pa
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--log", "junk"), ("--log", "@/no/such/file"), ("--listen", "9"), ("--tls-key", "k.pem")],
+    [
+        ("--log", "junk"),
+        ("--log", "@/no/such/file"),
+        ("--listen", "9"),
+        ("--listen", "::1:9"),
+        ("--tls-key", "k.pem"),
+    ],
 )
 def test_wrong_usage_is_told(option: str, value: str, tmp_path: Path) -> None:
     ended = run_troth(

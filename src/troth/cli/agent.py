@@ -6,14 +6,14 @@ import os
 import stat
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import typer
 
 from troth.cli.command import command, make_app
 from troth.cli.identity import require
-from troth.cli.logs import configure_logs
+from troth.cli.logs import LogFormat, LogLevel, configure_logs
 from troth.cli.options import AGENT_SOCKET
 from troth.cli.targets import read_targets
 from troth.cli.terminal import Terminal, make_text
@@ -21,9 +21,6 @@ from troth.core.errors import Invalid
 from troth.drivers.tracers import Telemetry, check_endpoint
 
 app = make_app("The node agent alone.")
-
-LogLevel = Literal["debug", "info", "warning", "error"]
-LogFormat = Literal["auto", "text", "json"]
 
 ServerOption = Annotated[
     str, typer.Option(help="The server's public URL (required).", metavar="URL")

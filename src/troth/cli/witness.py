@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from troth.cli.command import command, make_app
-from troth.cli.logs import configure_logs
+from troth.cli.logs import LogFormat, LogLevel, configure_logs
 from troth.cli.terminal import Terminal, make_text
 from troth.cli.vkeys import read_vkeys
+from troth.core.endpoint import Endpoint, parse_endpoint
+from troth.core.errors import Invalid
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,8 +31,6 @@ CertOption = Annotated[
 KeyOption = Annotated[
     Path | None, typer.Option(help="The key of --tls-cert (PEM).", metavar="FILE")
 ]
-LogLevel = Literal["debug", "info", "warning", "error"]
-LogFormat = Literal["auto", "text", "json"]
 
 
 @command(
@@ -83,14 +83,14 @@ def witness(
 
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key belong together: give both or neither.")
-    host, port = _split_address(listen)
+    address = _parse_listen(listen)
     if not (logs := read_vkeys(log, "--log")):
         raise typer.BadParameter("--log: the witness must know the key of a log at least.")
     plan = WitnessPlan(
         folder=terminal.options.data.absolute() / FOLDER,
         name=name,
-        host=host,
-        port=port,
+        host=address.host,
+        port=address.port,
         logs=logs,
         tls=(tls_cert, tls_key) if tls_cert and tls_key else None,
         key_source=key_encryption_key,
@@ -112,9 +112,8 @@ def _paint(url: str, keys: list[str]) -> list[RenderableType]:
     ]
 
 
-def _split_address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or not port.isascii() or int(port) > 65_535:
-        raise typer.BadParameter(f"--listen: {text!r} is not HOST:PORT, such as localhost:8448.")
-    return host, int(port)
+def _parse_listen(text: str) -> Endpoint:
+    try:
+        return parse_endpoint(text)
+    except Invalid as error:
+        raise typer.BadParameter(f"--listen: {error.detail}") from error

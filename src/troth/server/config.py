@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from cryptography import x509
 from msgspec.structs import replace as replace_fields
 
+from troth.core.endpoint import Endpoint, parse_endpoint
 from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId, TrustDomain
 from troth.core.manifest.reader import NAME_PATTERN
@@ -63,17 +64,6 @@ _WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - recognised, never chosen
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """A TCP address to listen on; port 0 lets the system pick one."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
 class Keystore:
     """Which keystore driver to load, and where its key-encryption key comes from.
 
@@ -102,8 +92,8 @@ class Config:
     trust_domain: TrustDomain
     origin: str
     lease: int
-    public: Address
-    mutual: Address
+    public: Endpoint
+    mutual: Endpoint
     database: str = field(repr=False)  # may hold a password
     keystore: Keystore
     roles: Roles
@@ -122,7 +112,7 @@ class Config:
     """The log; its place is complete."""
     outsiders: Outsiders
     sinks: tuple[SinkConfig, ...]
-    grpc: Address | None
+    grpc: Endpoint | None
     """Where ext_authz is served over gRPC, or None for nowhere."""
 
     geo: Geo
@@ -288,20 +278,14 @@ def _choose_data(chosen: str, environ: Mapping[str, str]) -> Path:
     return (home / chosen[2:]).absolute() if chosen else home / PERSONAL_DATA
 
 
-def _parse_address(name: str, text: str, reading: Reading) -> Address:
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise reading.blame(name, f"{text!r}: put the IPv6 address in brackets: [::1]:8443.")
-    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII):
-        raise reading.blame(name, f"{text!r} is not host:port, such as localhost:8443.")
-    if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", host, re.ASCII) or int(port) > 65535:
-        raise reading.blame(name, f"{text!r} is not host:port with a port up to 65535.")
-    return Address(host, int(port))
+def _parse_address(name: str, text: str, reading: Reading) -> Endpoint:
+    try:
+        return parse_endpoint(text)
+    except Invalid as error:
+        raise reading.blame(name, error.detail) from error
 
 
-def _parse_grpc(text: str, taken: tuple[Address, ...], reading: Reading) -> Address | None:
+def _parse_grpc(text: str, taken: tuple[Endpoint, ...], reading: Reading) -> Endpoint | None:
     if not text:
         return None
     address = _parse_address("envoy.grpc_listen", text, reading)
@@ -326,17 +310,17 @@ def _check_geo(geo: Geo, reading: Reading) -> Geo:
     return geo
 
 
-def _follow_address(public: Address, reading: Reading) -> Address:
+def _follow_address(public: Endpoint, reading: Reading) -> Endpoint:
     if public.port == 65535:
         raise reading.blame(
             "listen.public", "there is no port after 65535: set listen.mutual as well."
         )
-    return Address(public.host, public.port + 1 if public.port else 0)
+    return Endpoint(public.host, public.port + 1 if public.port else 0)
 
 
-def _derive_origin(public: Address) -> str:
+def _derive_origin(public: Endpoint) -> str:
     host = "localhost" if public.host in _WILDCARDS else public.host
-    return f"https://{Address(host, public.port)}"
+    return f"https://{Endpoint(host, public.port)}"
 
 
 def _check_origin(origin: str, reading: Reading) -> str:

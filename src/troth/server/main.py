@@ -20,13 +20,14 @@ import uvloop
 
 from troth import __version__
 from troth.core.clock import Clock, SteadyWatch, SystemClock
+from troth.core.endpoint import Endpoint
 from troth.core.entropy import Entropy, SystemEntropy
 from troth.drivers.tracers import load_tracer
 from troth.operations.anchor import RefreshAnchors
 from troth.operations.call import Caller
 from troth.operations.servercert import RenewServer, ServerPair
 from troth.server.background import Background, Task
-from troth.server.config import Address, Config, settle_ports
+from troth.server.config import Config, settle_ports
 from troth.server.gauges import CountIdentities, ShowState
 from troth.server.http.app import build_app
 from troth.server.http.callers import accept_anybody, require_certificate, require_uid
@@ -202,7 +203,7 @@ async def _open_doors(stack: AsyncExitStack, config: Config, house: House, clock
 
 
 def _make_grpc(
-    address: Address, config: Config, house: House, clock: Clock, context: ssl.SSLContext
+    address: Endpoint, config: Config, house: House, clock: Clock, context: ssl.SSLContext
 ) -> Door:
     # Loaded where it is configured: Envoy's messages take a tenth of a second.
     from troth.server.grpc.authorization import AuthorizationService
@@ -313,7 +314,7 @@ def _pick_ports(config: Config) -> Config:
     return settle_ports(config, *map(_pick_port, (config.public, config.mutual)))
 
 
-def _pick_port(address: Address) -> int:
+def _pick_port(address: Endpoint) -> int:
     if address.port:
         return address.port
     with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tests.fakes.machines import Maker
+from troth.core.endpoint import Endpoint
 from troth.core.errors import Invalid
 from troth.server import config as module
-from troth.server.config import Address, Config, load_config, settle_ports
+from troth.server.config import Config, load_config, settle_ports
 from troth.server.reading import MAX_FILE
 
 FULL = """
@@ -65,8 +66,8 @@ def test_nothing_given_is_usable():
     config = load()
     assert config.data == Path("/home/me/.local/share/troth")
     assert config.trust_domain.name == "troth.local"
-    assert config.public == Address("localhost", 8443)
-    assert config.mutual == Address("localhost", 8444)
+    assert config.public == Endpoint("localhost", 8443)
+    assert config.mutual == Endpoint("localhost", 8444)
     assert config.origin == "https://localhost:8443"
     assert config.database == "sqlite:////home/me/.local/share/troth/troth.db"
     assert config.keystore.key_encryption_key == "file:/home/me/.local/share/troth/keys/kek"
@@ -86,7 +87,7 @@ def test_a_file_sets_everything(tmp_path: Path):
     assert config.data == Path("/srv/troth")
     assert config.trust_domain.name == "example.org"
     assert config.origin == "https://id.example.org"
-    assert (config.public, config.mutual) == (Address("::1", 9000), Address("0.0.0.0", 9500))
+    assert (config.public, config.mutual) == (Endpoint("::1", 9000), Endpoint("0.0.0.0", 9500))
     assert str(config.public) == "[::1]:9000"
     assert config.database == "postgresql://troth:hunter2@db/troth"
     assert config.keystore.driver == "memory"
@@ -128,7 +129,7 @@ def test_an_argument_beats_the_environment_beats_the_file(tmp_path: Path):
         "TROTH_LEASE": "7",
     }
     config = load(environ, config_file=path, listen="arg:2", data=tmp_path)
-    assert config.public == Address("arg", 2)
+    assert config.public == Endpoint("arg", 2)
     assert config.database == "sqlite:///env.db"
     assert config.lease == 7
     assert config.data == tmp_path

@@ -153,6 +153,27 @@ def test_days_of_absence_cost_nothing_but_time(server: Server):
     run(test)
 
 
+def test_trouble_that_another_one_noted_is_over_with_the_next_delivery(server: Server):
+    async def test() -> None:
+        await server.record(1)
+        await server.feed()
+        other = server.make_feed()
+        server.receiver.away = "503"
+        await server.record(1)
+        await other()
+        assert "503" in (await server.trouble() or "")
+        server.receiver.away = ""
+        await server.feed()
+        assert await server.trouble() is None
+        server.receiver.away = "503"
+        await server.record(1)
+        server.wait()
+        await other()
+        assert "503" in (await server.trouble() or "")
+
+    run(test)
+
+
 def test_what_is_there_and_not_saved_is_sent_again_with_the_same_id(server: Server):
     async def test() -> None:
         await server.record(5)

@@ -11,7 +11,7 @@ one would make another one of it for ever.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -120,13 +120,6 @@ class Trouble(msgspec.Struct, frozen=True):
     since: datetime
 
 
-@dataclass(slots=True)
-class _Memory:
-    """What is kept in mind between runs: the trouble that is stored, None for unknown."""
-
-    trouble: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class FeedSink:
     """Background: pass on what a source has to one sink. Idempotent.
@@ -141,7 +134,6 @@ class FeedSink:
     source: Source
     meter: SinkMeter | None = None
     from_now: bool = False
-    _memory: _Memory = field(default_factory=_Memory)
 
     @property
     def cursor(self) -> str:
@@ -206,41 +198,38 @@ class FeedSink:
             if item.message is None and item.position <= done
         ]
         self._measure(outcome, len(letters))
-        if not await self._save(position, done, letters):
-            return None
-        await self._note(outcome.trouble)
-        return None if outcome.trouble else done
+        mine = await self._save(position, done, letters, outcome.trouble)
+        return done if mine and not outcome.trouble else None
 
-    async def _save(self, position: int, done: int, letters: list[DeadLetter]) -> bool:
+    async def _save(
+        self, position: int, done: int, letters: list[DeadLetter], trouble: str
+    ) -> bool:
         """Whether this server is to go on."""
-        if done == position and not letters:
-            return True
 
         def save(tx: Transaction) -> bool:
-            tx.cursors.save(self.cursor, done)
+            if done != position:
+                tx.cursors.save(self.cursor, done)
             tx.dead_letters.add_all(letters)
-            return tx.leases.take(self.cursor, self.store.holder, self.clock.now(), LEASE_TTL)
+            if not tx.leases.take(self.cursor, self.store.holder, self.clock.now(), LEASE_TTL):
+                return False
+            self._note(tx, trouble)
+            return True
 
         try:
             return await self.store.transact(save)
         except Conflict:
             return False  # another server is further already: what it sent needn't be saved
 
-    async def _note(self, trouble: str) -> None:
+    def _note(self, tx: Transaction, trouble: str) -> None:
         """Keep why it stands still, when that changes."""
-        if trouble == self._memory.trouble:
+        before = find_trouble(tx, self.cursor)
+        if trouble == (before.reason if before else ""):
             return
-
-        def note(tx: Transaction) -> None:
-            if not trouble:
-                tx.settings.drop(self.cursor)
-                return
-            before = find_trouble(tx, self.cursor)
-            kept = Trouble(trouble, self.clock.now() if before is None else before.since)
-            tx.settings.set(self.cursor, msgspec.json.encode(kept).decode())
-
-        await self.store.transact(note)
-        self._memory.trouble = trouble
+        if not trouble:
+            tx.settings.drop(self.cursor)
+            return
+        kept = Trouble(trouble, before.since if before else self.clock.now())
+        tx.settings.set(self.cursor, msgspec.json.encode(kept).decode())
 
     def _make_letter(self, item: Item, why: str) -> DeadLetter:
         return DeadLetter(

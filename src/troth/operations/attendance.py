@@ -87,7 +87,7 @@ def _take_step(
         case Step.EXTEND if template is not None and look.expires_at is not None:
             extended = refresh_identity(identity, template, look.expires_at, now)
             tx.identities.save(extended, identity.revision)
-            record_extension(tx, BACKGROUND, extended, now, "its workload is seen")
+            record_extension(tx, BACKGROUND, identity, extended, now, "its workload is seen")
         case Step.WARN:
             record_identity(
                 tx,

@@ -1,8 +1,8 @@
 """``audit.who``: who could do what with a resource at a moment.
 
 The rules are exact: the version of the policy set that was in force. Identities are put back from
-what they are now by the events since then: their state is known, and so are their roles and labels
-unless a manifest changed them meanwhile, which is said.
+what they are now by the events since then: their state and their end are known, and so are their
+roles and labels unless a manifest or a template changed them meanwhile, which is said.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ MOST_LOOKUPS = 50
 """Identities whose earlier events are looked for one by one."""
 MOST_MEASURED = 100_000
 """Questions, of about 20 µs each."""
+MOST_NAMED = 20
 PAGE = 500
 EVENT_PAGE = 1000
 VERSIONS = 100
@@ -109,6 +110,8 @@ class AskWho:
         items, whole = await asyncio.to_thread(
             _measure_all, book, thens, resource.name, actions, at
         )
+        if missed := describe_missed(thens, items):
+            history.notes[missed] = None
         if resource.name.startswith(SYSTEM):
             history.notes["People whose uid configuration names aren't listed."] = None
         return wire.WhoCould(
@@ -180,13 +183,16 @@ class AskWho:
             events = history.events.get(id_, [])
             state = find_state(identity, events)
             note = "" if state is not None else "its state then isn't known: taken for active"
+            end = find_end(identity, events)
+            late = "" if end is not None else "its end then isn't known: taken for later"
             if state is None and lookups < MOST_LOOKUPS:
                 lookups += 1
                 if (state := await self._look_up(identity, at)) is not None:
                     note = ""
             changed = describe_changes(events)
-            note = "; ".join(filter(None, (note, changed)))
-            then = replace(identity, state=state or State.ACTIVE)
+            note = "; ".join(filter(None, (note, late, changed)))
+            end = end or max(identity.expires_at, at + _TICK)
+            then = replace(identity, state=state or State.ACTIVE, expires_at=end)
             found.append(Then(then, not note, note))
         return found
 
@@ -223,9 +229,34 @@ def find_state(identity: Identity, events: Iterable[Found]) -> State | None:
     return state
 
 
+def find_end(identity: Identity, events: Iterable[Found]) -> datetime | None:
+    """When the identity would have expired before `events` (the newest first); None if an earlier
+    version of troth wrote them, which didn't tell."""
+    end: datetime | None = identity.expires_at
+    for one in events:
+        if text := read_text(one.detail, "expires_before"):
+            end = _read_moment(text)
+        elif one.action == "identity.extended":
+            end = None
+    return end
+
+
+def _read_moment(text: str) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
+
+
 def describe_changes(events: Iterable[Found]) -> str:
     """Why roles and labels may have been others than they are now; "" if they weren't."""
-    changes = [one for one in events if one.action == "identity.changed"]
+    changes = [
+        one
+        for one in events
+        if one.action == "identity.changed"
+        or (one.action == "identity.extended" and one.detail.get("words"))
+    ]
     if not changes:
         return ""
     words = changes[-1].detail.get("words")
@@ -233,6 +264,22 @@ def describe_changes(events: Iterable[Found]) -> str:
     told = f" ({'; '.join(said[:3])})" if said else ""
     return (
         f"roles and labels are those of now: it was changed at {changes[-1].at.isoformat()}{told}"
+    )
+
+
+def describe_missed(thens: Iterable[Then], items: Iterable[wire.CouldDo]) -> str:
+    """Who isn't listed, and could have been: known as they are now alone; "" if there are none."""
+    listed = {one.spiffe_id for one in items}
+    missed = [
+        one.identity.name
+        for one in thens
+        if not one.exact and str(one.identity.spiffe_id) not in listed
+    ]
+    if not missed:
+        return ""
+    shown = ", ".join(sorted(missed)[:MOST_NAMED]) + (", …" if len(missed) > MOST_NAMED else "")
+    return (
+        f"Not listed, but changed since then, so it may have been able to ({len(missed)}): {shown}."
     )
 
 

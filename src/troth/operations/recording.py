@@ -40,6 +40,26 @@ def record_event(
     tx.journal.append(make_event(call, type_, subject, now, **body))
 
 
+def record_once(
+    tx: Transaction,
+    call: Call[Any],
+    type_: str,
+    subject: str,
+    now: datetime,
+    *,
+    mark: str,
+    **body: Any,
+) -> bool:
+    """Append what `make_event` makes, unless that was done with the same `mark` before; whether it
+    was done now. For what is found again and again, and is an event once."""
+    name = f"{type_}/{mark}"
+    if tx.cursors.get(name):
+        return False
+    tx.cursors.save(name, 1)
+    tx.journal.append(make_event(call, type_, subject, now, **body))
+    return True
+
+
 def record_identity(
     tx: Transaction,
     call: Call[Any],
@@ -63,9 +83,12 @@ def describe_identity(
 ) -> Event:
     """``identity.<verbed>`` with the facts that snapshots need.
 
-    `before` is the identity as it was, wherever its nodes may have changed: the event names those
-    that hold it or held it, so that no other agent is woken. If those are too many, all are.
+    `before` is the identity as it was, wherever its nodes or its end may have changed: the event
+    names the nodes that hold it or held it, so that no other agent is woken (if those are too many,
+    all are), and the end that it had, so that its past can be told.
     """
+    if before is not None and before.expires_at != identity.expires_at:
+        body["expires_before"] = before.expires_at.isoformat()
     nodes = {*identity.nodes, *(before.nodes if before else ())}
     if len(nodes) <= MAX_NODES:
         body["nodes"] = sorted(nodes)

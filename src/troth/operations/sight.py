@@ -17,6 +17,7 @@ from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, Denied, Limited, Refused
 from troth.core.ids import IdentityId, NodeId, TrustDomain, new_id
 from troth.identity.attendance import Phase, Sighting, find_end
+from troth.identity.difference import describe_fields
 from troth.identity.identity import Identity, State
 from troth.identity.naming import name_path
 from troth.identity.readers import MAX_NODES
@@ -183,7 +184,7 @@ class _Meeting:
         if self.now >= met.expires_at or end - met.expires_at >= span / 8:
             extended = refresh_identity(met, template, end, self.now)
             self.tx.identities.save(extended, met.revision)
-            record_extension(self.tx, self.call, extended, self.now, "seen again")
+            record_extension(self.tx, self.call, met, extended, self.now, "seen again")
             met = extended
         self.tx.sightings.save(
             replace(
@@ -324,15 +325,24 @@ def make_sighting(
 
 
 def record_extension(
-    tx: Transaction, call: Call[Any], identity: Identity, now: datetime, reason: str
+    tx: Transaction,
+    call: Call[Any],
+    before: Identity,
+    identity: Identity,
+    now: datetime,
+    reason: str,
 ) -> None:
-    """Append ``identity.extended``."""
+    """Append ``identity.extended``, with what else its template changed."""
+    changed = describe_fields(replace(before, expires_at=identity.expires_at), identity)
+    words = {"words": list(changed)} if changed else {}
     record_identity(
         tx,
         call,
         "extended",
         identity,
         now,
+        before,
+        **words,
         template=identity.template,
         expires_at=identity.expires_at.isoformat(),
         reason=reason,

@@ -208,6 +208,12 @@ async def test_a_changed_template_is_taken_over_when_the_end_is_put_off(house: F
     await meet(house, node)
     await pass_time(house, 2)
     assert (await show(house)).owner == "new@example.org"
+    extended = await house.events("identity.extended")
+    told = [one.body["words"] for one in extended if "words" in one.body]
+    assert len(told) == 1
+    assert [words.partition(":")[0] for words in told[0]] == ["owner"]
+    ends = [one.body["expires_at"] for one in extended]
+    assert [one.body["expires_before"] for one in extended][1:] == ends[:-1]
 
 
 @in_house

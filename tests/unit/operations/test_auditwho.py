@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tests.fakes.archive import FakeArchive
 from tests.fakes.house import FakeHouse, in_house
+from tests.fakes.identities import make_identity
 from tests.fakes.town import apply, document, identity, open_town, policy, resource, role
+from tests.unit.operations.test_attendance import NAME, meet, pass_time, start
 from troth.audit.found import present_event
+from troth.audit.query import Found, Kind
 from troth.core.errors import Invalid, NotFound
 from troth.operations import auditwho
 from troth.wire.api import auditsearch as wire
@@ -18,6 +21,9 @@ from troth.wire.api.identities import MoveIdentity
 from troth.wire.api.policies import RollBack
 
 HOUR = timedelta(hours=1)
+NOBODY = dict.fromkeys(
+    ("outcome", "actor", "subject", "resource", "request_id", "source", "reason", "task"), ""
+)
 SECOND = timedelta(seconds=1)
 
 
@@ -127,6 +133,77 @@ async def test_who_came_later_or_was_changed_meanwhile(house: FakeHouse) -> None
     assert not then["banker"].exact
     assert "it was changed at" in then["banker"].note
     assert (await ask(house, "vault", at=before)).items == []
+
+
+@in_house
+async def test_who_had_expired_then_could_do_nothing_though_its_end_was_put_off(
+    house: FakeHouse,
+) -> None:
+    await open_town(house)
+    begin = house.clock.now()
+    ends = [(begin + n * HOUR).isoformat() for n in (2, 9)]
+    await apply(house, identity("till", 3, "clerk", expires=ends[0]))
+    house.clock.advance(4 * HOUR)
+    await apply(house, identity("till", 3, "clerk", expires=ends[1]))
+    house.clock.advance(HOUR)
+    for hours, could in ((1, True), (3, False), (5, True)):
+        found = await ask(house, "ledger", at=begin + hours * HOUR)
+        assert bool(found.items) is could, hours
+
+
+@in_house
+async def test_a_template_put_an_end_off(house: FakeHouse) -> None:
+    await open_town(house)
+    await apply(
+        house,
+        policy(
+            "all",
+            effect="permit",
+            subjects={"anyone": True},
+            resources=["vault"],
+            actions=["read"],
+        ),
+    )
+    node = await start(house)
+    await pass_time(house, 9)
+    expired = house.clock.now()
+    assert NAME not in outline(await ask(house, "vault"))
+    house.clock.advance(SECOND)
+    await meet(house, node)
+    assert NAME in outline(await ask(house, "vault"))
+    assert NAME not in outline(await ask(house, "vault", at=expired))
+
+
+def test_an_end_that_an_earlier_version_put_off_isnt_known() -> None:
+    now = datetime(2027, 6, 30, tzinfo=UTC)
+    one = make_identity(expires_at=now)
+
+    def extend(**detail: str) -> Found:
+        return Found(Kind.EVENT, "1", now, "identity.extended", detail=detail, **NOBODY)
+
+    before = extend(expires_before=(now - HOUR).isoformat())
+    assert auditwho.find_end(one, []) == now
+    assert auditwho.find_end(one, [before]) == now - HOUR
+    assert auditwho.find_end(one, [extend()]) is None
+    assert auditwho.find_end(one, [extend(), before]) == now - HOUR
+    assert auditwho.find_end(one, [before, extend()]) is None
+    for odd in ("yesterday", "2027-06-30T00:00:00"):
+        assert auditwho.find_end(one, [extend(expires_before=odd)]) is None
+
+
+@in_house
+async def test_who_lost_a_role_since_is_named(house: FakeHouse) -> None:
+    await open_town(house)
+    await apply(house, identity("banker", 4, "reader"))
+    house.clock.advance(HOUR)
+    before = house.clock.now()
+    house.clock.advance(HOUR)
+    await apply(house, identity("banker", 4, "banker"))
+    house.clock.advance(HOUR)
+    then = await ask(house, "ledger", at=before)
+    assert set(outline(then)) == {"till"}
+    assert any("banker" in note and "may have" in note for note in then.notes)
+    assert not any("banker" in note for note in (await ask(house, "ledger")).notes)
 
 
 @in_house

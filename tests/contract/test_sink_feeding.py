@@ -324,6 +324,56 @@ def test_what_was_deleted_before_it_could_be_sent_is_named_once(server: Server):
     run(test)
 
 
+def test_what_is_missing_is_named_when_it_is_told_and_not_when_it_is_read(server: Server):
+    async def test() -> None:
+        await server.record(30)
+        server.receiver.cut_after = 3
+        await server.feed()  # nothing of it counts
+        await server.store.transact(
+            lambda tx: tx.journal.trim(
+                20, server.clock.now() + timedelta(days=1), 1000, keep=["authority."]
+            )
+        )
+        await server.record(1, type="journal.trimmed", body={"rows": 20, "last": 20})
+        server.wait()
+        read = server.feed.source.read
+        await read(5)  # and nobody got it
+        server.receiver.cut_after = None
+        batch = await read(5)
+        assert [one.position for one in batch.items if one.message is None] == [20]
+        again = await read(batch.end)
+        assert not again.items
+
+    run(test)
+
+
+def test_gaps_among_what_is_kept_are_told_of_once_also_over_batches(server: Server):
+    async def test() -> None:
+        for _ in range(ITEMS):
+            await server.record(1, type="authority.activated")
+            await server.record(1)
+            await server.record(1)
+        await server.feed()
+        await server.record(3)
+        feed = server.make_feed()
+        source = feed.source
+        await server.store.transact(
+            lambda tx: tx.journal.trim(
+                3 * ITEMS, server.clock.now() + timedelta(days=1), 1000, keep=["authority."]
+            )
+        )
+        last = 3 * ITEMS
+        await server.record(1, type="journal.trimmed", body={"rows": 2, "last": last})
+        position, told = 1, []
+        while (batch := await source.read(position)).end != position:
+            told += [one.position for one in batch.items if one.message is None]
+            await source.read(position)  # as after a receiver that was away
+            position = batch.end
+        assert told == [3]
+
+    run(test)
+
+
 def test_a_new_sink_misses_nothing_that_was_there_before_it(server: Server):
     async def test() -> None:
         await server.record(20)

@@ -42,8 +42,9 @@ class JournalSource:
         self._types = tuple(types)
         self._largest = largest
         self._seen = -1
-        self._told = 0
-        """The last position of which it is told that it may be missing."""
+        self._told: list[tuple[int, int]] = []
+        """Items that tell of missing positions, and the last of these: an item counts once what
+        comes behind it is read, since until then it may have reached nobody."""
 
     def has_news(self) -> bool:
         """Whether the live snapshot, which follows the journal, is elsewhere than it was."""
@@ -64,8 +65,9 @@ class JournalSource:
         if not events:
             self._seen = epoch
             return Batch((), position)
+        self._told = [told for told in self._told if told[0] <= position][-1:]
         if not position:
-            self._told = trimmed  # a new sink begins with what there is
+            self._told = [(0, trimmed)]  # a new sink begins with what there is
         return await asyncio.to_thread(self._make_batch, position, events, trimmed)
 
     def _make_batch(self, position: int, events: list[StoredEvent], trimmed: int) -> Batch:
@@ -84,10 +86,12 @@ class JournalSource:
     def _find_gap(self, last: int, event: StoredEvent, trimmed: int) -> Iterator[Item]:
         """Positions before this one that aren't there. Where old rows are trimmed a few stay, and
         so there are many gaps: they are told of once."""
-        if event.position == last + 1 or event.position - 1 <= self._told:
+        at = event.position - 1
+        if at == last or (self._told and at <= self._told[-1][1]):
             return
-        self._told = max(event.position - 1, trimmed)
-        yield Item(event.position - 1, None, _describe_gap(last + 1, self._told))
+        missing = max(at, trimmed)
+        self._told.append((at, missing))
+        yield Item(at, None, _describe_gap(last + 1, missing))
 
     def _make_items(self, event: StoredEvent) -> Iterator[Item]:
         if not self._types or event.type.startswith(self._types):

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from troth.core.errors import Internal, Invalid, Refused
 from troth.core.x509 import UNREADABLE
+from troth.drivers.durability import sync_directory
 from troth.issuance.der import read_signer
 
 FILE_NAME = "node.json"
@@ -238,12 +239,3 @@ def _check_private(path: Path, found: os.stat_result) -> None:
             f"{path} holds a private key and must belong to the agent's user with mode 0600; "
             "remove it and join again if others may have read it."
         )
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

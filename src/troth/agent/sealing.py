@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from troth.agent.credential import read_private, sync_directory, write_private
+from troth.agent.credential import read_private, write_private
 from troth.core.entropy import Entropy
 from troth.core.errors import Refused
+from troth.drivers.durability import sync_directory
 
 SEALED_NAME = "cache.sealed"
 KEY_NAME = "cachekey.bin"

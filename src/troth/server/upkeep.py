@@ -15,7 +15,8 @@ from troth.archive.tiles import LogFolder
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, Invalid, Refused
-from troth.drivers.keystores.file import Folder, open_folder, sync_directory
+from troth.drivers.durability import sync_directory
+from troth.drivers.keystores.file import Folder, open_folder
 from troth.drivers.keystores.sealed import SEAL, Shelf, list_names, may_hold
 from troth.operations.restoration import settle_restored
 from troth.server.config import Config

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from troth.core.errors import Invalid, Unavailable
 from troth.drivers.anchors import Place
+from troth.drivers.durability import sync_directory
 
 _GAP = b"\n\n"
 
@@ -78,8 +79,4 @@ def _append(path: Path, note: bytes) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_directory(path.parent)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from troth.core.entropy import Entropy
 from troth.core.errors import Conflict, Unavailable
+from troth.drivers.durability import sync_directory
 from troth.drivers.keystores.sealed import MAX_SIZE, SealedKeystore, make_cipher
 
 
@@ -122,15 +123,6 @@ def _read_file(path: Path) -> bytes:
         if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
             raise Unavailable(f"{path} must be a plain file of mode 0600: chmod 600.")
         return file.read(MAX_SIZE + 1)
-
-
-def sync_directory(directory: Path) -> None:
-    """Have the names in `directory` on the disk when this returns."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _explain(verb: str, path: Path, error: OSError) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from troth.core.entropy import Entropy
 from troth.core.errors import Unavailable
-from troth.drivers.keystores.file import sync_directory
+from troth.drivers.durability import sync_directory
 from troth.drivers.references import COMMAND_TIMEOUT_S, read_reference
 
 KEY_SIZE = 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -16,6 +17,7 @@ from tests.fakes.stores import ENGINES, NOW, make_event, make_url, seal_all
 from troth.audit.entry import commit_detail, render_detail
 from troth.core.clock import VirtualClock
 from troth.core.errors import Unavailable
+from troth.drivers.sinks import Format
 from troth.operations.journalsource import JournalSource
 from troth.operations.sinking import ITEMS, LEASE_TTL, FeedSink, find_needed
 from troth.store.dead_letters import DeadLetter
@@ -414,6 +416,21 @@ def test_a_dead_letter_forgets_what_is_redacted(server: Server):
         first, second = await server.letters()
         assert first.content
         assert second.content == b""
+
+    run(test)
+
+
+@pytest.mark.parametrize("format_", Format)
+def test_a_message_holds_its_id(server: Server, format_: Format):
+    async def test() -> None:
+        await server.record(2)
+        for event in await server.store.read(lambda tx: tx.journal.list_stored(0, 2)):
+            message = replace(PORTRAYER, format=format_).portray_event(event)
+            assert message.id == PORTRAYER.portray_event(event).id
+            if format_ is Format.CEF:
+                assert f" externalId={message.id} ".encode() in message.content
+            else:
+                assert json.loads(message.content)["metadata"]["uid"] == message.id
 
     run(test)
 

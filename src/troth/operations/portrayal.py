@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -46,7 +46,7 @@ class Portrayer:
         return self._make(present_decision(record, ""), record.id, source, DECISION)
 
     def _make(self, found: Found, id_: str, source: str, type_: str) -> Message:
-        document = render_activity(describe_found(found), self.producer)
+        document = render_activity(replace(describe_found(found), uid=id_), self.producer)
         return Message(
             id=id_,
             source=source,

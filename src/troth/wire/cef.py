@@ -77,7 +77,7 @@ def _list_extension(document: Mapping[str, Any], host: str) -> dict[str, str]:
     target = document.get("user") or document.get("entity") or _first(document, "resources")
     return {
         "rt": str(document["time"]),
-        "externalId": str(metadata.get("sequence", metadata["uid"])),
+        "externalId": str(metadata["uid"]),
         "deviceExternalId": str(metadata.get("tenant_uid", "")),
         "dvchost": host,
         "cat": document["class_name"],

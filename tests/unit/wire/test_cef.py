@@ -66,7 +66,7 @@ def test_an_event_has_its_place_in_every_field():
     ]
     assert pairs == {
         "rt": "1767268800000",
-        "externalId": "4711",
+        "externalId": "example.org:4711",
         "deviceExternalId": "example.org",
         "dvchost": "troth.example.org",
         "cat": "Account Change",
@@ -84,6 +84,11 @@ def test_an_event_has_its_place_in_every_field():
         "cs6Label": "detail",
         "msg": "identity.quarantined: spiffe://example.org/payments, by uid:0",
     }
+
+
+def test_it_is_known_again_by_the_name_that_its_receiver_has_for_it():
+    uid = f"{2**63 - 1}-{'f' * 16}"
+    assert parse(render(uid=uid))[1]["externalId"] == uid
 
 
 def test_a_decision_names_its_policies_and_who_asked():

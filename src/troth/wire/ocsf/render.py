@@ -68,6 +68,7 @@ class Activity:
     ``failure``. `actor` did it (of a decision: who asked), `subject` it was done to (of a decision:
     who wanted to). `detail` is the event's body, or the decision's remaining fields, of which
     ``policies``, ``resource_type``, ``resource_id`` and ``subject_type`` are looked at here.
+    `uid` is the name by which receivers know it again, if they have another one than `id`.
     """
 
     kind: str
@@ -84,6 +85,7 @@ class Activity:
     task: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict)
     redacted: bool = False
+    uid: str = ""
 
 
 def classify_activity(activity: Activity) -> Line:
@@ -142,7 +144,7 @@ def _render_metadata(class_: Class, activity: Activity, producer: Producer) -> A
         "version": VERSION,
         "product": {"name": _SELF, "vendor_name": _SELF, "version": producer.version},
         "tenant_uid": domain,
-        "uid": f"{domain}:{activity.id}" if event else activity.id,
+        "uid": activity.uid or (f"{domain}:{activity.id}" if event else activity.id),
         "event_code": activity.action if event else "decision",
         "log_name": "journal" if event else "decisions",
         "log_provider": _SELF,

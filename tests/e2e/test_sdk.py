@@ -89,6 +89,12 @@ def test_a_quarantine_and_its_release_reach_the_guard(troth: Server, guard: Peer
     measure(cut_off)
 
 
+def test_the_guard_remembers_the_servers_log(guard: PeerGuard) -> None:
+    watch = guard._following.log_watch
+    wait_for(lambda: watch.size > 0, "the first look at the log")
+    assert guard.log_problem == ""
+
+
 def test_the_service_of_the_how_to_turns_a_peer_away(troth: Server, guard: PeerGuard) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

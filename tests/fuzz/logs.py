@@ -12,7 +12,7 @@ import msgspec
 import typer
 from hypothesis import strategies as st
 
-from tests.fakes.logs import FakeLog, make_event, make_events, make_log
+from tests.fakes.logs import SIGNED_AT, FakeLog, make_event, make_events, make_log
 from tests.fuzz.harness import answer, fuzz
 from tests.fuzz.mutations import mutated, mutated_text
 from troth.audit.bundle import (
@@ -24,9 +24,10 @@ from troth.audit.bundle import (
 )
 from troth.audit.entry import restore_event, split_details, split_entries
 from troth.audit.merkle import hash_leaf
+from troth.audit.pin import begin_pin, renew_pin
 from troth.audit.proof import Trust, parse_log_proof, render_log_proof, verify_log_proof
 from troth.audit.proving import find_closed, prove_entry
-from troth.audit.tile import parse_name
+from troth.audit.tile import compute_tree_root, parse_name, prove_consistency
 from troth.audit.verification import Scope
 from troth.cli.audit_log import check_log, read_note
 from troth.cli.logsource import FolderSource
@@ -74,6 +75,9 @@ LEDGER: dict[str, str] = {
         cli.vkeys.load_pin
         cli.vkeys.parse_vkeys
         cli.vkeys.read_vkeys
+    """,
+    "log-growth": """
+        audit.pin.renew_pin
     """,
 }
 """The part of `tests.fuzz.ledger` that belongs here."""
@@ -204,3 +208,16 @@ def fuzz_log_keys(data: bytes, folder: Path) -> None:
     kept = answer(load_pin, path)
     assert kept is None or kept.root == LOG.root.hex()
     assert msgspec.json.decode(pin)["size"] == LOG.size
+
+
+OLDER = LOG.signer.sign(12, compute_tree_root(LOG.read, 12), SIGNED_AT)
+PIN = begin_pin(KEYS.split(), OLDER)
+GROWTH = " ".join(one.hex() for one in prove_consistency(LOG.read, 12, LOG.size))
+
+
+@fuzz(st.tuples(mutated(LOG.checkpoint, OLDER.encode()), mutated_text(GROWTH)))
+def fuzz_log_growth(found: tuple[bytes, str]) -> None:
+    """What is pinned next was signed, and continues what was pinned before."""
+    note, proof = found
+    pin = answer(renew_pin, PIN, note.decode("utf-8", "replace"), proof.split(" "))
+    assert pin is None or pin is PIN or (pin.size, pin.root) == (LOG.size, LOG.root.hex())

@@ -224,8 +224,7 @@ ELSEWHERE: dict[str, str] = {
         cli.journal.read_journal
         cli.journal.read_last
         wire.api.client._read_all
-        agent.pin.LogWatch.look
-        sdk.logwatch.LogWatch.look
+        live.logwatch.LogWatch.look
     """,
     "files that this server wrote, flipped and cut everywhere in tests/unit/archive": """
         archive.decisionrows.<module>
@@ -274,6 +273,8 @@ ELSEWHERE: dict[str, str] = {
         sdk.tls._guard.GuardedObject.read
         sdk.tls._guard.GuardedSocket.read
         agent.pin.PinFile.load
+        sdk.logwatch.PinFile.load
+        live.logwatch.Shelf.load
         archive.place.Folder.read
         archive.place.ObjectStore.read
         archive.place.Place.read

@@ -167,6 +167,7 @@ def test_every_event_type_and_its_fields():
 EVENT_MAKERS = (
     "make_event",
     "record_event",
+    "record_once",
     "record_identity",
     "record_authority",
     "_note",
@@ -186,10 +187,10 @@ def collect_events() -> tuple[set[str], set[str]]:
                 continue
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
             if name in EVENT_MAKERS:
-                fields |= {keyword.arg for keyword in node.keywords if keyword.arg}
+                fields |= {one.arg for one in node.keywords if one.arg not in (None, "mark")}
             if name == "Event" and node.args and isinstance(node.args[0], ast.Constant):
                 types |= read_types(node.args[0], tree)
-            elif name == "record_event":
+            elif name in ("record_event", "record_once"):
                 types |= read_types(node.args[2], tree)
             elif name == "make_event" and not isinstance(node.args[1], ast.Name):
                 types |= read_types(node.args[1], tree)

@@ -25,7 +25,7 @@ from troth.agent.machine import Machine
 from troth.agent.membership import Dialler, Membership, NotJoined
 from troth.agent.metrics import DISPUTED, AgentMetrics, MetricsFile, NoMetrics
 from troth.agent.observation import CallMeter, ObservedService
-from troth.agent.pin import LogWatch, PinFile
+from troth.agent.pin import PinFile, Pinning
 from troth.agent.refusals import Refusals
 from troth.agent.reporting import Reporter
 from troth.agent.sds import SecretDiscovery
@@ -203,8 +203,8 @@ class _Running:
                 group.create_task(workloads.run())
                 group.create_task(Reporter(api, workloads, refusals, sleep).run())
                 file = PinFile(self._settings.data_dir)
-                watch = LogWatch(api, file, clock, sleep, partial(metrics.show, DISPUTED, 1))
-                group.create_task(watch.run())
+                pinning = Pinning(api, file, clock, sleep, partial(metrics.show, DISPUTED, 1))
+                group.create_task(pinning.run())
                 if keep:
                     group.create_task(vault.run(sync, cache, workloads.held))
                 group.create_task(self._renew_for_ever())

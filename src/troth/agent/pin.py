@@ -1,69 +1,55 @@
-"""What this node remembers of the server's log, so that no history is rewritten unnoticed.
-
-The newest checkpoint is kept in the data directory. When the log isn't the one that was seen, the
-node goes on working: it alarms, keeps both checkpoints as evidence, and tells the server.
-"""
+"""What this node remembers of the server's log: looked at every minute, kept in its directory."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from troth.agent.connection import Api
+from troth.agent.credential import write_private
 from troth.agent.timing import Sleep
-from troth.audit.continuity import Forked, RolledBack
-from troth.audit.pin import Pin, begin_pin, read_pin, renew_pin
 from troth.core.clock import Clock
-from troth.core.errors import Invalid, TrothError
-from troth.wire.api.checkpoints import CheckpointShown, DisputeCheckpoint, ShowCheckpoint
+from troth.core.errors import TrothError
+from troth.live.logwatch import PERIOD, LogWatch
 
 log = structlog.get_logger(__name__)
 
 NAME = "log.pin"
-PERIOD = 60.0
-"""Seconds between two looks."""
 
 
 class PinFile:
-    """The pin in the data directory; it appears whole or not at all."""
+    """The pin in the data directory, and what is evidence beside it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def load(self) -> Pin | None:
-        """What is remembered; None if nothing is. `Invalid` if it can't be read."""
+    def load(self) -> bytes | None:
+        """What is remembered; None if nothing is."""
         try:
-            return read_pin((self._directory / NAME).read_bytes())
+            return (self._directory / NAME).read_bytes()
         except FileNotFoundError:
             return None
 
-    def save(self, pin: Pin) -> None:
+    def save(self, data: bytes) -> None:
         """Remember this from now on."""
-        self._write(NAME, msgspec.json.encode(pin))
+        write_private(self._directory / NAME, data)
 
-    def keep_evidence(self, pin: Pin, found: str, name: str) -> Path:
-        """Keep both checkpoints beside the pin."""
-        return self._write(name, f"{pin.note}\n\n{found}".encode())
+    def set_aside(self) -> None:
+        """Keep a damaged one for whoever looks into it."""
+        path = self._directory / NAME
+        path.replace(path.with_name(f"{NAME}.damaged"))
 
-    def _write(self, name: str, data: bytes) -> Path:
+    def keep_evidence(self, name: str, seen: str, found: str) -> Path:
+        """Keep two checkpoints that contradict each other beside the pin."""
         path = self._directory / name
-        draft = path.with_name(f"{name}.new")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.write(handle, data)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        draft.rename(path)
+        write_private(path, f"{seen}\n\n{found}".encode())
         return path
 
 
-class LogWatch:
-    """Looks at the log every minute, and remembers it."""
+class Pinning:
+    """Background: look at the log for ever, and alarm if it isn't the one that was seen."""
 
     def __init__(
         self,
@@ -78,7 +64,7 @@ class LogWatch:
         self._clock = clock
         self._sleep = sleep
         self._disputed = disputed
-        self._told = ""
+        self._watch = LogWatch(self._alarm, file)
 
     async def run(self) -> None:
         """Look for ever. A look that fails is made up for by the next."""
@@ -92,32 +78,16 @@ class LogWatch:
 
     async def look(self) -> None:
         """Compare the log with what is remembered, once."""
-        try:
-            pin = self._file.load()
-        except Invalid as error:
-            log.error("log.pin_damaged", reason=error.detail)
-            pin = None
-        shown: CheckpointShown = await self._api.call(
-            "checkpoint.show", ShowCheckpoint(since=pin.size if pin else 0)
-        )
-        if pin is None:
-            self._file.save(begin_pin(shown.keys, shown.note))
-            return
-        try:
-            renewed = renew_pin(pin, shown.note, [bytes.fromhex(one) for one in shown.proof])
-        except (Forked, RolledBack, Invalid, ValueError) as error:
-            await self._alarm(pin, shown.note, error)
-            return
-        if renewed is not pin:
-            self._file.save(renewed)
+        await self._watch.look(self._api.call)
 
-    async def _alarm(self, pin: Pin, found: str, error: Exception) -> None:
-        detail = error.detail if isinstance(error, TrothError) else "It sent no proof."
+    def _alarm(self, detail: str, seen: str, found: str) -> None:
         self._disputed()
-        if detail == self._told:
+        if not seen:
+            log.error("log.pin_damaged", reason=detail)
             return
-        self._told = detail
         name = f"log.disputed-{self._clock.now():%Y%m%dT%H%M%SZ}.txt"
-        kept = self._file.keep_evidence(pin, found, name)
-        log.error("log.disputed", reason=detail, kept=str(kept))
-        await self._api.call("checkpoint.dispute", DisputeCheckpoint(note=pin.note))
+        try:
+            kept = str(self._file.keep_evidence(name, seen, found))
+        except OSError as error:
+            kept = f"not kept: {error}"
+        log.error("log.disputed", reason=detail, kept=kept)

@@ -21,6 +21,10 @@ class Forked(Refused):
     """The log has another history than it had."""
 
 
+class Unproved(Refused):
+    """Nothing shows that the log continues what it was: it is another one, or the proof is bad."""
+
+
 def verify_growth(read: Read, seen: Checkpoint, found: Checkpoint) -> None:
     """That the log at `found` continues the log at `seen`; both are signed, and of one log.
 

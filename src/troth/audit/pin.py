@@ -10,12 +10,16 @@ from collections.abc import Sequence
 import msgspec
 
 from troth.audit.checkpoint import open_checkpoint
-from troth.audit.continuity import Forked, RolledBack
+from troth.audit.continuity import Forked, RolledBack, Unproved
 from troth.audit.merkle import verify_consistency
 from troth.audit.note import VerifierKey, parse_vkey
 from troth.core.errors import Invalid
 
 MOST_KEYS = 16
+
+
+class DamagedPin(Invalid):
+    """What was remembered isn't a pin any more."""
 
 
 class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,11 +46,12 @@ def begin_pin(keys: Sequence[str], note: str) -> Pin:
     return Pin(tuple(keys), checkpoint.size, checkpoint.root.hex(), note)
 
 
-def renew_pin(pin: Pin, note: str, proof: Sequence[bytes]) -> Pin:
+def renew_pin(pin: Pin, note: str, proof: Sequence[str]) -> Pin:
     """The pin at a newer checkpoint; the same if there is no newer one.
 
-    `proof` leads from the pinned size to the new one (RFC 6962, section 2.1.2). Raises `RolledBack`
-    or `Forked` if the log isn't the one that was pinned, and `Invalid` if its keys didn't sign.
+    `proof` leads from the pinned size to the new one (RFC 6962, section 2.1.2), in hexadecimal.
+    Raises `RolledBack` or `Forked` if the log isn't the one that was pinned, `Unproved` if the proof
+    doesn't show that it is, and `Invalid` if its keys didn't sign.
     """
     known = _parse(pin.keys)
     old, _, _ = open_checkpoint(pin.note.encode(), known)
@@ -58,24 +63,31 @@ def renew_pin(pin: Pin, note: str, proof: Sequence[bytes]) -> Pin:
             f"The log of {old.origin!r} was rolled back: it had {old.size} entries, and now its "
             f"checkpoint says {new.size}."
         )
-    try:
-        verify_consistency(old.size, old.root, new.size, new.root, proof)
-    except Invalid as error:
+    if new.size == old.size and new.root != old.root:
         raise Forked(
-            f"The log of {old.origin!r} was forked: its checkpoint of {new.size} entries doesn't "
-            f"continue the one of {old.size} that was seen here. Keep both: each is signed by the "
-            "log, so they prove that history was rewritten."
+            f"The log of {old.origin!r} was forked: its checkpoint of {new.size} entries has "
+            "another root than the one that was seen here. Keep both: each is signed by the log, "
+            "so they prove that history was rewritten."
+        )
+    try:
+        path = [bytes.fromhex(one) for one in proof]
+        verify_consistency(old.size, old.root, new.size, new.root, path)
+    except (Invalid, ValueError) as error:
+        raise Unproved(
+            f"The log of {old.origin!r} doesn't prove that its checkpoint of {new.size} entries "
+            f"continues the one of {old.size} that was seen here. Keep both: if nobody can prove "
+            "it, the log was forked, and each is signed by it."
         ) from error
     return Pin(pin.keys, new.size, new.root.hex(), note) if new.size > old.size else pin
 
 
 def read_pin(data: bytes) -> Pin:
-    """A pin that was kept; `Invalid` if it isn't whole."""
+    """A pin that was kept; `DamagedPin` if it isn't whole."""
     try:
         pin = msgspec.json.decode(data, type=Pin)
-    except (ValueError, RecursionError) as error:
-        raise Invalid("What was remembered of the log can't be read.") from error
-    begin_pin(pin.keys, pin.note)
+        begin_pin(pin.keys, pin.note)
+    except (Invalid, ValueError, RecursionError) as error:
+        raise DamagedPin("What was remembered of the log can't be read.") from error
     return pin
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from troth.cli import audit_abandon as audit_abandon
 from troth.cli import audit_export as audit_export
 from troth.cli import audit_holds as audit_holds
 from troth.cli import audit_monitor as audit_monitor

@@ -18,10 +18,11 @@ import structlog
 
 from troth.archive.tiles import CHECKPOINT, KEYS, LogFolder
 from troth.audit.entry import StoredEvent, render_entry
+from troth.audit.tile import WIDTH
 from troth.core.clock import Clock
 from troth.core.errors import NotFound, Refused, TrothError, Unavailable
 from troth.operations.logkeys import LogSigner
-from troth.operations.recording import BACKGROUND, record_event
+from troth.operations.recording import BACKGROUND, record_once
 from troth.store.checkpoints import StoredCheckpoint
 from troth.store.engine import Store
 from troth.store.sealer import LEASE, Sealer
@@ -52,11 +53,12 @@ class LogMeter(Protocol):
 @dataclass(slots=True)
 class _Watch:
     """What is kept in mind between runs: the size of the last checkpoint that was compared,
-    whether the keys lie beside the tiles, and which checkpoint does."""
+    whether the keys lie beside the tiles, which checkpoint does, and which fork was told of."""
 
     compared: int = -1
     keyed: bool = False
     shown: str = ""
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,10 @@ class WriteLog:
         if not await self._check_same():
             return
         await self._grow()
-        newest = await self.store.read(lambda tx: tx.checkpoints.newest())
-        if not await self._fits(newest):
+        newest, head = await self.store.read(
+            lambda tx: (tx.checkpoints.newest(), tx.journal.head())
+        )
+        if not await self._fits(newest, head):
             return
         if self.sealer.signs and self._is_due(newest):
             await self._sign()
@@ -103,20 +107,23 @@ class WriteLog:
         if not size:
             return True
         last, head = await self.store.read(
-            lambda tx: (tx.journal.find_stored(size), tx.journal.head())
+            lambda tx: (
+                tx.journal.find_stored(min(size, tx.journal.head())),
+                tx.journal.head(),
+            )
         )
+        if last is not None:  # else it was moved to the archive
+            entry, _ = await asyncio.to_thread(self.folder.find_entry, last.position)
+            if render_entry(last)[0] != entry:
+                what = f"the journal has another event at position {last.position} than the log has"
+                await self._report_fork(what, size, self.folder.root, head)
+                if not await self.store.read(is_trimmed):
+                    await self._set_aside()
+                return False
         if head < size:
             log.error("log.ahead", size=size, head=head)
             return False
-        if last is None:
-            return True  # it was moved to the archive
-        entry, _ = await asyncio.to_thread(self.folder.find_entry, size)
-        if render_entry(last)[0] == entry:
-            return True
-        await self._report_fork(
-            f"the journal has another event at position {size} than the log has", head
-        )
-        return False
+        return True
 
     async def _grow(self) -> None:
         while True:
@@ -125,13 +132,14 @@ class WriteLog:
                 lambda tx: (tx.journal.list_stored(size, BATCH), tx.journal.head())  # noqa: B023 - run at once
             )
             if not events:
-                if head > size:
-                    raise Refused(
-                        f"The log has {size} entries and the database has no event that follows: "
-                        "it was archived. Copy the log's files from another server."
-                    )
                 self._tell(0)
                 return
+            if events[0].position != size + 1:
+                raise Refused(
+                    f"The log has {size} entries, and the database has no event at position "
+                    f"{size + 1}: its old rows were trimmed. Stop the server and put the log's "
+                    "files back, from another server or a backup."
+                )
             self._tell(head - size)
             await asyncio.to_thread(self._append, events)
             if len(events) < BATCH:
@@ -160,21 +168,23 @@ class WriteLog:
 
     # Checkpoints
 
-    async def _fits(self, newest: StoredCheckpoint | None) -> bool:
-        """Whether what was signed last is of this very log."""
+    async def _fits(self, newest: StoredCheckpoint | None, head: int) -> bool:
+        """Whether what was signed last is of this very log. If it isn't, nothing is signed until
+        somebody has looked (``checkpoint.abandon``)."""
         if newest is None or newest.size in (0, self._watch.compared):
             return True
-        if newest.size > self.folder.size:
+        if newest.size > head:
+            what = f"a checkpoint of {newest.size} entries was signed, and the journal has {head}"
+        elif newest.size > self.folder.size:
             return False  # another one has more; it is caught up with
-        root = await asyncio.to_thread(self.folder.compute_root, newest.size)
-        if root != newest.root:
-            await self._report_fork(
-                f"the checkpoint of {newest.size} entries has another root than they have",
-                newest.size,
-            )
-            return False
-        self._watch.compared = newest.size
-        return True
+        else:
+            root = await asyncio.to_thread(self.folder.compute_root, newest.size)
+            if root == newest.root:
+                self._watch.compared = newest.size
+                return True
+            what = f"the checkpoint of {newest.size} entries has another root than they have"
+        await self._report_fork(what, newest.size, newest.root, head)
+        return False
 
     def _is_due(self, newest: StoredCheckpoint | None) -> bool:
         if newest is None:
@@ -211,32 +221,47 @@ class WriteLog:
 
     # What must not be
 
-    async def _report_fork(self, what: str, other: int) -> None:
-        """Alarm, keep the old files as evidence, and write anew what the database says."""
-        size, root = self.folder.size, self.folder.root
-        stamp = f"{self.clock.now():%Y%m%dT%H%M%SZ}"
-        aside = await asyncio.to_thread(self.folder.set_aside, f"forked-{size}-{stamp}")
-        self._watch.keyed, self._watch.compared, self._watch.shown = False, -1, ""
-        log.error("log.forked", what=what, size=size, root=root.hex(), kept=aside)
+    async def _report_fork(self, what: str, size: int, root: bytes, head: int) -> None:
+        """Alarm, once: `size` and `root` are of the history that the journal's `head` isn't of."""
+        mark = f"{size}/{root.hex()}"
+        if self._watch.told == mark:
+            return
+        log.error("log.forked", what=what, size=size, root=root.hex())
         if self.meter is not None:
             self.meter.count_fork()
         await self.store.transact(
-            lambda tx: record_event(
+            lambda tx: record_once(
                 tx,
                 BACKGROUND,
                 "log.forked",
                 self.signer.origin,
                 self.clock.now(),
+                mark=mark,
                 what=what,
                 size=size,
                 root=root.hex(),
-                other=other,
+                other=head,
             )
         )
+        self._watch.told = mark
+
+    async def _set_aside(self) -> None:
+        """Keep the files of the other history as evidence; what the database says is written
+        anew."""
+        stamp = f"{self.clock.now():%Y%m%dT%H%M%SZ}"
+        suffix = f"forked-{self.folder.size}-{stamp}"
+        kept = await asyncio.to_thread(self.folder.set_aside, suffix)
+        log.error("log.set_aside", kept=kept)
+        self._watch.keyed, self._watch.compared, self._watch.shown = False, -1, ""
 
     def _tell(self, behind: int) -> None:
         if self.meter is not None:
             self.meter.observe_log(self.folder.size, behind)
+
+
+def is_trimmed(tx: Transaction) -> bool:
+    """Whether old rows have left the journal, so that the log can't be written anew from it."""
+    return tx.journal.last_of("journal.trimmed") > 0
 
 
 def read_checkpoint(folder: LogFolder) -> bytes:
@@ -281,25 +306,21 @@ class CompareRows:
         self._watch.position = rows[-1].position if rows else 0
 
     def _list_altered(self, rows: list[StoredEvent]) -> list[int]:
-        if not rows:
-            return []
-        entries = self.folder.list_entries(rows[0].position - 1, rows[-1].position)
+        # Where rows were trimmed, few bundles have one.
         found, by_position = [], {row.position: row for row in rows}
-        try:
-            for position, entry in entries:
-                row = by_position.get(position)
-                if row is not None and render_entry(row)[0] != entry:
-                    found.append(position)
-        except TrothError as error:
-            log.error("log.damaged", detail=error.detail)
+        for bundle in sorted({(row.position - 1) // WIDTH for row in rows}):
+            first = bundle * WIDTH
+            try:
+                until = min(first + WIDTH, self.folder.size)
+                for position, entry in self.folder.list_entries(first, until):
+                    row = by_position.get(position)
+                    if row is not None and render_entry(row)[0] != entry:
+                        found.append(position)
+            except TrothError as error:
+                log.error("log.damaged", detail=error.detail)
         return found
 
     def _record(self, position: int, tx: Transaction) -> None:
         """Once a position: whoever alters a row again is told of in the server's log alone."""
-        name = f"journal.altered/{position}"
-        if tx.cursors.get(name):
-            return
-        tx.cursors.save(name, 1)
-        record_event(
-            tx, BACKGROUND, "journal.altered", str(position), self.clock.now(), position=position
-        )
+        mark, now = str(position), self.clock.now()
+        record_once(tx, BACKGROUND, "journal.altered", mark, now, mark=mark, position=position)

@@ -34,7 +34,7 @@ from troth.operations.auditwho import AskWho
 from troth.operations.bearer import TokenJudge
 from troth.operations.call import Operation, Subscription
 from troth.operations.certificate import IssueCertificates, ListCertificates, RevokeCertificate
-from troth.operations.checkpoint import DisputeCheckpoint, ShowCheckpoint
+from troth.operations.checkpoint import AbandonCheckpoint, DisputeCheckpoint, ShowCheckpoint
 from troth.operations.client import Authenticator
 from troth.operations.client_secret import (
     CreateClientSecret,
@@ -204,6 +204,7 @@ def list_operations(p: Parts) -> Mapping[str, Operation]:
         "journal.redact": RedactEvent(p.store, p.clock, p.log),
         "checkpoint.show": ShowCheckpoint(p.log, p.signer),
         "checkpoint.dispute": DisputeCheckpoint(p.store, p.clock, p.log, p.signer),
+        "checkpoint.abandon": AbandonCheckpoint(p.store, p.clock, p.log, p.signer),
         "status.show": ShowStatus(p.store, p.snapshot, p.publication, p.clock, _describe(p)),
     }
 

@@ -106,6 +106,7 @@ ADMINISTERS = (
         "dead_letter.drop",
         "hold.place",
         "hold.release",
+        "checkpoint.abandon",
         "journal.redact",
         "policy.rollback",
         "policy.approve",
@@ -140,6 +141,7 @@ WORKLOAD = frozenset(
         "decision.evaluate",
         "decision.report",
         "decision.search",
+        "checkpoint.show",
         "checkpoint.dispute",
     }
 )

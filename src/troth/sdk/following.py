@@ -15,8 +15,8 @@ from troth.core.clock import Clock
 from troth.core.entropy import Entropy, fraction
 from troth.core.errors import Denied, Internal, TrothError
 from troth.core.ids import SpiffeId
+from troth.live.logwatch import PERIOD, LogWatch
 from troth.live.revocations import Revocations
-from troth.sdk.logwatch import PERIOD, LogWatch
 from troth.sdk.stream import ApiLine, follow
 from troth.sdk.tls import Contexts, Pair, make_api_context
 from troth.sdk.workload import FetchedSvid, WorkloadApi, X509Update

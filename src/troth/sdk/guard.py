@@ -19,7 +19,7 @@ from troth.live.revocations import Revocations
 from troth.sdk.background import Background
 from troth.sdk.decision import Decision
 from troth.sdk.following import Following
-from troth.sdk.logwatch import LogWatch
+from troth.sdk.logwatch import open_watch
 from troth.sdk.stream import check_url
 from troth.sdk.tls import Contexts, Pair, refuse
 from troth.sdk.workload import WorkloadApi, find_socket
@@ -65,7 +65,7 @@ class PeerGuard(Background):
             self._contexts,
             self._clock,
             entropy or SystemEntropy(),
-            LogWatch(log_pin),
+            open_watch(log_pin),
         )
 
     # What a service asks

@@ -9,7 +9,7 @@ import structlog
 from troth.archive.place import open_place
 from troth.archive.tiles import DamagedLog, LogFolder
 from troth.core.clock import Clock
-from troth.operations.log import CompareRows, LogMeter, WriteLog
+from troth.operations.log import CompareRows, LogMeter, WriteLog, is_trimmed
 from troth.operations.recording import BACKGROUND, record_event
 from troth.operations.table import Parts
 from troth.server.background import Task
@@ -23,26 +23,25 @@ log = structlog.get_logger(__name__)
 
 
 async def open_log(config: Config, store: Store, clock: Clock) -> LogFolder:
-    """The log's files. Damaged ones are kept aside, and written anew from the journal."""
-    return await asyncio.to_thread(_open_folder, config.audit.place) or await _begin_again(
-        config.audit.place, store, clock
-    )
+    """The log's files. Damaged ones are kept aside, and written anew from the journal.
 
-
-def _open_folder(where: str) -> LogFolder | None:
+    `DamagedLog` if the journal can't do that, since its old rows were trimmed.
+    """
+    place = open_place(config.audit.place)
     try:
-        return LogFolder(open_place(where))
+        return await asyncio.to_thread(LogFolder, place)
     except DamagedLog as error:
         log.error("log.damaged", detail=error.detail)
-        return None
-
-
-async def _begin_again(where: str, store: Store, clock: Clock) -> LogFolder:
-    place = open_place(where)
-    aside = await asyncio.to_thread(place.set_aside, f"damaged-{clock.now():%Y%m%dT%H%M%SZ}")
-    log.error("log.set_aside", kept=aside)
+        if await store.read(is_trimmed):
+            raise DamagedLog(
+                f"{error.detail} The journal's old rows were trimmed, so it can't be written anew: "
+                f"put the files of {place.describe()} back, from another server or a backup."
+            ) from error
+    stamp = f"{clock.now():%Y%m%dT%H%M%SZ}"
+    kept = await asyncio.to_thread(place.set_aside, f"damaged-{stamp}")
+    log.error("log.set_aside", kept=kept)
     await store.transact(
-        lambda tx: record_event(tx, BACKGROUND, "log.damaged", "log", clock.now(), kept=aside)
+        lambda tx: record_event(tx, BACKGROUND, "log.damaged", "log", clock.now(), kept=kept)
     )
     return await asyncio.to_thread(LogFolder, place)
 

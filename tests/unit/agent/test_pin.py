@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from tests.fakes.logs import FakeLog, make_event, make_events, make_log, make_signer
-from troth.agent.pin import NAME, LogWatch, PinFile
-from troth.audit.pin import begin_pin, read_pin
+from troth.agent.pin import NAME, PinFile, Pinning
+from troth.audit.continuity import Unproved
+from troth.audit.pin import begin_pin, read_pin, renew_pin
 from troth.core.clock import VirtualClock
 from troth.core.errors import Invalid, TrothError, Unavailable
 from troth.core.ids import RequestId
+from troth.live.logwatch import PATIENCE
 from troth.operations.call import SELF, Call
 from troth.operations.checkpoint import ShowCheckpoint
-from troth.sdk.logwatch import LogWatch as ServiceWatch
+from troth.sdk.logwatch import open_watch
 from troth.wire.api.checkpoints import DisputeAnswer, DisputeCheckpoint
 
 
@@ -27,13 +29,16 @@ class Server:
         self.log = log
         self.disputes: list[str] = []
         self.failure: TrothError | None = None
+        self.answer: DisputeAnswer | TrothError = DisputeAnswer(continued=False, detail="")
 
     async def call(self, name: str, request: Any) -> Any:
         if self.failure is not None:
             raise self.failure
         if isinstance(request, DisputeCheckpoint):
             self.disputes.append(request.note)
-            return DisputeAnswer(continued=False, detail="")
+            if isinstance(self.answer, TrothError):
+                raise self.answer
+            return self.answer
         return await ShowCheckpoint(self.log.folder, self.log.signer)(
             Call(SELF, RequestId("r"), request)
         )
@@ -48,7 +53,7 @@ class Node:
     def __init__(self, server: Server, folder: Path) -> None:
         self.alarms = 0
         self.folder = folder
-        self.watch = LogWatch(
+        self.watch = Pinning(
             server, PinFile(folder), VirtualClock(), asyncio.sleep, disputed=self._count
         )
 
@@ -91,7 +96,7 @@ def test_history_that_was_rewritten_with_the_logs_own_keys_is_caught(tmp_path, s
     server.log = make_log(OTHERS[:size])
     node.look()
     node.look()
-    assert node.alarms == 2
+    assert node.alarms == 1
     assert server.disputes == [log.checkpoint.decode()], "told once"
     assert (tmp_path / NAME).read_bytes() == before, "and not forgotten"
     (evidence,) = tmp_path.glob("log.disputed-*")
@@ -111,6 +116,73 @@ def test_a_shorter_log_is_caught(tmp_path):
     node.look()
     assert node.alarms == 1
     assert len(server.disputes) == 1
+
+
+def test_a_fork_that_grows_is_told_of_once(tmp_path):
+    """Each look finds another size, and the same crime."""
+    server = Server(make_log(EVENTS[:300]))
+    node = Node(server, tmp_path)
+    node.look()
+    for size in range(301, 310):
+        server.log = make_log(OTHERS[:size])
+        node.look()
+    assert node.alarms == 1
+    assert len(server.disputes) == 1
+    assert len([*tmp_path.glob("log.disputed-*")]) == 1
+
+
+def test_a_server_that_is_behind_the_others_is_no_dispute(tmp_path):
+    log = make_log(EVENTS[:300])
+    server = Server(log)
+    node = Node(server, tmp_path)
+    node.look()
+    for answer in (DisputeAnswer(continued=True, detail=""), Unavailable("behind")):
+        server.log, server.answer = make_log(EVENTS[:299]), answer
+        for _ in range(PATIENCE - 1):
+            try:
+                node.look()
+            except Unavailable:
+                assert answer is server.answer
+        server.log = log
+        node.look()
+        assert node.alarms == 0
+
+
+def test_a_server_that_says_for_long_that_it_isnt_rolled_back_isnt_believed(tmp_path):
+    server = Server(make_log(EVENTS[:300]))
+    server.answer = DisputeAnswer(continued=True, detail="")
+    node = Node(server, tmp_path)
+    node.look()
+    server.log = make_log(EVENTS[:299])
+    for _ in range(PATIENCE + 3):
+        node.look()
+    assert node.alarms == 1
+    assert len(server.disputes) == PATIENCE, "then it was told"
+
+
+def test_whoever_couldnt_tell_the_server_tells_it_later(tmp_path):
+    server = Server(make_log(EVENTS[:300]))
+    node = Node(server, tmp_path)
+    node.look()
+    server.log, server.answer = make_log(OTHERS[:300]), Unavailable("away")
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            node.look()
+    assert node.alarms == 1, "that waits for nobody"
+    server.answer = DisputeAnswer(continued=False, detail="")
+    node.look()
+    node.look()
+    assert node.alarms == 1
+    assert len(server.disputes) == 3
+
+
+def test_a_bad_proof_shows_nothing():
+    log = make_log(EVENTS[:300])
+    pin = begin_pin([key.render() for key in log.keys], log.checkpoint.decode())
+    log.grow(EVENTS[300:310])
+    for proof in ([], ["zz"], ["00"], ["00" * 32]):
+        with pytest.raises(Unproved):
+            renew_pin(pin, log.checkpoint.decode(), proof)
 
 
 def test_a_log_with_other_keys_is_another_one(tmp_path):
@@ -139,6 +211,18 @@ def test_a_damaged_pin_begins_anew_and_says_so(tmp_path, capsys):
     node.look()
     assert "log.pin_damaged" in capsys.readouterr().out
     assert node.size == 3
+    assert node.alarms == 1
+    assert (tmp_path / f"{NAME}.damaged").read_bytes() == b"{}"
+
+
+def test_a_services_damaged_pin_is_kept_and_told_of(tmp_path, caplog):
+    server = Server(make_log(EVENTS[:3]))
+    (tmp_path / "pin").write_bytes(b"{}")
+    watch = open_watch(tmp_path / "pin")
+    asyncio.run(watch.look(server.call))
+    assert (watch.size, watch.problem) == (3, "What was remembered of the log can't be read.")
+    assert (tmp_path / "pin.damaged").read_bytes() == b"{}"
+    assert watch.problem in caplog.text
 
 
 def test_a_checkpoint_that_the_keys_didnt_sign_begins_nothing():
@@ -154,7 +238,7 @@ def test_a_checkpoint_that_the_keys_didnt_sign_begins_nothing():
 def test_a_service_remembers_in_memory_and_in_a_file(tmp_path, caplog):
     log = make_log(EVENTS[:300])
     server = Server(log)
-    one, two = ServiceWatch(), ServiceWatch(tmp_path / "pin")
+    one, two = open_watch(), open_watch(tmp_path / "pin")
     for watch in (one, two):
         asyncio.run(watch.look(server.call))
     log.grow(EVENTS[300:310])
@@ -162,11 +246,11 @@ def test_a_service_remembers_in_memory_and_in_a_file(tmp_path, caplog):
         asyncio.run(watch.look(server.call))
         assert (watch.size, watch.problem) == (310, "")
     server.log = make_log(OTHERS)
-    again = ServiceWatch(tmp_path / "pin")
+    again = open_watch(tmp_path / "pin")
     for watch in (one, again):
         asyncio.run(watch.look(server.call))
         asyncio.run(watch.look(server.call))
-        assert "forked" in watch.problem
+        assert "doesn't prove" in watch.problem
         assert watch.size == 310
     assert len(server.disputes) == 2
     assert "rewritten" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+from datetime import timedelta
 from pathlib import Path
 
 import aics_tlog
@@ -17,10 +18,13 @@ from troth.archive.place import Folder
 from troth.archive.tiles import CHECKPOINT, KEYS, SIZE, LogFolder
 from troth.audit.checkpoint import open_checkpoint
 from troth.audit.note import VerifierKey, parse_vkey
+from troth.core.errors import Refused
 from troth.operations.feed import FollowJournal
 from troth.operations.log import CompareRows, WriteLog, read_checkpoint
 from troth.operations.logkeys import name_origin
 from troth.operations.recording import BACKGROUND, record_event
+from troth.operations.trimming import TrimJournal
+from troth.store.checkpoints import StoredCheckpoint
 from troth.store.sealer import Sealer
 
 
@@ -262,12 +266,80 @@ async def test_another_history_is_a_fork_and_the_old_one_is_kept(house: FakeHous
     (kept,) = house.directory.glob("log.forked-*")
     old = LogFolder(Folder(kept))
     assert (old.size, old.root) == (size, root)
-    await works.run()
-    # The database's checkpoint is of the old history: that is told again, and nothing is signed.
-    assert works.meter.forks == 2
+    # The database's checkpoint is of the old history too: nothing is signed, and it is told once.
+    for _ in range(3):
+        await note(house, 300)
+        await works.run()
     newest = await p.store.read(lambda tx: tx.checkpoints.newest())
     assert newest is not None
     assert (newest.size, newest.root) == (size, root)
+    assert works.meter.forks == 1
+    assert len(await house.events("log.forked")) == 1
+    assert len([*house.directory.glob("log.forked-*")]) == 1
+    assert p.log.size == await p.store.read(lambda tx: tx.journal.head())
+
+    # It is the same for a server that was started since.
+    again = Works(house)
+    await again.run()
+    assert len(await house.events("log.forked")) == 1
+
+
+@in_house
+async def test_a_journal_that_is_shorter_and_another_is_a_fork_at_once(house: FakeHouse) -> None:
+    works, p = Works(house), house.parts
+    await note(house, 20)
+    await works.run()
+    size = p.log.size
+    await alter(house, size - 10, subject="somebody else")
+    statement = text("DELETE FROM journal WHERE position > :position")
+    await p.store.transact(lambda tx: tx._session.execute(statement, {"position": size - 10}))
+    await works.write()
+    await works.write()
+    assert works.meter.forks == 1
+    assert p.log.size == size - 9, "with the event that tells of it"
+    newest = await p.store.read(lambda tx: tx.checkpoints.newest())
+    assert newest is not None
+    assert newest.size == size
+    assert len([*house.directory.glob("log.forked-*")]) == 1
+
+
+@in_house
+async def test_a_checkpoint_of_more_than_there_is_is_told_of(house: FakeHouse) -> None:
+    works, p = Works(house), house.parts
+    await note(house, 5)
+    await works.run()
+    note_ = p.signer.sign(10_000, b"\1" * 32, p.clock.now())
+    lying = StoredCheckpoint(10_000, b"\1" * 32, note_, p.clock.now(), published=True)
+    await p.store.transact(lambda tx: tx.checkpoints.add(lying))
+    for _ in range(3):
+        await note(house, 5)
+        await works.run()
+    assert works.meter.forks == 1
+    (found,) = await house.events("log.forked")
+    assert found.body["size"] == 10_000
+    assert not [*house.directory.glob("log.forked-*")], "there is nothing wrong with the files"
+
+
+@in_house
+async def test_a_fork_of_a_log_that_was_trimmed_keeps_its_files(house: FakeHouse) -> None:
+    """They can't be written anew: they are all that there is."""
+    works, p = Works(house), house.parts
+    await note(house, 300)
+    await works.run()
+    house.clock.advance(timedelta(days=91))
+    await note(house, 3)
+    await works.run()
+    trim = TrimJournal(p.store, p.clock, p.log, lambda tx: 10**9, timedelta(days=90))
+    await trim()
+    await works.run()
+    size, root = p.log.size, p.log.root
+    await alter(house, size, subject="somebody else")
+    for _ in range(3):
+        await note(house, 5)
+        await works.run()
+    assert (p.log.size, p.log.root) == (size, root)
+    assert works.meter.forks == 1
+    assert len(await house.events("log.forked")) == 1
 
 
 @in_house
@@ -295,5 +367,37 @@ async def test_what_was_archived_and_isnt_in_the_files_is_asked_for(house: FakeH
         lambda tx: tx._session.execute(text("DELETE FROM journal WHERE position < 4"))
     )
     write = WriteLog(p.store, p.clock, fresh, p.signer, works.sealer)
-    with pytest.raises(Exception, match=r"position 4|doesn't follow"):
+    with pytest.raises(Refused, match=r"no event at position 1: .* put the log's files back"):
         await write()
+
+
+@in_house
+async def test_only_bundles_that_have_rows_are_compared(house: FakeHouse) -> None:
+    works, p = Works(house), house.parts
+    await note(house, 2000)
+    await works.run()
+    house.clock.advance(timedelta(days=91))
+    await note(house, 1)
+    await works.run()
+    await TrimJournal(p.store, p.clock, p.log, lambda tx: 10**9, timedelta(days=90))()
+    read: list[str] = []
+    place = p.log.place
+    p.log.place = Noting(place, read)
+    await CompareRows(p.store, p.clock, p.log)()
+    p.log.place = place
+    assert "tile/entries/000" in read  # the first rows stay
+    assert "tile/entries/003" not in read
+
+
+class Noting:
+    """A place that notes what is read."""
+
+    def __init__(self, place: Folder, read: list[str]) -> None:
+        self._place, self._names = place, read
+
+    def read(self, name: str) -> bytes:
+        self._names.append(name)
+        return self._place.read(name)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._place, name)

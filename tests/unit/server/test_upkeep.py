@@ -196,7 +196,7 @@ def test_a_backup_that_is_restored_beside_its_log_makes_no_fork(
 
     async def go_on(house: House) -> tuple[Pin, set[str]]:
         pin = await write(house)
-        proof = prove_consistency(house.log.read, seen.size, pin.size)
+        proof = [one.hex() for one in prove_consistency(house.log.read, seen.size, pin.size)]
         events = await house.store.read(lambda tx: tx.journal.after(0, 1000))
         return renew_pin(seen, pin.note, proof), {one.event.type for one in events}
 

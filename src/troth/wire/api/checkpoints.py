@@ -41,6 +41,19 @@ class DisputeAnswer(Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class AbandonCheckpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Go on without the checkpoint that was signed last and that the log contradicts."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=1000)]
+
+
+class CheckpointAbandoned(Struct, frozen=True, kw_only=True):
+    """What isn't continued: how many entries it had, and their root in hexadecimal."""
+
+    size: int
+    root: str
+
+
 ROUTES: tuple[Route, ...] = (
     Route(
         "checkpoint.show",
@@ -57,5 +70,13 @@ ROUTES: tuple[Route, ...] = (
         DisputeCheckpoint,
         DisputeAnswer,
         "Tell of a checkpoint that the log doesn't continue.",
+    ),
+    Route(
+        "checkpoint.abandon",
+        "POST",
+        "/v1/checkpoint/abandon",
+        AbandonCheckpoint,
+        CheckpointAbandoned,
+        "Go on with the log though it contradicts what was signed: after a fork was looked into.",
     ),
 )

@@ -199,6 +199,7 @@ EVENTS: Mapping[str, Line] = MappingProxyType(
         "decisions.removed": Line(_ENTITY, 4),
         "log.forked": Line(_INCIDENT, 1, _CRITICAL),
         "log.disputed": Line(_INCIDENT, 1, _CRITICAL),
+        "checkpoint.abandoned": Line(_ENTITY, 3, _HIGH),
         "journal.altered": Line(_INCIDENT, 1, _CRITICAL),
         "journal.redacted": Line(_ENTITY, 3, _LOW),
         "log.restored": Line(_ENTITY, 3, _HIGH),

@@ -465,3 +465,21 @@ def test_the_store_tells_who_retired_of_late_and_whose_name_lives_again(store):
         ("spiffe://example.org/gone", NOW, False),
         ("spiffe://example.org/twice", NOW + SECOND, True),
     ]
+
+
+def test_names_at_a_spiffe_id_are_those_of_the_living_and_the_retired(store):
+    at = make_named("now").spiffe_id
+
+    def fill(tx):
+        tx.identities.add(make_named("now"))
+        for number in range(6):
+            gone = make_named(
+                f"was-{number // 2}", id=f"idn_r{number}", state=State.RETIRED, spiffe_id=at
+            )
+            tx.identities.add(gone)
+        tx.identities.add(make_named("other"))
+
+    transact(store, fill)
+    names = ["now", "was-0", "was-1", "was-2"]
+    assert read(store, lambda tx: tx.identities.list_names_at(at, 9)) == names
+    assert len(read(store, lambda tx: tx.identities.list_names_at(at, 2))) == 3

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from troth.archive.search import Answer, Archive
-from troth.audit.found import read_text
 from troth.audit.query import Found, Kind, Query, Spot, find_spot
 from troth.core.clock import Clock
 from troth.core.errors import Invalid
@@ -23,8 +22,8 @@ from troth.operations.eventsearch import EventSearch, Looked
 from troth.store.transaction import Transaction
 from troth.wire.api import auditsearch as wire
 
-MOST_CHANGES = 200
-"""Events of an identity that are looked through for names that it had."""
+MOST_NAMES = 200
+"""Retired identities at one SPIFFE ID whose names are looked for."""
 DAY = timedelta(days=1)
 AHEAD = timedelta(days=1)
 """Clocks may have been set back: what seems to lie in the future is found too."""
@@ -100,9 +99,7 @@ def _list_names(tx: Transaction, text: str) -> tuple[str, ...]:
     except Invalid:
         return ()
     names = {spiffe_id.path.removeprefix("/")}  # unless a manifest says otherwise
-    names |= {one.name for one in tx.identities.list_living_at([spiffe_id])}
-    told = tx.journal.page(subject=text, type_prefix="identity.", limit=MOST_CHANGES)
-    names |= {read_text(one.event.body, "name") for one in told}
+    names |= set(tx.identities.list_names_at(spiffe_id, MOST_NAMES))
     return tuple(sorted(names - {""}))
 
 

@@ -304,6 +304,14 @@ class IdentityGateway:
         """The living identities that hold any of these SPIFFE IDs."""
         return self._list_living(_t.spiffe_id, [str(spiffe_id) for spiffe_id in spiffe_ids])
 
+    def list_names_at(self, spiffe_id: SpiffeId, limit: int) -> list[str]:
+        """Names of the identities that hold or held a SPIFFE ID: of the living one, and of so many
+        retired ones."""
+        names = select(_t.name).where(_t.spiffe_id == str(spiffe_id))
+        former = names.where(is_retired).distinct().limit(limit)
+        rows = (self._session.execute(query) for query in (names.where(is_living), former))
+        return sorted({row.name for some in rows for row in some})
+
     def _list_living(self, column: Column[str], wanted: Sequence[str]) -> list[Identity]:
         found: list[Identity] = []
         for start in range(0, len(wanted), _CHUNK):

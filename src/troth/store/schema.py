@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from troth.core.errors import Internal, Invalid, Refused
 from troth.store.database import Database
 
-HEAD = "0016"
+HEAD = "0017"
 """The newest migration; a test compares it with the migrations' own idea."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -91,6 +91,13 @@ Index(
     sqlite_where=is_retired,
     postgresql_where=is_retired,
 )
+Index(
+    "ix_identities_retired_spiffe_id",
+    identities.c.spiffe_id,
+    identities.c.name,
+    sqlite_where=is_retired,
+    postgresql_where=is_retired,
+)
 is_client = identities.c.client.is_not(None)
 Index(
     "ix_identities_client",

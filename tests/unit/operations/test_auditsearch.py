@@ -23,6 +23,7 @@ from troth.live.snapshot import Snapshot
 from troth.operations.auditsearch import merge_answers
 from troth.operations.call import Caller
 from troth.operations.eventsearch import Looked
+from troth.store.transaction import Transaction
 from troth.wire.api import auditsearch as wire
 from troth.wire.api.identities import MoveIdentity
 from troth.wire.api.nodes import Heartbeat
@@ -82,6 +83,28 @@ async def test_events_and_decisions_come_together_newest_first(house: FakeHouse)
     assert page.next is None
     by_spiffe_id = await search(house, identity=TILL)
     assert by_spiffe_id.items == page.items
+
+
+@in_house
+async def test_names_are_known_once_the_journal_is_trimmed(house: FakeHouse) -> None:
+    p = house.parts
+    await apply(house, identity("kiosk", 9, path="/shop/kiosk"))
+    await apply(house, identity("other", 10))
+    await decide(house, 1, subject="kiosk")
+    await decide(house, 2, subject="other")
+    await house.call("identity.retire", MoveIdentity(name="kiosk", reason="closed"))
+    await apply(house, identity("booth", 9, path="/shop/kiosk"))
+    await decide(house, 3, subject="booth")
+    await house.settle()
+
+    def forget(tx: Transaction) -> int:
+        end = house.clock.now() + SECOND
+        return tx.journal.trim(tx.journal.head() - 1, end, 1000)[0]
+
+    assert await p.store.transact(forget)
+    for name in ("spiffe://example.org/shop/kiosk", "kiosk", "booth"):
+        found = await search_all(house, identity=name, kind="decision")
+        assert {one.subject for one in found} == {"kiosk", "booth"}, name
 
 
 @in_house

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, event, text
 from tests.fakes.stores import NOW, make_event, make_instance, make_named, read, transact
 from troth.core.clock import VirtualClock
 from troth.core.errors import Internal, Refused
-from troth.core.ids import RequestId
+from troth.core.ids import RequestId, SpiffeId
 from troth.identity.attendance import Phase
 from troth.identity.identity import State
 from troth.issuance.authorities import Use
@@ -206,6 +206,7 @@ def test_no_hot_query_reads_a_whole_table(tmp_path):
         tx.identities.page(after="a")
         tx.identities.page(state=State.ACTIVE, after="a")
         tx.identities.list_retired_since(NOW)
+        tx.identities.list_names_at(SpiffeId.parse("spiffe://example.org/a"), 9)
         tx.identities.list_named(["api"])
         tx.identities.for_node("local")
         tx.identities.due_to_expire(NOW, 9)

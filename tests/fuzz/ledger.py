@@ -60,6 +60,7 @@ FUZZED: dict[str, str] = {
         issuance.presented.read_presented
     """,
     "config": """
+        core.endpoint.parse_endpoint
         core.ids.SpiffeId.parse
         core.ids.TrustDomain.parse
         server.config._parse_address

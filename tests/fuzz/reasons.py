@@ -57,9 +57,10 @@ ELSEWHERE: dict[str, str] = {
         drivers.anchors.load_driver
         drivers.witnesses.load_driver
         operations.witnessing.GatherCosignatures._read_refusal
-        server.witness.records.Records.read
+        server.witness.records.Records._load
     """,
     "what this server wrote itself, the kernel's own answers, or a name of the code's own": """
+        operations.anchoring.AnchorCheckpoints._wait
         archive.resuming.DecisionReader.read
         drivers.sinks.load_driver
         drivers.sinks.syslog._count_unsent
@@ -188,6 +189,8 @@ ELSEWHERE: dict[str, str] = {
         cli.agent._read_token_file
         cli.agent.read_join_token
         cli.agent.read_telemetry
+        cli.witness._parse_listen
+        server.witness.main._load_context
         cli.db._load
         cli.decision._parse_object
         cli.decision._parse_when

@@ -48,8 +48,8 @@ SERVICES: dict[str, str] = {
     "authzen-request": """
         server.http.authzen.AuthzenEndpoints._read_request
         server.http.authzen._read_headers
-        server.http.intake._read_rest
         server.http.intake.read_all
+        server.http.intake.read_whole
     """,
     "authzen-search": """
         wire.authzen.search.parse_search

@@ -67,7 +67,6 @@ LEDGER: dict[str, str] = {
     "witness-submission": """
         audit.witness._parse_hash
         audit.witness.parse_submission
-        server.witness.app._read
     """,
     "witness-answer": """
         audit.witness.parse_answer

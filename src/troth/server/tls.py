@@ -44,7 +44,7 @@ class ServerTls:
         self._clients: frozenset[bytes] = frozenset()
         self._inner_public, self._inner_mutual = self._build(self._pair, self._roots, self._clients)
         self._inner_grpc = _build_grpc(self._pair, self._roots)
-        self.public = _make_context()
+        self.public = make_context()
         # A handshake keeps the verification mode and flags of its front context and takes
         # everything else from the inner one, the trusted roots among it.
         self.mutual = _make_mutual_context()
@@ -89,7 +89,7 @@ class ServerTls:
     def _build(
         pair: tuple[bytes, bytes], roots: tuple[bytes, ...], clients: Collection[bytes]
     ) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        public, mutual = _make_context(), _make_mutual_context()
+        public, mutual = make_context(), _make_mutual_context()
         _load_pair(public, pair)
         _load_pair(mutual, pair)
         _load_roots(mutual, roots)
@@ -121,13 +121,14 @@ def _build_grpc(pair: tuple[bytes, bytes], roots: tuple[bytes, ...]) -> ssl.SSLC
 
 def _make_grpc_context() -> ssl.SSLContext:
     """X.509-SVIDs alone get in: a proxy has one."""
-    context = _make_context()
+    context = make_context()
     context.set_alpn_protocols(list(ALPN_GRPC))
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def _make_context() -> ssl.SSLContext:
+def make_context() -> ssl.SSLContext:
+    """What every listener of ours begins with: TLS 1.3 for HTTP/1.1, no certificate yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
@@ -138,7 +139,7 @@ def _make_context() -> ssl.SSLContext:
 
 
 def _make_mutual_context() -> ssl.SSLContext:
-    context = _make_context()
+    context = make_context()
     context.verify_mode = ssl.CERT_REQUIRED
     # A registered certificate is trusted as it is: without this OpenSSL takes the first anchor of
     # that name for the issuer, and of two certificates of one name one gets nobody in.

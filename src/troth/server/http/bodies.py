@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from litestar import Request
 
-from troth.core.errors import Invalid, TooLarge
+from troth.core.errors import Invalid
+from troth.server.http.intake import read_whole, too_large
 from troth.server.http.problems import Rejected
 
 MAX_DEPTH = 64
@@ -31,25 +32,16 @@ async def read_body(request: Request[Any, Any, Any], limit: int, seconds: float)
     headers = request.headers
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
-        raise _too_large(limit)
-    body = bytearray()
+        raise too_large(limit)
     try:
         async with asyncio.timeout(seconds):
-            while True:
-                message: Any = await request.receive()
-                if message["type"] != "http.request":
-                    raise Invalid("The body ended before it was complete.")
-                body += message.get("body", b"")
-                if len(body) > limit:
-                    raise _too_large(limit)
-                if not message.get("more_body", False):
-                    break
+            body = await read_whole(request.receive, limit)
     except TimeoutError as error:
         raise Rejected(408) from error
     if body:
         _check_media_type(headers.get("content-type", ""), headers.get("content-encoding", ""))
-        check_depth(bytes(body))
-    return bytes(body)
+        check_depth(body)
+    return body
 
 
 def refuse_body(request: Request[Any, Any, Any]) -> None:
@@ -130,7 +122,3 @@ def _check_media_type(media_type: str, encoding: str) -> None:
         or encoding.strip().lower() not in ("", "identity")
     ):
         raise Rejected(415)
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"The body has more than {limit:,} bytes; send less at once.")

@@ -20,6 +20,7 @@ from troth.audit.witness import (
     render_size,
 )
 from troth.core.errors import Invalid, NotFound, TooLarge, TrothError
+from troth.server.http.intake import read_whole
 from troth.server.witness.desk import WitnessDesk
 
 TEXT = "text/plain; charset=utf-8"
@@ -81,7 +82,8 @@ class WitnessApp:
             return _say(500, "Something went wrong: the witness's own log says what.")
 
     async def _add(self, receive: Receive) -> Answer:
-        body = await _read(receive)
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await read_whole(receive, LARGEST_SUBMISSION)
         found = await asyncio.to_thread(self._desk.submit, body)
         if not isinstance(found, Refusal):
             return 200, TEXT, _render(found)
@@ -97,20 +99,6 @@ class WitnessApp:
         if record is None:
             raise NotFound("A witness answers POST /add-checkpoint (c2sp.org/tlog-witness).")
         return 200, TEXT, await asyncio.to_thread(self._desk.show, record[1])
-
-
-async def _read(receive: Receive) -> bytes:
-    body = bytearray()
-    async with asyncio.timeout(BODY_SECONDS):
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise Invalid("The request ended before it was complete.")
-            body += message.get("body", b"")
-            if len(body) > LARGEST_SUBMISSION:
-                raise TooLarge(f"The request has more than {LARGEST_SUBMISSION:,} bytes.")
-            if not message.get("more_body", False):
-                return bytes(body)
 
 
 def _render(signatures: tuple[Signature, ...]) -> bytes:

@@ -21,6 +21,7 @@ from troth.core.errors import Invalid
 from troth.server.http.listeners import Listener, TcpBinding
 from troth.server.installation import claim_directory
 from troth.server.settings import Limits
+from troth.server.tls import make_context
 from troth.server.witness.app import WitnessApp
 from troth.server.witness.desk import WitnessDesk
 from troth.server.witness.records import Records
@@ -62,7 +63,7 @@ async def _serve(plan: WitnessPlan, announce: Callable[[WitnessSigner, str], Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     check_name(plan.name)
-    tls = _make_context(plan.tls) if plan.tls else None
+    tls = _load_context(plan.tls) if plan.tls else None
     if tls is not None and plan.tls is not None:
         loop.add_signal_handler(signal.SIGHUP, _reload, tls, plan.tls)
     plan.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -87,10 +88,8 @@ async def _serve(plan: WitnessPlan, announce: Callable[[WitnessSigner, str], Non
     return 0
 
 
-def _make_context(pair: tuple[Path, Path]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.set_alpn_protocols(["http/1.1"])
+def _load_context(pair: tuple[Path, Path]) -> ssl.SSLContext:
+    context = make_context()
     try:
         # Without a password's function OpenSSL would ask at the terminal.
         context.load_cert_chain(*pair, password=lambda: b"")
@@ -105,7 +104,7 @@ def _make_context(pair: tuple[Path, Path]) -> ssl.SSLContext:
 def _reload(context: ssl.SSLContext, pair: tuple[Path, Path]) -> None:
     """Serve the files' certificate as it is now; one that can't be used changes nothing."""
     try:
-        _make_context(pair)  # a failed load would spoil the one that is served
+        _load_context(pair)  # a failed load would spoil the one that is served
         context.load_cert_chain(*pair, password=lambda: b"")
         log.info("witness.certificate_loaded")
     except (Invalid, ssl.SSLError, OSError) as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 
 import msgspec
 
@@ -21,8 +22,9 @@ from troth.archive.parquet import (
     read_label,
     write_parquet,
 )
+from troth.archive.sums import DamagedFile
 from troth.archive.workshop import Workshop
-from troth.core.errors import Internal
+from troth.core.errors import Internal, NotFound
 
 # What is put together here are names of columns: values are bound.
 _ALL = "SELECT * FROM read_parquet(?, hive_partitioning = false)"
@@ -55,11 +57,13 @@ class Compactor:
     def compact_day(self, table: Table, writer: str, day: date, apart: Collection[int] = ()) -> int:
         """Make one file of the pieces that a writer has of a day; how many of them there were.
 
-        Segments in `apart` have no piece yet though they may get one: no file reaches over them.
+        No file reaches over what may still come, for it would count instead of that: segments in
+        `apart`, and whatever between two pieces the archive doesn't have on other days.
         """
         current, replaced = self._workshop.list_current(table, writer, day, day)
         merged = 0
-        for pieces in split_runs(current, apart):
+        knows = partial(self._knows, table, writer, apart)
+        for pieces in split_runs(current, knows):
             if len(pieces) > 1:
                 self._merge(pieces)
                 merged += len(pieces)
@@ -118,6 +122,26 @@ class Compactor:
         self._workshop.deliver(link, local, after, label)
         self._workshop.remove([file])
 
+    def _knows(self, table: Table, writer: str, apart: Collection[int], gap: range) -> bool:
+        """Whether the archive has all that lies between two pieces of a day."""
+        if not gap:
+            return True
+        held, _ = self._workshop.list_current(table, writer, date.min, date.max)
+        around = [one for one in held if one.first < gap.stop and gap.start <= one.last]
+        if not _covers(around, gap) or any(number in gap for number in apart):
+            return False
+        return table is Table.EVENTS or self._has_whole(around, gap)
+
+    def _has_whole(self, files: Iterable[ArchiveFile], numbers: range) -> bool:
+        """Whether all records of these segments are in the files, by what those say."""
+        with self._workshop.engine.connect() as link:
+            try:
+                parts = _join_parts(read_label(link, file) for file in files)
+            except (DamagedFile, NotFound):
+                return False
+        whole = {part.number for part in parts if part.rows == part.count}
+        return whole.issuperset(numbers)
+
     def _merge(self, pieces: Sequence[ArchiveFile]) -> None:
         names, table = locate(pieces), pieces[0].table
         first, last = min(one.first for one in pieces), max(one.last for one in pieces)
@@ -142,15 +166,26 @@ _HAS_EVENT = """
 """
 
 
-def split_runs(files: Iterable[ArchiveFile], apart: Collection[int]) -> list[list[ArchiveFile]]:
-    """The files in their order, in runs between which lie the segments in `apart`."""
+def split_runs(
+    files: Iterable[ArchiveFile], knows: Callable[[range], bool]
+) -> list[list[ArchiveFile]]:
+    """The files in their order, in runs between which lies what isn't known."""
     runs: list[list[ArchiveFile]] = []
     for file in sorted(files):
-        last = runs[-1][-1] if runs else None
-        if last is None or any(last.last < number < file.first for number in apart):
+        if not runs or not knows(range(runs[-1][-1].last + 1, file.first)):
             runs.append([])
         runs[-1].append(file)
     return runs
+
+
+def _covers(files: Iterable[ArchiveFile], gap: range) -> bool:
+    """Whether each number of the gap is in the range of a file."""
+    place = gap.start
+    for first, last in sorted((file.first, file.last) for file in files):
+        if first > place:
+            return False
+        place = max(place, last + 1)
+    return place >= gap.stop
 
 
 def _join_parts(labels: Iterable[Label]) -> tuple[SegmentPart, ...]:

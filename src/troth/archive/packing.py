@@ -97,6 +97,7 @@ class Packer:
                 _check_same(link, files, number, footer)
             if not files or not _leads_to(link, locate(files), number, footer):
                 files = self._pack(link, segment, footer)
+                self._check_current(link, files, footer)
         return Packed(server, number, footer.count, tuple(file.name for file in files))
 
     def _find_holding(self, server: str, number: int, footer: Footer) -> list[ArchiveFile]:
@@ -123,6 +124,19 @@ class Packer:
         for file, local in made.items():
             self._workshop.deliver(link, local, file, labels[file])
         return list(made)
+
+    def _check_current(self, link: Link, made: Sequence[ArchiveFile], footer: Footer) -> None:
+        """`Refused` if what was made doesn't count since other files replace it, and those haven't
+        got the segment."""
+        held = self._find_holding(made[0].writer, made[0].first, footer)
+        if set(made) <= set(held) or _leads_to(link, locate(held), made[0].first, footer):
+            return
+        wider = ", ".join(sorted(one.name for one in set(held) - set(made)))
+        raise Refused(
+            f"Segment {made[0].first} can't be packed: {wider} was put together without it, and "
+            "would count instead. Its file stays and is searched as it is. Restore the archive and "
+            "DATA/decisions from one backup."
+        )
 
     def _stage(self, segment: Segment, footer: Footer) -> dict[date, int]:
         """Write the records down as lines, a file a day; how many each has."""

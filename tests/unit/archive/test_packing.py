@@ -244,6 +244,19 @@ def test_another_segment_of_the_same_number_is_never_overwritten(tmp_path):
     second.close()
 
 
+def test_a_segment_that_a_wider_file_hides_is_refused_and_stays(house):
+    for part in range(3):
+        asyncio.run(house.close_with(make_records(5, part * 5)))
+    for number in (1, 3):
+        house.pack(number)
+    house.compactor._merge(house.list_files())  # as an earlier version did
+    with pytest.raises(Refused, match=r"0000000001-0000000003-0.parquet was put together without"):
+        house.pack(2)
+    assert house.log.unpacked.list_numbers() == [2]
+    house.compact()
+    assert len(list(house.archive.scan(*EVER))) == 15
+
+
 def test_an_object_store_has_the_same(tmp_path):
     depot = open_depot(f"memory://{uuid4().hex}")
     house = ArchiveHouse(tmp_path, depot)

@@ -84,6 +84,37 @@ def test_no_file_reaches_over_a_segment_that_is_still_to_come(house):
     assert list(house.archive.scan(*EVER)) == make_records(25)
 
 
+def test_no_file_reaches_over_a_segment_that_was_moved_away_and_is_restored_later(house):
+    for part in range(3):
+        asyncio.run(house.close_with(make_records(5, part * 5)))
+    two = house.log.find_path(2)
+    away = two.rename(two.with_name("away"))
+    house.pack(1)
+    house.pack(3)
+    assert house.compact() == 0
+    away.rename(two)
+    house.pack(2)
+    assert len(list(house.archive.scan(*EVER))) == 15
+    assert house.compact() == 3
+    house.log.remove(2)
+    assert [(one.first, one.last) for one in house.list_files()] == [(1, 3)]
+    assert list(house.archive.scan(*EVER)) == make_records(15)
+
+
+def test_a_file_reaches_over_a_segment_that_other_days_have_as_a_whole(house):
+    later = [make_record(5 + n, at=NOON + (1 + n) * DAY) for n in range(2)]
+    for records in (make_records(5), later, make_records(5, 10)):
+        asyncio.run(house.pack_all(records))
+    paths = house.list_paths()
+    away = paths[-1].rename(house.root / "away")
+    assert house.compact() == 0  # a part of segment 2 is missing: it may be of this day
+    paths[-1].parent.mkdir(exist_ok=True)
+    away.rename(paths[-1])
+    assert house.compact() == 2
+    assert [(one.first, one.last) for one in house.list_files()] == [(1, 3), (2, 2), (2, 2)]
+    assert len(list(house.archive.scan(*EVER))) == 12
+
+
 @pytest.mark.parametrize("after", range(7))
 def test_a_crash_while_a_day_is_put_together_counts_nothing_twice(house, monkeypatch, after):
     for part in range(3):

@@ -9,7 +9,8 @@ from hashlib import sha256
 from troth.audit.entry import Leaf, read_leaf, split_details, split_entries
 from troth.audit.flaw import Fault, Findings, describe_run, group
 from troth.audit.merkle import HASH_SIZE, hash_leaf
-from troth.audit.tile import WIDTH, Read, name_details, name_entries
+from troth.audit.redaction import NEEDED, REDACTED, Redactions
+from troth.audit.tile import WIDTH, Read, measure_width, name_details, name_entries
 from troth.core.errors import Invalid, NotFound
 
 Watch = Callable[[Leaf, bytes], None]
@@ -77,6 +78,7 @@ class Contents:
     ) -> None:
         self._read, self._findings, self._watch = read, findings, watch
         self._leaves, self._details = leaves, leaves and details
+        self._redactions = Redactions()
         self._latest = ("", 0)
         """The last entry's time, and its index."""
 
@@ -103,6 +105,24 @@ class Contents:
                 for at, leaf in leaves.items():
                     if leaf is not None:
                         self._watch(leaf, beside.get(at, b""))
+
+    def conclude(self, size: int, end: int) -> None:
+        """Judge the details that are gone, once all bundles up to entry `end` of `size` were looked
+        at: a part of the log doesn't hold what is told later of it."""
+        for bundle, places in self._redactions.list_left():
+            if end < size:
+                self._findings.untold += len(places)
+                continue
+            name = name_details(bundle, measure_width(size, 0, bundle))
+            why = "no event in the log that was shown says that it was redacted. If that was done "
+            why += "since, a newer checkpoint shows it"
+            self._tell_emptied(name, bundle * WIDTH, places, why)
+
+    def _tell_emptied(self, name: str, first: int, places: Sequence[int], why: str) -> None:
+        for start, end in group(places):
+            start, end = first + start, first + end
+            words = f"In {name}, the detail of {describe_run('entry', 'entries', start, end)} was "
+            self._findings.add(Fault.EMPTIED, name, f"{words}emptied: {why}.", start, end)
 
     def _compare(
         self, name: str, first: int, entries: list[bytes], hashes: bytes | None, proved: bool
@@ -189,15 +209,20 @@ class Contents:
         if len(details) != width:
             words = f"{name} holds the details of {len(details)} entries and not of {width}."
             findings.add(Fault.CUT, name, words, first + min(len(details), width))
-        right, wrong = {}, []
+        right, wrong, emptied = {}, [], []
         for at, leaf in leaves.items():
             if leaf is None or at >= len(details):
                 continue
             beside = details[at]
             if not beside:
-                findings.redacted += 1
+                if leaf.type.startswith(NEEDED):
+                    emptied.append(at)
+                else:
+                    self._redactions.note_gone(first + at)
             elif sha256(beside).hexdigest() == leaf.detail:  # salt and detail as they lie
                 right[at] = beside
+                if leaf.type == REDACTED:
+                    findings.redacted += self._redactions.explain(leaf, beside)
             else:
                 wrong.append(at)
         findings.details += len(right)
@@ -206,6 +231,7 @@ class Contents:
             words = f"In {name}, what lies beside {describe_run('entry', 'entries', start, end)} "
             words += "isn't what the log commits to: altered."
             findings.add(Fault.ALTERED, name, words, start, end)
+        self._tell_emptied(name, first, emptied, "events of this type are never redacted")
         return right
 
 

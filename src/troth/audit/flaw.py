@@ -20,6 +20,8 @@ class Fault(StrEnum):
     """It is shorter or longer than it must be, or can't be taken apart."""
     ALTERED = "altered"
     """It holds something else than the tree commits to."""
+    EMPTIED = "emptied"
+    """What lay beside an entry is gone, and the log doesn't say that it was redacted."""
     UNPROVED = "unproved"
     """It can't be held against anything: what would show it is damaged itself."""
     MISPLACED = "misplaced"
@@ -41,11 +43,14 @@ class Flaw:
 @dataclass(slots=True)
 class Findings:
     """What was found. `entries` and `details` were shown to be what the checkpoint commits to;
-    `redacted` details were taken out. `remarks` are no flaws: a clock that was set back."""
+    `redacted` details were taken out, and the log says so; `untold` ones are gone, and what may
+    say so lies behind the part that was looked at. `remarks` are no flaws: a clock that was set
+    back."""
 
     entries: int = 0
     details: int = 0
     redacted: int = 0
+    untold: int = 0
     tiles: int = 0
     flaws: list[Flaw] = field(default_factory=list)
     flaw_count: int = 0

@@ -75,6 +75,7 @@ def verify_log(
     if size:
         contents = Contents(read, findings, scope.leaves, scope.details, watch)
         _Walk(read, size, root, (scope.start, end), contents, findings, progress).verify()
+        contents.conclude(size, end)
     elif root != EMPTY_ROOT:
         words = "The checkpoint has no entry, and another root than that of no entry."
         findings.add(Fault.ALTERED, CHECKPOINT, words)

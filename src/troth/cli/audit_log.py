@@ -107,11 +107,15 @@ def show_files(
     words = f"The files for {asked} are those of that checkpoint: {found.tiles} tiles"
     words += f", {found.entries} entries"
     if scope.leaves and scope.details:
-        words += f" and {found.details} details; {found.redacted} were taken out"
+        words += f" and {found.details} details; {found.redacted} were redacted"
     check.verdict.note(Outcome.SHOWN, words + ".")
     if scope.leaves and not scope.details:
         words = "What lies beside the entries isn't here, or wasn't looked at."
         check.verdict.note(Outcome.ABSENT, words)
+    if found.untold:
+        words = f"{found.untold} more are gone, and none of these entries says that they were "
+        words += "redacted. A later one may: verify up to the end of the log."
+        check.verdict.note(Outcome.OPEN, words)
 
 
 def _read_unsigned(note: bytes) -> Checkpoint | None:

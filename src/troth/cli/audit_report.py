@@ -126,7 +126,9 @@ def show_report(terminal: Terminal, report: Report) -> None:
     """Print it, and end with exit code 1 unless everything holds."""
     terminal.show(report, lambda: _paint(report))
     if report.holds:
-        terminal.say("Everything holds.", style="green")
+        absent = any(one.outcome == Outcome.ABSENT for one in report.steps)
+        words = "Everything that is here holds." if absent else "Everything holds."
+        terminal.say(words, style="green")
         return
     if report.flaw_count:
         terminal.say(f"{count_noun(report.flaw_count, 'place')} damaged.", style="red")

@@ -11,6 +11,7 @@ from troth.audit.bundle import LARGEST_BUNDLE, Bundle, Outcome, Verdict, parse_b
 from troth.audit.flaw import Findings
 from troth.audit.proof import HEADER, parse_log_proof
 from troth.audit.proving import prove_entry
+from troth.audit.redaction import NEEDED
 from troth.audit.verification import Scope
 from troth.cli.audit_app import app
 from troth.cli.audit_log import LogCheck, check_log, read_note, show_growth, show_progress
@@ -205,10 +206,25 @@ def _verify_one(
     note = read_note(source)
     bundle = prove_entry(source.read, note, position)
     check = LogCheck(verify_bundle(bundle, trust, foreign=foreign), Findings(), note)
+    if source.has_details:
+        _judge_gone(check.verdict)
     checkpoint = check.verdict.checkpoint
     if seen is not None and checkpoint is not None:
         show_growth(source, seen, checkpoint, check)
     return check, make_report("entry", source.where, check.verdict)
+
+
+def _judge_gone(verdict: Verdict) -> None:
+    """Where details are, one that is gone needs an event that says so: it stands elsewhere."""
+    leaf = verdict.leaf
+    if leaf is None or verdict.detail is not None or _is_wrong(verdict):
+        return
+    if leaf.type.startswith(NEEDED):
+        words = f"Its detail was emptied: an event {leaf.type!r} is never redacted."
+        verdict.note(Outcome.WRONG, words)
+        return
+    words = "Whether the detail was redacted is told by a later event: verify up to the end of the "
+    verdict.note(Outcome.OPEN, f"{words}log.")
 
 
 def verify_file(path: Path, trust: Trust | None, foreign: bool = False) -> Report:

@@ -31,10 +31,10 @@ from troth.archive.jobsheet import (
 from troth.archive.layout import JOURNAL, ArchiveFile, Table, begin_day, find_day, find_month
 from troth.archive.log import DecisionLog
 from troth.audit.entry import StoredEvent
+from troth.audit.redaction import REDACTED
 from troth.core.clock import Clock
 from troth.core.errors import Refused
 from troth.operations.decisionlog import find_last_journaled
-from troth.operations.redaction import REDACTED
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from troth.archive.tiles import LogFolder
 from troth.audit.entry import read_leaf
+from troth.audit.redaction import NEEDED, REDACTED
 from troth.core.clock import Clock
 from troth.core.errors import Refused, Unavailable
 from troth.operations.call import Call
@@ -22,10 +23,6 @@ from troth.store.engine import Store
 from troth.store.transaction import Transaction
 from troth.wire.api import redactions as wire
 
-REDACTED = "journal.redacted"
-NEEDED = ("authority.", "archive.", "checkpoint.", "decisions.", "hold.", "journal.", "log.")
-"""Types of events that other proofs and records stand on. They tell of no persons but who acted for
-the installation."""
 CURSOR = "archive.redacted"
 BATCH = 100
 

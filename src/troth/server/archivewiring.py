@@ -12,11 +12,12 @@ from troth.archive.engine import Bounds, Engine
 from troth.archive.foreman import Foreman
 from troth.archive.log import DecisionLog
 from troth.archive.parquetarchive import ParquetArchive
+from troth.audit.redaction import REDACTED
 from troth.core.clock import Clock
 from troth.operations.decisionlog import CloseSegments, RemoveSegments
 from troth.operations.decisionsource import find_oldest_needed
 from troth.operations.packing import PackArchive, name_cursor
-from troth.operations.redaction import REDACTED, FollowRedactions
+from troth.operations.redaction import FollowRedactions
 from troth.operations.retention import RemoveDays
 from troth.operations.sinking import find_needed
 from troth.operations.table import Parts

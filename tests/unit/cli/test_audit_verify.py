@@ -23,7 +23,7 @@ from tests.fakes.weblog import serve_log
 from tests.unit.audit.test_proof import cosign
 from tests.unit.cli.conftest import Run
 from troth.audit.bundle import render_bundle
-from troth.audit.entry import join_entries, split_entries
+from troth.audit.entry import join_details, join_entries, split_details, split_entries
 from troth.audit.proof import render_log_proof
 from troth.audit.proving import prove_entry
 
@@ -165,6 +165,51 @@ def test_a_damaged_file_is_named(
     assert [flaw["name"] for flaw in found["flaws"]] == [name]
     assert list_outcomes(found) == ["shown", "wrong"]
     assert name in run("audit", "verify", str(tmp_path / "log"), "--key", vkey).stdout
+
+
+def empty_details(log: FakeLog, name: str) -> None:
+    log.files[name] = join_details([b""] * len(split_details(log.files[name])))
+
+
+def test_emptied_details_are_named(run: Run, tmp_path: Path, vkey: str) -> None:
+    log = show_log(1000).copy()
+    for name in [name for name in log.files if name.startswith("detail/")]:
+        empty_details(log, name)
+    where = write(log, tmp_path)
+    result = run("audit", "verify", where, "--key", vkey, "--json")
+    assert result.exit_code == 1
+    found = report(result)
+    assert [(one["fault"], one["name"], one["first"], one["last"]) for one in found["flaws"]] == [
+        ("emptied", "detail/000", 0, 255),
+        ("emptied", "detail/001", 256, 511),
+        ("emptied", "detail/002", 512, 767),
+        ("emptied", "detail/003.p/232", 768, 999),
+    ]
+    assert (found["details"], found["redacted"]) == (0, 0)
+    assert "Everything holds" not in result.stderr
+    part = report(run("audit", "verify", where, "--key", vkey, "--to", "100", "--json"))
+    assert list_outcomes(part) == ["shown", "shown", "open"]
+    assert "256 more are gone" in part["steps"][2]["words"]
+    one = report(run("audit", "verify", where, "--key", vkey, "--entry", "3", "--json"))
+    assert list_outcomes(one) == ["shown", "shown", "shown", "absent", "open"]
+
+
+def test_a_detail_that_is_never_redacted_is_missed(run: Run, tmp_path: Path, vkey: str) -> None:
+    log = make_log([make_event(1, type="decisions.closed"), make_event(2)])
+    empty_details(log, "detail/000.p/2")
+    where = write(log, tmp_path)
+    one = report(run("audit", "verify", where, "--key", vkey, "--entry", "1", "--json"))
+    assert list_outcomes(one)[-1] == "wrong"
+    assert "'decisions.closed' is never redacted" in one["steps"][-1]["words"]
+    part = report(run("audit", "verify", where, "--key", vkey, "--to", "2", "--json"))
+    assert [flaw["first"] for flaw in part["flaws"]] == [0, 1]
+
+
+def test_without_details_it_isnt_everything_that_holds(run: Run, tmp_path: Path, vkey: str) -> None:
+    where = write(show_log(3), tmp_path)
+    result = run("audit", "verify", where, "--key", vkey, "--no-details")
+    assert result.exit_code == 0
+    assert result.stderr == "Everything that is here holds.\n"
 
 
 def test_any_byte_of_the_checkpoint_matters(run: Run, tmp_path: Path, vkey: str) -> None:

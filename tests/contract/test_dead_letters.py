@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,71 @@ def test_a_receiver_that_is_away_ends_it_and_loses_nothing(tmp_path: Path, url: 
         before = (await desk.call("sink.ls")).items[0].dead_letters
         done = await desk.call("dead_letter.retry", sink="siem", all=True)
         assert (done.done, done.refused, done.left, done.trouble) == (0, 0, before, "503")
+
+    run(tmp_path, url, test)
+
+
+def test_what_is_refused_again_holds_up_none_behind_it(tmp_path: Path, url: str):
+    async def test(desk: Desk) -> None:
+        desk.receiver.refuses_all = True
+        await desk.record(5)
+        await desk.feed()
+        desk.receiver.refuses_all = False
+        store = desk.house.parts.store
+        letters = await store.read(lambda tx: tx.dead_letters.page("siem", 100))
+        events = await store.read(lambda tx: tx.journal.list_stored(0, 100))
+        desk.receiver.refused = {PORTRAYER.portray_event(one).id for one in events[:2]}
+        answers = [await desk.call("dead_letter.retry", sink="siem", all=True, limit=2)]
+        while after := answers[-1].next:
+            assert len(answers) < len(letters)
+            answers.append(
+                await desk.call("dead_letter.retry", sink="siem", all=True, limit=2, after=after)
+            )
+        assert [(one.done, one.refused) for one in answers[:2]] == [(0, 2), (2, 0)]
+        assert sum(one.done for one in answers) == len(letters) - 2
+        assert answers[-1].left == 2
+        with pytest.raises(Invalid, match="next"):
+            await desk.call("dead_letter.retry", sink="siem", all=True, after="7")
+
+    run(tmp_path, url, test)
+
+
+def test_one_call_doesn_t_last_for_ever_and_another_goes_on(tmp_path: Path, url: str):
+    async def test(desk: Desk) -> None:
+        desk.receiver.refuses_all = True
+        await desk.record(3)
+        await desk.feed()
+        desk.receiver.refuses_all = False
+        count = (await desk.call("sink.ls")).items[0].dead_letters
+        desk.receiver.before = lambda: desk.house.clock.advance(timedelta(seconds=6))
+        done = await desk.call("dead_letter.retry", sink="siem", all=True)
+        assert (done.done, done.left) == (2, count - 2)
+        desk.receiver.before = None
+        done = await desk.call("dead_letter.retry", sink="siem", all=True, after=done.next)
+        assert (done.done, done.left, done.next) == (count - 2, 0, "")
+
+    run(tmp_path, url, test)
+
+
+def test_one_that_can_t_be_rendered_holds_up_none_behind_it(tmp_path: Path, url: str):
+    async def test(desk: Desk) -> None:
+        desk.receiver.refuses_all = True
+        await desk.record(2)
+        await desk.feed()
+        desk.receiver.refuses_all = False
+        real = desk.channel.portrayer
+
+        def break_first(event: Any) -> Any:
+            if event.position == 1:
+                raise ZeroDivisionError
+            return real.portray_event(event)
+
+        broken = type("Broken", (), {"portray_event": staticmethod(break_first)})()
+        object.__setattr__(desk.channel, "portrayer", broken)
+        count = (await desk.call("sink.ls")).items[0].dead_letters
+        done = await desk.call("dead_letter.retry", sink="siem", all=True)
+        assert (done.done, done.refused, done.left) == (count - 1, 1, 1)
+        assert (await desk.last_event()).type == "dead_letter.retried"
 
     run(tmp_path, url, test)
 

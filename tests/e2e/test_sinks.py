@@ -184,7 +184,13 @@ def test_a_receiver_that_refuses_is_seen_and_mended_at_the_terminal(
     collector.take = real  # type: ignore[method-assign]
     done = run("retry", "siem", "--all")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"done": 1, "refused": 0, "left": 0, "trouble": ""}
+    assert json.loads(done.stdout) == {
+        "done": 1,
+        "refused": 0,
+        "left": 0,
+        "trouble": "",
+        "next": "",
+    }
     head = await_all(troth)
     assert sorted(set(collector.numbers)) == list(range(1, head + 1))
     assert run("drop", "siem", name).returncode == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 import typer
 
 from troth.cli.audit_app import app
@@ -104,10 +105,25 @@ def retry(
 ) -> None:
     """Send dead letters again, each by itself. Exit code 1 if one was refused again."""
     source, position = _find(letter, all)
-    done: wire.DeadLettersDone = terminal.call(
-        "dead_letter.retry",
-        make_request(wire.RetryDeadLetters, sink=sink, source=source, position=position, all=all),
-    )
+    delivered = refused = 0
+    after = ""
+    while True:
+        done: wire.DeadLettersDone = terminal.call(
+            "dead_letter.retry",
+            make_request(
+                wire.RetryDeadLetters,
+                sink=sink,
+                source=source,
+                position=position,
+                all=all,
+                after=after,
+            ),
+        )
+        delivered, refused = delivered + done.done, refused + done.refused
+        if done.trouble or not done.next or done.next == after:
+            break
+        after = done.next
+    done = msgspec.structs.replace(done, done=delivered, refused=refused)
     terminal.show(done, list)
     terminal.say(f"{done.done} delivered, {done.refused} refused again, {done.left} left.")
     if done.trouble:

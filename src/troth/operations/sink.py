@@ -27,6 +27,9 @@ from troth.wire.api import sinks as wire
 
 log = structlog.get_logger(__name__)
 
+RETRY_SECONDS = 10.0
+"""After so long one call sends no other dead letter: who called goes on with the next."""
+
 
 @dataclass(frozen=True, slots=True)
 class ListSinks:
@@ -91,34 +94,57 @@ class ListDeadLetters:
 @dataclass(frozen=True, slots=True)
 class RetryDeadLetters:
     """``dead_letter.retry``: each is sent by itself, whatever the order was. What is delivered is
-    forgotten; what is refused again stays."""
+    forgotten; what is refused again stays, and holds up none behind it."""
 
     store: Store
     clock: Clock
     channels: Sequence[Channel]
 
     async def __call__(self, call: Call[wire.RetryDeadLetters]) -> wire.DeadLettersDone:
-        """Until one can't be sent because the receiver is away. `NotFound` for no such sink or
-        letter."""
+        """Until one can't be sent because the receiver is away, or it takes too long for one call.
+        `NotFound` for no such sink or letter."""
         body = call.body
         channel = self._find_channel(body.sink)
-        letters = await self.store.read(lambda tx: _list_wanted(tx, body))
+        letters, more = await self.store.read(lambda tx: _list_to_retry(tx, body))
+        end = self.clock.monotonic() + RETRY_SECONDS
         done = refused = 0
-        trouble = ""
+        trouble, last = "", body.after
         for letter in letters:
-            try:
-                await self._send(channel, letter)
-            except Away as error:
-                trouble = error.detail
+            if self.clock.monotonic() >= end:
+                more = True
                 break
-            except TrothError as error:  # refused by the receiver, or there is nothing to send
-                log.info("sink.refused_again", sink=channel.name, reason=error.detail)
-                refused += 1
-                continue
-            await self.store.transact(partial(_remove, letter))
-            done += 1
+            try:
+                delivered = await self._retry(channel, letter)
+            except Away as error:
+                trouble, more = error.detail, True
+                break
+            done, refused = done + delivered, refused + (not delivered)
+            last = f"{letter.source}/{letter.position}"
         left = await self.store.transact(lambda tx: self._record(tx, call, done, refused))
-        return wire.DeadLettersDone(done=done, refused=refused, left=left, trouble=trouble)
+        return wire.DeadLettersDone(
+            done=done,
+            refused=refused,
+            left=left,
+            trouble=trouble,
+            next=last if more and body.all else "",
+        )
+
+    async def _retry(self, channel: Channel, letter: DeadLetter) -> bool:
+        """Send one and forget it; False if it stays, since it was refused again or there is nothing
+        to send. Raises `Away`."""
+        try:
+            await self._send(channel, letter)
+        except Away:
+            raise
+        except TrothError as error:
+            log.info("sink.refused_again", sink=channel.name, reason=error.detail)
+            return False
+        except Exception:
+            # Whatever is wrong with this one, those behind it must not wait for it.
+            log.exception("sink.not_portrayed", source=letter.source, position=letter.position)
+            return False
+        await self.store.transact(partial(_remove, letter))
+        return True
 
     def _find_channel(self, name: str) -> Channel:
         for channel in self.channels:
@@ -187,6 +213,18 @@ class DropDeadLetters:
         )
         left = tx.dead_letters.count().get(sink, 0)
         return wire.DeadLettersDone(done=len(letters), refused=0, left=left)
+
+
+def _list_to_retry(tx: Transaction, body: wire.RetryDeadLetters) -> tuple[list[DeadLetter], bool]:
+    """What is meant, and whether there are others behind it."""
+    if not (body.all and body.after):
+        letters = _list_wanted(tx, body)
+        return letters, body.all and len(letters) == body.limit
+    source, _, position = body.after.rpartition("/")
+    if not (source and position.isascii() and position.isdecimal()):
+        raise Invalid("after: it is what `next` of an earlier answer says.")
+    letters = tx.dead_letters.page(body.sink, body.limit, (source, int(position)))
+    return letters, len(letters) == body.limit
 
 
 def _list_wanted(

@@ -79,12 +79,14 @@ class DeadLetterPage(Struct, frozen=True, kw_only=True):
 
 
 class RetryDeadLetters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Send one again, or with `all` as many as `limit` says."""
+    """Send one again, or with `all` as many as `limit` says, behind the place `after`: `next` of an
+    earlier answer."""
 
     sink: Name
     source: SourceName | None = None
     position: Position | None = None
     all: bool = False
+    after: Annotated[str, Meta(max_length=84)] = ""
     limit: Annotated[int, Meta(ge=1, le=100)] = 100
 
 
@@ -100,12 +102,13 @@ class DropDeadLetters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class DeadLettersDone(Struct, frozen=True, kw_only=True):
     """How many went (delivered, or forgotten), how many were refused again, and how many are left.
-    `trouble` says why it ended before that."""
+    `trouble` says why it ended before that, and `next` where to go on if there are others."""
 
     done: int
     refused: int
     left: int
     trouble: str = ""
+    next: str = ""
 
 
 ROUTES: tuple[Route, ...] = (

@@ -62,6 +62,10 @@ _STORED = f"""
     SELECT {eventrows.KEPT} FROM read_parquet(?, hive_partitioning = false)
     ORDER BY metadata."sequence"
 """  # noqa: S608
+_COMMITMENTS = """
+    SELECT metadata."sequence", metadata.event_code, epoch_us(time_dt), unmapped.commitment
+    FROM read_parquet(?, hive_partitioning = false) WHERE metadata."sequence" BETWEEN ? AND ?
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,29 +178,49 @@ class Packer:
     # Events
 
     def pack_events(self, events: Sequence[StoredEvent]) -> list[ArchiveFile]:
-        """Have sealed events that follow each other in the archive, and know that they are.
+        """Have sealed events that follow each other in the archive, and know that they are; the
+        files that were made.
 
-        The same ones again, or more behind them, are no error.
+        The same ones again, or more behind them, are no error: what a file has already isn't
+        written once more. `Refused` if it has other events at their positions.
         """
-        first, last = events[0].position, events[-1].position
         days: dict[date, list[StoredEvent]] = defaultdict(list)
         for event in events:
             days[find_day(place_microseconds(event.at))].append(eventrows.strip_event(event))
         made = []
         with self._workshop.engine.connect() as link:
             for day, some in sorted(days.items()):
-                file = ArchiveFile(Table.EVENTS, day, JOURNAL, first, last)
-                lines = self._workshop.work / f"events-{day}.ndjson"
-                local = self._workshop.work / f"events-{day}.parquet"
-                write_lines(lines, map(eventrows.stage_event, some))
-                label = Label(LAYOUT, len(some))
-                selected = Selection(Table.EVENTS, _EVENTS, [str(lines)])
-                write_parquet(link, selected, local, label)
-                lines.unlink()
-                _compare_events(link, local, some)
-                self._workshop.deliver(link, local, file, label)
-                made.append(file)
+                held, _ = self._workshop.list_current(Table.EVENTS, JOURNAL, day, day)
+                left = find_uncovered(held, events[0].position, events[-1].position)
+                _check_held(link, held, [one for one in some if one.position not in left])
+                new = [one for one in some if one.position in left]
+                if new:
+                    file = ArchiveFile(Table.EVENTS, day, JOURNAL, left[0], left[-1])
+                    self._write_events(link, file, new)
+                    made.append(file)
         return made
+
+    def _write_events(self, link: Link, file: ArchiveFile, events: Sequence[StoredEvent]) -> None:
+        lines = self._workshop.work / f"events-{file.day}.ndjson"
+        local = self._workshop.work / f"events-{file.day}.parquet"
+        write_lines(lines, map(eventrows.stage_event, events))
+        label = Label(LAYOUT, len(events))
+        write_parquet(link, Selection(Table.EVENTS, _EVENTS, [str(lines)]), local, label)
+        lines.unlink()
+        _compare_events(link, local, events)
+        self._workshop.deliver(link, local, file, label)
+
+
+def find_uncovered(held: Sequence[ArchiveFile], first: int, last: int) -> range:
+    """The positions of a batch that its file on a day is to have: those at either end that one of
+    the day's files reaches over are there already. A file within the batch is replaced."""
+    for file in sorted(held):
+        if file.first <= first <= file.last:
+            first = file.last + 1
+    for file in sorted(held, reverse=True):
+        if file.first <= last <= file.last:
+            last = file.first - 1
+    return range(first, last + 1)
 
 
 def list_callers(link: Link, select: str, values: Sequence[object]) -> tuple[str, ...] | None:
@@ -241,6 +265,22 @@ def _leads_to(link: Link, names: Sequence[str], number: int, footer: Footer) -> 
     except (DamagedArchive, NotFound):
         return False
     return tree.size == footer.count and tree.root == footer.root
+
+
+def _check_held(link: Link, held: Sequence[ArchiveFile], events: Sequence[StoredEvent]) -> None:
+    """`Refused` unless these events are in the files: then a database and an archive don't belong
+    together, and neither may make the other's events disappear."""
+    if not events:
+        return
+    values = [locate(held), events[0].position, events[-1].position]
+    there = set(link.run(_COMMITMENTS, values))
+    for event in events:
+        if (event.position, event.type, event.at, event.digest) not in there:
+            raise Refused(
+                f"The archive has another event {event.position}, or none, among those of "
+                f"{held[0].day}. Restore the database and the archive from one backup, or move "
+                "that day's events away from the archive."
+            )
 
 
 def _compare_events(link: Link, local: Path, events: Sequence[StoredEvent]) -> None:

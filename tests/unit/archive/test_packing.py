@@ -20,7 +20,8 @@ from troth.archive import packing, workshop
 from troth.archive.decisionrows import KEPT, read_row
 from troth.archive.depot import open_depot
 from troth.archive.engine import locate
-from troth.archive.layout import Table
+from troth.archive.layout import ArchiveFile, Table, choose_current
+from troth.archive.packing import find_uncovered
 from troth.archive.proof import verify_proof
 from troth.archive.record import encode_record
 from troth.archive.segment import HEADER_SIZE, DamagedSegment, Segment
@@ -327,6 +328,48 @@ def test_a_longer_batch_after_a_crash_counts_instead(house):
     assert [one.id for one in house.archive.search(_everything(), 10).found] == list("54321")
     house.compact(Table.EVENTS)
     assert len(house.list_files(Table.EVENTS)) == 1
+
+
+def test_events_are_there_once_when_a_cursor_was_set_back(house):
+    """As by a database that was restored: batches partly overlap what was put together."""
+    events = [make_event(n, NOON + (n > 23) * DAY) for n in range(1, 41)]
+    house.pack_events(events[:10])
+    house.pack_events(events[10:20])
+    house.compact(Table.EVENTS)
+    for first, last in ((15, 25), (0, 22), (18, 20), (9, 40)):
+        house.pack_events(events[first:last])
+    assert _list_ids(house) == sorted(range(1, 41), reverse=True)
+    house.compact(Table.EVENTS)
+    assert _list_ids(house) == sorted(range(1, 41), reverse=True)
+    assert len(house.list_files(Table.EVENTS)) == 2
+
+
+@pytest.mark.parametrize("other", [{"body": '{"name":"other"}'}, {"at": 1_767_261_600_000_000}])
+def test_other_events_of_the_same_positions_are_refused_and_nothing_goes(house, other):
+    house.pack_events([make_event(n, NOON) for n in range(1, 11)])
+    before = [one.read_bytes() for one in house.list_paths(Table.EVENTS)]
+    mine = [make_event(n, NOON) for n in range(5, 16)]
+    with pytest.raises(Refused, match=r"another event 10.*from one backup"):
+        house.pack_events([*mine[:5], mine[5]._replace(**other), *mine[6:]])
+    assert [one.read_bytes() for one in house.list_paths(Table.EVENTS)] == before
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 20)), max_size=6))
+def test_files_of_batches_cover_each_position_once(batches):
+    held: list[ArchiveFile] = []
+    for first, more in batches:
+        left = find_uncovered(held, first, first + more)
+        if left:
+            made = ArchiveFile(Table.EVENTS, NOON.date(), "journal", left[0], left[-1])
+            held, _ = choose_current([*held, made])
+            assert made in held
+    found = [n for one in held for n in range(one.first, one.last + 1)]
+    wanted = {n for first, more in batches for n in range(first, first + more + 1)}
+    assert sorted(found) == sorted(wanted)
+
+
+def _list_ids(house: ArchiveHouse) -> list[int]:
+    return [int(one.id) for one in house.archive.search(_everything(), 100).found]
 
 
 def _everything() -> Any:

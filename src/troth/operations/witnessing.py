@@ -259,6 +259,8 @@ class GatherCosignatures:
                 raise Invalid("It refuses the very size that it says it has.")
             case Reason.STALE if answer.size != old:
                 return answer.size
+            case Reason.STALE | Reason.FORKED | Reason.INCONSISTENT if not old:
+                raise Invalid("It has cosigned nothing yet, and refuses what it could begin with.")
             case Reason.STALE | Reason.FORKED | Reason.INCONSISTENT:
                 # Of the same size, some witnesses say 422, and some which size they have.
                 same = old == newest.size

@@ -85,6 +85,23 @@ async def test_it_may_be_told_in_three_ways(house: FakeHouse) -> None:
 
 
 @in_house
+async def test_who_has_cosigned_nothing_disputes_nothing(house: FakeHouse) -> None:
+    """From size 0 on there is nothing that a log may contradict: such an answer is rubbish."""
+    circle = Circle(house)
+    for reason in (Reason.FORKED, Reason.INCONSISTENT, Reason.STALE):
+        circle.seat(SayingWitness([Declined(reason)]))
+    forgot = circle.seat(SayingWitness([Declined(Reason.STALE, 3), Declined(Reason.STALE, 0)]))
+    await circle.grow()
+    with capture_logs() as lines:
+        await circle.gather()()
+    assert isinstance(forgot, SayingWitness)
+    assert len(forgot.asked) == 3
+    assert await circle.disputes() == []
+    assert circle.meter.disputing == 0
+    assert sum(one["event"] == "witness.failed" for one in lines) == 4
+
+
+@in_house
 async def test_a_witness_that_forgot_is_told_of(house: FakeHouse) -> None:
     circle = Circle(house)
     witness = circle.seat()

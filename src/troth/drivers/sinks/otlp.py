@@ -50,6 +50,10 @@ class OtlpSink:
         answer = await self._poster.post(self._path, content, MEDIA_TYPE)
         if not answer.is_success:
             raise self._poster.refuse(answer)
+        if not answer.body:
+            # The specification wants 200 and a message, and leaves all else to HTTP, by which any
+            # 2xx is a success. Receivers exist that answer 204, or an empty message in protobuf.
+            return
         try:
             count, words = otlp_logs.read_rejections(answer.body)
         except Invalid as error:

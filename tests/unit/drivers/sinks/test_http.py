@@ -167,13 +167,14 @@ def test_a_secret_that_is_no_header_is_told_nowhere(driver, secret, caplog, caps
     assert "Traceback" not in told
 
 
-ODD = [b"", b"<html>", b"[]", b'{"partialSuccess":1}', b"\xff"]
+ODD = [b" ", b"<html>", b"[]", b'{"partialSuccess":1}', b"\xff"]
 """OTLP ignores fields that it doesn't know, as its specification demands."""
 
 
 @pytest.mark.parametrize(
     ("driver", "body"),
     [(driver, body) for driver in ("splunk", "elastic", "otlp") for body in ODD]
+    + [("splunk", b""), ("elastic", b"")]
     + [("splunk", b'{"code":1}'), ("splunk", b"{}"), ("elastic", b'{"errors":false}')]
     + [("elastic", b'{"errors":false,"items":[]}')],
 )
@@ -185,6 +186,22 @@ def test_an_answer_of_something_else_is_no_delivery(driver, body):
         sink = make_sink(driver, httpx.MockTransport(answer))
         with pytest.raises(Away):
             await sink.deliver(make_messages(2))
+        await sink.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, b""), (204, b""), (202, b"{}"), (202, b""), (200, b'{"partialSuccess":{}}')],
+)
+def test_an_otlp_receiver_may_answer_any_success_and_say_nothing(status, body):
+    def answer(request: httpx.Request) -> httpx.Response:
+        return make_response(status, body)
+
+    async def main() -> None:
+        sink = make_sink("otlp", httpx.MockTransport(answer))
+        await sink.deliver(make_messages(2))
         await sink.close()
 
     asyncio.run(main())

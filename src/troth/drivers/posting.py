@@ -19,6 +19,7 @@ import httpx
 
 from troth import __version__
 from troth.core.errors import Invalid, Unavailable
+from troth.drivers.tls import make_context
 
 LONGEST_URL = 2048
 _ODD = re.compile(r"[\s\x00-\x1f\x7f]")
@@ -122,9 +123,7 @@ class Poster:
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.authorities)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        return context
+        return make_context(self.authorities)
 
 
 def _is_local(host: str) -> bool:

@@ -21,6 +21,7 @@ import httpx
 
 from troth.core.errors import Invalid, TooLarge, Unavailable
 from troth.drivers.issuers import KeySet, Whereabouts
+from troth.drivers.tls import make_context
 from troth.wire.oauth.jwks import parse_discovery, parse_key_set
 
 MAX_SIZE = 256 * 1024
@@ -60,7 +61,7 @@ class HttpsKeySource:
 
 
 async def _fetch(where: Whereabouts) -> KeySet:
-    context = await asyncio.to_thread(_make_context, where.ca)
+    context = await asyncio.to_thread(make_context, pem=where.ca)
     timeout = httpx.Timeout(SECONDS)
     async with httpx.AsyncClient(
         verify=context, timeout=timeout, trust_env=False, follow_redirects=False
@@ -169,13 +170,6 @@ def _point_at(parts: SplitResult, address: str) -> str:
     host = f"[{address}]" if ":" in address else address
     netloc = f"{host}:{parts.port}" if parts.port else host
     return parts._replace(netloc=netloc).geturl()
-
-
-def _make_context(ca: str) -> ssl.SSLContext:
-    """With `ca`, nobody else is believed."""
-    context = ssl.create_default_context(cadata=ca or None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def read_max_age(control: str) -> timedelta | None:

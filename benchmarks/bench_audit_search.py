@@ -3,8 +3,8 @@ day, and who touched a resource in the month.
 
 The rows are made by DuckDB itself, and written by the statements that packing uses, a file a day as
 after its compaction; so there are as many of them in minutes. Both questions go through the
-archive's search, as `troth audit search` and `troth audit who` ask them, with every block of a file
-checked as it is read. The reference, in the same run, is DuckDB alone on the same rows in one
+archive's search, as `troth audit search` and `troth audit touched` ask them, with every block of a
+file checked as it is read. The reference, in the same run, is DuckDB alone on the same rows in one
 Parquet file in the order in which they came, with its own row groups. Files are in the page cache.
 """
 

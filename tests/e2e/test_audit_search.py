@@ -100,6 +100,11 @@ def test_the_guide_s_commands_do_what_it_says(troth: Server, folder: Path) -> No
     assert shown['troth audit search --text "scans the network" --since 30d --until now']
     assert "identity.suspended" in shown[f"troth audit trace {REQUEST}"]
     assert shown["troth audit who ledger --action read"] == ""  # it is suspended now
+    touched = shown["troth audit touched ledger --since 30d"]
+    assert [line.split()[:4] for line in touched.splitlines()[1:]] == [
+        ["payments-api", "write", "failure", "1"],
+        ["payments-api", "read", "success", "1"],
+    ]
     check_exports(folder, shown)
 
 

@@ -11,6 +11,7 @@ from troth.archive.log import DecisionLog
 from troth.archive.proof import DecisionProof
 from troth.archive.record import DecisionRecord
 from troth.archive.search import Answer, EventSpan, HeldDay, Touches
+from troth.archive.touching import Tally
 from troth.audit.query import Found, Kind, Query, Spot, find_spot, fits
 
 
@@ -59,7 +60,11 @@ class FakeArchive:
     def who_touched(
         self, resource: str, since: datetime, until: datetime, limit: int = 1000
     ) -> Touches:
-        raise NotImplementedError
+        tally = Tally()
+        for record in self.decisions.scan(since, until, resource=resource):
+            tally.add_record(record)
+        found = tally.list_newest()
+        return Touches(tuple(found[:limit]), len(found) <= limit, self.damage)
 
     def find(
         self, decision: str, day: date | None = None

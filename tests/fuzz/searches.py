@@ -78,7 +78,7 @@ def fuzz_audit_query(raw: bytes) -> None:
     fields = answer(parse_query, raw)
     if fields is None:
         return
-    for name in ("audit.search", "audit.tail", "audit.who", "audit.trace"):
+    for name in ("audit.search", "audit.tail", "audit.who", "audit.trace", "audit.touched"):
         route = find_route(name)
         path = dict.fromkeys(route.path_fields, "req_1")
         request = answer(parse_request, route, path, fields, b"")

@@ -135,6 +135,7 @@ class Archive(Protocol):
         """Whom decisions about the declared `resource` were about, from `since` to before `until`.
 
         Counts are of whole days where the span has the whole day, of single decisions elsewhere.
+        `Limited` and `TooLarge` as `search`.
         """
         ...
 

@@ -25,21 +25,25 @@ from troth.archive.question import Condition, ask_subjects, join_conditions, lim
 from troth.archive.reading import AT_ONCE, Labels, Reader, split_evenly
 from troth.archive.record import DecisionRecord
 from troth.archive.search import Touch
+from troth.core.errors import TooLarge
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_COUNTED = """
+MOST_TOUCHES = 200_000
+"""Subjects, actions and outcomes that are counted apart, of one resource; some 100 MB."""
+
+_COUNTED = f"""
     SELECT subject, subject_type, action, status_id, sum(count)::BIGINT, min(epoch_us("first")),
         max(epoch_us("last"))
     FROM read_parquet(?, hive_partitioning = false) WHERE resource = ?
-    GROUP BY ALL
-"""
-_SINGLE = """
+    GROUP BY ALL LIMIT {MOST_TOUCHES + 1}
+"""  # noqa: S608 - a number of ours
+_SINGLE = f"""
     SELECT actor."user".uid, actor."user"."type", api.operation, status_id, count(*),
         epoch_us(min(time_dt)), epoch_us(max(time_dt))
     FROM read_parquet(?, hive_partitioning = false) WHERE %s
-    GROUP BY ALL
-"""
+    GROUP BY ALL LIMIT {MOST_TOUCHES + 1}
+"""  # noqa: S608 - a number of ours
 
 Key = tuple[str, str, str, str]
 
@@ -56,6 +60,7 @@ class Tally:
         known = self.found.get(key)
         if known is None:
             self.found[key] = touch
+            self._check_size()
             return
         first, last = min(known.first, touch.first), max(known.last, touch.last)
         self.found[key] = Touch(*key, known.times + touch.times, first, last)
@@ -76,6 +81,14 @@ class Tally:
                 self.add(touch)
             else:
                 found[key] = touch
+        self._check_size()
+
+    def _check_size(self) -> None:
+        if len(self.found) > MOST_TOUCHES:
+            raise TooLarge(
+                f"More than {MOST_TOUCHES:,} subjects and actions touched the resource: ask for "
+                "less time."
+            )
 
     def list_newest(self) -> list[Touch]:
         """The most recent first."""

@@ -1,4 +1,4 @@
-"""`troth audit trace` and `troth audit who`: why something happened, and who could have done it."""
+"""`troth audit trace`, `who` and `touched`: why something happened, who could do it and who did."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from troth.cli.audit_app import app
-from troth.cli.audit_filters import describe_record, read_when
+from troth.cli.audit_filters import SinceOption, UntilOption, describe_record, read_when
 from troth.cli.command import command
 from troth.cli.terminal import Terminal, make_request, make_table, make_text
-from troth.cli.words import clean_text
+from troth.cli.words import clean_text, describe_moment
 from troth.wire.api import auditsearch as wire
 
 if TYPE_CHECKING:
@@ -126,3 +126,58 @@ def who(
     terminal.say(*map(clean_text, found.notes))
     if not found.complete:
         terminal.say("There were too many to look at all of them: there may be others.")
+
+
+@command(
+    app,
+    "touched",
+    example="troth audit touched ledger --since 30d\n"
+    "troth audit touched ledger --since 2027-06-01 --until 2027-07-01 --json",
+)
+def touched(
+    terminal: Terminal,
+    resource: Annotated[
+        str, typer.Argument(help="The declared resource's name.", metavar="RESOURCE")
+    ],
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: Annotated[
+        int, typer.Option(help="So many at most.", min=1, max=10_000, metavar="N")
+    ] = 1000,
+) -> None:
+    """Tell who did what with a resource in a period, how often, and when first and last.
+
+    Counts are of decisions, those in the archive included; who was denied stands there as well.
+    """
+    now = terminal.now()
+    asked = make_request(
+        wire.AskTouched,
+        resource=resource,
+        since=read_when(since, now, "--since"),
+        until=read_when(until, now, "--until"),
+        limit=limit,
+    )
+    found: wire.Touched = terminal.call("audit.touched", asked)
+    rows = [
+        (
+            one.subject if one.subject_type == "identity" else f"{one.subject_type}:{one.subject}",
+            one.action,
+            one.outcome,
+            str(one.times),
+            describe_moment(one.first, now),
+            describe_moment(one.last, now),
+        )
+        for one in found.items
+    ]
+    columns = ("SUBJECT", "ACTION", "OUTCOME", "TIMES", "FIRST", "LAST")
+    terminal.show(found, lambda: [make_table(columns, rows)] if rows else [])
+    if not rows:
+        ends = "now" if until is None else f"{found.until:%Y-%m-%d %H:%M} UTC"
+        terminal.say(
+            f"Nobody touched {clean_text(found.resource)} from {found.since:%Y-%m-%d %H:%M} UTC to "
+            f"{ends}. Look further back, such as --since 30d, or whether it is called so: `troth "
+            "resource ls`."
+        )
+    if not found.complete:
+        terminal.say("There were more: ask for less time, or for more with --limit.")
+    terminal.say(*map(clean_text, found.notes))

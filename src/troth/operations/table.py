@@ -29,6 +29,7 @@ from troth.operations.assertion import OutsideIssuers
 from troth.operations.attestation import AttestNode, Entrance, ReadmitNode
 from troth.operations.auditsearch import SearchAudit, Searcher
 from troth.operations.audittail import TailAudit
+from troth.operations.audittouched import AskTouched
 from troth.operations.audittrace import TraceRequest
 from troth.operations.auditwho import AskWho
 from troth.operations.bearer import TokenJudge
@@ -282,6 +283,7 @@ def _list_audit_operations(p: Parts) -> Mapping[str, Operation]:
         "audit.search": SearchAudit(searcher, p.clock),
         "audit.trace": TraceRequest(searcher, p.clock),
         "audit.who": AskWho(p.store, searcher, p.clock),
+        "audit.touched": AskTouched(p.archive, p.clock),
     }
 
 

@@ -43,6 +43,7 @@ AUDITS = READS | {
     "audit.tail",
     "audit.trace",
     "audit.who",
+    "audit.touched",
     "audit.prove",
     "hold.ls",
     "sink.ls",

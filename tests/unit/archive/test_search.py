@@ -12,6 +12,7 @@ import pytest
 
 from tests.fakes.archivehouse import ArchiveHouse, make_event
 from tests.fakes.decisions import NOON, make_record
+from troth.archive import touching
 from troth.archive.found import present_decision
 from troth.archive.layout import Table
 from troth.archive.question import fits_named
@@ -19,6 +20,7 @@ from troth.archive.record import DecisionRecord
 from troth.audit.entry import StoredEvent
 from troth.audit.found import present_event
 from troth.audit.query import Found, Kind, Query, Spot, find_spot
+from troth.core.errors import TooLarge
 
 HOUR = timedelta(hours=1)
 SUBJECTS = ["orders", "payments", "o'; DROP TABLE x --", "=1+1", "Ünï", "spiffe://example.org/a"]
@@ -187,6 +189,17 @@ def test_every_answer_is_that_of_a_plain_loop(tmp_path, seed):
         assert found == wanted, query
         answered += bool(wanted)
     assert answered > 15
+    past.house.close()
+
+
+def test_who_touched_is_bounded(tmp_path, monkeypatch):
+    past = Past(tmp_path)
+    asyncio.run(past.fill(random.Random(9)))
+    span = NOON - 700 * HOUR, NOON + 2000 * HOUR
+    assert past.house.archive.who_touched(RESOURCES[0], *span).found
+    monkeypatch.setattr(touching, "MOST_TOUCHES", 1)
+    with pytest.raises(TooLarge, match="less time"):
+        past.house.archive.who_touched(RESOURCES[0], *span)
     past.house.close()
 
 

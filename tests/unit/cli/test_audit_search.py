@@ -232,6 +232,41 @@ def test_who_could(api: FakeApi, run: Run) -> None:
     assert "Nobody could do that with ledger" in run("audit", "who", "ledger").stderr
 
 
+def test_who_touched(api: FakeApi, run: Run) -> None:
+    touch = wire.Touch(
+        subject_type="identity",
+        subject="till\u202e\x1b[31m",
+        action="read",
+        outcome="failure",
+        times=12,
+        first=AT,
+        last=AT,
+    )
+    outside = msgspec.structs.replace(touch, subject_type="user", subject="alice")
+    view = wire.Touched(
+        resource="ledger",
+        since=AT - timedelta(days=30),
+        until=AT,
+        items=[touch, outside],
+        complete=False,
+        notes=["A file is damaged."],
+    )
+    api.answers["audit.touched"] = view
+    result = run("audit", "touched", "ledger", "--since", "30d", "--limit", "2")
+    assert "user:alice" in result.stdout
+    assert "12" in result.stdout
+    assert "\u202e" not in result.stdout
+    assert "\x1b[31m" not in result.stdout
+    assert "There were more" in result.stderr
+    assert "A file is damaged." in result.stderr
+    api.answers["audit.touched"] = msgspec.structs.replace(view, items=[], complete=True)
+    result = run("audit", "touched", "ledger")
+    assert result.stdout == ""
+    assert "Nobody touched ledger" in result.stderr
+    assert "--since 30d" in result.stderr
+    assert run("audit", "touched", "ledger", "--since", "whenever").exit_code == 2
+
+
 # Exports
 
 

@@ -192,6 +192,7 @@ async def test_who_isnt_an_auditor_sees_nothing(house: FakeHouse) -> None:
         ("audit.search", wire.SearchAudit()),
         ("audit.trace", wire.TraceRequest(id="req_test")),
         ("audit.who", wire.AskWho(resource="ledger")),
+        ("audit.touched", wire.AskTouched(resource="ledger")),
     ):
         with pytest.raises(Denied):
             await house.call(name, body, STRANGER)

@@ -1,4 +1,4 @@
-"""Questions to the past on the wire: search, tail, causal chain, and who could do what."""
+"""Questions to the past on the wire: search, tail, causal chain, who could do what and who did."""
 
 from __future__ import annotations
 
@@ -77,6 +77,16 @@ class AskWho(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     resource: Annotated[str, Meta(min_length=1, max_length=128)]
     at: datetime | None = None
     action: Annotated[str, Meta(max_length=128)] = ""
+
+
+class AskTouched(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask who touched a declared `resource` from `since` (a day before `until`) to before `until`
+    (now); the last `limit` of them."""
+
+    resource: Annotated[str, Meta(min_length=1, max_length=128)]
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
 
 
 class Record(Struct, frozen=True, kw_only=True, tag_field="message", tag="record"):
@@ -167,6 +177,31 @@ class WhoCould(Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
+class Touch(Struct, frozen=True, kw_only=True):
+    """How often a subject got one answer about one action on a resource. `subject` is as decisions
+    have it: an identity's name; `outcome` is ``success``, or ``failure`` of what was denied."""
+
+    subject_type: str
+    subject: str
+    action: str
+    outcome: str
+    times: int
+    first: datetime
+    last: datetime
+
+
+class Touched(Struct, frozen=True, kw_only=True):
+    """Who touched a resource, the last one first; there were more unless `complete`. `since` and
+    `until` are what was looked through; `notes` say what couldn't be read, in sentences."""
+
+    resource: str
+    since: datetime
+    until: datetime
+    items: list[Touch]
+    complete: bool = True
+    notes: list[str] = []
+
+
 class _Cursor(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     at: Annotated[int, Meta(ge=0, lt=253_402_300_800_000_000)]  # until the end of the year 9999
     kind: Literal["event", "decision"]
@@ -227,6 +262,14 @@ ROUTES = (
         AskWho,
         WhoCould,
         "Tell who could do what with a resource at a moment.",
+    ),
+    Route(
+        "audit.touched",
+        "GET",
+        "/v1/audit/touched",
+        AskTouched,
+        Touched,
+        "Tell who did what with a resource in a period, and how often.",
     ),
 )
 """Their rows in the table of routes."""

@@ -74,13 +74,19 @@ class LogFolder:
     `size` is how many entries are there and durable, `root` the root over them.
     """
 
-    def __init__(self, place: Place) -> None:
-        """Open what is there. `DamagedLog` if its edge isn't what was written last."""
+    def __init__(self, place: Place, *, cut_back: bool = False) -> None:
+        """Open what is there. `DamagedLog` if its edge isn't what was written last.
+
+        With `cut_back` it ends after its last full bundle: what follows is to be appended again.
+        """
         self.place = place
         self.size = 0
         self.root = EMPTY_ROOT
         self._grown = _Grown(0, [], [], [])
-        self._load()
+        if cut_back:
+            self._cut_back()
+        else:
+            self._load()
 
     def read(self, name: str) -> bytes:
         """A file of the log by its name; `NotFound` if there is none."""
@@ -197,18 +203,24 @@ class LogFolder:
 
     def redact(self, position: int) -> bytes:
         """Take the detail beside an entry away for good; the commitment that stays. Again is no
-        error."""
+        error, and neither is an entry that isn't settled yet."""
+        if not 1 <= position <= self._grown.size:
+            raise NotFound(f"The log has no entry for position {position}.")
         index, at = divmod(position - 1, WIDTH)
-        entries, details = self._read_pair(index)
-        if details[at]:
+        name = name_details(index)
+        if index == self._grown.size // WIDTH:
+            entries, details = self._grown.entries, self._grown.details
             details[at] = b""
-            width = self._find_width(index)
-            self.place.write(name_details(index, width), join_details(details))
-            if width < WIDTH:
-                self._grown.details[at] = b""
-                for narrower in range(at + 1, width):
-                    self._redact_partial(index, narrower, at)
-            self.place.settle()
+            # All that ever were: a crash may have left some that are wider than what counts.
+            for width in range(at + 1, WIDTH):
+                self._redact_partial(index, width, at)
+        else:
+            entries, details = self._read_pair(index, WIDTH)
+            if details[at]:
+                details[at] = b""
+                self.place.write(name, join_details(details))
+            self.place.remove(f"{name}.p")
+        self.place.settle()
         return bytes.fromhex(read_leaf(entries[at]).detail)
 
     def set_aside(self, suffix: str) -> str:
@@ -261,6 +273,22 @@ class LogFolder:
             raise self._damaged(f"{name_entries(index, width or WIDTH)} or a tile beside it")
         self._grown = _Grown(edge.size, levels, entries, details)
         self.size, self.root = edge.size, root
+
+    def _cut_back(self) -> None:
+        """Compute the edge from the full tiles below it."""
+        try:
+            size = msgspec.json.decode(self.place.read(SIZE), type=_Edge).size // WIDTH * WIDTH
+        except (NotFound, ValueError) as error:
+            raise self._damaged(SIZE) from error
+        if not size:
+            raise self._damaged("the only bundle")
+        levels: list[list[bytes]] = [[]]
+        while count := size >> (8 * len(levels)):
+            first, below = count // WIDTH * WIDTH, len(levels) - 1
+            full = (self._read_hashes(below, index, WIDTH) for index in range(first, count))
+            levels.append([fold(b"".join(hashes)) for hashes in full])
+        self._grown = _Grown(size, levels, [], [])
+        self.settle()
 
     def _read_hashes(self, level: int, index: int, width: int) -> list[bytes]:
         if not width:
@@ -330,8 +358,12 @@ class LogFolder:
             details = split_details(self.place.read(name))
         except NotFound:
             return
-        details[at] = b""
-        self.place.write(name, join_details(details))
+        except Invalid:
+            self.place.remove(name)  # damaged: nobody can use it
+            return
+        if details[at]:
+            details[at] = b""
+            self.place.write(name, join_details(details))
 
     def _damaged(self, what: str) -> DamagedLog:
         return DamagedLog(

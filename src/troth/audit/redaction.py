@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from troth.audit.entry import Leaf, open_detail
+import msgspec
+
+from troth.audit.entry import Leaf, StoredEvent, open_detail
 from troth.audit.tile import WIDTH
 from troth.core.errors import Invalid
 
@@ -56,13 +58,22 @@ class Redactions:
             yield bundle, [at for at in range(WIDTH) if left >> at & 1]
 
 
+def read_redacted(event: StoredEvent) -> int:
+    """The position that an event of type `REDACTED` names, as it lies in the journal; 0 if it names
+    none before its own."""
+    return _check_position(msgspec.json.decode(event.body).get("position"), event.position)
+
+
 def _read_position(leaf: Leaf, beside: bytes) -> int:
     """The position that the event names; 0 if it names none before its own."""
     try:
         detail = open_detail(leaf, beside)
     except Invalid:
         return 0
-    position = None if detail is None else detail.body.get("position")
-    if type(position) is not int or not 0 < position < leaf.position:  # True is no position
+    return _check_position(None if detail is None else detail.body.get("position"), leaf.position)
+
+
+def _check_position(named: object, own: int) -> int:
+    if type(named) is not int or not 0 < named < own:  # True is no position
         return 0
-    return position
+    return named

@@ -13,11 +13,11 @@ from datetime import timedelta
 from functools import partial
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from troth.archive.tiles import CHECKPOINT, KEYS, LogFolder
 from troth.audit.entry import StoredEvent, render_entry
+from troth.audit.redaction import REDACTED, read_redacted
 from troth.audit.tile import WIDTH
 from troth.core.clock import Clock
 from troth.core.errors import NotFound, Refused, TrothError, Unavailable
@@ -32,7 +32,6 @@ log = structlog.get_logger(__name__)
 
 BATCH = 8192
 """Events that are made durable in the tiles at once."""
-REDACTED = "journal.redacted"
 PATIENCE = timedelta(seconds=30)
 """How long witnesses have for a checkpoint until the next is signed. The older one is forgotten
 then: a log that never rests would otherwise never publish."""
@@ -159,11 +158,8 @@ class WriteLog:
             raise
 
     def _redact(self, event: StoredEvent) -> None:
-        body = msgspec.json.decode(event.body)
-        position = body.get("position") if isinstance(body, dict) else None
-        if isinstance(position, int) and 1 <= position < event.position:
-            if position > self.folder.size:
-                self.folder.settle()
+        position = read_redacted(event)
+        if position:
             self.folder.redact(position)
 
     # Checkpoints

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 async def open_log(config: Config, store: Store, clock: Clock) -> LogFolder:
-    """The log's files. Damaged ones are kept aside, and written anew from the journal.
+    """The log's files. What is damaged is written anew from the journal: the edge, or all.
 
     `DamagedLog` if the journal can't do that, since its old rows were trimmed.
     """
@@ -31,19 +31,26 @@ async def open_log(config: Config, store: Store, clock: Clock) -> LogFolder:
     try:
         return await asyncio.to_thread(LogFolder, place)
     except DamagedLog as error:
-        log.error("log.damaged", detail=error.detail)
+        detail = error.detail
+        log.error("log.damaged", detail=detail)
+    kept = ""
+    try:
+        found = await asyncio.to_thread(LogFolder, place, cut_back=True)
+    except DamagedLog as error:
         if await store.read(is_trimmed):
             raise DamagedLog(
                 f"{error.detail} The journal's old rows were trimmed, so it can't be written anew: "
-                f"put the files of {place.describe()} back, from another server or a backup."
+                "put the files back, from another server or a backup."
             ) from error
-    stamp = f"{clock.now():%Y%m%dT%H%M%SZ}"
-    kept = await asyncio.to_thread(place.set_aside, f"damaged-{stamp}")
-    log.error("log.set_aside", kept=kept)
+        kept = await asyncio.to_thread(place.set_aside, f"damaged-{clock.now():%Y%m%dT%H%M%SZ}")
+        log.error("log.set_aside", kept=kept)
+        found = await asyncio.to_thread(LogFolder, place)
     await store.transact(
-        lambda tx: record_event(tx, BACKGROUND, "log.damaged", "log", clock.now(), kept=kept)
+        lambda tx: record_event(
+            tx, BACKGROUND, "log.damaged", "log", clock.now(), detail=detail, kept=kept
+        )
     )
-    return await asyncio.to_thread(LogFolder, place)
+    return found
 
 
 def list_log_tasks(parts: Parts, config: Config, sealer: Sealer, meter: LogMeter) -> list[Task]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from troth.audit.entry import StoredEvent
+from troth.audit.entry import StoredEvent, read_leaf, render_entry
+from troth.audit.redaction import REDACTED, read_redacted
 from troth.core.clock import Clock
 from troth.core.events import Event, SealedEvent
 from troth.store.engine import Store, Transaction
@@ -132,9 +133,23 @@ def put_back_lost(tx: Transaction, memory: Memory, now: datetime) -> int:
     while lost := memory.list_lost(tx.journal.find_stored(head), BATCH):
         tx.journal.remove_waiting([event.salt for event in lost if event.salt is not None])
         tx.journal.put_back(lost)
+        for event in lost:
+            if event.type == REDACTED:
+                _redact_again(tx, event)
         head += len(lost)
     if head == before:
         return 0
     body = {"first": before + 1, "last": head}
     tx.journal.append(Event("log.restored", "log", ACTOR, now, REQUEST, body))
     return head
+
+
+def _redact_again(tx: Transaction, event: StoredEvent) -> None:
+    """What was redacted after the backup was made is in it whole."""
+    position = read_redacted(event)
+    if not position:
+        return
+    row = tx.journal.find_stored(position)
+    if row is not None and row.digest is None:
+        tx.journal.redact(position, bytes.fromhex(read_leaf(render_entry(row)[0]).detail))
+    tx.dead_letters.redact("journal", position)

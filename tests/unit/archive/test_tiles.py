@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -146,6 +147,89 @@ def test_no_older_partial_file_keeps_a_redacted_detail(tmp_path):
     log.redact(2)
     for width in (2, 3, 4):
         assert split_details(log.read(name_details(0, width)))[1] == b""
+
+
+def test_what_isnt_settled_yet_is_redacted_too(tmp_path):
+    """Bundles fill while redactions of the same batch are done: each takes out its own detail."""
+    log = LogFolder(Folder(tmp_path))
+    log.append(make_events(1, 250))
+    log.settle()
+    log.append(make_events(251, 300))
+    for position in (249, 255, 300, 513, 545):
+        log.redact(position)
+    for position in (0, 551):
+        with pytest.raises(NotFound):
+            log.redact(position)
+    log.settle()
+    for found in (log, LogFolder(Folder(tmp_path))):
+        gone = [n for n in range(1, 551) if not found.find_entry(n)[1]]
+        assert gone == [249, 255, 300, 513, 545]
+
+
+@pytest.mark.parametrize("later", [100, 256, 300])
+def test_no_file_that_a_crash_left_keeps_a_redacted_detail(tmp_path, later):
+    """Partial files whose full one was written, wider ones that don't count, damaged ones."""
+    log = LogFolder(Folder(tmp_path))
+    log.append(make_events(1, 100))
+    log.settle()
+    kept = log.read(name_details(0, 100))
+    log.append(make_events(101, later - 100))
+    log.settle()
+    folder = (tmp_path / name_details(0, 100)).parent
+    folder.mkdir(exist_ok=True)
+    for width in (50, 100, 200):
+        (folder / str(width)).write_bytes(kept)
+    (folder / "30").write_bytes(b"\xff\xff\xff\xff")
+    assert LogFolder(Folder(tmp_path)).redact(5)
+    assert list_kept(folder, 5) == []
+    # A redaction that was interrupted is done to the end.
+    folder.mkdir(exist_ok=True)
+    (folder / "50").write_bytes(kept)
+    assert LogFolder(Folder(tmp_path)).redact(5)
+    assert list_kept(folder, 5) == []
+
+
+def list_kept(folder: Path, position: int) -> list[str]:
+    """Partial and full files of a bundle in which a detail still is."""
+    files = [folder.with_suffix(""), *folder.glob("*")]
+    return [
+        str(path)
+        for path in files
+        if path.is_file() and split_details(path.read_bytes())[position - 1]
+    ]
+
+
+@pytest.mark.parametrize("name", [name_entries(1, 44), name_tile(0, 1, 44), name_tile(1, 0, 1)])
+def test_a_damaged_edge_is_appended_again(tmp_path, name):
+    log = LogFolder(Folder(tmp_path))
+    log.append(make_events(1, 300))
+    log.settle()
+    (tmp_path / name).write_bytes(b"\0" * 32)
+    with pytest.raises(DamagedLog):
+        LogFolder(Folder(tmp_path))
+    cut = LogFolder(Folder(tmp_path), cut_back=True)
+    assert (cut.size, cut.root) == (256, compute_root(make_events(1, 256)))
+    assert LogFolder(Folder(tmp_path)).size == 256
+    cut.append(make_events(257, 44))
+    cut.settle()
+    assert (cut.size, cut.root) == (300, log.root)
+    assert list(LogFolder(Folder(tmp_path)).list_events(0, 300)) == make_events(1, 300)
+
+
+def test_a_cut_needs_its_size_and_the_tiles_below(tmp_path):
+    log = LogFolder(Folder(tmp_path))
+    log.append(make_events(1, 200))
+    log.settle()
+    with pytest.raises(DamagedLog):
+        LogFolder(Folder(tmp_path), cut_back=True)  # there is no full bundle
+    log.append(make_events(201, 400))
+    log.settle()
+    (tmp_path / name_tile(0, 1)).unlink()
+    with pytest.raises(DamagedLog, match=name_tile(0, 1)):
+        LogFolder(Folder(tmp_path), cut_back=True)
+    (tmp_path / SIZE).write_bytes(b"{")
+    with pytest.raises(DamagedLog, match=SIZE):
+        LogFolder(Folder(tmp_path), cut_back=True)
 
 
 def test_a_journal_that_was_set_back_is_told_what_it_lost(place):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text
 
 from tests.fakes.house import FakeHouse, in_house
 from tests.unit.operations.test_log import Works, note
@@ -11,6 +12,7 @@ from troth.core.errors import Denied, NotFound, Refused, Unavailable
 from troth.operations.call import Caller
 from troth.operations.log import CompareRows
 from troth.operations.redaction import FollowRedactions
+from troth.store.transaction import Transaction
 from troth.wire.api.holds import PlaceHold
 from troth.wire.api.journal import ListJournal
 from troth.wire.api.redactions import RedactEvent
@@ -118,3 +120,51 @@ async def test_a_legal_hold_keeps_it(house: FakeHouse) -> None:
     await house.call("hold.place", hold)
     with pytest.raises(Refused, match="case-13"):
         await house.call("journal.redact", RedactEvent(position=position, reason="asked to"))
+
+
+@in_house
+async def test_events_that_come_with_a_redaction_keep_their_details(house: FakeHouse) -> None:
+    """The bundle of what is redacted fills in the same batch."""
+    works, p = Works(house), house.parts
+    await note(house, 300)
+    await works.run()
+    position = await find(house, "x297")
+    await house.call("journal.redact", RedactEvent(position=position, reason="asked to"))
+    await note(house, 270)
+    await works.run()
+    gone = [one for one in range(1, p.log.size + 1) if not p.log.find_entry(one)[1]]
+    assert gone == [position]
+    assert verify_log(p.log.read, p.log.size, p.log.root).intact
+    files = [path for path in (house.directory / "log").rglob("*") if path.is_file()]
+    assert not [path for path in files if b'"x297"' in path.read_bytes()]
+
+
+@in_house
+async def test_a_restored_database_redacts_again(house: FakeHouse) -> None:
+    """The backup has the row whole; that it was redacted since is in the log."""
+    works, p = Works(house), house.parts
+    await note(house, 300)
+    await works.run()
+    position = await find(house, "x7")
+    (row,) = await p.store.read(lambda tx: tx.journal.list_stored(position - 1, 1))
+    head = await p.store.read(lambda tx: tx.journal.head())
+    await house.call("journal.redact", RedactEvent(position=position, reason="asked to"))
+    await works.run()
+
+    def restore(tx: Transaction) -> None:
+        statement = text("DELETE FROM journal WHERE position >= :first")
+        tx._session.execute(statement, {"first": position})
+        tx.journal.put_back([row])
+        rest = list(p.log.list_events(position, head))
+        tx.journal.put_back(rest)
+
+    await p.store.transact(restore)
+    assert await p.store.read(lambda tx: tx.journal.find_stored(position)) == row
+    await works.sealer.put_back_lost()
+    found = await p.store.read(lambda tx: tx.journal.find_stored(position))
+    assert found is not None
+    assert (found.subject, found.actor, found.body, found.salt) == ("", "", "{}", None)
+    await works.run()
+    await CompareRows(p.store, p.clock, p.log)()
+    assert await house.events("journal.altered") == []
+    assert works.meter.forks == 0

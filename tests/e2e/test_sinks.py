@@ -103,10 +103,11 @@ def test_a_server_that_is_killed_while_it_delivers_loses_nothing(
         collector.stalled.clear()
         collector.released.clear()
         collector.stall = True
-        number = 0
-        while not collector.stalled.is_set():
+        for number in range(200):
+            if collector.stalled.is_set():
+                break
             troth.register(f"job-{turn}-{number}", "unix:uid:4711")
-            number += 1
+        assert collector.stalled.wait(20), "nothing is delivered"
         for more in range(5):
             troth.register(f"late-{turn}-{more}", "unix:uid:4711")
         troth.daemon.kill()

@@ -80,7 +80,8 @@ class HttpReceiver:
         self.released.set()
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
-            self._thread.join()
+            self._thread.join(20)
+            assert not self._thread.is_alive()
             self._server.server_close()
             self._server = None
         assert not self.problems, self.problems

@@ -104,10 +104,11 @@ class KafkaServer:
         try:
             partitions = sorted(reader.assignment())
             assert partitions
-            ends = await reader.end_offsets(partitions)
-            while any([await reader.position(one) < ends[one] for one in partitions]):
-                for partition, rows in (await reader.getmany(timeout_ms=1000)).items():
-                    found.setdefault(partition, []).extend(row.value for row in rows)
+            async with asyncio.timeout(30):
+                ends = await reader.end_offsets(partitions)
+                while any([await reader.position(one) < ends[one] for one in partitions]):
+                    for partition, rows in (await reader.getmany(timeout_ms=1000)).items():
+                        found.setdefault(partition, []).extend(row.value for row in rows)
         finally:
             await reader.stop()
         return [value for partition in partitions for value in found.get(partition, ())]

@@ -19,7 +19,7 @@ from troth.operations.call import Call
 from troth.operations.journalsource import revive_event
 from troth.operations.portrayal import DECISION, JOURNAL, Portrayer
 from troth.operations.recording import record_event
-from troth.operations.sinking import Channel, find_trouble, name_cursor
+from troth.operations.sinking import Channel, Source, find_trouble, name_cursor
 from troth.store.dead_letters import DeadLetter
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -59,7 +59,7 @@ class ListSinks:
         )
 
 
-def _view(tx: Transaction, sink: str, source: Any) -> wire.SinkSource:
+def _view(tx: Transaction, sink: str, source: Source) -> wire.SinkSource:
     cursor = name_cursor(sink, source.name)
     position = tx.cursors.get(cursor)
     trouble = find_trouble(tx, cursor)

@@ -264,6 +264,7 @@ ELSEWHERE: dict[str, str] = {
         policy.protection_manifest._read_attributes
     """,
     "bytes are passed on as they are; who asked for them reads them": """
+        drivers.answer.read_answer
         agent.sealing.SealedFile.load
         cli.audit_verify._read_witnesses
         cli.logsource.LogSource.read

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from troth import __version__
-from troth.core.errors import Invalid, Unavailable
+from troth.core.errors import Invalid, TooLarge, Unavailable
+from troth.drivers.answer import read_answer, tell_reason
 from troth.drivers.tls import make_context
 
 LONGEST_URL = 2048
@@ -83,8 +84,10 @@ class Poster:
                 return await self._post(body, media_type)
         except TimeoutError as error:
             raise Unavailable(f"{self.where} didn't answer in {self.seconds:g} seconds.") from error
+        except (Invalid, TooLarge) as error:
+            raise Unavailable(f"{self.where}: {error.detail}") from error
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
-            raise Unavailable(f"{self.where} can't be reached: {_say(error)}.") from error
+            raise Unavailable(f"{self.where} can't be reached: {tell_reason(error)}.") from error
 
     @property
     def where(self) -> str:
@@ -105,21 +108,8 @@ class Poster:
             ) as client,
             client.stream("POST", self.url, content=body, headers=headers) as response,
         ):
-            if response.is_redirect:
-                raise Unavailable(
-                    f"{self.where} answers with a redirect, which isn't followed: configure the "
-                    "final URL."
-                )
-            if response.headers.get("content-encoding", "identity").lower() != "identity":
-                raise Unavailable(f"{self.where} answers in an encoding that wasn't asked for.")
-            found = bytearray()
-            async for piece in response.aiter_raw():
-                found += piece
-                if len(found) > self.largest:
-                    raise Unavailable(f"{self.where} answers with more than {self.largest} bytes.")
-            return Reply(
-                response.status_code, response.headers.get("content-type", ""), bytes(found)
-            )
+            body = await read_answer(response, self.largest)
+            return Reply(response.status_code, response.headers.get("content-type", ""), body)
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
@@ -131,8 +121,3 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _say(error: Exception) -> str:
-    reason = str(error) or type(error).__name__
-    return "".join(c if c.isprintable() else " " for c in reason)[:200]

@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 
 from troth.core.errors import Invalid, TooLarge, Unavailable
+from troth.drivers.answer import read_answer, tell_reason
 from troth.drivers.issuers import KeySet, Whereabouts
 from troth.drivers.tls import make_context
 from troth.wire.oauth.jwks import parse_discovery, parse_key_set
@@ -57,7 +58,9 @@ class HttpsKeySource:
         except (Invalid, TooLarge) as error:
             raise Unavailable(f"{where.url}: {error.detail}") from error
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
-            raise Unavailable(f"{where.url} can't be asked for its keys: {_say(error)}.") from error
+            raise Unavailable(
+                f"{where.url} can't be asked for its keys: {tell_reason(error)}."
+            ) from error
 
 
 async def _fetch(where: Whereabouts) -> KeySet:
@@ -91,24 +94,12 @@ async def _get(client: httpx.AsyncClient, url: str, where: Whereabouts) -> tuple
     )
     response = await client.send(request, stream=True)
     try:
-        _check_answer(response)
-        body = bytearray()
-        async for piece in response.aiter_raw():
-            body += piece
-            if len(body) > MAX_SIZE:
-                raise TooLarge(f"The answer has more than {MAX_SIZE // 1024} KiB.")
-        return bytes(body), response.headers.get("cache-control", "")
+        if response.status_code != httpx.codes.OK and not response.is_redirect:
+            raise Invalid(f"It answers with status {response.status_code}.")
+        body = await read_answer(response, MAX_SIZE)
+        return body, response.headers.get("cache-control", "")
     finally:
         await response.aclose()
-
-
-def _check_answer(response: httpx.Response) -> None:
-    if response.is_redirect:
-        raise Invalid("It answers with a redirect, which is not followed: write the final URL.")
-    if response.status_code != httpx.codes.OK:
-        raise Invalid(f"It answers with status {response.status_code}.")
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Invalid("It answers in a content encoding that wasn't asked for.")
 
 
 async def _find_address(parts: SplitResult, where: Whereabouts) -> str:
@@ -178,8 +169,3 @@ def read_max_age(control: str) -> timedelta | None:
         return timedelta(0)
     found = _MAX_AGE.search(control)
     return timedelta(seconds=int(found[1])) if found else None
-
-
-def _say(error: Exception) -> str:
-    reason = str(error) or type(error).__name__
-    return "".join(c if c.isprintable() else " " for c in reason)[:200]

@@ -10,7 +10,7 @@ from troth.archive.found import present_decision
 from troth.archive.log import DecisionLog
 from troth.archive.proof import DecisionProof
 from troth.archive.record import DecisionRecord
-from troth.archive.search import Answer, EventSpan, HeldDay, Touches
+from troth.archive.search import Answer, Touches
 from troth.archive.touching import Tally
 from troth.audit.query import Found, Kind, Query, Spot, find_spot, fits
 
@@ -87,14 +87,8 @@ class FakeArchive:
             since, until, subject=subject, resource=resource, on_damage=on_damage
         )
 
-    def tell_events(self) -> EventSpan | None:
-        return EventSpan(1, len(self.events)) if self.events else None
-
     def find_last_event(self) -> int:
         return len(self.events)
-
-    def list_days(self) -> list[HeldDay]:
-        return []
 
     def redact_event(self, position: int) -> bool:
         return False

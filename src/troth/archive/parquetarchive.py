@@ -31,7 +31,7 @@ from troth.archive.proof import DecisionProof
 from troth.archive.question import fits_named, list_words
 from troth.archive.reading import AT_ONCE, Damages, Labels, OutdatedList, Reader
 from troth.archive.record import DecisionRecord
-from troth.archive.search import Answer, EventSpan, HeldDay, Touches
+from troth.archive.search import Answer, Touches
 from troth.archive.sums import DamagedFile
 from troth.archive.touching import Tally, TouchSearch
 from troth.audit.query import Found, Kind, Query, Spot, find_spot
@@ -41,13 +41,10 @@ from troth.core.errors import NotFound, Unavailable
 T = TypeVar("T")
 
 EVER = (date.min, date.max)
-_KINDS = {Table.DECISIONS: Kind.DECISION, Table.EVENTS: Kind.EVENT}
 TRIES = 5
 """How often it is looked which files there are, while they are being put together."""
 PAGE_SECONDS = 10.0
 """After which a page ends where it is, and says where to go on."""
-KNOWN_SECONDS = 60.0
-"""How long it is known which events are the oldest."""
 DAY = timedelta(days=1)
 
 
@@ -80,7 +77,6 @@ class ParquetArchive:
         self._labels = Labels()
         self._lock = threading.Lock()
         self._last_event = 0
-        self._first_event: tuple[float, int] | None = None
 
     def close(self) -> None:
         """Give back what searches hold."""
@@ -287,41 +283,6 @@ class ParquetArchive:
     def find_last_event(self) -> int:
         """Up to which position it has all events; 0 before the first."""
         return self._last_event
-
-    def tell_events(self) -> EventSpan | None:
-        """From the first that is still there."""
-        last = self._last_event
-        if not last:
-            return None
-        now = self._clock.monotonic()
-        with self._lock:
-            if self._first_event is not None and now < self._first_event[0] + KNOWN_SECONDS:
-                return EventSpan(self._first_event[1], last)
-        held = [file.first for file, _ in self._depot.list_files(Table.EVENTS, *EVER)]
-        first = min(held, default=last)
-        with self._lock:
-            self._first_event = (now, first)
-        return EventSpan(first, last)
-
-    def list_days(self) -> list[HeldDay]:
-        """Look at each file."""
-        days: dict[tuple[date, Kind], list[tuple[int, int, int]]] = {}
-        sizes: dict[ArchiveFile, int] = {}
-        for table in Table:
-            sizes.update(self._depot.list_files(table, *EVER))
-        damages = Damages()
-        with self._ask(damages) as reader:
-            for table, kind in _KINDS.items():
-                files, _ = choose_current(one for one in sizes if one.table is table)
-                labels = self._labels.read(reader, files)
-                for file in files:
-                    rows = labels[file].rows if file in labels else 0
-                    size = sizes[file] + sum(sizes.get(file.beside(one), 0) for one in COMPANIONS)
-                    days.setdefault((file.day, kind), []).append((1, rows, size))
-        return [
-            HeldDay(kind, day, *(sum(column) for column in zip(*found, strict=True)))
-            for (day, kind), found in sorted(days.items())
-        ]
 
     def redact_event(self, position: int) -> bool:
         """Have the files rewritten."""

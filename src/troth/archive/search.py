@@ -7,8 +7,7 @@ The face for operations, all of it blocking (not for the event loop) and safe fr
     archive.find(decision, day=None) -> (DecisionRecord, DecisionProof | None)
     archive.find_proof(decision, day=None) -> DecisionProof
     archive.scan(since, until, *, subject="", resource="") -> Iterator[DecisionRecord]
-    archive.tell_events() -> EventSpan | None
-    archive.list_days() -> list[HeldDay]
+    archive.find_last_event() -> int
     archive.redact_event(position) -> bool
 
 It covers closed days, pieces of days, and what this server's decision log holds beyond them; hot
@@ -25,7 +24,7 @@ from typing import NamedTuple, Protocol
 
 from troth.archive.proof import DecisionProof
 from troth.archive.record import DecisionRecord
-from troth.audit.query import Found, Kind, Query, Spot
+from troth.audit.query import Found, Query, Spot
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +58,6 @@ class Touches:
     found: tuple[Touch, ...]
     complete: bool
     damage: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class EventSpan:
-    """The archive has the sealed events from position `first` to `last`, both included, but for
-    days that retention removed."""
-
-    first: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
-class HeldDay:
-    """What the archive holds of one day (UTC) and kind."""
-
-    kind: Kind
-    day: date
-    files: int
-    rows: int
-    bytes: int
 
 
 class DecisionHistory(Protocol):
@@ -165,16 +144,8 @@ class Archive(Protocol):
         whose segments are packed."""
         ...
 
-    def tell_events(self) -> EventSpan | None:
-        """Which events the archive has; None before the first."""
-        ...
-
     def find_last_event(self) -> int:
         """Up to which position the archive has all events; 0 before the first."""
-        ...
-
-    def list_days(self) -> list[HeldDay]:
-        """What there is, oldest first."""
         ...
 
     def redact_event(self, position: int) -> bool:

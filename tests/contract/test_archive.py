@@ -3,116 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 
-from tests.fakes.decisions import EVER, make_record, make_records
-from tests.fakes.house import FakeHouse, open_house
+from tests.fakes.archivesite import DAY, KEPT, NOON, Site, fill_days, run
+from tests.fakes.decisions import EVER, make_records
 from tests.fakes.stores import ENGINES, make_url
-from troth.archive.depot import FolderDepot
-from troth.archive.engine import Bounds, Engine
 from troth.archive.foreman import Foreman
-from troth.archive.jobsheet import AnyStep, Done, PackSegment, Sheet
+from troth.archive.jobsheet import AnyStep, Done, PackSegment
 from troth.archive.layout import Table
-from troth.archive.parquetarchive import ParquetArchive
 from troth.archive.segment import HEADER_SIZE
-from troth.archive.worker import Worker
 from troth.audit.query import Kind, Query
-from troth.core.clock import VirtualClock
-from troth.core.errors import Conflict, Invalid, NotFound, Unavailable
-from troth.operations.decisionlog import CloseSegments, RemoveSegments
-from troth.operations.packing import PackArchive, find_last_number, name_cursor
-from troth.operations.retention import RemoveDays
-from troth.wire.api import holds as wire
-
-NOON = datetime(2027, 3, 1, 12, tzinfo=UTC)
-DAY = timedelta(days=1)
-KEPT = 30 * DAY
-EVER_DAYS = (date.min, date.max)
+from troth.core.errors import Internal, Unavailable
+from troth.operations.decisionlog import RemoveSegments
+from troth.operations.packing import find_last_number, name_cursor
 
 
 @pytest.fixture(params=ENGINES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return make_url(request.param, tmp_path)
-
-
-class OwnHands:
-    """Does the worker's steps in this process. `fail_at` is a step before which it ends."""
-
-    def __init__(self, where: Path) -> None:
-        self._where = where
-        self.done: list[AnyStep] = []
-        self.fail_at: int | None = None
-
-    async def do(self, steps: Sequence[AnyStep]) -> AsyncGenerator[Done, None]:
-        work = self._where / ".work"
-        sheet = Sheet(str(self._where), str(work), 256 << 20, list(steps))
-        worker = await asyncio.to_thread(Worker, sheet)
-        try:
-            for number in range(len(steps)):
-                if self.fail_at is not None and len(self.done) >= self.fail_at:
-                    raise Unavailable("The packing process ended.")
-                self.done.append(steps[number])
-                yield await asyncio.to_thread(worker.do, number)
-        finally:
-            worker.close()
-
-
-class Site:
-    """A house with an archive, and the background work about it."""
-
-    def __init__(self, house: FakeHouse, folder: Path, scope: str = "") -> None:
-        self.house, self.clock = house, house.clock
-        self.log = house.parts.decisions
-        self.depot = FolderDepot(folder)
-        self.hands = OwnHands(folder)
-        engine = Engine(self.depot, Bounds())
-        self.archive = ParquetArchive(
-            self.depot, engine, house.clock, self.log, lambda position: False
-        )
-        store = house.parts.store
-        self.pack = PackArchive(
-            store, house.clock, self.log, self.depot, self.hands, self.archive, scope
-        )
-        self.close = CloseSegments(store, house.clock, self.log)
-        self.remove = RemoveSegments(store, house.clock, self.log, KEPT)
-        self.remove_days = RemoveDays(store, house.clock, self.depot, self.hands, scope, KEPT)
-
-    async def record(self, count: int, start: int = 0) -> list[Any]:
-        """Decisions of now, in a closed and journaled segment."""
-        now = self.clock.now()
-        records = [make_record(start + n, at=now + timedelta(seconds=n)) for n in range(count)]
-        await self.log.append(records)
-        await self.log.close_segment()
-        await self.close()
-        await self.house.settle()
-        return records
-
-    def list_ranges(self, table: Table = Table.DECISIONS) -> list[tuple[int, int]]:
-        return [(file.first, file.last) for file, _ in sorted(self._list(table))]
-
-    def list_days(self, table: Table = Table.DECISIONS) -> list[date]:
-        return sorted({file.day for file, _ in self._list(table)})
-
-    def _list(self, table: Table) -> list[Any]:
-        return self.depot.list_files(table, *EVER_DAYS)
-
-    async def events(self, kind: str) -> list[dict[str, Any]]:
-        return [dict(event.body) for event in await self.house.events(kind)]
-
-
-def run(tmp_path: Path, url: str, test: Callable[[Site], Any]) -> None:
-    async def main() -> None:
-        async with open_house(tmp_path, url=url, clock=VirtualClock(NOON)) as house:
-            await test(Site(house, tmp_path / "archive"))
-
-    asyncio.run(main())
 
 
 def test_closed_segments_are_packed_and_go_with_the_run_after_the_next(tmp_path, url):
@@ -191,6 +106,38 @@ def test_a_damaged_segment_stays_where_it_is_and_doesn_t_stop_others(tmp_path, u
         assert site.log.unpacked.list_numbers() == []
         assert again.list_ranges() == [(1, 3)]
         assert len(list(again.archive.scan(*EVER))) == 12
+
+    run(tmp_path, url, test)
+
+
+def test_a_segment_that_fails_again_and_again_holds_up_nothing_else(tmp_path, url):
+    async def test(site: Site) -> None:
+        for part in range(4):
+            await site.record(4, part * 10)
+        do = site.hands.do
+
+        async def fail_second(steps: Sequence[AnyStep]) -> AsyncGenerator[Done, None]:
+            bad = PackSegment(str(site.log.find_path(2)))
+            async for done in do([step for step in steps if step != bad]):
+                step = done.step + (bad in steps and done.step >= steps.index(bad))
+                yield msgspec.structs.replace(done, step=step)
+            if bad in steps:
+                yield Done(steps.index(bad), error="internal", detail="It doesn't come back.")
+
+        site.hands.do = fail_second  # type: ignore[method-assign]
+        with pytest.raises(Internal, match="doesn't come back"):
+            await site.pack()
+        assert site.log.unpacked.list_numbers() == [2]
+        site.clock.advance(2 * DAY)
+        with pytest.raises(Internal):
+            await site.pack()
+        assert site.list_ranges() == [(1, 1), (3, 4)]
+        assert site.list_ranges(Table.EVENTS) != []
+        site.hands.do = do  # type: ignore[method-assign]
+        site.clock.advance(DAY)
+        await site.pack()
+        assert site.list_ranges() == [(1, 4)]
+        assert len(list(site.archive.scan(*EVER))) == 16
 
     run(tmp_path, url, test)
 
@@ -325,126 +272,6 @@ def test_two_servers_with_folders_of_their_own_each_pack_all_events(tmp_path):
         assert name_cursor("aaaa") != name_cursor("bbbb") != name_cursor("")
 
     run(tmp_path, make_url("sqlite", tmp_path), test)
-
-
-# Retention
-
-
-async def fill_days(site: Site, days: int) -> None:
-    """A packed segment a day, and its events."""
-    for day in range(days):
-        await site.record(2, day * 10)
-        await site.pack()
-        site.clock.advance(DAY)
-    await site.house.settle()
-    await site.pack()
-
-
-def test_days_that_are_too_old_are_removed_and_that_is_journaled_first(tmp_path, url):
-    async def test(site: Site) -> None:
-        await fill_days(site, 4)
-        await site.remove_days()
-        assert len(site.list_days()) == 4
-        site.clock.advance(KEPT - timedelta(days=2))
-        await site.remove_days()
-        assert site.list_days() == [NOON.date() + n * DAY for n in (2, 3)]
-        for table in (Table.TOUCHED, Table.IDS):
-            assert site.list_days(table) == site.list_days()
-        told = [one for one in await site.events("archive.removed") if one["table"] == "decisions"]
-        assert [one["day"] for one in told] == ["2027-03-01", "2027-03-02"]
-        closed = await site.events("decisions.closed")
-        assert told[0]["segments"] == [{"server": "test", "segment": 1, "root": closed[0]["root"]}]
-        assert told[0]["rows"] == 2
-        assert told[0]["bytes"] > 1000
-        await site.remove_days()
-        assert len(await site.events("archive.removed")) == len(
-            await site.events("archive.removed")
-        )
-
-    run(tmp_path, url, test)
-
-
-def test_what_a_hold_keeps_stays_until_it_is_released(tmp_path, url):
-    async def test(site: Site) -> None:
-        call = site.house.call
-        await fill_days(site, 4)
-        day = NOON.replace(hour=0) + DAY
-        placed = await call(
-            "hold.place",
-            wire.PlaceHold(name="case-1", since=day + DAY / 2, until=day + DAY, reason="a letter"),
-        )
-        assert placed.placed_by == "uid:0"
-        site.clock.advance(KEPT + 10 * DAY)
-        await site.remove_days()
-        assert site.list_days() == [day.date()]
-        assert day.date() in site.list_days(Table.EVENTS)
-        listed = await call("hold.ls", wire.ListHolds())
-        assert [one.name for one in listed.items] == ["case-1"]
-        await call("hold.release", wire.ReleaseHold(name="case-1", reason="closed"))
-        await site.remove_days()
-        assert site.list_days() == []
-        events = [event.type for event in await site.house.events("hold.")]
-        assert events == ["hold.placed", "hold.released"]
-
-    run(tmp_path, url, test)
-
-
-def test_a_hold_without_an_end_keeps_all_that_comes_and_segments_too(tmp_path, url):
-    async def test(site: Site) -> None:
-        await site.house.call(
-            "hold.place", wire.PlaceHold(name="all", since=NOON - DAY, reason="a letter")
-        )
-        await site.record(3)  # and never packed
-        site.clock.advance(KEPT * 4)
-        await site.remove()
-        assert [one.number for one in site.log.list_closed()] == [1]
-        await site.house.call("hold.release", wire.ReleaseHold(name="all", reason="closed"))
-        await site.remove()
-        assert site.log.list_closed() == []
-        assert [one["segment"] for one in await site.events("decisions.removed")] == [1]
-
-    run(tmp_path, url, test)
-
-
-def test_a_hold_that_is_placed_during_the_removal_wins(tmp_path, url):
-    async def test(site: Site) -> None:
-        await fill_days(site, 1)
-        site.clock.advance(KEPT + 10 * DAY)
-        do = site.hands.do
-
-        async def place_and_do(steps: Sequence[AnyStep]) -> AsyncGenerator[Done, None]:
-            with suppress(Conflict):
-                await site.house.call(
-                    "hold.place", wire.PlaceHold(name="late", since=NOON - DAY, reason="late")
-                )
-            async for done in do(steps):
-                yield done
-
-        site.hands.do = place_and_do  # type: ignore[method-assign]
-        await site.remove_days()
-        assert len(site.list_days()) == 1
-        assert await site.events("archive.removed") == []
-
-    run(tmp_path, url, test)
-
-
-def test_holds_are_checked(tmp_path, url):
-    async def test(site: Site) -> None:
-        call = site.house.call
-        with pytest.raises(Invalid, match="keep nothing"):
-            await call("hold.place", wire.PlaceHold(name="x", since=NOON, until=NOON, reason="why"))
-        with pytest.raises(Invalid, match="no time zone"):
-            await call(
-                "hold.place",
-                wire.PlaceHold(name="x", since=NOON.replace(tzinfo=None), reason="why"),
-            )
-        await call("hold.place", wire.PlaceHold(name="x", since=NOON, reason="why"))
-        with pytest.raises(Conflict, match="'x' already"):
-            await call("hold.place", wire.PlaceHold(name="x", since=NOON, reason="why"))
-        with pytest.raises(NotFound, match="hold ls"):
-            await call("hold.release", wire.ReleaseHold(name="y", reason="why"))
-
-    run(tmp_path, url, test)
 
 
 # The process

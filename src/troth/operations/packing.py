@@ -33,7 +33,7 @@ from troth.archive.log import DecisionLog
 from troth.audit.entry import StoredEvent
 from troth.audit.redaction import REDACTED
 from troth.core.clock import Clock
-from troth.core.errors import Refused
+from troth.core.errors import Refused, TrothError
 from troth.operations.decisionlog import find_last_journaled
 from troth.store.engine import Store
 from troth.store.transaction import Transaction
@@ -89,24 +89,32 @@ class PackArchive:
     archive: Informed
     scope: str
     _damaged: set[int] = field(default_factory=set)
+    _failed: set[int] = field(default_factory=set)
     _compacted: dict[tuple[Table, date], datetime] = field(default_factory=dict)
     _rolled: dict[date, frozenset[ArchiveFile]] = field(default_factory=dict)
 
     async def __call__(self) -> None:
-        """All three; each goes on where the last run stopped."""
-        await self._pack_segments()
+        """All three; each goes on where the last run stopped. What fails holds up nothing else, and
+        is raised at the end."""
+        errors = await self._pack_segments()
         tables = [Table.DECISIONS]
         if await self.store.transact(self._take_lease):
-            await self._pack_events()
+            try:
+                await self._pack_events()
+            except TrothError as error:
+                errors.append(error)
             tables.append(Table.EVENTS)
         last = await self.store.read(lambda tx: tx.cursors.get(name_cursor(self.scope)))
         self.archive.know_events(last)
         await self._compact(tables)
         await self._roll_months()
+        if errors:
+            raise errors[0]
 
     # Segments
 
-    async def _pack_segments(self) -> None:
+    async def _pack_segments(self) -> list[TrothError]:
+        """What went wrong with single ones, which the next run tries again."""
         journaled = await find_last_journaled(self.store, self.decisions.server)
         closed = await asyncio.to_thread(self.decisions.list_closed)
         numbers = [
@@ -114,22 +122,27 @@ class PackArchive:
             for one in closed
             if one.number <= journaled and one.number not in self._damaged
         ]
+        self._failed.clear()
         steps = [PackSegment(str(self.decisions.find_path(number))) for number in numbers]
         if not steps:
-            return
+            return []
         async with aclosing(self.hands.do(steps)) as answers:
-            async for done in answers:
-                await self._mark(numbers[done.step], done)
+            found = [await self._mark(numbers[done.step], done) async for done in answers]
+        return [error for error in found if error is not None]
 
-    async def _mark(self, number: int, done: Done) -> None:
+    async def _mark(self, number: int, done: Done) -> TrothError | None:
         try:
             done.check()
-        except Refused as error:
+        except TrothError as error:
+            log.error("archive.not_packed", segment=number, detail=error.detail)
+            if not isinstance(error, Refused):
+                self._failed.add(number)
+                return error
             # Neither here nor in the archive is anything lost: but people must look at it.
             self._damaged.add(number)
-            log.error("archive.not_packed", segment=number, detail=error.detail)
         else:
             await asyncio.to_thread(self.decisions.mark_packed, number)
+        return None
 
     # Events
 
@@ -213,7 +226,8 @@ class PackArchive:
         now = self.clock.now()
         last = find_day(now - AFTER_DAY) - timedelta(days=1)
         waiting = self.decisions.unpacked.list_numbers()
-        if self._begins_before(set(waiting) - self._damaged, begin_day(last + timedelta(days=1))):
+        soon = set(waiting) - self._damaged - self._failed
+        if self._begins_before(soon, begin_day(last + timedelta(days=1))):
             last = date.min  # a segment of that day is still to come
         writers = {Table.DECISIONS: self.decisions.server, Table.EVENTS: JOURNAL}
         apart = {Table.DECISIONS: sorted(waiting)}

@@ -1,0 +1,151 @@
+"""Retention of the archive and legal holds, on both engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.archivesite import DAY, KEPT, NOON, Site, fill_days, run
+from tests.fakes.stores import ENGINES, make_url
+from troth.archive.jobsheet import AnyStep, Done
+from troth.archive.layout import Table
+from troth.core.errors import Conflict, Invalid, NotFound
+from troth.wire.api import holds as wire
+
+
+@pytest.fixture(params=ENGINES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return make_url(request.param, tmp_path)
+
+
+def test_days_that_are_too_old_are_removed_and_that_is_journaled_first(tmp_path, url):
+    async def test(site: Site) -> None:
+        await fill_days(site, 4)
+        await site.remove_days()
+        assert len(site.list_days()) == 4
+        site.clock.advance(KEPT - timedelta(days=2))
+        await site.remove_days()
+        assert site.list_days() == [NOON.date() + n * DAY for n in (2, 3)]
+        for table in (Table.TOUCHED, Table.IDS):
+            assert site.list_days(table) == site.list_days()
+        told = [one for one in await site.events("archive.removed") if one["table"] == "decisions"]
+        assert [one["day"] for one in told] == ["2027-03-01", "2027-03-02"]
+        closed = await site.events("decisions.closed")
+        assert told[0]["segments"] == [{"server": "test", "segment": 1, "root": closed[0]["root"]}]
+        assert told[0]["rows"] == 2
+        assert told[0]["bytes"] > 1000
+        await site.remove_days()
+        assert len(await site.events("archive.removed")) == len(
+            await site.events("archive.removed")
+        )
+
+    run(tmp_path, url, test)
+
+
+def test_what_a_hold_keeps_stays_until_it_is_released(tmp_path, url):
+    async def test(site: Site) -> None:
+        call = site.house.call
+        await fill_days(site, 4)
+        day = NOON.replace(hour=0) + DAY
+        placed = await call(
+            "hold.place",
+            wire.PlaceHold(name="case-1", since=day + DAY / 2, until=day + DAY, reason="a letter"),
+        )
+        assert placed.placed_by == "uid:0"
+        site.clock.advance(KEPT + 10 * DAY)
+        await site.remove_days()
+        assert site.list_days() == [day.date()]
+        assert day.date() in site.list_days(Table.EVENTS)
+        listed = await call("hold.ls", wire.ListHolds())
+        assert [one.name for one in listed.items] == ["case-1"]
+        await call("hold.release", wire.ReleaseHold(name="case-1", reason="closed"))
+        await site.remove_days()
+        assert site.list_days() == []
+        events = [event.type for event in await site.house.events("hold.")]
+        assert events == ["hold.placed", "hold.released"]
+
+    run(tmp_path, url, test)
+
+
+def test_a_hold_without_an_end_keeps_all_that_comes_and_segments_too(tmp_path, url):
+    async def test(site: Site) -> None:
+        await site.house.call(
+            "hold.place", wire.PlaceHold(name="all", since=NOON - DAY, reason="a letter")
+        )
+        await site.record(3)  # and never packed
+        site.clock.advance(KEPT * 4)
+        await site.remove()
+        assert [one.number for one in site.log.list_closed()] == [1]
+        await site.house.call("hold.release", wire.ReleaseHold(name="all", reason="closed"))
+        await site.remove()
+        assert site.log.list_closed() == []
+        assert [one["segment"] for one in await site.events("decisions.removed")] == [1]
+
+    run(tmp_path, url, test)
+
+
+def test_a_hold_that_is_placed_during_the_removal_wins(tmp_path, url):
+    async def test(site: Site) -> None:
+        await fill_days(site, 1)
+        site.clock.advance(KEPT + 10 * DAY)
+        do = site.hands.do
+
+        async def place_and_do(steps: Sequence[AnyStep]) -> AsyncGenerator[Done, None]:
+            with suppress(Conflict):
+                await site.house.call(
+                    "hold.place", wire.PlaceHold(name="late", since=NOON - DAY, reason="late")
+                )
+            async for done in do(steps):
+                yield done
+
+        site.hands.do = place_and_do  # type: ignore[method-assign]
+        await site.remove_days()
+        assert len(site.list_days()) == 1
+        assert await site.events("archive.removed") == []
+
+    run(tmp_path, url, test)
+
+
+def test_a_hold_that_is_placed_while_old_segments_are_removed_wins(tmp_path, url):
+    async def test(site: Site) -> None:
+        for _ in range(2):
+            await site.record(2)
+        site.clock.advance(KEPT + DAY)
+        remove = site.log.remove
+
+        def place_and_remove(number: int) -> None:
+            hold = wire.PlaceHold(name="late", since=NOON - DAY, reason="late")
+            asyncio.run_coroutine_threadsafe(site.house.call("hold.place", hold), loop).result(10)
+            remove(number)
+
+        loop = asyncio.get_running_loop()
+        site.log.remove = place_and_remove  # type: ignore[method-assign]
+        await site.remove()
+        assert [one.number for one in site.log.list_closed()] == [2]
+        assert [one["segment"] for one in await site.events("decisions.removed")] == [1]
+
+    run(tmp_path, url, test)
+
+
+def test_holds_are_checked(tmp_path, url):
+    async def test(site: Site) -> None:
+        call = site.house.call
+        with pytest.raises(Invalid, match="keep nothing"):
+            await call("hold.place", wire.PlaceHold(name="x", since=NOON, until=NOON, reason="why"))
+        with pytest.raises(Invalid, match="no time zone"):
+            await call(
+                "hold.place",
+                wire.PlaceHold(name="x", since=NOON.replace(tzinfo=None), reason="why"),
+            )
+        await call("hold.place", wire.PlaceHold(name="x", since=NOON, reason="why"))
+        with pytest.raises(Conflict, match="'x' already"):
+            await call("hold.place", wire.PlaceHold(name="x", since=NOON, reason="why"))
+        with pytest.raises(NotFound, match="hold ls"):
+            await call("hold.release", wire.ReleaseHold(name="y", reason="why"))
+
+    run(tmp_path, url, test)

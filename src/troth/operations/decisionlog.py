@@ -119,15 +119,18 @@ class RemoveSegments:
                 return
             if any(hold.covers_span(footer.first, footer.last) for hold in held):
                 continue
-            await self.store.transact(partial(self._record, segment))
-            await asyncio.to_thread(log.remove, segment.number)
+            if await self.store.transact(partial(self._record, segment)):
+                await asyncio.to_thread(log.remove, segment.number)
 
-    def _record(self, segment: ClosedSegment, tx: Transaction) -> None:
+    def _record(self, segment: ClosedSegment, tx: Transaction) -> bool:
+        """Whether it may go. Asked again where it counts: a hold may have been placed meanwhile."""
         server, footer = self.decisions.server, segment.footer
+        if any(hold.covers_span(footer.first, footer.last) for hold in tx.holds.list()):
+            return False
         cursor = f"decisions.removed/{server}"
         last = tx.cursors.get(cursor)
         if last == segment.number:
-            return
+            return True
         if last < segment.number:  # what a hold kept may come later than the ones behind it
             tx.cursors.save(cursor, segment.number)
         record_event(
@@ -143,6 +146,7 @@ class RemoveSegments:
             first=footer.first.isoformat(),
             last=footer.last.isoformat(),
         )
+        return True
 
 
 def _name_closed(server: str) -> str:

@@ -106,6 +106,9 @@ class WitnessDesk:
             log.debug("witness.refused", reason=refusal.reason.value)
             return
         submitted = parse_checkpoint(parse_submission(body).note.text)
+        known = record.checkpoint
+        if (submitted.size, submitted.root) == (known.size, known.root):
+            return  # a proof too many; of the log it is the very tree that was cosigned
         kept = self.records.keep_evidence(record, body, refusal.reason, self._clock.now())
         if kept:
             log.error(
@@ -114,7 +117,7 @@ class WitnessDesk:
                 origin=submitted.origin,
                 size=submitted.size,
                 root=submitted.root.hex(),
-                cosigned_size=record.checkpoint.size,
-                cosigned_root=record.checkpoint.root.hex(),
+                cosigned_size=known.size,
+                cosigned_root=known.root.hex(),
                 kept=kept,
             )

@@ -168,6 +168,8 @@ def test_what_is_no_evidence_isnt_kept(desk: WitnessDesk, log: OtherLog, tmp_pat
     cosign(desk, log.submit(0, 100))
     refuse(desk, log.submit(0, 100))
     refuse(desk, log.submit(50, 60))
+    too_much = render_submission(Submission(100, (bytes(32),), log.sign(100)))
+    assert refuse(desk, too_much).reason is Reason.INCONSISTENT
     with pytest.raises(Invalid):
         desk.submit(b"junk")
     assert list_evidence(tmp_path) == []

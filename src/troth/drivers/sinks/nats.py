@@ -19,11 +19,12 @@ from typing import Any
 
 import msgspec
 import nats.errors
-from nats.aio.client import Client, RawCredentials
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from troth.core.clock import Clock
 from troth.drivers.sinks import UNREADABLE, Away, Message, Rejected, Target
+from troth.drivers.sinks.natscredentials import BEGINNING, parse_credentials
 from troth.drivers.sinks.place import Place, parse_place
 from troth.drivers.sinks.tls import make_context
 
@@ -39,7 +40,6 @@ WINDOW = 128
 """Messages that are on their way at once."""
 HEADERS = 1024
 """Bytes that headers may take of what the server takes in all."""
-CREDENTIALS = "-----BEGIN NATS USER JWT-----"
 
 
 class _Error(msgspec.Struct):
@@ -76,6 +76,7 @@ class NatsSink:
         self._target = target
         self._place = place
         self._secret = secret
+        self._credentials = parse_credentials(secret) if BEGINNING in secret else None
         self._client: Client | None = None
         self._inbox = ""
         self._asked: dict[str, asyncio.Future[_Answer]] = {}
@@ -143,8 +144,9 @@ class NatsSink:
             return {}
         if self._target.user:
             return {"user": self._target.user, "password": self._secret}
-        if CREDENTIALS in self._secret:
-            return {"user_credentials": RawCredentials(self._secret)}
+        if self._credentials is not None:
+            known = self._credentials
+            return {"user_jwt_cb": known.show_token, "signature_cb": known.sign}
         return {"token": self._secret}
 
     def _check_sizes(self, client: Client, batch: Sequence[Message]) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.natsoperator import NatsOperator
 from troth.drivers.sinks import Target
 from troth.drivers.sinks.kafka import KafkaSink
-from troth.drivers.sinks.nats import CREDENTIALS, NatsSink
+from troth.drivers.sinks.nats import NatsSink
 from troth.drivers.sinks.place import parse_place
 
 
@@ -43,7 +44,7 @@ def test_kafka_is_logged_into_by_sasl_where_there_is_a_user():
         ("", "", set()),
         ("", "token", {"token"}),
         ("troth", "password", {"user", "password"}),
-        ("", f"{CREDENTIALS}\nx\n", {"user_credentials"}),
+        ("", NatsOperator().credentials, {"user_jwt_cb", "signature_cb"}),
     ],
 )
 def test_nats_is_logged_into_by_what_the_secret_is(user, secret, names):

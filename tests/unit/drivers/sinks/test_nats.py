@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import nats
 import pytest
 from nats.aio.msg import Msg
 
-from tests.fakes.messages import make_messages
+from tests.fakes.messages import make_messages, read_number
+from tests.fakes.natsoperator import NatsOperator
 from tests.fakes.natsserver import SUBJECT, NatsServer
 from troth.core.clock import SystemClock
+from troth.core.errors import Invalid
 from troth.drivers.sinks import Away, Target
 from troth.drivers.sinks.nats import open_sink
+from troth.drivers.sinks.natscredentials import parse_credentials
 
 STORED = b'{"stream":"TROTH","seq":7}'
 NONE_OF_JETSTREAM = [
@@ -68,3 +72,47 @@ def test_an_answer_that_names_no_stream_stores_nothing(server: NatsServer, answe
 
 def test_one_that_names_it_does(server: NatsServer):
     deliver(server, STORED, b'{"stream":"TROTH","seq":7,"duplicate":true,"domain":"hub"}')
+
+
+def test_credentials_are_a_login_and_a_wrong_seed_is_none(tmp_path: Path):
+    operator, stranger = NatsOperator(), NatsOperator()
+    server = NatsServer(tmp_path / "nats", operator=operator)
+    server.start()
+
+    async def send(secret: str) -> None:
+        sink = open_sink(Target("siem", server.url, timeout=5.0), secret, SystemClock())
+        try:
+            await sink.deliver(make_messages(3))
+        finally:
+            await sink.close()
+
+    try:
+        server.add_stream()
+        asyncio.run(send(operator.credentials))
+        assert [read_number(one) for one in server.list_contents()] == [1, 2, 3]
+        for odd in (
+            stranger.credentials,
+            operator.credentials.replace(operator.seed, stranger.seed),
+        ):
+            with pytest.raises(Away):
+                asyncio.run(send(odd))
+    finally:
+        server.stop()
+
+
+def test_a_file_that_is_cut_off_is_no_file_of_credentials():
+    whole = NatsOperator().credentials
+    seed = NatsOperator().seed
+    end = whole.index("------END USER")
+    for odd in (
+        whole[:end],
+        whole[: end - 2] + whole[end - 1 :],
+        whole.replace("BEGIN USER NKEY", "BEGIN ACCOUNT NKEY"),
+        whole.replace("-----BEGIN USER NKEY SEED-----\n", "-----BEGIN USER NKEY SEED-----\nA"),
+    ):
+        with pytest.raises(Invalid) as raised:
+            parse_credentials(odd)
+        assert "eyJ" not in raised.value.detail
+        assert seed not in raised.value.detail
+    assert parse_credentials(whole.replace("\n", "\r\n")).token in whole
+    assert "eyJ" not in repr(parse_credentials(whole))

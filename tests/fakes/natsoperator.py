@@ -55,11 +55,10 @@ class NatsOperator:
     def __init__(self) -> None:
         operator, account, user = Party(OPERATOR), Party(ACCOUNT), Party(USER)
         system = Party(ACCOUNT)  # JetStream wants one
-        limits = dict.fromkeys(
-            ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
-            + ("mem_storage", "disk_storage", "streams", "consumer"),
-            -1,
+        names = (
+            "subs data payload imports exports conn leaf mem_storage disk_storage streams consumer"
         )
+        limits = dict.fromkeys(names.split(), -1)
         everything: dict[str, Any] = {"pub": {}, "sub": {}}
         tokens = "\n".join(
             f"{one.name}: "

@@ -1,7 +1,7 @@
 """NATS credentials: a user's token, and the key by which the user proves to be meant.
 
-Source: nats-io/nkeys (seeds: base32 of two bytes that say whose it is, the Ed25519 seed, and a CRC-16)
-and nats-io/jwt (files). The client's library would want another package for it.
+Source: nats-io/nkeys (seeds: base32 of two bytes that say whose it is, the Ed25519 seed, and a
+CRC-16) and nats-io/jwt (files). The client's library would want another package for it.
 """
 
 from __future__ import annotations

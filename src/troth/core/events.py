@@ -31,6 +31,11 @@ class Event:
         if not _TYPE.fullmatch(self.type):
             raise ValueError(f"event type {self.type!r} is not noun.verbed")
 
+    @property
+    def redacted(self) -> bool:
+        """Whether who did what to whom was taken out: somebody always was the actor."""
+        return not self.actor
+
 
 @dataclass(frozen=True, slots=True)
 class SealedEvent:

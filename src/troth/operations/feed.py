@@ -221,6 +221,11 @@ class FollowJournal:
 
     async def _take_in(self, events: list[SealedEvent], head: int, types: set[str]) -> None:
         """Apply `events`, after which nothing up to `head` is left that matters."""
+        if any(sealed.event.redacted for sealed in events):
+            # What it told is in the state, and nowhere else any more.
+            types.update(sealed.event.type for sealed in events)
+            await self._start_again(events[-1].position)
+            return
         before = self.snapshot.epoch
         self.snapshot.apply(events)
         self.snapshot.advance(head)

@@ -120,4 +120,6 @@ async def read_missed(store: Store, snapshot: Snapshot, after: int, mark: str) -
     )
     if not found or len(found) > RESUMABLE or found[0].position != after:
         return []
+    if any(one.event.redacted for one in found):
+        return []
     return found if mark_event(found[0]) == mark else []

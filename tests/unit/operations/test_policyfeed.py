@@ -190,6 +190,24 @@ async def test_it_goes_on_where_it_was_left_if_the_rules_are_the_same(house: Fak
 
 
 @in_house
+async def test_over_a_redacted_event_nobody_goes_on(house: FakeHouse) -> None:
+    """Whom it was about can't be read any more."""
+    await open_town(house)
+    known = Policies(house.clock)
+    async with follow(house) as values:
+        last = await anext(values)
+        known.take(last, house.clock.monotonic())
+    await house.call("identity.suspend", MoveIdentity(name="till", reason="a test"))
+    await house.settle()
+    head = house.parts.snapshot.epoch
+    await house.parts.store.transact(lambda tx: tx.journal.redact(head, bytes(32)))
+    async with follow(house, last, known=known) as values:
+        again = await anext(values)
+    assert isinstance(again, PolicySnapshot)
+    assert {one.name: one.state for one in again.parties}["till"] == "suspended"
+
+
+@in_house
 async def test_processes_of_one_service_share_what_is_put_together(house: FakeHouse) -> None:
     await open_town(house)
     async with follow(house) as one, follow(house) as two:

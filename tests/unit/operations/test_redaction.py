@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+from functools import partial
+
 import pytest
 from sqlalchemy import text
 
-from tests.fakes.house import FakeHouse, in_house
+from tests.fakes.house import LEASE, FakeHouse, in_house
 from tests.unit.operations.test_log import Works, note
 from troth.audit.verification import verify_log
 from troth.core.errors import Denied, NotFound, Refused, Unavailable
+from troth.core.ids import RequestId
+from troth.live.snapshot import Snapshot
 from troth.operations.call import Caller
+from troth.operations.feed import FollowJournal, read_seed
 from troth.operations.log import CompareRows
 from troth.operations.redaction import FollowRedactions
+from troth.store.sealer import Sealer
 from troth.store.transaction import Transaction
 from troth.wire.api.holds import PlaceHold
+from troth.wire.api.identities import MoveIdentity
 from troth.wire.api.journal import ListJournal
 from troth.wire.api.redactions import RedactEvent
+from troth.wire.api.revocations import FollowRevocations, RevocationSnapshot
 
+WORKLOAD = Caller("spiffe://example.org/ledger", frozenset({"workload"}))
 AUDITOR = Caller("uid:7", frozenset({"auditor"}), source="test")
 
 
@@ -168,3 +178,49 @@ async def test_a_restored_database_redacts_again(house: FakeHouse) -> None:
     await CompareRows(p.store, p.clock, p.log)()
     assert await house.events("journal.altered") == []
     assert works.meter.forks == 0
+
+
+async def redact_rows(house: FakeHouse, type_: str) -> None:
+    """Take out of all rows of a type what the operation takes out."""
+
+    def redact(tx: Transaction) -> None:
+        for row in tx.journal.list_stored(0, 10_000):
+            if row.type == type_:
+                tx.journal.redact(row.position, bytes(32))
+
+    await house.parts.store.transact(redact)
+
+
+@in_house
+async def test_who_comes_back_over_a_redacted_event_starts_again(house: FakeHouse) -> None:
+    """What it told is in the state, and can't be told as a change any more."""
+    await house.register()
+    await house.settle()
+    request = RequestId("r")
+    follow = partial(house.dispatcher.open, "revocation.follow", WORKLOAD, request)
+    async with aclosing(follow(FollowRevocations())) as values:
+        seen = await anext(values)
+    await house.call("identity.quarantine", MoveIdentity(name="payments", reason="a test"))
+    await house.settle()
+    await redact_rows(house, "identity.quarantined")
+    body = FollowRevocations(after=seen.epoch, mark=seen.mark)
+    async with aclosing(follow(body)) as values:
+        again = await anext(values)
+    assert isinstance(again, RevocationSnapshot)
+    assert again.cut_off == {"spiffe://example.org/payments": "quarantined"}
+
+
+@in_house
+async def test_a_server_that_reads_a_redacted_event_late_reads_the_state(house: FakeHouse) -> None:
+    p = house.parts
+    await house.register()
+    await house.settle()
+    late = Snapshot(house.clock, LEASE)
+    late.reload(await read_seed(p.store, house.clock.now()))
+    other = FollowJournal(p.store, Sealer(p.store, clock=p.clock, holder="other"), late)
+    await house.call("identity.quarantine", MoveIdentity(name="payments", reason="a test"))
+    await house.settle()
+    await redact_rows(house, "identity.quarantined")
+    assert "identity.quarantined" in await other()
+    assert late.list_refused().cut_off == {"spiffe://example.org/payments": "quarantined"}
+    assert late.epoch == p.snapshot.epoch

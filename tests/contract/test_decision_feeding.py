@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
@@ -15,8 +16,10 @@ from tests.fakes.decisions import make_record, make_records
 from tests.fakes.house import FakeHouse, open_house
 from tests.fakes.sinks import PORTRAYER, FakeReceiver, make_outlet
 from tests.fakes.stores import ENGINES, make_url
+from troth.archive.log import DecisionLog
+from troth.core.entropy import SeededEntropy
 from troth.operations.decisionlog import CloseSegments
-from troth.operations.decisionsource import DecisionSource, find_oldest_needed
+from troth.operations.decisionsource import DecisionSource, find_last_fed, find_oldest_needed
 from troth.operations.sinking import ITEMS, FeedSink
 from troth.store.dead_letters import DeadLetter
 
@@ -214,6 +217,27 @@ def test_what_is_damaged_is_named_and_holds_up_nothing(tmp_path: Path, url: str)
         await desk.feed()
         assert desk.receiver.ids == ids(4, 5)
         assert "can't be read" in (await desk.letters())[0].reason
+
+    run(tmp_path, url, test)
+
+
+def test_where_the_files_are_lost_what_comes_then_is_behind_what_was_sent(tmp_path: Path, url: str):
+    async def test(desk: Desk) -> None:
+        parts = desk.house.parts
+        await parts.decisions.append(make_records(3))
+        await desk.feed()
+        parts.decisions.close()
+        shutil.rmtree(parts.decisions.folder)
+        after = await find_last_fed(parts.store, SERVER, ["siem", "another"])
+        log = DecisionLog(
+            parts.decisions.folder, desk.house.clock, SeededEntropy(2), SERVER, after=after
+        )
+        await log.append(make_records(4, 3))
+        source = DecisionSource(parts.store, log, PORTRAYER)
+        await FeedSink(parts.store, desk.house.clock, desk.feed.outlet, source)()
+        assert desk.receiver.ids == ids(*range(7))
+        assert await desk.letters() == []
+        log.close()
 
     run(tmp_path, url, test)
 

@@ -126,6 +126,18 @@ def find_oldest_needed(tx: Transaction, server: str, sinks: Iterable[str]) -> in
     return min((split_place(place)[0] for place in places), default=None)
 
 
+async def find_last_fed(store: Store, server: str, sinks: Iterable[str]) -> int:
+    """The number of the last segment of this server that one of these sinks was sent something of;
+    0 if there is none.
+
+    New segments must have higher numbers, also where the old files are gone: what they begin with
+    would be taken for what was sent already.
+    """
+    cursors = [name_cursor(sink, name_source(server)) for sink in sinks]
+    places = await store.read(lambda tx: [tx.cursors.get(cursor) for cursor in cursors])
+    return max((split_place(place)[0] for place in places), default=0)
+
+
 def _is_denied(entry: bytes) -> bool:
     try:
         return not decode_record(entry).allowed

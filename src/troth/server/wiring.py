@@ -40,6 +40,7 @@ from troth.operations.client import list_methods
 from troth.operations.crl import PublishCrls
 from troth.operations.decision import DecisionMaker
 from troth.operations.decisionlog import find_last_journaled
+from troth.operations.decisionsource import find_last_fed
 from troth.operations.dispatch import Dispatcher
 from troth.operations.dpop import DpopVerifier
 from troth.operations.erasure import EraseKeys
@@ -177,10 +178,11 @@ async def open_decisions(
     config: Config, store: Store, clock: Clock, entropy: Entropy, metrics: Metrics, depot: Depot
 ) -> DecisionLog:
     """This server's decision log; what a crash left open is closed. New segments are numbered
-    behind those that the archive has in `depot`."""
+    behind those that the archive has in `depot`, and those that sinks were sent."""
     server = read_installation(config.data, entropy)
     archived = await asyncio.to_thread(find_last_number, depot, server)
-    after = max(archived, await find_last_journaled(store, server))
+    fed = await find_last_fed(store, server, [sink.name for sink in config.sinks])
+    after = max(archived, fed, await find_last_journaled(store, server))
     folder = config.data / "decisions"
     make = partial(DecisionLog, folder, clock, entropy, server, after=after, meter=metrics)
     decisions = await asyncio.to_thread(make)

@@ -193,7 +193,6 @@ ELSEWHERE: dict[str, str] = {
         server.witness.main._load_context
         cli.db._load
         cli.decision._parse_object
-        cli.decision._parse_when
         cli.device._read_names
         cli.identity._read_expiry
         cli.identity._read_seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +19,7 @@ from troth.cli.audit_log import LogCheck, check_log, read_note
 from troth.cli.audit_report import Report, make_report
 from troth.cli.audit_verify import ForeignOption, QuorumOption, WitnessOption
 from troth.cli.command import command
+from troth.cli.following import pause
 from troth.cli.logsource import LogSource, is_url, open_source
 from troth.cli.secrets import replace_file
 from troth.cli.terminal import WANTING, Terminal, make_text
@@ -121,11 +121,6 @@ def _beat(every: float, *, once: bool) -> Iterator[None]:
     while not once:
         pause(every)
         yield
-
-
-def pause(seconds: float) -> None:
-    """Wait; Ctrl-C ends it."""
-    threading.Event().wait(seconds)
 
 
 def look(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +19,7 @@ from troth.audit.proving import add_decision, find_closed, prove_entry
 from troth.cli.audit_app import app
 from troth.cli.audit_log import read_note
 from troth.cli.command import command
+from troth.cli.following import pause
 from troth.cli.logsource import open_source
 from troth.cli.secrets import replace_file
 from troth.cli.terminal import Terminal, make_request
@@ -114,11 +114,6 @@ def _ask(terminal: Terminal, request: wire.ProveEntry) -> wire.Evidence:
             terminal.say(error.detail)
             pause(error.retry_after or 1.0)
     raise AssertionError("the last try returns or raises")
-
-
-def pause(seconds: float) -> None:
-    """Wait; Ctrl-C ends it."""
-    threading.Event().wait(seconds)
 
 
 def _prove_from_files(terminal: Terminal, entry: str, log: str, decisions: Path | None) -> Bundle:

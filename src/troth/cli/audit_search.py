@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from troth.cli.audit_app import app
@@ -30,18 +28,14 @@ from troth.cli.audit_filters import (
     read_when,
 )
 from troth.cli.command import command
+from troth.cli.following import follow_stream
 from troth.cli.terminal import Terminal, make_request, make_table
 from troth.cli.words import clean_text, describe_moment
-from troth.core.errors import TrothError
 from troth.wire.api import auditsearch as wire
 from troth.wire.api.nodes import Heartbeat
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-RETRY_SECONDS = 1.0
-PATIENCE = 60
-"""How many times in a row a lost server is tried again; one that never answered isn't."""
 
 
 @command(
@@ -189,34 +183,15 @@ def tail(
     )
     render = find_producer(terminal) if ocsf else None
     try:
-        for record in follow_audit(terminal, asked):
+        for record in follow_stream(terminal, "audit.tail", asked, "position", find_position):
+            if not isinstance(record, wire.Record):
+                continue
             if render is not None:
                 terminal.write(render(record))
             else:
                 terminal.show_line(record, partial(describe_record, record))
     except KeyboardInterrupt:
         return
-
-
-def follow_audit(terminal: Terminal, asked: wire.TailAudit) -> Iterator[wire.Record]:
-    """Records as they come; a server that went away is waited for."""
-    failures = PATIENCE
-    while True:
-        try:
-            with terminal.connect() as client:
-                for value in client.stream("audit.tail", asked):
-                    failures = 0
-                    if isinstance(value, wire.Record):
-                        yield value
-                    reached = find_position(value)
-                    if reached is not None:
-                        asked = msgspec.structs.replace(asked, position=reached)
-        except TrothError as error:
-            if not error.retryable or failures >= PATIENCE:
-                raise
-            failures += 1
-            terminal.say(f"{clean_text(error.detail)} Trying again from {asked.position}.")
-            threading.Event().wait(RETRY_SECONDS)
 
 
 def find_position(value: object) -> int | None:

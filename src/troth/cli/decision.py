@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
+from troth.cli.audit_filters import read_when
 from troth.cli.command import command, make_app
 from troth.cli.terminal import Terminal, make_request, make_sheet, make_table
-from troth.cli.words import describe_moment, parse_past
-from troth.core.errors import Invalid
+from troth.cli.words import describe_moment
 from troth.wire.api import decisions as wire
 from troth.wire.authzen.answer import Verdict, Verdicts
 from troth.wire.authzen.question import Action, Entity, Question
@@ -151,8 +150,8 @@ def ls(
         subject=subject,
         resource=resource,
         allowed=allowed,
-        since=_parse_when(since, now, "--since"),
-        until=_parse_when(until, now, "--until"),
+        since=read_when(since, now, "--since"),
+        until=read_when(until, now, "--until"),
         oldest=oldest,
         limit=limit,
     )
@@ -244,12 +243,3 @@ def _parse_object(text: str | None, option: str) -> dict[str, Any] | None:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.MsgspecError as error:
         raise typer.BadParameter("it must be a JSON object.", param_hint=option) from error
-
-
-def _parse_when(text: str | None, now: datetime, option: str) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return parse_past(text, now)
-    except Invalid as error:
-        raise typer.BadParameter(error.detail, param_hint=option) from error

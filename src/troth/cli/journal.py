@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from troth.cli.command import command, make_app
+from troth.cli.following import follow_stream
 from troth.cli.terminal import Terminal, make_request, make_text
-from troth.cli.words import clean_text
-from troth.core.errors import TrothError
 from troth.wire.api import journal
 from troth.wire.api.client import ApiClient
 
@@ -23,10 +21,6 @@ if TYPE_CHECKING:
 app = make_app("What happened, to what, and who did it.")
 
 PAGE = 1000
-RETRY_SECONDS = 1.0
-PATIENCE = 60
-"""How many times in a row a lost server is tried again; one that never answered isn't."""
-
 MAX_VALUE = 120
 ALARMING = ("quarantined", "refused", "revoked", "locked", "retired", "suspended")
 
@@ -68,7 +62,10 @@ def tail(
             terminal.say("No such events yet. See them as they come with --follow.")
         return
     try:
-        for entry in follow_journal(terminal, position):
+        asked = journal.TailJournal(after=position)
+        for entry in follow_stream(terminal, "journal.tail", asked, "after", find_position):
+            if not isinstance(entry, journal.JournalEntry):
+                continue
             if subject in (None, entry.subject) and entry.type.startswith(type or ""):
                 terminal.show_line(entry, partial(describe_entry, entry))
     except KeyboardInterrupt:
@@ -101,24 +98,9 @@ def read_last(
     return list(recent), head
 
 
-def follow_journal(terminal: Terminal, position: int) -> Iterator[journal.JournalEntry]:
-    """Events after `position` as they come; a server that went away is waited for."""
-    failures = PATIENCE
-    while True:
-        try:
-            with terminal.connect() as client:
-                request = journal.TailJournal(after=position)
-                for value in client.stream("journal.tail", request):
-                    failures = 0
-                    if isinstance(value, journal.JournalEntry):
-                        position = value.position
-                        yield value
-        except TrothError as error:
-            if not error.retryable or failures >= PATIENCE:
-                raise
-            failures += 1
-            terminal.say(f"{clean_text(error.detail)} Trying again from position {position}.")
-            threading.Event().wait(RETRY_SECONDS)
+def find_position(value: object) -> int | None:
+    """Where an event stands."""
+    return value.position if isinstance(value, journal.JournalEntry) else None
 
 
 def describe_entry(entry: journal.JournalEntry) -> Text:

@@ -49,6 +49,8 @@ class TailAudit:
         position = body.position
         if position < 0:
             position = await self.store.read(lambda tx: tx.journal.head())
+            # Before any decision: whoever loses the subscription goes on from here.
+            yield Heartbeat(epoch=position)
         said: float | None = None  # a subscription says something at once
         while True:
             self.snapshot.check_same(loads)

@@ -18,7 +18,7 @@ from tests.fakes.api import FakeApi
 from tests.fakes.ocsf import list_faults
 from tests.fakes.views import make_status
 from tests.unit.cli.conftest import Run
-from troth.cli import audit_search
+from troth.cli import following
 from troth.cli.audit_export import COLUMNS, FORMULAS
 from troth.cli.words import parse_past
 from troth.core.errors import Invalid
@@ -153,7 +153,7 @@ def test_a_tail_goes_on_after_what_it_saw(
     end = StreamEnd(code="permission_denied", detail="Over.", retryable=False)
     again = StreamEnd(code="unavailable", detail="Come back.", retryable=True)
     turns: Iterator[list[Any]] = iter([[*lines, again], [end]])
-    monkeypatch.setattr(audit_search, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(following, "RETRY_SECONDS", 0.0)
 
     class Turns(list[bytes]):
         """Other lines each time."""
@@ -166,6 +166,27 @@ def test_a_tail_goes_on_after_what_it_saw(
     shown = [json.loads(line) for line in result.stdout.splitlines()]
     assert [one.get("id", one["message"]) for one in shown] == ["7", "dec_1", "end"]
     assert [one.position for one in api.named("audit.tail")] == [5, 9]
+    assert result.exit_code == 1
+
+
+def test_a_tail_that_knows_no_position_yet_names_none(
+    api: FakeApi, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(following, "PATIENCE", 1)
+    again = StreamEnd(code="unavailable", detail="Come back.", retryable=True)
+    turns: Iterator[list[Any]] = iter([[DECISION, again], [again]])
+
+    class Turns(list[bytes]):
+        """Other lines each time."""
+
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([msgspec.json.encode(one) + b"\n" for one in next(turns)])
+
+    api.streams["audit.tail"] = Turns()
+    result = run("audit", "tail")
+    assert [one.position for one in api.named("audit.tail")] == [-1, -1]
+    assert "Come back. Trying again.\n" in result.stderr
     assert result.exit_code == 1
 
 

@@ -15,7 +15,7 @@ import typer.main
 from tests.fakes.api import FakeApi
 from tests.fakes.views import make_entry, make_identity, make_status
 from tests.unit.cli.conftest import Run
-from troth.cli import journal as journal_module
+from troth.cli import following
 from troth.cli import run as run_module
 from troth.cli import token as token_module
 from troth.core.errors import NotFound, Refused
@@ -256,8 +256,8 @@ def test_follow_goes_on_where_the_list_ended_and_over_a_restart(
     api: FakeApi, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _answer_journal(api, 2)
-    monkeypatch.setattr(journal_module, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(journal_module, "PATIENCE", 1)
+    monkeypatch.setattr(following, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(following, "PATIENCE", 1)
     other = make_entry(4, subject="other")
     streams = iter([[_line(make_entry(3)), _line(nodes.Heartbeat(epoch=3))], [_line(other)]])
     afters: list[int] = []

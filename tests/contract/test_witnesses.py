@@ -155,6 +155,8 @@ def test_nobody_there_is_unavailable(driver: str, tmp_path: Path, submission: Su
             Whereabouts(f"https://localhost:{port}"),
             Whereabouts(f"http://localhost:{port}"),
             Whereabouts("https://localhost:1", tmp_path / "no-such-file.pem"),
+            Whereabouts("https://a..b/"),
+            Whereabouts("https://xn--/"),
         ):
             with pytest.raises(Unavailable):
                 await load_driver(driver)(where, SECONDS).add_checkpoint(submission)

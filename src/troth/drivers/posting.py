@@ -86,7 +86,8 @@ class Poster:
             raise Unavailable(f"{self.where} didn't answer in {self.seconds:g} seconds.") from error
         except (Invalid, TooLarge) as error:
             raise Unavailable(f"{self.where}: {error.detail}") from error
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+            # TLS fails with an OSError; a host's name that can't be one with a UnicodeError.
             raise Unavailable(f"{self.where} can't be reached: {tell_reason(error)}.") from error
 
     @property

@@ -219,6 +219,10 @@ class GatherCosignatures:
         except TrothError as error:
             log.warning("witness.failed", witness=seat.name, detail=error.detail)
             return ()
+        except Exception:
+            # Whatever goes wrong with one of them must not keep the others from being heard.
+            log.exception("witness.broke", witness=seat.name)
+            return ()
         memory.failures, memory.until, memory.size = 0, 0.0, newest.size
         memory.logged.clear()
         if await self.store.read(lambda tx: _list_disputes(tx, seat)):

@@ -54,6 +54,19 @@ async def test_two_of_three_are_enough_and_one_is_down(house: FakeHouse) -> None
 
 
 @in_house
+async def test_whatever_one_makes_break_the_others_are_heard(house: FakeHouse) -> None:
+    circle = Circle(house, quorum=1)
+    circle.seat(SayingWitness([ValueError("Nobody thought of this.")]))
+    circle.seat()
+    await circle.grow()
+    with capture_logs() as lines:
+        await circle.gather()()
+    assert (await circle.newest()).published
+    told = [one["witness"] for one in lines if one["event"] == "witness.broke"]
+    assert told == ["witness.example/w1"]
+
+
+@in_house
 async def test_one_of_three_isnt_enough(house: FakeHouse) -> None:
     circle = Circle(house, quorum=2)
     circle.seat()

@@ -17,6 +17,7 @@ from troth.audit.contents import Contents, Watch, compute_hashes, pick
 from troth.audit.flaw import Fault, Findings, describe_run, group
 from troth.audit.merkle import EMPTY_ROOT, HASH_SIZE, hash_node
 from troth.audit.tile import (
+    HIGHEST_LEVEL,
     WIDTH,
     DamagedTile,
     Read,
@@ -82,6 +83,19 @@ def verify_log(
     return findings
 
 
+@dataclass(slots=True)
+class _Gap:
+    """Tiles of a level that are missing with all that is below them, one beside the other: the
+    first one's name, the first and the last index, and the entries from `start` to before `end`."""
+
+    name: str
+    level: int
+    first: int
+    last: int
+    start: int
+    end: int
+
+
 class _Walk:
     """One way through the tree, from its root down to the leaves within `bounds`."""
 
@@ -100,6 +114,9 @@ class _Walk:
         self._contents, self._findings = contents, findings
         self._progress = progress
         self._done = 0
+        self._gone: set[tuple[int, int]] = set()
+        """Tiles that are missing with all that is below them, until they are passed over."""
+        self._gap: _Gap | None = None
 
     def verify(self) -> None:
         """Look at everything within the bounds, the oldest entries first."""
@@ -109,8 +126,11 @@ class _Walk:
         if not proved:
             found, proved = self._settle_edge(edge, found)
         for (level, index, width), hashes in reversed(list(zip(edge, found, strict=True))):
+            if self._pass_over(level, index, width):
+                continue
             if level or self._touches(0, index):
                 self._descend(level, index, width, hashes, proved)
+        self._tell_gap()
 
     def _descend(
         self, level: int, index: int, width: int, hashes: bytes | None, proved: bool
@@ -118,7 +138,7 @@ class _Walk:
         """Look at what is below a tile, whose hashes are `proved` or only taken for true."""
         if not level:
             self._contents.verify(index, width, hashes, proved)
-            self._advance(index, width)
+            self._advance(*self._find_span(level, index, width))
             return
         for number in range(width):
             child = index * WIDTH + number
@@ -126,6 +146,8 @@ class _Walk:
                 continue
             expected = pick(hashes, number)
             below = self._read_hashes(level - 1, child)
+            if self._pass_over(level - 1, child, WIDTH):
+                continue
             sure = proved and expected is not None
             if below is None or expected is None or fold(below) != expected:
                 below, sure = self._settle(level - 1, child, below, expected, sure)
@@ -141,16 +163,76 @@ class _Walk:
         width = measure_width(self._size, level, index)
         self._findings.tiles += 1
         try:
-            return read_tile(self._read, level, index, width)
+            found = read_tile(self._read, level, index, width)
+            self._tell_gap()
+            return found
         except NotFound as error:
-            self._findings.add(Fault.MISSING, name_tile(level, index, width), error.detail)
+            self._note_missing(level, index, width, error.detail)
         except DamagedTile as error:
             self._findings.add(Fault.CUT, error.name, error.detail)
         return None
 
-    def _advance(self, index: int, width: int) -> None:
-        begun = index * WIDTH
-        self._done += min(begun + width, self._end) - max(begun, self._start)
+    def _note_missing(self, level: int, index: int, width: int, words: str) -> None:
+        name, gap = name_tile(level, index, width), self._gap
+        start, end = self._find_span(level, index, width)
+        follows = gap is not None and (gap.level, gap.last) == (level, index - 1)
+        if start >= end or self._has_below(level, index, 1 if follows else HIGHEST_LEVEL):
+            self._tell_gap()
+            self._findings.add(Fault.MISSING, name, words)
+            return
+        self._gone.add((level, index))
+        if gap is not None and follows:
+            gap.last, gap.end = index, end
+            return
+        self._tell_gap()
+        self._gap = _Gap(name, level, index, index, start, end)
+
+    def _tell_gap(self) -> None:
+        """What is gone as a whole is told as a whole."""
+        gap, self._gap = self._gap, None
+        if gap is None:
+            return
+        words = f"{gap.name} is missing, and so is all that lies below it"
+        if gap.last > gap.first:
+            words = f"The tiles from {gap.name} to {name_tile(gap.level, gap.last)} are missing, "
+            words += "and so is all that lies below them"
+        words += f": {describe_run('entry', 'entries', gap.start, gap.end - 1)}."
+        self._findings.add(Fault.MISSING, gap.name, words, gap.start, gap.end - 1)
+
+    def _pass_over(self, level: int, index: int, width: int) -> bool:
+        """Whether a tile is gone with all that is below it. How much that would be is only what
+        the checkpoint says, and needn't ever have been anywhere: it isn't looked for."""
+        if (level, index) not in self._gone:
+            return False
+        self._gone.remove((level, index))
+        self._advance(*self._find_span(level, index, width))
+        return True
+
+    def _has_below(self, level: int, index: int, depth: int = HIGHEST_LEVEL) -> bool:
+        """Whether something is left of what a tile was made from, on the way down to the first of
+        its entries that is within the bounds, at most `depth` files."""
+        if not level:
+            return True  # a single bundle, which is looked at anyway
+        first = max(index << (_BITS * (level + 1)), self._start)
+        names = [name_tile(at, first >> (_BITS * (at + 1))) for at in reversed(range(level))]
+        return any(map(self._is_there, (*names, name_entries(first // WIDTH))[:depth]))
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self._read(name)
+        except NotFound:
+            return False
+        return True
+
+    def _find_span(self, level: int, index: int, width: int) -> tuple[int, int]:
+        """The entries below a tile that are within the bounds: the first, and the one after the
+        last."""
+        first = index << (_BITS * (level + 1))
+        last = first + (width << (_BITS * level))
+        return max(first, self._start), min(last, self._end)
+
+    def _advance(self, start: int, end: int) -> None:
+        self._done += max(0, end - start)
         if self._progress is not None:
             self._progress(self._done, self._end - self._start)
 
@@ -229,6 +311,8 @@ class _Walk:
                 some.extend(
                     self._list_roots(level - 1, index * WIDTH + number, pick(found, number))
                 )
+                if not some:
+                    break  # without one of them the others say nothing
         elif (computed := compute_hashes(self._read, index, width)) is not None:
             for number, some in enumerate(choices):
                 some.append(computed[number * HASH_SIZE : (number + 1) * HASH_SIZE])
@@ -240,6 +324,8 @@ class _Walk:
             found = read_tile(self._read, level, index, WIDTH)
         except (NotFound, DamagedTile):
             found = None
+            if not self._has_below(level, index):
+                return []
         root = None if found is None else fold(found)
         if root is not None and root == hint:
             return [root]

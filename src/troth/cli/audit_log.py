@@ -55,7 +55,8 @@ def check_log(
     watch: Watch | None = None,
 ) -> LogCheck:
     """Go through a log: who signed the checkpoint in `note`, whether it continues what was `seen`,
-    and the files within `scope`. A step that is wrong doesn't keep the others from being taken."""
+    and the files within `scope`. A step that is wrong doesn't keep the others from being taken, but
+    for one: a checkpoint that the keys don't vouch for says how much there is to look at."""
     check = LogCheck(Verdict(), Findings(), note)
     show_checkpoint(note, trust, check.verdict)
     checkpoint = check.verdict.checkpoint or _read_unsigned(note)
@@ -63,6 +64,10 @@ def check_log(
         return check
     if seen is not None:
         show_growth(source, seen, checkpoint, check)
+    if check.verdict.checkpoint is None:
+        words = "The files weren't looked at: nobody vouches for what they would be held against. "
+        check.verdict.note(Outcome.OPEN, f"{words}Without a key that is done all the same.")
+        return check
     show_files(source, checkpoint, scope, check, progress, watch)
     return check
 
@@ -119,8 +124,8 @@ def show_files(
 
 
 def _read_unsigned(note: bytes) -> Checkpoint | None:
-    """What a checkpoint says that isn't signed as it must be; None if it says nothing. Whether the
-    files are those of it is worth knowing all the same."""
+    """What a checkpoint says that isn't signed as it must be; None if it says nothing. Whether it
+    continues what was seen is worth knowing all the same."""
     text = note.decode("utf-8", "replace").partition("\n\n")[0]
     try:
         return parse_checkpoint(f"{text}\n")

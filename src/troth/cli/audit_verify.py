@@ -190,7 +190,7 @@ def _verify_log(
     watch = None if closed is None else closed.notice
     with show_progress(terminal) as progress:
         check = check_log(source, read_note(source), trust, seen, scope, progress, watch)
-    if closed is not None:
+    if closed is not None and check.verdict.checkpoint is not None:
         if decisions is not None:
             show_decisions(decisions, closed, check.verdict, check.findings)
         if archive is not None:

@@ -33,9 +33,10 @@ class _Ahead:
         except Invalid:  # the checkpoint
             return self._read(name)
         ready = self._fetched.pop(name, None)
+        data = self._read(name) if ready is None else b""  # what isn't there has nothing after it
         if tile.level == 0 and tile.width == WIDTH and tile.kind is not Kind.DETAILS:
             self._fetch_after(tile)
-        return self._read(name) if ready is None else ready.result()
+        return data if ready is None else ready.result()
 
     def _fetch_after(self, tile: TileName) -> None:
         for index in range(tile.index + 1, min(tile.index + 1 + AHEAD, self._end // WIDTH)):

@@ -284,6 +284,71 @@ def test_the_higher_tiles_are_gone_and_the_rest_is_damaged():
     assert found.entries == log.size - 65_536  # nothing leads from the root to the rest
 
 
+@pytest.mark.parametrize("size", [1 << 24, (1 << 24) + 700, 1 << 40, (1 << 63) - 1])
+def test_however_large_the_checkpoint_says_it_is_only_what_is_there_is_looked_at(size):
+    asked: list[str] = []
+
+    def read(name: str) -> bytes:
+        asked.append(name)
+        raise NotFound(name)
+
+    seen: list[tuple[int, int]] = []
+    found = verify_log(read, size, b"x" * 32, progress=lambda *done: seen.append(done))
+    assert len(asked) < 200
+    assert seen[-1] == (size, size)
+    assert found.flaw_count < 20
+    gone = [flaw for flaw in found.flaws if flaw.fault is Fault.MISSING]
+    assert min(flaw.first for flaw in gone if flaw.first is not None) == 0
+    assert max(flaw.last for flaw in gone if flaw.last is not None) == size - 1
+
+
+def test_below_a_tile_that_is_there_what_is_gone_together_is_one_flaw():
+    asked: list[str] = []
+    files = {"tile/3/000.p/1": bytes(32), "tile/2/000": bytes(256 * 32)}
+    files["tile/1/100"] = files["tile/2/000"]
+
+    def read(name: str) -> bytes:
+        asked.append(name)
+        if name not in files:
+            raise NotFound(name)
+        return files[name]
+
+    found = verify_log(read, 1 << 24, b"x" * 32)
+    gone = [flaw for flaw in found.flaws if flaw.fault is Fault.MISSING and "/1/" in flaw.name]
+    assert [(flaw.name, flaw.first, flaw.last) for flaw in gone] == [
+        ("tile/1/000", 0, (100 << 16) - 1),
+        ("tile/1/101", 101 << 16, (1 << 24) - 1),
+    ]
+    assert "from tile/1/101 to tile/1/255 are missing" in gone[1].detail
+    assert len(asked) < 256 * 20
+
+
+def test_a_part_that_is_gone_is_told_of_as_one_and_the_rest_is_shown():
+    log = show_log(LARGE).copy()
+    whole = 65_536
+    for name in list(log.files):
+        tile = parse_name(name) if name.startswith(("tile/", "detail/")) else None
+        if tile is not None and tile.level < 2 and (tile.index << 8 * (tile.level + 1)) < whole:
+            del log.files[name]
+    found = verify(log)
+    assert list_places(found) == [(Fault.MISSING, "tile/1/000", 0, whole - 1)]
+    assert found.entries == log.size - whole
+    found = verify(log, start=1000, end=2000)
+    assert list_places(found) == [(Fault.MISSING, "tile/1/000", 1000, 1999)]
+
+
+def test_tiles_of_two_levels_are_made_good_from_the_entries():
+    log = show_log(LARGE).copy()
+    for name in ("tile/1/000", "tile/0/000"):
+        del log.files[name]
+    found = verify(log)
+    assert {place[:2] for place in list_places(found)} == {
+        (Fault.MISSING, "tile/1/000"),
+        (Fault.MISSING, "tile/0/000"),
+    }
+    assert found.entries == log.size
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_whichever_byte_is_flipped_its_file_is_named(data):

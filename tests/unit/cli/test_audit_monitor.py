@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.logs import FakeLog, make_event, make_events, make_log, make_signer, show_log
+from tests.fakes.logs import (
+    SIGNED_AT,
+    FakeLog,
+    make_event,
+    make_events,
+    make_log,
+    make_signer,
+    show_log,
+)
 from tests.fakes.weblog import WebLog, serve_log
 from tests.unit.cli.conftest import Run
 from troth.audit.pin import read_pin
@@ -92,6 +100,19 @@ def test_damage_is_an_alarm(run: Run, state: Path, name: str) -> None:
         code, lines = watch(run, web, state)
         assert (code, lines[0]["alarm"], lines[0]["evidence"]) == (1, "damage", "")
         assert not state.exists()
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_checkpoint_of_more_than_ever_was_is_an_alarm(
+    run: Run, state: Path, signed: bool
+) -> None:
+    log = show_log(1000).copy()
+    note = log.signer.sign(1 << 24, log.root, SIGNED_AT)
+    log.files["checkpoint"] = (note if signed else note.replace("— ", "— x")).encode()
+    with serve_log(log.files) as web:
+        code, lines = watch(run, web, state)
+        assert (code, lines[0]["alarm"]) == (1, "damage")
+        assert len(web.asked) < 2000
 
 
 def test_what_was_verified_before_is_not_looked_at_again(run: Run, state: Path) -> None:

@@ -122,10 +122,16 @@ def _parse(text: str, option: str) -> VerifierKey:
 def _read_lines(path: Path, option: str) -> list[str]:
     try:
         with path.open("rb") as file:
-            text = file.read(LARGEST_KEYS).decode()
+            data = file.read(LARGEST_KEYS + 1)
+        text = data.decode()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it isn't UTF-8"
         raise typer.BadParameter(f"{path} can't be read: {reason}.", param_hint=option) from error
+    if len(data) > LARGEST_KEYS:
+        raise typer.BadParameter(
+            f"{path} has more than {LARGEST_KEYS >> 10} KiB: it can't be a list of keys.",
+            param_hint=option,
+        )
     lines = (line.strip() for line in text.splitlines())
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:

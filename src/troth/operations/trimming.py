@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from troth.archive.tiles import LogFolder
+from troth.audit.tile import WIDTH
 from troth.core.clock import Clock
 from troth.operations.recording import BACKGROUND, record_event
 from troth.store.engine import Store
@@ -49,7 +50,9 @@ class TrimJournal:
 
     def _trim(self, tx: Transaction) -> int:
         # The last row stays: positions are counted on from it.
-        last = min(self.folder.size, self.archived(tx), tx.journal.head() - 1)
+        # So do those of the bundle that isn't full: a damaged edge is written anew from them.
+        full = self.folder.size // WIDTH * WIDTH
+        last = min(full, self.archived(tx), tx.journal.head() - 1)
         others = self.needed(tx)
         last = last if others is None else min(last, others)
         before = self.clock.now() - self.kept

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import aics_tlog
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy import text
 
 from tests.fakes.house import DOMAIN, FakeHouse, in_house, open_house
 from tests.fakes.stores import make_url
-from troth.archive.place import Folder
+from troth.archive.place import Folder, Place
 from troth.archive.tiles import CHECKPOINT, KEYS, SIZE, LogFolder
 from troth.audit.checkpoint import open_checkpoint
 from troth.audit.note import VerifierKey, parse_vkey
@@ -382,7 +383,7 @@ async def test_only_bundles_that_have_rows_are_compared(house: FakeHouse) -> Non
     await TrimJournal(p.store, p.clock, p.log, lambda tx: 10**9, timedelta(days=90))()
     read: list[str] = []
     place = p.log.place
-    p.log.place = Noting(place, read)
+    p.log.place = cast(Place, Noting(place, read))
     await CompareRows(p.store, p.clock, p.log)()
     p.log.place = place
     assert "tile/entries/000" in read  # the first rows stay
@@ -392,7 +393,7 @@ async def test_only_bundles_that_have_rows_are_compared(house: FakeHouse) -> Non
 class Noting:
     """A place that notes what is read."""
 
-    def __init__(self, place: Folder, read: list[str]) -> None:
+    def __init__(self, place: Place, read: list[str]) -> None:
         self._place, self._names = place, read
 
     def read(self, name: str) -> bytes:

@@ -17,6 +17,7 @@ from tests.fakes.house import FakeHouse, open_house
 from tests.fakes.sinks import PORTRAYER, FakeReceiver, make_outlet
 from tests.fakes.stores import ENGINES, make_url
 from troth.archive.log import DecisionLog
+from troth.archive.resuming import make_place
 from troth.core.entropy import SeededEntropy
 from troth.operations.decisionlog import CloseSegments
 from troth.operations.decisionsource import DecisionSource, find_last_fed, find_oldest_needed
@@ -137,6 +138,35 @@ def test_what_was_removed_before_it_could_be_sent_is_counted_and_named(tmp_path:
         (letter,) = await desk.letters()
         assert letter.source == "decisions/test"
         assert letter.reason.startswith("6 decisions of the segments 1 to 2 had been removed")
+
+    run(tmp_path, url, test)
+
+
+def test_what_is_removed_while_it_is_looked_for_is_named_too(tmp_path: Path, url: str):
+    async def test(desk: Desk) -> None:
+        await desk.decide(1, 2, 3)
+        await desk.house.settle()
+        source = desk.make_feed().source
+        reader = source._reader  # type: ignore[attr-defined]
+        read = reader.read
+
+        def remove_first(*given: Any) -> Any:
+            desk.house.parts.decisions.remove(2)
+            return read(*given)
+
+        def remove_after(*given: Any) -> Any:
+            found = read(*given)
+            desk.house.parts.decisions.remove(3)
+            return found
+
+        reader.read = remove_first
+        batch = await source.read(make_place(1, 1))
+        assert [bool(one.message) for one in batch.items] == [False, True, True, True]
+        assert "2 decisions of the segments 2 to 2" in batch.items[0].problem
+        await desk.decide(1, start=6)
+        reader.read = remove_after
+        batch = await source.read(make_place(3, 0))
+        assert all(one.message for one in batch.items), "what was read isn't lost"
 
     run(tmp_path, url, test)
 

@@ -68,12 +68,15 @@ class DecisionSource:
     async def read(self, position: int) -> Batch:
         """Segments that aren't there any more become an item with that problem."""
         edge = self._decisions.edge
-        self._numbers = await asyncio.to_thread(self._reader.list_numbers)
+        before = await asyncio.to_thread(self._reader.list_numbers)
         found, end = await asyncio.to_thread(self._reader.read, position, ITEMS, BATCH_BYTES)
+        self._numbers = await asyncio.to_thread(self._reader.list_numbers)
         if end == position:
             self._seen = edge
             return Batch((), position)
-        items = await self._find_lost(position, split_place(end)[0])
+        # One that was removed meanwhile may have been read before that, or not.
+        present = {*before} & {*self._numbers} | {split_place(one.place)[0] for one in found}
+        items = await self._find_lost(position, split_place(end)[0], present)
         items += await asyncio.to_thread(lambda: list(self._make_items(found)))
         return Batch(items, end)
 
@@ -95,10 +98,10 @@ class DecisionSource:
             elif not self._denied or _is_denied(one.entry):
                 yield self.make_item(one.place, one.entry)
 
-    async def _find_lost(self, position: int, last: int) -> list[Item]:
+    async def _find_lost(self, position: int, last: int, present: set[int]) -> list[Item]:
         """What the journal knows of segments that were removed before they were read."""
         first, done = split_place(position)
-        missing = set(range(first, last)) - set(self._numbers)
+        missing = set(range(first, last)) - present
         if not position or not missing:
             return []
         sizes = await self._store.read(lambda tx: _find_sizes(tx, self._decisions.server, missing))

@@ -19,6 +19,7 @@ from troth.core.errors import Invalid
 from troth.core.ids import SpiffeId
 from troth.operations.call import Call
 from troth.operations.eventsearch import EventSearch, Looked
+from troth.operations.moments import check_zones
 from troth.store.transaction import Transaction
 from troth.wire.api import auditsearch as wire
 
@@ -143,9 +144,7 @@ def find_period(
     since: datetime | None, until: datetime | None, now: datetime
 ) -> tuple[datetime, datetime]:
     """From when to when: the last day where nothing is said."""
-    for name, moment in (("since", since), ("until", until)):
-        if moment is not None and moment.tzinfo is None:
-            raise Invalid(f"{name!r} has no time zone: write it as 2027-06-30T12:00:00Z.")
+    check_zones(since=since, until=until)
     if since is not None and until is not None and since >= until:
         raise Invalid(
             f"The period is empty: since {since.isoformat()} isn't before until "

@@ -20,6 +20,7 @@ from troth.core.ids import IdentityId
 from troth.identity.identity import Identity, State, tell_refusal
 from troth.operations.auditsearch import DAY, Searcher
 from troth.operations.call import Call
+from troth.operations.moments import check_zones
 from troth.operations.replay import make_present_book
 from troth.operations.versions import read_declared
 from troth.policy.comparison import Access, Level, list_instance_parties, measure_access
@@ -293,8 +294,7 @@ def _read_state(found: Found) -> State | None:
 def _check_moment(at: datetime | None, now: datetime) -> datetime:
     if at is None:
         return now
-    if at.tzinfo is None:
-        raise Invalid("'at' has no time zone: write it as 2027-06-30T12:00:00Z.")
+    check_zones(at=at)
     if at > now:
         raise Invalid("'at' lies in the future: nobody knows what will be permitted then.")
     return at

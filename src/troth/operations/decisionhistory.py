@@ -19,8 +19,8 @@ from troth.archive.record import DecisionRecord
 from troth.archive.search import DecisionHistory
 from troth.audit.merkle import compute_root, hash_leaf
 from troth.core.clock import Clock
-from troth.core.errors import Invalid
 from troth.operations.call import Call
+from troth.operations.moments import check_zones
 from troth.wire.api import decisions as wire
 
 log = structlog.get_logger(__name__)
@@ -44,9 +44,7 @@ class ListDecisions:
     async def __call__(self, call: Call[wire.ListDecisions]) -> wire.DecisionPage:
         """A page of it; `Invalid` for times without a zone."""
         body = call.body
-        for name, moment in (("since", body.since), ("until", body.until)):
-            if moment is not None and moment.tzinfo is None:
-                raise Invalid(f"{name!r} has no time zone: write it as 2027-06-30T12:00:00Z.")
+        check_zones(since=body.since, until=body.until)
         look = self._look_forward if body.oldest else self._look_back
         return await asyncio.to_thread(look, body)
 

@@ -12,6 +12,7 @@ from functools import partial
 from troth.core.clock import Clock
 from troth.core.errors import Invalid
 from troth.operations.call import Call
+from troth.operations.moments import check_zones
 from troth.operations.recording import record_event
 from troth.store.engine import Store
 from troth.store.holds import Hold
@@ -29,9 +30,7 @@ class PlaceHold:
     async def __call__(self, call: Call[wire.PlaceHold]) -> wire.HoldView:
         """`Invalid` for a span that is empty, `Conflict` for a name that is taken."""
         body = call.body
-        for name, moment in (("since", body.since), ("until", body.until)):
-            if moment is not None and moment.tzinfo is None:
-                raise Invalid(f"{name!r} has no time zone: write it as 2027-06-30T12:00:00Z.")
+        check_zones(since=body.since, until=body.until)
         if body.until is not None and body.since >= body.until:
             raise Invalid(
                 "The hold would keep nothing: its `since` isn't before its `until`. Exchange them, "

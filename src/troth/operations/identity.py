@@ -18,6 +18,7 @@ from troth.identity.plan import new_identity
 from troth.manifests.reading import parse_manifests
 from troth.operations.authorship import check_new
 from troth.operations.call import Call
+from troth.operations.moments import check_zones
 from troth.operations.recording import BACKGROUND, record_identity, record_revocations
 from troth.operations.target import target_of
 from troth.operations.template import check_unclaimed
@@ -116,8 +117,7 @@ def _manifest_of(body: wire.RegisterIdentity) -> dict[str, object]:
     if body.hint:
         spec["hint"] = body.hint
     if body.expires_at is not None:
-        if body.expires_at.tzinfo is None:
-            raise Invalid("'expires_at' needs a time zone, such as 2027-06-30T00:00:00Z.")
+        check_zones(expires_at=body.expires_at)
         spec["expires"] = body.expires_at.isoformat()
     return {
         "apiVersion": "troth/v1",

@@ -111,7 +111,7 @@ class FileSink:
         """The file that takes `size` more bytes now."""
         file, today = self._file, self._clock.now().astimezone(UTC).date()
         if file is not None and not file.is_still(self._path):
-            self._drop()  # somebody moved it away
+            self._drop()  # somebody moved it away, or wrote to it
             file = None
         file = file or self._open(today)
         if file.size and (file.day != today or file.size + size > self._largest):
@@ -149,7 +149,8 @@ class FileSink:
 
     def _cut(self, handle: int, size: int) -> None:
         """Take off a line that was never finished, and so never acknowledged, if it is ours."""
-        if not os.pread(handle, 4, size).startswith(_BEGINNINGS):
+        found = os.pread(handle, max(map(len, _BEGINNINGS)), size)
+        if not any(one.startswith(found[: len(one)]) for one in _BEGINNINGS):
             raise Away(f"{self._path} is no file of this sink: move it away, or name another one.")
         os.ftruncate(handle, size)
 
@@ -177,12 +178,12 @@ class _Open:
         self._identity = (device, inode)
 
     def is_still(self, path: Path) -> bool:
-        """Whether this is the file of that name."""
+        """Whether this is the file of that name, and nobody else has altered its size."""
         try:
             found = path.stat(follow_symlinks=False)
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == self._identity
+        return (found.st_dev, found.st_ino) == self._identity and found.st_size == self.size
 
 
 def list_rotated(path: Path) -> list[Path]:

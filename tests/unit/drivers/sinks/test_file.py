@@ -107,6 +107,29 @@ def test_what_a_crash_cut_off_is_taken_away(desk):
         desk.close()
 
 
+@pytest.mark.parametrize("torn", [b"{", b"C", b"CE", b"CEF", b"CEF:0|troth"])
+def test_however_little_a_crash_left_it_is_ours(desk, torn):
+    desk.deliver(1)
+    desk.close()
+    with desk.path.open("ab") as file:
+        file.write(torn)
+    desk.touch()
+    desk.reopen()
+    desk.deliver(1, 2)
+    assert desk.numbers() == [1, 2]
+
+
+def test_who_empties_the_file_or_adds_to_it_makes_no_holes(desk):
+    desk.deliver(3)
+    os.truncate(desk.path, 0)
+    desk.deliver(1, 4)
+    assert desk.numbers() == [4]
+    with desk.path.open("ab") as file:
+        file.write(make_messages(1, 5)[0].content + b"\n")
+    desk.deliver(1, 6)
+    assert desk.numbers() == [4, 5, 6]
+
+
 def test_a_long_torn_line_is_found_too(desk):
     desk.deliver(1)
     desk.close()

@@ -253,10 +253,9 @@ async def bind_tcp(binding: TcpBinding) -> list[socket.socket]:
         found = await loop.getaddrinfo(
             binding.host, binding.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-    except OSError as error:
-        raise Invalid(f"The host {binding.host} to listen on is unknown: {error.strerror}.") from (
-            error
-        )
+    except (OSError, UnicodeError) as error:  # the latter for what can't be a name at all
+        why = error.strerror if isinstance(error, OSError) else "no host is called so"
+        raise Invalid(f"The host {binding.host} to listen on is unknown: {why}.") from error
     sockets: list[socket.socket] = []
     failure: OSError | None = None
     for family, _, _, _, address in dict.fromkeys(found):

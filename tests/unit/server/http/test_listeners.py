@@ -140,6 +140,7 @@ async def test_a_taken_port_is_explained_and_nothing_stays_bound():
 @in_loop
 async def test_unknown_hosts_and_foreign_addresses_are_explained():
     assert isinstance(await refusal(tcp("nowhere.invalid", 0)), Invalid)
+    assert isinstance(await refusal(tcp("a..b", 0)), Invalid)
     assert isinstance(await refusal(tcp("192.0.2.1", 0)), Unavailable)
 
 

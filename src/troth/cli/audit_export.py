@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from troth.cli.audit_filters import (
     read_when,
 )
 from troth.cli.command import command
+from troth.cli.secrets import open_beside
 from troth.cli.terminal import Terminal, make_request
 from troth.cli.words import clean_text, count_noun
 from troth.wire.api import auditsearch as wire
@@ -176,17 +176,8 @@ def open_target(out: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = Path(out)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    try:
-        with os.fdopen(os.open(beside, flags, 0o600), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with open_beside(Path(out)) as file:
+        yield file
 
 
 def render_line(record: wire.Record) -> bytes:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import typer
 
-from troth.core.errors import Invalid, TooLarge
+from troth.core.errors import Invalid, Refused, TooLarge
 
 MAX_TOKEN = 64 << 10
 STANDARD_INPUT = "-"
@@ -44,18 +47,29 @@ def read_token(source: str, hint: str = "") -> str:
     return text
 
 
-def replace_file(path: Path, content: bytes, mode: int = 0o600) -> Path:
-    """Write beside and rename, so that a reader sees the old or the new file, whole."""
+@contextmanager
+def open_beside(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `path` once all is on the disk, so that a reader sees
+    the old or the new one, whole; after an error there is the old one. `Refused` for a device, a
+    pipe or a folder: its place is never taken."""
+    if path.exists() and not path.is_file():
+        raise Refused(f"{path} is no plain file: name one that is, or one that isn't there yet.")
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o600) -> Path:
+    """Write a file as `open_beside` has it."""
+    with open_beside(path, mode) as file:
+        file.write(content)
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -382,3 +383,22 @@ def test_an_export_that_fails_leaves_nothing(api: FakeApi, run: Run, tmp_path: P
     assert run("audit", "export", "--format", "csv", "-o", str(target)).exit_code == 1
     assert sorted(one.name for one in tmp_path.iterdir()) == ["d", "out.csv"]
     assert target.read_text() == "before"
+
+
+def test_an_export_takes_the_place_of_files_alone(api: FakeApi, run: Run, tmp_path: Path) -> None:
+    api.answers["audit.search"] = make_page()
+    pipe, link, folder = (tmp_path / name for name in ("pipe", "link", "folder"))
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    folder.mkdir()
+    for target in (pipe, link, folder):
+        result = run("audit", "export", "--format", "csv", "-o", str(target))
+        assert result.exit_code == 1
+        assert "no plain file" in result.stderr
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    (tmp_path / f".out.csv.{os.getpid()}").write_text("of a process that was killed")
+    assert run("audit", "export", "--format", "csv", "-o", str(tmp_path / "out.csv")).exit_code == 0
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        *("d", "folder", "link", "out.csv", "pipe")
+    ]

@@ -18,20 +18,13 @@ import typer
 from troth.cli.audit_app import app
 from troth.cli.audit_filters import (
     PAGE,
-    ActionOption,
-    IdentityOption,
-    KindOption,
     OcsfOption,
-    OutcomeOption,
-    RequestOption,
-    ResourceOption,
     SinceOption,
-    TaskOption,
-    TextOption,
     UntilOption,
     find_producer,
     read_pages,
     read_when,
+    take_filters,
 )
 from troth.cli.command import command
 from troth.cli.secrets import open_beside
@@ -80,23 +73,17 @@ class Form(StrEnum):
     "troth audit export --identity payments-api --since 7d --format parquet -o payments.parquet\n"
     "troth audit export --since 1d --format jsonl --ocsf -o - | gzip > events.jsonl.gz",
 )
+@take_filters
 def export(
     terminal: Terminal,
+    filters: dict[str, str],
     form: Annotated[Form, typer.Option("--format", help="JSON Lines, CSV or Parquet.")],
     out: Annotated[
         str,
         typer.Option("--out", "-o", help="To this file; - is standard output.", metavar="FILE"),
     ],
-    identity: IdentityOption = "",
-    resource: ResourceOption = "",
-    action: ActionOption = "",
-    outcome: OutcomeOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    request: RequestOption = "",
-    task: TaskOption = "",
-    text: TextOption = "",
-    kind: KindOption = None,
     ocsf: OcsfOption = False,
 ) -> None:
     """Write all events and decisions that a search finds to a file, the newest first.
@@ -111,14 +98,7 @@ def export(
     now = terminal.now()
     asked = make_request(
         wire.SearchAudit,
-        identity=identity,
-        resource=resource,
-        action=action,
-        outcome=outcome.value if outcome else "",
-        request_id=request,
-        task=task,
-        text=text,
-        kind=kind.value if kind else "",
+        **filters,
         since=read_when(since, now, "--since"),
         until=read_when(until, now, "--until"),
         limit=PAGE,

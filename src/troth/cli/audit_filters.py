@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
+from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -86,9 +88,43 @@ UntilOption = Annotated[
     str | None,
     typer.Option(help="Up to then: likewise (default: now).", metavar="WHEN", show_default=False),
 ]
+OPTIONS: Mapping[str, tuple[str, Any, Any]] = {
+    "identity": ("identity", IdentityOption, ""),
+    "resource": ("resource", ResourceOption, ""),
+    "action": ("action", ActionOption, ""),
+    "outcome": ("outcome", OutcomeOption, None),
+    "request": ("request_id", RequestOption, ""),
+    "task": ("task", TaskOption, ""),
+    "text": ("text", TextOption, ""),
+    "kind": ("kind", KindOption, None),
+}
+"""What narrows a search down, by the option's name: the field of a request, the option, and its
+default."""
 OcsfOption = Annotated[
     bool, typer.Option("--ocsf", help="As OCSF 1.5.0: one JSON object a line, for a SIEM.")
 ]
+
+
+def take_filters(body: Callable[..., None]) -> Callable[..., None]:
+    """Give a command all of `OPTIONS`. It takes what was given as its second argument: the fields
+    of a request, by name."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    first, _, *own = inspect.signature(body, eval_str=True).parameters.values()
+
+    @wraps(body)
+    def run(terminal: Terminal, **arguments: Any) -> None:
+        filters = {field: str(arguments.pop(name) or "") for name, (field, _, _) in OPTIONS.items()}
+        body(terminal, filters, **arguments)
+
+    options = [
+        inspect.Parameter(name, kind, default=default, annotation=option)
+        for name, (_, option, default) in OPTIONS.items()
+    ]
+    parameters = [first, *options, *(one.replace(kind=kind) for one in own)]
+    # Those without a default stand first in help as they do in a call.
+    parameters.sort(key=lambda one: one.default is not inspect.Parameter.empty)
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
 
 
 def read_when(text: str | None, now: datetime, option: str) -> datetime | None:

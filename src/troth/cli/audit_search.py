@@ -11,21 +11,15 @@ import typer
 
 from troth.cli.audit_app import app
 from troth.cli.audit_filters import (
-    ActionOption,
-    IdentityOption,
-    KindOption,
+    OPTIONS,
     OcsfOption,
-    OutcomeOption,
-    RequestOption,
-    ResourceOption,
     SinceOption,
-    TaskOption,
-    TextOption,
     UntilOption,
     describe_reason,
     describe_record,
     find_producer,
     read_when,
+    take_filters,
 )
 from troth.cli.command import command
 from troth.cli.following import follow_stream
@@ -46,18 +40,12 @@ if TYPE_CHECKING:
     "troth audit search --action identity.quarantined --since 30d --json\n"
     "troth audit search --request req_5f3c01a2b3c4d5e6f7a8b9c0 --ocsf",
 )
+@take_filters
 def search(
     terminal: Terminal,
-    identity: IdentityOption = "",
-    resource: ResourceOption = "",
-    action: ActionOption = "",
-    outcome: OutcomeOption = None,
+    filters: dict[str, str],
     since: SinceOption = None,
     until: UntilOption = None,
-    request: RequestOption = "",
-    task: TaskOption = "",
-    text: TextOption = "",
-    kind: KindOption = None,
     limit: Annotated[
         int, typer.Option(help="So many at most.", min=1, max=1000, metavar="N")
     ] = 100,
@@ -73,14 +61,7 @@ def search(
     now = terminal.now()
     asked = make_request(
         wire.SearchAudit,
-        identity=identity,
-        resource=resource,
-        action=action,
-        outcome=outcome.value if outcome else "",
-        request_id=request,
-        task=task,
-        text=text,
-        kind=kind.value if kind else "",
+        **filters,
         since=read_when(since, now, "--since"),
         until=read_when(until, now, "--until"),
         limit=limit,
@@ -122,17 +103,7 @@ def advise_widening(asked: wire.SearchAudit, page: wire.AuditPage) -> Iterator[s
     """What to try when nothing was found."""
     ends = "now" if asked.until is None else f"{page.until:%Y-%m-%d %H:%M} UTC"
     yield f"Nothing like that is recorded from {page.since:%Y-%m-%d %H:%M} UTC to {ends}."
-    options = {
-        "identity": "--identity",
-        "resource": "--resource",
-        "action": "--action",
-        "outcome": "--outcome",
-        "request_id": "--request",
-        "task": "--task",
-        "text": "--text",
-        "kind": "--kind",
-    }
-    given = [option for name, option in options.items() if getattr(asked, name)]
+    given = [f"--{name}" for name, (field, _, _) in OPTIONS.items() if getattr(asked, field)]
     wider = "Search further back, such as --since 30d"
     yield f"{wider}, or leave out one of {', '.join(given)}." if given else f"{wider}."
     if asked.action and not asked.action.endswith(".") and "." in asked.action:
@@ -148,16 +119,10 @@ def advise_widening(asked: wire.SearchAudit, page: wire.AuditPage) -> Iterator[s
     "troth audit tail --identity payments-api --position 4711 --json",
     streaming=True,
 )
+@take_filters
 def tail(
     terminal: Terminal,
-    identity: IdentityOption = "",
-    resource: ResourceOption = "",
-    action: ActionOption = "",
-    outcome: OutcomeOption = None,
-    request: RequestOption = "",
-    task: TaskOption = "",
-    text: TextOption = "",
-    kind: KindOption = None,
+    filters: dict[str, str],
     position: Annotated[
         int | None,
         typer.Option(help="Events after this position of the journal first.", min=0),
@@ -171,14 +136,7 @@ def tail(
     """
     asked = make_request(
         wire.TailAudit,
-        identity=identity,
-        resource=resource,
-        action=action,
-        outcome=outcome.value if outcome else "",
-        request_id=request,
-        task=task,
-        text=text,
-        kind=kind.value if kind else "",
+        **filters,
         position=position,
     )
     render = find_producer(terminal) if ocsf else None

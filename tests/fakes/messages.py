@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from troth.drivers.sinks import Message
 
+T = TypeVar("T", int, str)
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123_456, tzinfo=UTC)
 
 
@@ -44,6 +45,6 @@ def read_number(content: bytes | str | dict[str, Any]) -> int:
     return number
 
 
-def drop_repeats(numbers: Iterable[int]) -> list[int]:
+def drop_repeats(names: Iterable[T]) -> list[T]:
     """Each where it stands first."""
-    return list(dict.fromkeys(numbers))
+    return list(dict.fromkeys(names))

@@ -22,7 +22,8 @@ TARGET = Target("siem", "https://siem.example.org/", host="troth.example.org")
 @dataclass
 class FakeReceiver:
     """Takes messages. `refused` are ids that it never takes, told by place (`names`) or not;
-    `cut_after` so many of a batch are taken before the connection breaks."""
+    `cut_after` so many of a batch are taken before the connection breaks; one of more than
+    `slow_above` is taken, and never answered."""
 
     taken: list[Message] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
@@ -32,6 +33,7 @@ class FakeReceiver:
     refuses_all: bool = False
     hangs: bool = False
     cut_after: int | None = None
+    slow_above: int | None = None
     broken: BaseException | None = None
     attempts: int = 0
     opened: int = 0
@@ -80,6 +82,8 @@ class FakeSink:
             raise Away("the connection was cut")
         self._refuse(batch)
         receiver.taken += batch
+        if receiver.slow_above is not None and len(batch) > receiver.slow_above:
+            await asyncio.Event().wait()
 
     def _refuse(self, batch: Sequence[Message]) -> None:
         receiver = self.receiver

@@ -1,6 +1,6 @@
 """An outlet: one sink with its receiver's moods. It waits longer and longer for one that is away,
-cuts batches in which something is refused, and takes a receiver that refuses everything for one
-that is configured wrongly."""
+gives one that is too slow less at once, cuts batches in which something is refused, and takes a
+receiver that refuses everything for one that is configured wrongly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ import structlog
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy, fraction
 from troth.core.errors import TrothError
-from troth.drivers.sinks import Away, Message, OpenSink, Rejected, Sink, Target, load_driver
+from troth.drivers.sinks import (
+    Away,
+    Message,
+    OpenSink,
+    Rejected,
+    Sink,
+    Slow,
+    Target,
+    load_driver,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +32,8 @@ SHORTEST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 MOST_REFUSED = 100
 """So many messages in a row may be refused; then it is the sink that is wrong, and not they."""
+LARGEST_PART = 1 << 16
+"""Messages that are handed over at once, at most, while all goes well."""
 LONGEST_TROUBLE = 500
 """Characters of what is told about a receiver."""
 
@@ -71,6 +82,7 @@ class Outlet:
         self._lock = asyncio.Lock()
         self._failures = 0
         self._streak = 0
+        self._most = LARGEST_PART
         self._due = clock.monotonic()
 
     @property
@@ -89,11 +101,15 @@ class Outlet:
             if not self.is_due:
                 return Outcome(0, {}, self.trouble)
             refused: dict[int, str] = {}
-            done = 0
+            done = size = 0
             parts = [(0, len(batch))]
             try:
                 while parts:
                     start, end = parts.pop()
+                    if end - start > self._most:
+                        parts.append((start + self._most, end))
+                        end = start + self._most
+                    size = end - start
                     try:
                         await self._deliver(batch[start:end])
                         self._streak = 0
@@ -107,6 +123,9 @@ class Outlet:
                         refused |= {start + place: why for place, why in found.items()}
                     done = end
             except Away as error:
+                if isinstance(error, Slow):
+                    # It would get the same ones again for ever.
+                    self._most = max(1, size // 2)
                 self._back_off(error)
                 return Outcome(done, _cut(refused, done), self.trouble)
             self._recover()
@@ -133,7 +152,7 @@ class Outlet:
             raise
         except TimeoutError:
             await self.close()
-            raise Away(
+            raise Slow(
                 f"It took longer than {self._patience:g} seconds to take {len(batch)} messages."
             ) from None
         except TrothError as error:  # a secret that can't be read, a URL that is none
@@ -181,6 +200,7 @@ class Outlet:
         if self.trouble:
             log.info("sink.back", sink=self.name, failures=self._failures)
         self._failures, self.trouble = 0, ""
+        self._most = min(self._most + self._most // 4 + 1, LARGEST_PART)
 
 
 def _cut(refused: Mapping[int, str], done: int) -> dict[int, str]:

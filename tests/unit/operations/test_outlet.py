@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.messages import make_messages
+from tests.fakes.messages import drop_repeats, make_messages
 from tests.fakes.sinks import FakeReceiver, make_outlet
 from troth.core.clock import VirtualClock
 from troth.core.errors import Unavailable
@@ -53,6 +53,37 @@ def test_who_is_away_for_a_day_is_asked_ever_less_often_and_gets_all():
     assert send(outlet, 10) == Outcome(10)
     assert outlet.trouble == ""
     assert receiver.ids == [one.id for one in make_messages(10)]
+
+
+def test_who_is_too_slow_for_a_batch_gets_smaller_ones_and_has_all_in_the_end():
+    clock, receiver = VirtualClock(), FakeReceiver(slow_above=40)
+    outlet = make_outlet(receiver, clock, patience=0.02)
+    messages = make_messages(250)
+    done, rounds = 0, 0
+    while done < len(messages):
+        done += asyncio.run(outlet.send(messages[done:])).done
+        clock.advance(timedelta(seconds=LONGEST_PAUSE))
+        rounds += 1
+        assert rounds < 20, "the same is sent for ever"
+    assert drop_repeats(receiver.ids) == [one.id for one in messages]
+    receiver.slow_above = None
+    before = receiver.attempts
+    for _ in range(20):
+        assert asyncio.run(outlet.send(messages)) == Outcome(250)
+    assert receiver.attempts - before < 60, "batches are whole again"
+
+
+def test_who_is_too_slow_for_a_batch_isn_t_asked_for_ever_less_often():
+    clock, receiver = VirtualClock(), FakeReceiver(slow_above=40)
+    outlet = make_outlet(receiver, clock, patience=0.02)
+    done, seconds = 0, 0
+    while done < 5000:
+        if outlet.is_due:
+            done += send(outlet, 250, done + 1).done
+        clock.advance(timedelta(seconds=1))
+        seconds += 1
+    assert seconds < 120
+    assert len(receiver.ids) < 1.5 * len(set(receiver.ids))
 
 
 def test_before_its_time_nobody_is_asked():

@@ -101,6 +101,10 @@ class Away(Unavailable):
     """
 
 
+class Slow(Away):
+    """The receiver took too long, so it may be too slow for so much at once."""
+
+
 class Rejected(Refused):
     """The receiver will never take some of the batch.
 
@@ -120,7 +124,7 @@ class Sink(Protocol):
     async def deliver(self, batch: Sequence[Message]) -> None:
         """Return once the receiver has the whole batch, in its order; the batch isn't empty.
 
-        Raises `Away` or `Rejected`. After `Away`, or when cancelled, part of it may be there.
+        Raises `Away`, such as `Slow`, or `Rejected`. After `Away`, or when cancelled, part of it may be there.
         """
         ...
 

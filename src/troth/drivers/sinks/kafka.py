@@ -23,7 +23,7 @@ from aiokafka.errors import (
 )
 
 from troth.core.clock import Clock
-from troth.drivers.sinks import Away, Message, Rejected, Target
+from troth.drivers.sinks import Away, Message, Rejected, Slow, Target
 from troth.drivers.sinks.place import Place, parse_place
 from troth.drivers.sinks.tls import make_context
 
@@ -62,7 +62,7 @@ class KafkaSink:
             for error in filter(None, [wait.exception() for wait in waits]):
                 raise error  # the first: those behind it follow from it
         except TimeoutError as error:
-            raise Away(f"{self._where} doesn't answer.") from error
+            raise Slow(f"{self._where} doesn't answer.") from error
         except REFUSED as error:
             await self.close()  # its numbers have a gap, after which the broker takes nothing
             raise Rejected(f"{self._where} refused it: {_describe(error)}") from error

@@ -23,7 +23,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from troth.core.clock import Clock
-from troth.drivers.sinks import UNREADABLE, Away, Message, Rejected, Target
+from troth.drivers.sinks import UNREADABLE, Away, Message, Rejected, Slow, Target
 from troth.drivers.sinks.natscredentials import BEGINNING, parse_credentials
 from troth.drivers.sinks.place import Place, parse_place
 from troth.drivers.sinks.tls import make_context
@@ -173,7 +173,7 @@ class NatsSink:
                 await asyncio.gather(*answers)
         except TimeoutError as error:
             waited = self._target.timeout
-            raise Away(f"{self._where} stood still for {waited:g} seconds.") from error
+            raise Slow(f"{self._where} stood still for {waited:g} seconds.") from error
         except (OSError, nats.errors.Error) as error:
             raise Away(f"{self._where} went away: {_describe(error)}.") from error
         finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 
 from troth.drivers.headers import check_headers
-from troth.drivers.sinks import Away, Rejected, Target
+from troth.drivers.sinks import Away, Rejected, Slow, Target
 from troth.drivers.sinks.place import Place
 from troth.drivers.sinks.tls import make_context
 
@@ -82,7 +82,8 @@ class Poster:
                         raise Away(f"{self.where} answers without end.")
                 return Answer(found.status_code, bytes(body), _read_seconds(found.headers))
         except httpx.TimeoutException as error:
-            raise Away(f"{self.where} stood still for {self._timeout:g} seconds.") from error
+            kind = Away if isinstance(error, httpx.ConnectTimeout) else Slow
+            raise kind(f"{self.where} stood still for {self._timeout:g} seconds.") from error
         except httpx.HTTPError as error:
             reason = str(error)[:LONGEST_REASON] or type(error).__name__
             raise Away(f"{self.where} can't be reached, or went away: {reason}.") from error

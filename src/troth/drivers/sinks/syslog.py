@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from troth.core.clock import Clock
-from troth.drivers.sinks import Away, Message, Target
+from troth.drivers.sinks import Away, Message, Slow, Target
 from troth.drivers.sinks.place import Place, parse_place
 from troth.drivers.sinks.tls import make_context
 from troth.wire.syslog import SyslogMessage, frame_message, render_message
@@ -105,7 +105,8 @@ class _Exchange:
             raise Away(f"{where} isn't who it should be: {error.verify_message}.") from error
         except TimeoutError as error:
             waited = self.target.timeout
-            raise Away(f"{where} stood still for {waited:g} seconds.") from error
+            kind = Away if self._socket is None else Slow
+            raise kind(f"{where} stood still for {waited:g} seconds.") from error
         except OSError as error:  # ssl.SSLError is one
             reason = getattr(error, "reason", None) or error.strerror or type(error).__name__
             raise Away(f"{where} can't be reached, or went away: {reason}.") from error

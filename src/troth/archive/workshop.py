@@ -17,7 +17,8 @@ from troth.archive.sums import DamagedFile
 LEFT = (".parquet", ".ndjson")
 SPILLED = "duckdb_temp"
 
-_SAYING = {Table.TOUCHED: TOUCHED, Table.IDS: IDS}
+SAYING = {Table.TOUCHED: TOUCHED, Table.IDS: IDS}
+"""What is written beside a file of decisions: of its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Workshop:
         if file.table is Table.DECISIONS:
             for table in COMPANIONS:
                 beside = local.with_name(f"{table}-{local.name}")
-                said = Selection(table, _SAYING[table], [[str(local)]])
+                said = Selection(table, SAYING[table], [[str(local)]])
                 write_parquet(link, said, beside, Label(LAYOUT, label.rows))
                 self._put(beside, file.beside(table))
         self._put(local, file)

@@ -18,7 +18,7 @@ from troth.audit.entry import Leaf, open_detail
 from troth.audit.flaw import Fault, Findings
 from troth.audit.merkle import Tree, hash_leaf
 from troth.audit.proving import read_closed
-from troth.core.errors import Invalid, NotFound
+from troth.core.errors import Invalid, NotFound, TooLarge
 
 if TYPE_CHECKING:
     from troth.archive.roots import HeldSegment, RootReader
@@ -71,9 +71,13 @@ def show_archive(folder: Path, closed: Closed, verdict: Verdict, findings: Findi
         raise typer.BadParameter(f"{folder} is no folder.", param_hint="--archive")
     reader = RootReader(folder)
     try:
-        for held in reader.list_segments(damages):
+        files = reader.list_files(damages)
+        for held in reader.list_segments(files):
             closed.seen.add((held.server, held.number))
             tally.add(_check_held(reader, held, closed, findings))
+        for one in files:
+            _check_files(one.file.name, reader.check_file(one), findings)
+        _check_files(str(folder), reader.check_months(files), findings)
     finally:
         reader.close()
     for words in damages.tell():
@@ -175,11 +179,30 @@ def _check_held(reader: RootReader, held: HeldSegment, closed: Closed, findings:
         for file, words in error.files.items():
             findings.add(Fault.CUT, file, words)
         return 0
+    except TooLarge:
+        words = f"{name.capitalize()} takes more memory or time to read than any that a server "
+        for one in held.files:
+            findings.add(Fault.CUT, one.file.name, f"{words}wrote: its rows unpack to too much.")
+        return 0
     except Invalid as error:
         findings.add(Fault.ALTERED, name, error.detail)
         return 0
     told = closed.roots.get((held.server, held.number))
     return _compare(name, root, count, told, closed, findings)
+
+
+def _check_files(where: str, told: Iterator[tuple[str, str]], findings: Findings) -> None:
+    """Tell what else isn't in order with the archive's files."""
+    from troth.archive.engine import DamagedArchive
+
+    try:
+        for name, words in told:
+            findings.add(Fault.ALTERED, name, words)
+    except DamagedArchive as error:
+        for file, words in error.files.items():
+            findings.add(Fault.CUT, file, words)
+    except TooLarge as error:
+        findings.add(Fault.CUT, where, error.detail)
 
 
 def _compare(

@@ -13,6 +13,7 @@ from tests.fakes.decisions import NOON, make_records
 from tests.fakes.logs import FakeLog, make_event, make_events, make_log, make_signer, show_log
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.test_audit_verify import list_outcomes, report, write
+from troth.archive.layout import Table
 from troth.archive.log import DecisionLog
 from troth.archive.segment import ClosedSegment
 from troth.core.clock import VirtualClock
@@ -167,3 +168,19 @@ def test_an_archive_of_other_decisions_is_not_that_of_the_log(
     assert [flaw["fault"] for flaw in found["flaws"]] == ["altered", "unproved"]
     assert "rewritten" in found["flaws"][0]["detail"]
     assert closed[0].footer.root != other[0].footer.root
+
+
+def test_what_the_archive_says_besides_is_held_against_the_records(
+    run: Run, tmp_path: Path, vkey: str
+) -> None:
+    house, closed = pack(tmp_path, 9)
+    where = write(make_told(closed), tmp_path)
+    verify = ["audit", "verify", where, "--key", vkey, "--archive", str(house.root), "--json"]
+    (ids,) = house.list_paths(Table.IDS)
+    other, _ = pack(tmp_path / "other", 12)
+    ids.write_bytes(other.list_paths(Table.IDS)[0].read_bytes())
+    result = run(*verify)
+    assert result.exit_code == 1
+    found = report(result)
+    assert [(one["fault"], one["name"][:4]) for one in found["flaws"]] == [("altered", "ids/")]
+    assert list_outcomes(found)[2] == "wrong"

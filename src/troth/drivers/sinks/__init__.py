@@ -124,7 +124,8 @@ class Sink(Protocol):
     async def deliver(self, batch: Sequence[Message]) -> None:
         """Return once the receiver has the whole batch, in its order; the batch isn't empty.
 
-        Raises `Away`, such as `Slow`, or `Rejected`. After `Away`, or when cancelled, part of it may be there.
+        Raises `Away`, such as `Slow`, or `Rejected`. After `Away`, or when cancelled, part of it
+        may be there.
         """
         ...
 

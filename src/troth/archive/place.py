@@ -6,11 +6,14 @@ A file appears whole or not at all, and survives a loss of power once it was set
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any, Protocol
 
+from troth.audit.tile import DamagedTile
 from troth.core.errors import NotFound, TrothError, Unavailable
 
 DRAFT = ".new"
@@ -65,14 +68,18 @@ class Folder:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def read(self, name: str) -> bytes:
-        """The whole file."""
+        """The whole file; `DamagedTile` if what is there is no file."""
         path = self._path / name
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=_open_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise DamagedTile(name, f"{path} is no regular file.")
                 return file.read(LARGEST + 1)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise NotFound(f"There is no {path}.") from None
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise DamagedTile(name, f"{path} is a symbolic link that leads nowhere.") from error
             raise _explain("read", path, error) from error
 
     def write(self, name: str, data: bytes) -> None:
@@ -244,6 +251,11 @@ class ObjectStore:
 def open_place(where: str) -> Place:
     """A folder by its path, or a place by its URL."""
     return ObjectStore(where) if "://" in where else Folder(Path(where))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Not to wait for whoever might write into a pipe that stands where a file should."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _sync(path: str) -> None:

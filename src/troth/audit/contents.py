@@ -10,7 +10,14 @@ from troth.audit.entry import Leaf, read_leaf, split_details, split_entries
 from troth.audit.flaw import Fault, Findings, describe_run, group
 from troth.audit.merkle import HASH_SIZE, hash_leaf
 from troth.audit.redaction import NEEDED, REDACTED, Redactions
-from troth.audit.tile import WIDTH, Read, measure_width, name_details, name_entries
+from troth.audit.tile import (
+    WIDTH,
+    DamagedTile,
+    Read,
+    measure_width,
+    name_details,
+    name_entries,
+)
 from troth.core.errors import Invalid, NotFound
 
 Watch = Callable[[Leaf, bytes], None]
@@ -61,7 +68,7 @@ def compute_hashes(read: Read, index: int, width: int) -> bytes | None:
     """The leaf hashes of a bundle's entries, one after the other; None if they can't be had."""
     try:
         return b"".join(map(hash_leaf, read_entries(read, index, width)))
-    except (NotFound, Invalid):
+    except (NotFound, Invalid, DamagedTile):
         return None
 
 
@@ -90,6 +97,9 @@ class Contents:
         except NotFound:
             words = f"{name} is missing."
             self._findings.add(Fault.MISSING, name, words, first, first + width - 1)
+            return
+        except DamagedTile as error:
+            self._findings.add(Fault.CUT, error.name, error.detail, first, first + width - 1)
             return
         except Invalid:
             entries = self._salvage(name, index, width)
@@ -201,6 +211,9 @@ class Contents:
         except NotFound:
             words = f"{name} is missing."
             findings.add(Fault.MISSING, name, words, first, first + width - 1)
+            return {}
+        except DamagedTile as error:
+            findings.add(Fault.CUT, error.name, error.detail, first, first + width - 1)
             return {}
         except Invalid as error:
             words = f"{name} can't be taken apart. {error.detail}"

@@ -26,7 +26,8 @@ _KEPT = 64
 """Tiles that are kept while proofs are computed: half a megabyte. No proof needs more."""
 
 Read = Callable[[str], bytes]
-"""The bytes of a file of the log, by its name; raises `NotFound` if there is none."""
+"""The bytes of a file of the log, by its name; raises `NotFound` if there is none, `DamagedTile` if
+what is there can't be one."""
 
 _NAME = re.compile(
     r"(?:tile/(?:(0|[1-9][0-9]?)|(entries))|detail)"

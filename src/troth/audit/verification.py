@@ -65,7 +65,8 @@ def verify_log(
 ) -> Findings:
     """Hold the files of a log against a checkpoint's size and root, which the caller trusts.
 
-    Never raises for what is wrong with the files: it is in the findings. `progress` is told how
+    Never raises for what is wrong with the files: it is in the findings. What `read` raises because
+    it can't reach them for the moment is the caller's. `progress` is told how
     many entries are done, and of how many; `watch` of troth's own entries, in their order. Holds a
     few tiles at a time. `Invalid` for a scope that the log doesn't have.
     """
@@ -222,6 +223,8 @@ class _Walk:
             self._read(name)
         except NotFound:
             return False
+        except DamagedTile:
+            pass  # it is told of in its turn
         return True
 
     def _find_span(self, level: int, index: int, width: int) -> tuple[int, int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
+import stat
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import typer
 
-from troth.core.errors import NotFound, Refused, TooLarge, Unavailable
+from troth.audit.tile import DamagedTile
+from troth.core.errors import NotFound, Refused, Unavailable
 from troth.wire.api.problems import Unreachable
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ CHECKPOINT = "checkpoint"
 KEYS = "vkey"
 DETAILS = "detail"
 
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""Not to wait for whoever might write into a pipe that stands where a file should."""
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _GONE = (404, 410)
 _BUSY = (429, 502, 503, 504)
 _TIMEOUT = 30.0
@@ -37,7 +44,8 @@ class LogSource(AbstractContextManager["LogSource"], Protocol):
     """Whether each file takes a while, and several can be read at once."""
 
     def read(self, name: str) -> bytes:
-        """The file's bytes; `NotFound` if there is none."""
+        """The file's bytes; `NotFound` if there is none, `DamagedTile` if what is there can't be a
+        file of a log."""
         ...
 
 
@@ -54,12 +62,28 @@ class FolderSource:
     def read(self, name: str) -> bytes:
         """The file's bytes."""
         try:
-            with open(self._prefix + name, "rb") as file:
-                data = file.read(LARGEST_FILE + 1)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise NotFound(f"There is no {name} in {self.where}.") from None
-        if len(data) > LARGEST_FILE:
-            raise TooLarge(f"{name} in {self.where} has more than {LARGEST_FILE:,} bytes.")
+            handle = os.open(self._prefix + name, _READ)
+            try:
+                return self._read_all(name, handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                raise NotFound(f"There is no {name} in {self.where}.") from None
+            words = f"{name} in {self.where} can't be read: {os.strerror(error.errno or 0)}."
+            raise DamagedTile(name, words) from error
+
+    def _read_all(self, name: str, handle: int) -> bytes:
+        found = os.fstat(handle)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(found.st_mode):
+            raise DamagedTile(name, f"{name} in {self.where} is no regular file.")
+        if found.st_size > LARGEST_FILE:
+            raise DamagedTile(name, describe_large(name, self.where))
+        data = os.read(handle, found.st_size)
+        while len(data) < found.st_size and (more := os.read(handle, found.st_size - len(data))):
+            data += more
         return data
 
     def __enter__(self) -> Self:
@@ -117,7 +141,7 @@ class WebSource:
         for chunk in answer.iter_bytes():
             data += chunk
             if len(data) > LARGEST_FILE:
-                raise TooLarge(f"{self.where}/{name} has more than {LARGEST_FILE:,} bytes.")
+                raise DamagedTile(name, describe_large(name, self.where))
         return bytes(data)
 
     def __enter__(self) -> Self:
@@ -130,6 +154,11 @@ class WebSource:
         trace: TracebackType | None,
     ) -> None:
         self._http.close()
+
+
+def describe_large(name: str, where: str) -> str:
+    """What is wrong with a file that no log has."""
+    return f"{name} in {where} has more than {LARGEST_FILE:,} bytes."
 
 
 def is_url(text: str) -> bool:

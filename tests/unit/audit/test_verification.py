@@ -20,7 +20,7 @@ from troth.audit.entry import (
 from troth.audit.flaw import MOST_FLAWS, Fault, Findings, group
 from troth.audit.merkle import EMPTY_ROOT, HASH_SIZE, hash_leaf
 from troth.audit.redaction import REDACTED
-from troth.audit.tile import fold, list_tiles, parse_name
+from troth.audit.tile import DamagedTile, fold, list_tiles, parse_name
 from troth.audit.verification import CHECKPOINT, Scope, verify_log
 from troth.core.errors import Invalid, NotFound
 
@@ -175,6 +175,27 @@ def test_what_is_damaged_is_named_and_nothing_else(spoil, flaws, entries, detail
     assert list_places(found) == flaws
     assert (found.entries, found.details) == (entries, details)
     assert all(flaw.name in flaw.detail for flaw in found.flaws)
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "details"),
+    [
+        ("tile/0/001", 1000, 1000),
+        ("tile/1/000.p/3", 1000, 1000),
+        ("tile/0/003.p/232", 1000, 1000),
+        ("tile/entries/002", 744, 744),
+        ("detail/002", 1000, 744),
+    ],
+)
+def test_what_cant_be_a_file_is_named(name, entries, details):
+    def read(one: str) -> bytes:
+        if one == name:
+            raise DamagedTile(name, f"{name} is no regular file.")
+        return show_log(MIDDLE).read(one)
+
+    found = verify_log(read, MIDDLE, show_log(MIDDLE).root)
+    assert [(flaw.fault, flaw.name) for flaw in found.flaws] == [(Fault.CUT, name)]
+    assert (found.entries, found.details) == (entries, details)
 
 
 def test_all_of_it_at_once_is_named_place_by_place():

@@ -31,6 +31,8 @@ AHEAD = timedelta(days=1)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
+_LAST = datetime.max.replace(tzinfo=UTC) - DAY
+"""What lies behind the end of a period is computed as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ def find_period(
         ends = now + AHEAD if until is None else until
         begins = (now if until is None else until) - DAY if since is None else since
         # In UTC: what lies beyond every calendar there is beyond this one too.
-        begins, ends = begins.astimezone(UTC), ends.astimezone(UTC)
+        begins, ends = begins.astimezone(UTC), min(ends.astimezone(UTC), _LAST)
     except OverflowError:
         raise Invalid("The period lies beyond every calendar; give a later `since`.") from None
     if begins >= ends:

@@ -20,6 +20,7 @@ from troth.audit.query import Found, Kind, find_spot
 from troth.core.errors import Denied, Invalid, Unavailable
 from troth.core.ids import RequestId
 from troth.live.snapshot import Snapshot
+from troth.operations import eventsearch
 from troth.operations.auditsearch import merge_answers
 from troth.operations.call import Caller
 from troth.operations.eventsearch import Looked
@@ -29,6 +30,8 @@ from troth.wire.api.identities import MoveIdentity
 from troth.wire.api.nodes import Heartbeat
 
 SECOND = timedelta(seconds=1)
+LAST = 253_402_300_799_999_999
+"""The last microsecond of the calendar."""
 TILL = "spiffe://example.org/till"
 STRANGER = Caller("spiffe://example.org/till", frozenset({"workload"}), source="test")
 
@@ -181,6 +184,9 @@ async def test_periods(house: FakeHouse) -> None:
     ):
         with pytest.raises(Invalid, match=words):
             await search(house, **fields)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eventsearch, "MOST_SECONDS", -1.0)
+        assert await search_all(house, until=datetime.max.replace(tzinfo=UTC), since=now - hour)
     ancient = await search(house, since=datetime(1, 1, 2, tzinfo=UTC))
     assert ancient.items == page.items
 
@@ -203,6 +209,22 @@ async def test_cursors_of_others_are_refused(house: FakeHouse) -> None:
     for after in ("x", "!!", "W10", wire.render_cursor(5, "event", "1", "")[:-3], "é"):
         with pytest.raises(Invalid, match="cursor"):
             await search(house, after=after)
+    with pytest.raises(Invalid, match="cursor"):
+        await search(house, after=wire.render_cursor(LAST, "event", "1", ""))
+
+
+@in_house
+async def test_a_cursor_that_was_changed_is_refused_or_shows_a_page(house: FakeHouse) -> None:
+    await open_town(house)
+    await decide(house, 1)
+    everything = (await search(house)).items
+    for at in (0, LAST - 1):
+        for kind in ("event", "decision"):
+            for id_ in ("", "x", "-1", "9" * 100, "\x00", "٣", "dec_1"):
+                for place in ("", "//", f"a/{'9' * 30}/1", "\x00"):
+                    after = wire.render_cursor(at, kind, id_, place)
+                    shown = (await search(house, after=after)).items
+                    assert shown == (everything if at else [])
 
 
 def make_found(second: int, kind: Kind = Kind.EVENT) -> Found:

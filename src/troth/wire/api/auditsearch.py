@@ -203,7 +203,8 @@ class Touched(Struct, frozen=True, kw_only=True):
 
 
 class _Cursor(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    at: Annotated[int, Meta(ge=0, lt=253_402_300_800_000_000)]  # until the end of the year 9999
+    # Up to the end of the year 9999, with a tick to spare: what lies behind it is computed.
+    at: Annotated[int, Meta(ge=0, lt=253_402_300_799_999_999)]
     kind: Literal["event", "decision"]
     id: Annotated[str, Meta(max_length=100)]
     place: Annotated[str, Meta(max_length=100)]

@@ -4,84 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.fakes.sinkfeeding import Server, run
 from tests.fakes.sinks import PORTRAYER, FakeReceiver, make_outlet
-from tests.fakes.stores import ENGINES, NOW, make_event, make_url, seal_all
+from tests.fakes.stores import ENGINES, NOW, make_url
 from troth.audit.entry import commit_detail, render_detail
 from troth.core.clock import VirtualClock
 from troth.core.errors import Unavailable
 from troth.drivers.sinks import Format
-from troth.operations.journalsource import JournalSource
 from troth.operations.sinking import ITEMS, LEASE_TTL, FeedSink, find_needed
-from troth.store.dead_letters import DeadLetter
-from troth.store.engine import Store, open_store
-from troth.store.sealer import Sealer
-
-
-@dataclass
-class Epoch:
-    """The part of the live snapshot that sources look at."""
-
-    epoch: int = 0
-
-
-@dataclass
-class FakeMeter:
-    sent: list[tuple[int, int, bool]] = field(default_factory=list)
-    shown: tuple[int, float] = (0, 0.0)
-
-    def count_sent(self, sink: str, delivered: int, refused: int, *, failed: bool) -> None:
-        self.sent.append((delivered, refused, failed))
-
-    def show_sink(self, sink: str, source: str, behind: int, lag: float) -> None:
-        assert (sink, source) == ("siem", "journal")
-        self.shown = (behind, lag)
-
-
-class Server:
-    """One server on the database: what it seals, and its feed of one sink."""
-
-    def __init__(self, store: Store, clock: VirtualClock, receiver: FakeReceiver, seed: int = 1):
-        self.store, self.clock, self.receiver = store, clock, receiver
-        self.snapshot = Epoch()
-        self.meter = FakeMeter()
-        self.sealer = Sealer(store, clock=clock, holder=store.holder)
-        self.seed = seed
-        self.feed = self.make_feed()
-
-    def make_feed(self, *types: str, from_now: bool = False, largest: int = 1 << 20) -> FeedSink:
-        """A new one, as after a restart."""
-        source = JournalSource(self.store, self.snapshot, PORTRAYER, types, largest)  # type: ignore[arg-type]
-        outlet = make_outlet(self.receiver, self.clock, seed=self.seed, patience=0.05)
-        return FeedSink(self.store, self.clock, outlet, source, self.meter, from_now)
-
-    async def record(self, count: int, **changes: Any) -> None:
-        events = [make_event(number, **changes) for number in range(count)]
-        await self.store.transact(lambda tx: tx.journal.append_all(events))
-        await self.look()
-
-    async def look(self) -> None:
-        await seal_all(self.sealer)
-        self.snapshot.epoch = await self.store.read(lambda tx: tx.journal.head())
-
-    async def letters(self) -> list[DeadLetter]:
-        return await self.store.read(lambda tx: tx.dead_letters.page("siem", 1000))
-
-    async def cursor(self) -> int:
-        return await self.store.read(lambda tx: tx.cursors.get("sink/siem/journal"))
-
-    async def trouble(self) -> str | None:
-        return await self.store.read(lambda tx: tx.settings.get("sink/siem/journal"))
-
-    def wait(self, seconds: float = 120.0) -> None:
-        self.clock.advance(timedelta(seconds=seconds))
+from troth.store.engine import open_store
 
 
 @pytest.fixture(params=ENGINES)
@@ -95,10 +34,6 @@ def server(url: str) -> Iterator[Server]:
     store = open_store(url, clock=clock)
     yield Server(store, clock, FakeReceiver())
     store.close()
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(test())
 
 
 def test_everything_goes_out_once_and_in_order(server: Server):
@@ -295,97 +230,6 @@ def test_where_nothing_happened_yet_the_first_event_of_all_is_one_from_now_on(se
         await server.record(2)
         await feed()
         assert server.receiver.positions == [1, 2]
-
-    run(test)
-
-
-def test_what_was_deleted_before_it_could_be_sent_is_named_once(server: Server):
-    async def test() -> None:
-        await server.record(5)
-        await server.feed()
-        server.receiver.away = "503"
-        for number in range(40):
-            await server.record(
-                5, type="authority.activated" if number % 4 == 0 else "token.issued"
-            )
-        await server.store.transact(
-            lambda tx: tx.journal.trim(
-                150, server.clock.now() + timedelta(days=1), 1000, keep=["authority."]
-            )
-        )
-        await server.record(1, type="journal.trimmed", body={"rows": 110, "last": 150})
-        server.receiver.away = ""
-        server.wait()
-        await server.feed()
-        kept = [n for n in range(6, 151) if (n - 6) // 5 % 4 == 0]
-        assert server.receiver.positions == [1, 2, 3, 4, 5, *kept, *range(151, 207)]
-        (letter,) = await server.letters()
-        assert "positions 11 to 150" in letter.reason
-        assert letter.content == b""
-
-    run(test)
-
-
-def test_what_is_missing_is_named_when_it_is_told_and_not_when_it_is_read(server: Server):
-    async def test() -> None:
-        await server.record(30)
-        server.receiver.cut_after = 3
-        await server.feed()  # nothing of it counts
-        await server.store.transact(
-            lambda tx: tx.journal.trim(
-                20, server.clock.now() + timedelta(days=1), 1000, keep=["authority."]
-            )
-        )
-        await server.record(1, type="journal.trimmed", body={"rows": 20, "last": 20})
-        server.wait()
-        read = server.feed.source.read
-        await read(5)  # and nobody got it
-        server.receiver.cut_after = None
-        batch = await read(5)
-        assert [one.position for one in batch.items if one.message is None] == [20]
-        again = await read(batch.end)
-        assert not again.items
-
-    run(test)
-
-
-def test_gaps_among_what_is_kept_are_told_of_once_also_over_batches(server: Server):
-    async def test() -> None:
-        for _ in range(ITEMS):
-            await server.record(1, type="authority.activated")
-            await server.record(1)
-            await server.record(1)
-        await server.feed()
-        await server.record(3)
-        feed = server.make_feed()
-        source = feed.source
-        await server.store.transact(
-            lambda tx: tx.journal.trim(
-                3 * ITEMS, server.clock.now() + timedelta(days=1), 1000, keep=["authority."]
-            )
-        )
-        last = 3 * ITEMS
-        await server.record(1, type="journal.trimmed", body={"rows": 2, "last": last})
-        position, told = 1, []
-        while (batch := await source.read(position)).end != position:
-            told += [one.position for one in batch.items if one.message is None]
-            await source.read(position)  # as after a receiver that was away
-            position = batch.end
-        assert told == [3]
-
-    run(test)
-
-
-def test_a_new_sink_misses_nothing_that_was_there_before_it(server: Server):
-    async def test() -> None:
-        await server.record(20)
-        await server.store.transact(
-            lambda tx: tx.journal.trim(10, server.clock.now() + timedelta(days=1), 1000)
-        )
-        await server.record(1, type="journal.trimmed", body={"rows": 10, "last": 10})
-        await server.feed()
-        assert server.receiver.positions == list(range(11, 22))
-        assert await server.letters() == []
 
     run(test)
 

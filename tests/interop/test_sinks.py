@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.contract.test_sink_feeding import Server
 from tests.fakes.authority import Authority
 from tests.fakes.kafkaserver import KafkaServer
 from tests.fakes.messages import drop_repeats
 from tests.fakes.natsserver import NatsServer
 from tests.fakes.otlpserver import OtlpServer
 from tests.fakes.rsyslog import Rsyslog
+from tests.fakes.sinkfeeding import Server
 from tests.fakes.sinks import PORTRAYER, FakeReceiver
 from tests.fakes.stores import NOW, make_url
 from troth.core.clock import VirtualClock

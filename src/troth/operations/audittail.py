@@ -14,6 +14,7 @@ from troth.archive.log import DecisionLog
 from troth.archive.question import fits_named
 from troth.audit.found import present_event
 from troth.audit.query import Found, Kind, Query, fits
+from troth.core.errors import Unavailable
 from troth.live.snapshot import Snapshot
 from troth.operations.auditsearch import Person, Searcher, make_query, view_found
 from troth.operations.call import Call
@@ -41,14 +42,21 @@ class TailAudit:
 
     async def __call__(self, call: Call[wire.TailAudit]) -> AsyncIterator[wire.Record | Heartbeat]:
         """What fits, of each kind in its order; heartbeats say up to which position of the journal
-        everything was looked at."""
+        everything was looked at. `Unavailable` for a position behind the journal's end."""
         body, loads = call.body, self.snapshot.loads
         person = await self.searcher.find_person(body.identity)
         query = make_query(body, person, *_EVER)
         follower = DecisionFollower(self.decisions)
         position = body.position
+        head = await self.store.read(lambda tx: tx.journal.head())
+        if position > head:
+            # What comes next would have positions that the caller takes for told.
+            raise Unavailable(
+                f"The journal ends at position {head}, before {position}: it was set back, or it "
+                f"is another one. If it stays so, begin with --position {head}, or without."
+            )
         if position < 0:
-            position = await self.store.read(lambda tx: tx.journal.head())
+            position = head
             # Before any decision: whoever loses the subscription goes on from here.
             yield Heartbeat(epoch=position)
         said: float | None = None  # a subscription says something at once

@@ -299,6 +299,27 @@ async def test_a_tail_goes_on_where_another_ended(house: FakeHouse) -> None:
 
 
 @in_house
+async def test_a_tail_doesnt_wait_behind_the_journal_s_end(house: FakeHouse) -> None:
+    await open_town(house)
+    head = await house.parts.store.read(lambda tx: tx.journal.head())
+    tail = Tail(house, position=head)
+    async with aclosing(tail.values):  # type: ignore[type-var]
+        assert await tail.next() == Heartbeat(epoch=head)
+    tail = Tail(house, position=head + 1)
+    async with aclosing(tail.values):  # type: ignore[type-var]
+        with pytest.raises(Unavailable, match=f"ends at position {head}.*--position {head}"):
+            await tail.next()
+
+
+@in_house
+async def test_a_tail_is_for_auditors(house: FakeHouse) -> None:
+    body = wire.TailAudit()
+    tail = house.dispatcher.open("audit.tail", STRANGER, RequestId("req_tail"), body)
+    with pytest.raises(Denied):
+        await anext(tail)
+
+
+@in_house
 async def test_a_tail_ends_when_the_journal_is_another_one(house: FakeHouse) -> None:
     tail = Tail(house)
     async with aclosing(tail.values):  # type: ignore[type-var]

@@ -14,6 +14,7 @@ from troth import __version__
 from troth.agent.node import AgentSettings, NodeAgent
 from troth.core.clock import SystemClock
 from troth.core.entropy import SystemEntropy
+from troth.core.heap import settle_heap
 from troth.drivers.tracers import load_tracer
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,12 @@ async def _run(settings: AgentSettings, ready: Callable[[], None]) -> int:
         clock=clock,
         entropy=entropy,
     )
-    agent = NodeAgent().run(settings, clock, entropy, ready, tracer=tracer)
+
+    def tell_ready() -> None:
+        ready()
+        settle_heap()
+
+    agent = NodeAgent().run(settings, clock, entropy, tell_ready, tracer=tracer)
     running = asyncio.create_task(agent, name="agent")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

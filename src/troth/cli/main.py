@@ -12,6 +12,7 @@ import typer.core
 import typer.main
 
 import troth
+from troth.core.heap import begin_heap
 
 if TYPE_CHECKING:
     from typer.core import TyperCommand, TyperGroup
@@ -210,4 +211,5 @@ def take_options(
 
 def main() -> None:
     """Run the command line; the process ends with 0, 1, 2 or 3 (see the reference)."""
+    begin_heap()
     app(prog_name="troth")

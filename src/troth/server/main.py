@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import resource
 import signal
@@ -22,6 +21,7 @@ from troth import __version__
 from troth.core.clock import Clock, SteadyWatch, SystemClock
 from troth.core.endpoint import Endpoint
 from troth.core.entropy import Entropy, SystemEntropy
+from troth.core.heap import settle_heap
 from troth.drivers.tracers import load_tracer
 from troth.operations.anchor import RefreshAnchors
 from troth.operations.call import Caller
@@ -50,8 +50,6 @@ AGENT_SECONDS = 10.0
 AGENT_POLL = 0.02
 REGISTERS = ("identity.registered", "identity.changed", "identity.retired")
 """After which other certificates may be registered."""
-YOUNG_OBJECTS = 20_000
-"""How many new objects the collector of cycles waits for."""
 CONSOLE = Caller("troth", frozenset({"admin"}), source="local agent")
 
 
@@ -105,21 +103,10 @@ async def _serve(
         if agent:
             await _await_socket(config.data / AGENT_SOCKET, stop)
         announce(config)
-        _settle_heap()
+        settle_heap()
         await stop.wait()
         log.info("server.stopping")
     return 0
-
-
-def _settle_heap() -> None:
-    """Tell the collector of cycles that what is here now stays.
-
-    Otherwise it walks over hundreds of thousands of lasting objects again and again, since a batch
-    of issuances makes and drops thousands: a twentieth of the processor's time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 
 async def _open_admin(stack: AsyncExitStack, config: Config, house: House, clock: Clock) -> None:

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.decisions import EVER, make_record, make_records
+from tests.fakes.decisions import EVER, make_record, make_records, verify_proof
 from tests.fakes.house import FakeHouse, open_house
 from tests.fakes.stores import ENGINES, make_url
 from troth.archive.log import SEGMENT_SPAN, DecisionLog
-from troth.archive.proof import verify_proof
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Unavailable

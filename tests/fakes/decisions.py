@@ -6,8 +6,10 @@ import errno
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from troth.archive.proof import DecisionProof
 from troth.archive.record import DecisionRecord
 from troth.archive.writing import Disk
+from troth.audit.merkle import hash_leaf, verify_inclusion
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 EVER = (datetime(1971, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
@@ -34,6 +36,12 @@ def make_record(number: int = 0, **fields: Any) -> DecisionRecord:
         "facts": {"trust.score": 82, "request.ip": "10.1.2.3", "tags": ["a", None, 1.5, True]},
     }
     return DecisionRecord(**values | fields)
+
+
+def verify_proof(proof: DecisionProof, root: bytes) -> DecisionRecord:
+    """The decision, proved to be in the segment with this root; `Invalid` if it isn't."""
+    verify_inclusion(hash_leaf(proof.entry), proof.index, proof.size, root, proof.path)
+    return proof.record
 
 
 def make_records(count: int, start: int = 0) -> list[DecisionRecord]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from troth.archive.record import DecisionRecord, decode_record
 from troth.archive.segment import RECORD, Damage, DamagedSegment, Segment
 from troth.audit.merkle import compute_root, hash_leaf, make_path
-from troth.core.errors import Invalid, NotFound, Refused
+from troth.core.errors import NotFound, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +27,8 @@ class DecisionProof:
 
     @property
     def record(self) -> DecisionRecord:
-        """The decision; trust it once `verify_proof` says nothing against it."""
+        """The decision; trust it once its path leads to a root that is known."""
         return decode_record(self.entry)
-
-
-def verify_proof(proof: DecisionProof, root: bytes) -> DecisionRecord:
-    """The decision, proved to be in the segment with this root; `Invalid` if it isn't.
-
-    `root` comes from the journal, never from where the proof does.
-    """
-    found = compute_root(hash_leaf(proof.entry), proof.index, proof.size, proof.path)
-    if found != root:
-        raise Invalid("The proof leads to another root: this entry isn't in that segment.")
-    return proof.record
 
 
 def prove_decision(segment: Segment, decision: str, end: int | None) -> DecisionProof | None:

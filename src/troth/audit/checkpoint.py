@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from troth.audit.merkle import HASH_SIZE
 from troth.audit.note import Note, VerifierKey, decode_base64, parse_note, verify_note
 from troth.core.errors import Invalid
-
-LARGEST_SIZE = (1 << 63) - 1
-"""Leaves of a tree: more than any log has."""
+from troth.core.logsize import LARGEST_SIZE
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 

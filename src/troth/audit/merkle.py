@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from troth.core.errors import Invalid
+from troth.core.logsize import LARGEST_SIZE
 
 HASH_SIZE = 32
 EMPTY_ROOT = sha256().digest()
@@ -19,8 +20,6 @@ EMPTY_ROOT = sha256().digest()
 
 LONGEST_PATH = 64
 """As many hashes as any proof has at most: sizes have 63 bits."""
-LARGEST_SIZE = (1 << 63) - 1
-"""Leaves of the largest tree (C2SP tlog-checkpoint)."""
 
 
 def hash_leaf(entry: bytes) -> bytes:

@@ -15,8 +15,9 @@ from enum import StrEnum
 from hashlib import sha256
 from struct import Struct
 
-from troth.audit.merkle import EMPTY_ROOT, HASH_SIZE, LARGEST_SIZE, hash_node
+from troth.audit.merkle import EMPTY_ROOT, HASH_SIZE, hash_node
 from troth.core.errors import Invalid, NotFound, Refused
+from troth.core.logsize import LARGEST_SIZE
 
 WIDTH = 256
 """Hashes of a full tile, entries of a full bundle."""

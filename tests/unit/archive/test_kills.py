@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.fakes.decisions import EVER
+from tests.fakes.decisions import EVER, verify_proof
 from troth.archive.log import DecisionLog
-from troth.archive.proof import verify_proof
 from troth.core.clock import SystemClock
 from troth.core.entropy import SystemEntropy
 

@@ -15,14 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.archivehouse import ArchiveHouse, make_event
-from tests.fakes.decisions import EVER, NOON, make_record, make_records
+from tests.fakes.decisions import EVER, NOON, make_record, make_records, verify_proof
 from troth.archive import packing, workshop
 from troth.archive.decisionrows import KEPT, read_row
 from troth.archive.depot import open_depot
 from troth.archive.engine import locate
 from troth.archive.layout import ArchiveFile, Table, choose_current
 from troth.archive.packing import find_uncovered
-from troth.archive.proof import verify_proof
 from troth.archive.record import encode_record
 from troth.archive.segment import HEADER_SIZE, DamagedSegment, Segment
 from troth.archive.writing import OpenSegment

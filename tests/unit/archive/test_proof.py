@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fakes.decisions import NOON, make_record, make_records
+from tests.fakes.decisions import NOON, make_record, make_records, verify_proof
 from troth.archive.log import DecisionLog
-from troth.archive.proof import verify_proof
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.core.errors import Invalid, NotFound, Refused

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.audit.checkpoint import (
-    LARGEST_SIZE,
     Checkpoint,
     open_checkpoint,
     parse_checkpoint,
@@ -21,6 +20,7 @@ from troth.audit.checkpoint import (
 )
 from troth.audit.note import ED25519, make_verifier_key, parse_vkey
 from troth.core.errors import Invalid
+from troth.core.logsize import LARGEST_SIZE
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "tlog"
 SOFA = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n"

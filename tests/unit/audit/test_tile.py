@@ -10,7 +10,6 @@ from tests.unit.audit.test_merkle import define_subproof
 from troth.audit.merkle import (
     EMPTY_ROOT,
     HASH_SIZE,
-    LARGEST_SIZE,
     Tree,
     hash_leaf,
     make_path,
@@ -36,6 +35,7 @@ from troth.audit.tile import (
     read_tile,
 )
 from troth.core.errors import Invalid, NotFound
+from troth.core.logsize import LARGEST_SIZE
 
 SIZE = 70_000
 """The example of C2SP tlog-tiles, "Partial Tiles"."""

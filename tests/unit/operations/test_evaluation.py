@@ -10,9 +10,8 @@ import pytest
 
 from tests.fakes.authzen import ALICE, ARCHIVED, BOB, READ, RECORD, WRITE, ask, submit_examples
 from tests.fakes.clients import apply, render_manifest
-from tests.fakes.decisions import EVER
+from tests.fakes.decisions import EVER, verify_proof
 from tests.fakes.house import ADMIN, FakeHouse, in_house
-from troth.archive.proof import verify_proof
 from troth.archive.record import DecisionRecord
 from troth.core.errors import Denied, NotFound, Unavailable
 from troth.core.ids import RequestId

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from troth.core.logsize import LARGEST_SIZE
 from troth.wire.api.route import Route
 
-LARGEST_SIZE = (1 << 63) - 1
 LONGEST_NOTE = 64 << 10
 """Characters: a checkpoint with some sixteen cosignatures."""
 

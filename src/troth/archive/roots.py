@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from troth.archive import eventrows
 from troth.archive.decisionrows import (
     COLUMNS,
     KEPT,
@@ -32,13 +33,15 @@ from troth.archive.layout import (
     Table,
     begin_day,
     choose_current,
+    find_day,
     find_month,
 )
 from troth.archive.packing import FLUSHED, list_callers
 from troth.archive.parquet import CALLERS, Label, write_lines
 from troth.archive.reading import Damages, Labels, Reader
-from troth.archive.record import count_microseconds
+from troth.archive.record import count_microseconds, place_microseconds
 from troth.archive.workshop import SAYING
+from troth.audit.entry import StoredEvent
 from troth.audit.merkle import Tree, hash_leaf
 from troth.core.errors import Invalid, NotFound
 
@@ -68,6 +71,15 @@ _PARTS = f"""
     {_ROWS} GROUP BY ALL ORDER BY ALL
 """
 _CALLERS = f"SELECT DISTINCT api.service.uid {_ROWS} LIMIT {CALLERS + 1}"
+_EVENTS = f'SELECT {eventrows.KEPT} {_ROWS} ORDER BY metadata."sequence"'
+_EVENTS_WRITTEN = f"""
+    SELECT {eventrows.COLUMNS} FROM read_json(?, {eventrows.STAGED})
+"""  # noqa: S608 - names of columns
+_EVENTS_OTHERWISE = f"""
+    SELECT metadata."sequence" FROM (SELECT * {_ROWS} EXCEPT ALL {_EVENTS_WRITTEN})
+    ORDER BY 1 LIMIT {NAMED}
+"""  # noqa: S608 - statements of ours
+_NO_EVENT = StoredEvent(0, "none", 0, "", "", 0, "", "{}", None, b"")
 _DIFFERENT = """
     SELECT 1 WHERE EXISTS (({made}) EXCEPT ALL SELECT * {rows})
         OR EXISTS (SELECT * {rows} EXCEPT ALL ({made}))
@@ -114,15 +126,16 @@ class RootReader:
         self._engine.close()
         self._work.cleanup()
 
-    def list_files(self, damages: Damages) -> list[HeldFile]:
-        """The files of decisions, in order; those that can't be read are told to `damages`."""
-        held = self._depot.list_files(Table.DECISIONS, date.min, date.max)
+    def list_files(self, damages: Damages, table: Table = Table.DECISIONS) -> list[HeldFile]:
+        """The files of decisions or events, in order; those that can't be read are told to
+        `damages`."""
+        written = self._write_example(table)
+        held = self._depot.list_files(table, date.min, date.max)
         files, _ = choose_current(file for file, _ in held)
         with self._engine.connect() as link:
             reader = Reader(link, damages)
             labels = Labels().read(reader, files)
-            write_lines(self._lines, [stage_entry(0, b"", 0)])
-            known = link.run(f"DESCRIBE {_WRITTEN}", ["", 0, str(self._lines)])
+            known = link.run(*written)
             for file in list(labels):
                 if reader.read([file], _COLUMNS) != known and file not in reader.without:
                     damages.add(f"{file.name} has other columns than this version of troth writes.")
@@ -137,6 +150,14 @@ class RootReader:
                 holding[held.file.writer, part.number].append(held)
         for (server, number), some in sorted(holding.items(), key=lambda one: one[0]):
             yield HeldSegment(server, number, tuple(some))
+
+    def _write_example(self, table: Table) -> tuple[str, list[object]]:
+        """A statement that tells a table's columns, and what is bound in it."""
+        if table is Table.EVENTS:
+            write_lines(self._lines, [eventrows.stage_event(_NO_EVENT)])
+            return f"DESCRIBE {_EVENTS_WRITTEN}", [str(self._lines)]
+        write_lines(self._lines, [stage_entry(0, b"", 0)])
+        return f"DESCRIBE {_WRITTEN}", ["", 0, str(self._lines)]
 
     # Segments
 
@@ -179,6 +200,37 @@ class RootReader:
                 f"their records: {', '.join(str(index) for (index,) in found)}"
                 f"{', …' if len(found) == NAMED else ''}. A search finds what isn't so."
             )
+
+    # Events
+
+    def read_events(self, held: HeldFile) -> Iterator[StoredEvent]:
+        """A file's events by their positions, as `eventrows.read_row` gives them.
+
+        At its end `Invalid`, if the file says something else than they do.
+        """
+        names, file, rows = locate([held.file]), held.file, 0
+        lines: list[eventrows.Staged] = []
+        self._lines.unlink(missing_ok=True)
+        with self._engine.connect() as link:
+            for row in link.stream(_EVENTS, [names]):
+                rows += 1
+                if None in row[:8] or not row[1]:
+                    raise Invalid(f"Event {row[0]} has no content.")
+                event = eventrows.read_row(row)
+                if find_day(place_microseconds(event.at)) != file.day:
+                    raise Invalid(f"Event {event.position} isn't of that day.")
+                lines.append(eventrows.stage_event(event))
+                if len(lines) == FLUSHED:
+                    write_lines(self._lines, lines, more=True)
+                    lines.clear()
+                yield event
+            write_lines(self._lines, lines, more=True)
+            found = link.run(_EVENTS_OTHERWISE, [names, str(self._lines)]) if rows else []
+        if found:
+            told = ", ".join(str(position) for (position,) in found)
+            raise Invalid(f"Rows say something else than their events: {told}.")
+        if rows != held.label.rows:
+            raise Invalid(f"It has {rows} events and says that it has {held.label.rows}.")
 
     # Files
 

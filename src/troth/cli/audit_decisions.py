@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,13 @@ from troth.audit.entry import Leaf, open_detail
 from troth.audit.flaw import Fault, Findings
 from troth.audit.merkle import Tree, hash_leaf
 from troth.audit.proving import read_closed
-from troth.core.errors import Invalid, NotFound, TooLarge
+from troth.core.errors import Invalid, NotFound, TooLarge, TrothError
 
 if TYPE_CHECKING:
+    from troth.archive.reading import Damages
     from troth.archive.roots import HeldSegment, RootReader
     from troth.archive.segment import Segment
+    from troth.cli.toldevents import ToldEvents
 
 
 @dataclass(slots=True)
@@ -34,9 +37,13 @@ class Closed:
     """Segments that were looked at."""
     hidden: int = 0
     """Events of segments whose detail isn't there."""
+    events: ToldEvents | None = None
+    """What all events are, if an archive is held against the log."""
 
     def notice(self, leaf: Leaf, beside: bytes) -> None:
         """Take in an entry of the log that was verified."""
+        if self.events is not None:
+            self.events.notice(leaf, beside)
         if leaf.type != SEGMENT_CLOSED:
             return
         told = read_closed(open_detail(leaf, beside)) if beside else None
@@ -78,6 +85,8 @@ def show_archive(folder: Path, closed: Closed, verdict: Verdict, findings: Findi
         for one in files:
             _check_files(one.file.name, reader.check_file(one), findings)
         _check_files(str(folder), reader.check_months(files), findings)
+        if closed.events is not None:
+            _show_events(reader, closed.events, damages, findings)
     finally:
         reader.close()
     for words in damages.tell():
@@ -170,39 +179,76 @@ def _check_segment(
 
 def _check_held(reader: RootReader, held: HeldSegment, closed: Closed, findings: Findings) -> int:
     """How many decisions the archive has of a segment that lead to its root in the log."""
-    from troth.archive.engine import DamagedArchive
-
     name = f"segment {held.number} of server {held.server}"
     try:
         root, count = reader.compute_root(held)
-    except DamagedArchive as error:
-        for file, words in error.files.items():
-            findings.add(Fault.CUT, file, words)
-        return 0
-    except TooLarge:
-        words = f"{name.capitalize()} takes more memory or time to read than any that a server "
-        for one in held.files:
-            findings.add(Fault.CUT, one.file.name, f"{words}wrote: its rows unpack to too much.")
-        return 0
-    except Invalid as error:
-        findings.add(Fault.ALTERED, name, error.detail)
+    except TrothError as error:
+        _add_error(name, error, findings)
         return 0
     told = closed.roots.get((held.server, held.number))
     return _compare(name, root, count, told, closed, findings)
 
 
+def _show_events(
+    reader: RootReader, told: ToldEvents, damages: Damages, findings: Findings
+) -> None:
+    """Hold the archive's events against the log, and tell what couldn't be."""
+    from troth.archive.layout import Table
+
+    files = reader.list_files(damages, Table.EVENTS)
+    seen, closely = 0, 0
+    for one, next_ in pairwise(held.file for held in files):
+        if one.day == next_.day and next_.first <= one.last:
+            findings.add(Fault.ALTERED, next_.name, f"It has positions that {one.name} has too.")
+    for held in files:
+        file = held.file
+        wanted = told.list_of(file.day, file.first, file.last)
+        try:
+            for event in reader.read_events(held):
+                closely += told.compare(event)
+                seen += 1
+                if next(wanted, None) != event.position:
+                    raise Invalid(f"Before event {event.position} one is missing, or it is twice.")
+            if (missing := next(wanted, None)) is not None:
+                raise Invalid(f"Event {missing} is missing.")
+        except TrothError as error:
+            _add_error(file.name, error, findings)
+    if closely < seen:
+        findings.remark(
+            f"Of {seen - closely} events in the archive it can't be told who did what to whom: "
+            "they were redacted, or the log's details weren't looked at."
+        )
+    left = told.count_missing(range(one.file.first, one.file.last + 1) for one in files)
+    if left:
+        findings.remark(
+            f"{left} events of the log aren't in the archive: removed, or not packed yet."
+        )
+
+
 def _check_files(where: str, told: Iterator[tuple[str, str]], findings: Findings) -> None:
     """Tell what else isn't in order with the archive's files."""
-    from troth.archive.engine import DamagedArchive
 
     try:
         for name, words in told:
             findings.add(Fault.ALTERED, name, words)
-    except DamagedArchive as error:
+    except TrothError as error:
+        _add_error(where, error, findings)
+
+
+def _add_error(name: str, error: TrothError, findings: Findings) -> None:
+    """Tell why a file, or what else has this name, isn't in order."""
+    from troth.archive.engine import DamagedArchive
+
+    if isinstance(error, DamagedArchive):
         for file, words in error.files.items():
             findings.add(Fault.CUT, file, words)
-    except TooLarge as error:
-        findings.add(Fault.CUT, where, error.detail)
+    elif isinstance(error, Invalid):
+        findings.add(Fault.ALTERED, name, error.detail)
+    elif isinstance(error, TooLarge):
+        words = "It takes more memory or time to read than any that a server wrote: its rows "
+        findings.add(Fault.CUT, name, f"{words}unpack to too much.")
+    else:
+        raise error
 
 
 def _compare(

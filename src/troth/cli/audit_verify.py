@@ -184,9 +184,10 @@ def _verify_log(
     folders: tuple[Path | None, Path | None],
 ) -> tuple[LogCheck, Report]:
     from troth.cli.audit_decisions import Closed, note_missing, show_archive, show_decisions
+    from troth.cli.toldevents import ToldEvents
 
     decisions, archive = folders
-    closed = Closed() if decisions or archive else None
+    closed = Closed(events=ToldEvents() if archive else None) if decisions or archive else None
     watch = None if closed is None else closed.notice
     with show_progress(terminal) as progress:
         check = check_log(source, read_note(source), trust, seen, scope, progress, watch)

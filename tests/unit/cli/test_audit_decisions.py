@@ -13,11 +13,15 @@ from tests.fakes.decisions import NOON, make_records
 from tests.fakes.logs import FakeLog, make_event, make_events, make_log, make_signer, show_log
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.test_audit_verify import list_outcomes, report, write
+from troth.archive.engine import locate
 from troth.archive.layout import Table
 from troth.archive.log import DecisionLog
+from troth.archive.parquet import Selection, read_label, write_parquet
 from troth.archive.segment import ClosedSegment
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
+
+MISSING = "{} events of the log aren't in the archive: removed, or not packed yet."
 
 
 @pytest.fixture
@@ -146,7 +150,7 @@ def test_what_the_archive_has_leads_to_the_roots_in_the_log(
     found = report(result)
     assert result.exit_code == 0, result.output
     assert "66 decisions in 3 segments of the archive" in found["steps"][2]["words"]
-    assert not found["remarks"]
+    assert found["remarks"] == [MISSING.format(20)]
     (file,) = house.list_paths()
     data = bytearray(file.read_bytes())
     data[len(data) // 3] ^= 1
@@ -184,3 +188,88 @@ def test_what_the_archive_says_besides_is_held_against_the_records(
     found = report(result)
     assert [(one["fault"], one["name"][:4]) for one in found["flaws"]] == [("altered", "ids/")]
     assert list_outcomes(found)[2] == "wrong"
+
+
+# The archive's events
+
+
+def make_logged(tmp_path: Path) -> tuple[ArchiveHouse, list[str], FakeLog]:
+    """An archive of two days of events, how to verify it, and the log that has them and more."""
+    day = 86_400_000_000
+    events = [one._replace(at=one.at + day * (one.position > 30)) for one in make_events(50)]
+    events[7] = events[7]._replace(type="token.refused")
+    log = make_log(events)
+    house = ArchiveHouse(tmp_path)
+    for first in range(0, 45, 15):
+        house.pack_events(events[first : first + 15])
+    house.compact(Table.EVENTS)
+    house.close()
+    vkey = make_signer().keys[0].render()
+    archive = ["--archive", str(house.root), "--json"]
+    return house, ["audit", "verify", write(log, tmp_path), "--key", vkey, *archive], log
+
+
+def forge_event(house: ArchiveHouse, column: str, where: str = 'metadata."sequence" = 12') -> None:
+    """Say something else in a row of the first file, with checksums that are right."""
+    file = house.list_files(Table.EVENTS)[0]
+    sql = (
+        "WITH a AS (SELECT * FROM read_parquet(?, hive_partitioning = false)) "
+        f"SELECT * REPLACE ({column}) FROM a WHERE {where} "
+        f"UNION ALL SELECT * FROM a WHERE NOT ({where})"
+    )
+    with house.workshop.engine.connect() as link:
+        label, local = read_label(link, file), house.workshop.work / "forged.parquet"
+        write_parquet(link, Selection(Table.EVENTS, sql, [locate([file])]), local, label)
+    house.depot.put(local, file)
+    house.workshop.engine.close()
+
+
+def test_archived_events_are_those_of_the_log(run: Run, tmp_path: Path) -> None:
+    _, verify, _ = make_logged(tmp_path)
+    result = run(*verify)
+    assert result.exit_code == 0, result.output
+    remarks = report(result)["remarks"]
+    assert remarks == [MISSING.format(5)]
+    remarks = report(run(*verify, "--no-details"))["remarks"]
+    assert remarks[0].startswith("Of 45 events in the archive it can't be told who did what")
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ("{uid: 'spiffe://example.org/other'} AS entity", "Event 12 doesn't say what the log"),
+        ("make_timestamptz(epoch_us(time_dt) + 1) AS time_dt", "Event 12 isn't the one that"),
+        ("2::INTEGER AS status_id", "Rows say something else than their events: 12."),
+        ("9::INTEGER AS severity_id", "Rows say something else than their events: 12."),
+    ],
+)
+def test_an_archived_event_that_was_altered_is_named(
+    run: Run, tmp_path: Path, column: str, words: str
+) -> None:
+    house, verify, _ = make_logged(tmp_path)
+    forge_event(house, column)
+    result = run(*verify)
+    assert result.exit_code == 1
+    (flaw,) = report(result)["flaws"]
+    assert flaw["fault"] == "altered"
+    assert words in flaw["detail"]
+    assert list_outcomes(report(result))[2] == "wrong"
+
+
+def test_archived_events_that_are_missing_or_of_no_log_are_named(run: Run, tmp_path: Path) -> None:
+    house, verify, _ = make_logged(tmp_path)
+    place = "struct_pack({}) AS metadata".format(
+        ", ".join(
+            f'"{name}" := {"99::BIGINT" if name == "sequence" else f"metadata.{name}"}'
+            for name in (
+                *("version", "sequence", "correlation_uid", "event_code"),
+                *("log_name", "product", "profiles"),
+            )
+        )
+    )
+    forge_event(house, place, 'metadata."sequence" = 30')
+    (flaw,) = report(run(*verify))["flaws"]
+    assert "The log doesn't tell of event 99" in flaw["detail"]
+    forge_event(house, place, 'metadata."sequence" = 12')
+    (flaw,) = report(run(*verify))["flaws"]
+    assert "Before event 13 one is missing" in flaw["detail"]

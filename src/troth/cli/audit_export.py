@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,9 @@ COLUMNS = {
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")
 """What a cell begins with that a spreadsheet takes for a formula (OWASP, "CSV Injection"; OWASP
 ASVS 5.0, requirement 1.2.10): such a cell gets an apostrophe before it."""
+_BEHIND = re.compile(f'(;"*)(?=[{re.escape("".join(FORMULAS))}])')
+"""Where a spreadsheet begins a cell if its country writes commas in numbers: it separates cells by
+semicolons then, and quotes within them count for nothing (also OWASP)."""
 
 
 STANDARD_OUTPUT = "standard output"
@@ -89,7 +93,8 @@ def export(
     """Write all events and decisions that a search finds to a file, the newest first.
 
     The file is there once it is whole, with mode 0600. In CSV a cell that a spreadsheet would take
-    for a formula has an apostrophe before it.
+    for a formula has an apostrophe before it, and so has what it would take for one behind a
+    semicolon.
     """
     if ocsf and form is not Form.JSONL:
         raise typer.BadParameter("--ocsf is JSON Lines: leave it out, or take --format jsonl.")
@@ -202,6 +207,7 @@ def _drain(text: io.StringIO, file: IO[bytes]) -> None:
 
 def defuse_cell(value: str) -> str:
     """The cell as no spreadsheet takes it for a formula."""
+    value = _BEHIND.sub(r"\1'", value)
     return f"'{value}" if value.startswith(FORMULAS) else value
 
 

@@ -20,7 +20,7 @@ from tests.fakes.ocsf import list_faults
 from tests.fakes.views import make_status
 from tests.unit.cli.conftest import Run
 from troth.cli import following
-from troth.cli.audit_export import COLUMNS, FORMULAS
+from troth.cli.audit_export import COLUMNS, FORMULAS, defuse_cell
 from troth.cli.words import parse_past
 from troth.core.errors import Invalid
 from troth.wire.api import auditsearch as wire
@@ -331,6 +331,15 @@ def test_an_export_as_csv_defuses_formulas(
     # Pages are of one period, whatever the clock does meanwhile.
     asked = api.named("audit.search")
     assert [(one.since, one.until) for one in asked[1:]] == [(SINCE, AT)] * (len(asked) - 1)
+
+
+@pytest.mark.parametrize("mark", [*"=+-@＝", "\t"])
+def test_a_cell_holds_no_formula_where_semicolons_separate(mark: str) -> None:
+    for text in (f"x;{mark}1+1", f'x;""{mark}1', f"{mark}1;{mark}2;{mark}3", f";{mark}1"):
+        cells = defuse_cell(text).split(";")
+        assert not any(cell.strip('"').startswith(FORMULAS) for cell in cells), text
+    for text in ("a; b", "a;b=1", "'; -- x", "x;", ""):
+        assert defuse_cell(text) == text
 
 
 def test_an_export_as_json_lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from troth.drivers.sinks import Away, Rejected, Sink, Target
 from troth.drivers.sinks.elastic import ElasticSink
 from troth.drivers.sinks.file import parse_path
 from troth.drivers.sinks.nats import NatsSink
+from troth.drivers.sinks.natscredentials import parse_credentials
 from troth.drivers.sinks.otlp import OtlpSink
 from troth.drivers.sinks.place import KINDS, parse_place
 from troth.drivers.sinks.post import Poster
@@ -46,6 +48,10 @@ LEDGER: dict[str, str] = {
     """,
     "stream-answer": """
         drivers.sinks.nats.NatsSink._take
+    """,
+    "nats-credentials": """
+        drivers.sinks.natscredentials._read_seed
+        drivers.sinks.natscredentials.parse_credentials
     """,
     "dead-letter": """
         operations.journalsource.revive_event
@@ -80,6 +86,13 @@ JETSTREAM = (
     b'{"stream":"TROTH","seq":1}',
     b'{"error":{"code":400,"err_code":10070,"description":"wrong last msg ID: z"},"seq":0}',
 )
+CREDENTIALS = (
+    "-----BEGIN NATS USER JWT-----\neyJ0.eyJq.c2ln\n------END NATS USER JWT------\n\n"
+    "-----BEGIN USER NKEY SEED-----\n"
+    "SUAIO3FHUX5PNV2LQIIP7TZ3N4L7TX3W53MQGEIVYFIGA635OZCKEYHFLM\n"
+    "------END USER NKEY SEED------\n"
+)
+"""The seed is that of nats-io/jwt, v2/creds_utils.go."""
 
 
 @fuzz(
@@ -182,6 +195,16 @@ def fuzz_stream_answer(given: tuple[bytes, bool]) -> None:
         await sink._take(Msg(None, "inbox.2", "", data, None))  # type: ignore[arg-type]
 
     asyncio.run(ask())
+
+
+@fuzz(mutated_text(CREDENTIALS))
+def fuzz_nats_credentials(text: str) -> None:
+    found = answer(parse_credentials, text)
+    if found is not None:
+        assert found.show_token().isascii()
+        found.key.public_key().verify(
+            base64.urlsafe_b64decode(found.sign("nonce") + b"=="), b"nonce"
+        )
 
 
 @fuzz(st.tuples(st.sampled_from(["journal", "decisions/here"]), mutated(EVENT, ENTRY, b"")))

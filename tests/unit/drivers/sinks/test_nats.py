@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,14 @@ def test_credentials_are_a_login_and_a_wrong_seed_is_none(tmp_path: Path):
                 asyncio.run(send(odd))
     finally:
         server.stop()
+
+
+def test_a_seed_is_read_as_its_makers_write_it():
+    seed = "SUAIO3FHUX5PNV2LQIIP7TZ3N4L7TX3W53MQGEIVYFIGA635OZCKEYHFLM"  # nats-io/jwt
+    operator = NatsOperator()
+    found = parse_credentials(operator.credentials.replace(operator.seed, seed))
+    raw = base64.b32decode(seed + "=" * 6)
+    assert found.key.private_bytes_raw() == raw[2:-2]
 
 
 def test_a_file_that_is_cut_off_is_no_file_of_credentials():

@@ -274,7 +274,7 @@ def test_nothing_is_traced_and_nothing_loaded_unless_asked():
         span.note(a=1)
         assert tracer.current() is None
     script = (
-        "import sys, troth.server.main, troth.agent.main\n"
+        "import sys, troth.server.serving, troth.agent.main\n"
         "sys.exit(bool({'troth.drivers.tracers.otlp', 'troth.wire.otlp'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

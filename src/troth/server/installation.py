@@ -8,12 +8,41 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+import structlog
+
 from troth.core.entropy import Entropy
-from troth.core.errors import Conflict, Unavailable
+from troth.core.errors import Conflict, Refused, Unavailable
+from troth.server.config import Config
+
+log = structlog.get_logger(__name__)
 
 FILE = "installation"
 SERVER_LOCK = "server.lock"
+CLOSED = "workloads of other users can't reach agent.sock in it"
 _FORM = re.compile(r"[0-9a-f]{8}\n?", re.ASCII)
+
+
+def prepare_directories(config: Config) -> None:
+    """The data directory: others may pass through to the sockets, and see nothing else.
+
+    One that exists is taken as it is, never changed; `Refused` if somebody else could replace what
+    is in it.
+    """
+    data = config.data
+    try:
+        data.mkdir(parents=True)
+        data.chmod(0o711)
+    except FileExistsError:
+        found = data.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise Refused(
+                f"{data} must belong to the server's user and be writable by nobody else, since "
+                "it will hold keys and sockets: choose a directory of its own, or mend it with "
+                f"chown and 'chmod 711 {data}'."
+            ) from None
+        if not found.st_mode & 0o001:
+            log.warning("data.closed", data=str(data), mend=f"chmod o+x {data}", why=CLOSED)
+    (data / "keys").mkdir(mode=0o700, exist_ok=True)
 
 
 def read_installation(data: Path, entropy: Entropy) -> str:

@@ -20,9 +20,8 @@ from troth.drivers.keystores.file import Folder, open_folder
 from troth.drivers.keystores.sealed import SEAL, Shelf, list_names, may_hold
 from troth.operations.restoration import settle_restored
 from troth.server.config import Config
-from troth.server.installation import claim_directory
+from troth.server.installation import claim_directory, prepare_directories
 from troth.server.keyring import has_files
-from troth.server.wiring import prepare_directories
 from troth.store.copies import (
     Load,
     Progress,

@@ -7,7 +7,6 @@ the server's certificate → listeners → background work.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,7 +22,6 @@ from troth.archive.parquetarchive import ParquetArchive
 from troth.archive.tiles import LogFolder
 from troth.core.clock import Clock
 from troth.core.entropy import Entropy
-from troth.core.errors import Refused
 from troth.core.manifest.problem import Limits
 from troth.core.tracing import NO_TRACER, Tracer
 from troth.drivers.geo import Locator, load_locator
@@ -84,7 +82,6 @@ from troth.wire.authzen.routes import AUTHZEN_PATHS
 
 FEED = "journal.follow"
 WITHDRAWN = ("identity.quarantined", "identity.suspended", "identity.retired", "node.evicted")
-CLOSED = "workloads of other users can't reach agent.sock in it"
 
 log = structlog.get_logger(__name__)
 
@@ -109,29 +106,6 @@ class House:
     certify: CertifyServer
     local_node: str
     """The node name of this server's own agent."""
-
-
-def prepare_directories(config: Config) -> None:
-    """The data directory: others may pass through to the sockets, and see nothing else.
-
-    One that exists is taken as it is, never changed; `Refused` if somebody else could replace what
-    is in it.
-    """
-    data = config.data
-    try:
-        data.mkdir(parents=True)
-        data.chmod(0o711)
-    except FileExistsError:
-        found = data.stat()
-        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            raise Refused(
-                f"{data} must belong to the server's user and be writable by nobody else, since "
-                "it will hold keys and sockets: choose a directory of its own, or mend it with "
-                f"chown and 'chmod 711 {data}'."
-            ) from None
-        if not found.st_mode & 0o001:
-            log.warning("data.closed", data=str(data), mend=f"chmod o+x {data}", why=CLOSED)
-    (data / "keys").mkdir(mode=0o700, exist_ok=True)
 
 
 def find_names(config: Config) -> tuple[str, ...]:

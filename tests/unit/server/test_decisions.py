@@ -13,7 +13,8 @@ from troth.archive.segment import FOOTER_SIZE
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 from troth.server.config import load_config
-from troth.server.wiring import FEED, House, build_house, prepare_directories
+from troth.server.installation import prepare_directories
+from troth.server.wiring import FEED, House, build_house
 
 
 @asynccontextmanager

@@ -13,9 +13,8 @@ from troth.core.errors import Unavailable
 from troth.drivers.keystores.file import Folder
 from troth.operations.installation import claim_local_node
 from troth.server.config import Config, load_config
-from troth.server.installation import read_installation
+from troth.server.installation import prepare_directories, read_installation
 from troth.server.keyring import choose_driver, open_keystore
-from troth.server.wiring import prepare_directories
 from troth.store.engine import open_store
 
 POSTGRES = "postgresql:///troth"

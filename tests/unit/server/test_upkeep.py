@@ -26,8 +26,9 @@ from troth.issuance.authorities import Use
 from troth.operations.call import Caller
 from troth.operations.log import read_checkpoint
 from troth.server.config import Config, load_config
+from troth.server.installation import prepare_directories
 from troth.server.upkeep import Copy, back_up, check_backup, move_database, restore_backup
-from troth.server.wiring import House, build_house, prepare_directories
+from troth.server.wiring import House, build_house
 from troth.wire.api.devices import InviteDevices
 from troth.wire.api.identities import RegisterIdentity
 from troth.wire.api.nodes import AttestNode, CreateJoinToken

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from troth.core.errors import Refused
 from troth.server.config import load_config
-from troth.server.wiring import prepare_directories
+from troth.server.installation import prepare_directories
 
 
 def prepare(data: Path) -> None:

@@ -29,7 +29,7 @@ from troth.operations.auditsearch import (
     render_spot,
     view_found,
 )
-from troth.operations.auditwho import find_state
+from troth.operations.auditwho import find_end, find_state
 from troth.operations.portrayal import describe_found
 from troth.server.http.bodies import parse_query
 from troth.store.event_search import _narrow
@@ -52,6 +52,7 @@ LEDGER: dict[str, str] = {
         audit.found.read_text
         audit.trace._find_end
         audit.trace._read
+        operations.auditwho._read_moment
         operations.auditwho._read_state
     """,
 }
@@ -112,7 +113,17 @@ def fuzz_audit_time(text: str) -> None:
 _KEYS = st.sampled_from(
     [
         *("jti", "from_jti", "serial", "change", "id", "token", "txn", "task", "grant", "state"),
-        *("resource", "source", "reason", "expires_at", "not_after", "scope", "audiences", "kid"),
+        *(
+            "resource",
+            "source",
+            "reason",
+            "expires_at",
+            "expires_before",
+            "not_after",
+            "scope",
+            "audiences",
+            "kid",
+        ),
         *("name", "kind", "weight", "words"),
     ]
 )
@@ -142,3 +153,5 @@ def fuzz_audit_event(given: tuple[str, dict[str, Any], str, bytes | None]) -> No
         find_tie(lead, found)
     assert list_faults(render_activity(describe_found(found), _PRODUCER)) == []
     find_state(_IDENTITY, [replace(found, action="identity.released")])
+    end = find_end(_IDENTITY, [replace(found, action="identity.extended")])
+    assert end is None or end.tzinfo is not None

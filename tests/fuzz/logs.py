@@ -22,11 +22,20 @@ from troth.audit.bundle import (
     render_bundle,
     verify_bundle,
 )
-from troth.audit.entry import restore_event, split_details, split_entries
+from troth.audit.entry import (
+    commit_detail,
+    read_leaf,
+    render_detail,
+    render_leaf,
+    restore_event,
+    split_details,
+    split_entries,
+)
 from troth.audit.merkle import hash_leaf
 from troth.audit.pin import begin_pin, renew_pin
 from troth.audit.proof import Trust, parse_log_proof, render_log_proof, verify_log_proof
 from troth.audit.proving import find_closed, prove_entry
+from troth.audit.redaction import REDACTED, Redactions
 from troth.audit.tile import parse_name, prove_consistency
 from troth.audit.verification import Scope
 from troth.cli.audit_log import check_log, read_note
@@ -61,7 +70,11 @@ LEDGER: dict[str, str] = {
         audit.verification._Walk._read_hashes
         cli.audit_log._read_unsigned
         cli.audit_log.read_note
+        cli.logsource.FolderSource._read_all
         cli.logsource.FolderSource.read
+    """,
+    "log-redaction": """
+        audit.redaction._read_position
     """,
     "log-entry": """
         audit.entry._decode_commitment
@@ -180,6 +193,20 @@ def fuzz_log_files(found: tuple[str, bytes], folder: Path) -> None:
             assert bundle is None or bundle.entry == ENTRIES[position - 1]
     finally:
         (folder / name).write_bytes(LOG.files[name])
+
+
+REDACTION = make_event(19, type=REDACTED, body='{"position":5,"reason":"asked to"}')
+
+
+@fuzz(mutated(render_detail(REDACTION)))
+def fuzz_log_redaction(detail: bytes) -> None:
+    """Whatever an event of a redaction says, it explains that one detail is gone, or none."""
+    salt = REDACTION.salt or b""
+    leaf = read_leaf(render_leaf(REDACTION, commit_detail(salt, detail)))
+    gone = Redactions()
+    gone.note_gone(4)
+    explained = gone.explain(leaf, salt + detail)
+    assert list(gone.list_left()) == ([] if explained else [(0, [4])])
 
 
 @fuzz(st.tuples(mutated(ENTRIES[3], ENTRIES[10]), mutated(DETAILS[3], DETAILS[10], b"")))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.archivesite import DAY, KEPT, NOON, Site, fill_days, run
+from tests.fakes.decisions import make_record
 from tests.fakes.stores import ENGINES, make_url
-from troth.archive.jobsheet import AnyStep, Done
+from troth.archive.jobsheet import AnyStep, Done, PackEvents
 from troth.archive.layout import Table
+from troth.audit.entry import StoredEvent
 from troth.core.errors import Conflict, Invalid, NotFound
+from troth.operations.packing import do_all
 from troth.wire.api import holds as wire
 
 
@@ -85,6 +88,82 @@ def test_a_hold_without_an_end_keeps_all_that_comes_and_segments_too(tmp_path, u
         await site.remove()
         assert site.log.list_closed() == []
         assert [one["segment"] for one in await site.events("decisions.removed")] == [1]
+
+    run(tmp_path, url, test)
+
+
+async def fill_midnights(site: Site, days: int) -> list[str]:
+    """A packed segment over each midnight, and the ids of the decisions after it."""
+    ids = []
+    for day in range(days):
+        midnight = datetime.combine(NOON.date() + (day + 1) * DAY, time(), UTC)
+        site.clock.advance(midnight + timedelta(minutes=10) - site.clock.now())
+        some = [make_record(day * 10 + n, at=midnight + timedelta(minutes=n - 2)) for n in range(4)]
+        await site.log.append(some)
+        await site.log.close_segment()
+        await site.close()
+        await site.house.settle()
+        await site.pack()
+        ids += [one.id for one in some[2:]]
+    site.clock.advance(DAY)
+    await site.pack()
+    return ids
+
+
+def test_a_day_stays_while_what_is_kept_is_proved_by_it(tmp_path, url):
+    async def test(site: Site) -> None:
+        ids = await fill_midnights(site, 4)
+        days = site.list_days()
+        assert days == [NOON.date() + n * DAY for n in range(5)]
+        site.clock.advance(KEPT - timedelta(days=2, hours=12))
+        await site.remove_days()
+        assert site.list_days() == days[1:]  # by its age the first of them could go
+        for one in ids[2:]:
+            assert site.archive.find(one)[1] is not None
+        site.clock.advance(3 * DAY)
+        await site.remove_days()
+        assert site.list_days() == []
+
+    run(tmp_path, url, test)
+
+
+def test_a_hold_keeps_the_days_that_prove_what_it_keeps(tmp_path, url):
+    async def test(site: Site) -> None:
+        ids = await fill_midnights(site, 4)
+        days = site.list_days()
+        middle = datetime.combine(days[2], time(12), UTC)
+        hold = wire.PlaceHold(name="x", since=middle, until=middle + DAY / 4, reason="why")
+        await site.house.call("hold.place", hold)
+        site.clock.advance(KEPT + 10 * DAY)
+        await site.remove_days()
+        assert site.list_days() == days[1:4]
+        for one in ids[2:4]:
+            assert site.archive.find(one)[1] is not None
+        await site.house.call("hold.release", wire.ReleaseHold(name="x", reason="done"))
+        await site.remove_days()
+        assert site.list_days() == []
+
+    run(tmp_path, url, test)
+
+
+def test_days_of_a_clock_that_was_wrong_stay_as_long_as_others(tmp_path, url):
+    async def test(site: Site) -> None:
+        await fill_days(site, 1)
+        wrong = make_record(50, at=NOON - 2000 * DAY)
+        await site.log.append([wrong])
+        await site.log.close_segment()
+        await site.close()
+        await site.pack()
+        late = StoredEvent(10_000, "x.y", 1, "", "", 1_000_000, "", "{}", b"s", None)
+        await do_all(site.hands, [PackEvents([late])])
+        assert site.list_days()[0] == wrong.at.date()
+        await site.remove_days()
+        assert site.archive.find(wrong.id)[1] is not None
+        assert date(1970, 1, 1) in site.list_days(Table.EVENTS)
+        site.clock.advance(KEPT + 2 * DAY)
+        await site.remove_days()
+        assert site.list_days() == []
+        assert date(1970, 1, 1) not in site.list_days(Table.EVENTS)
 
     run(tmp_path, url, test)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 
 import msgspec
 
@@ -70,11 +70,15 @@ class Sheet(msgspec.Struct, frozen=True):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A segment by its server, its number and the root of its records."""
+    """A segment by its server, its number and the root of its records; the earliest and latest time
+    of one, and when it was closed."""
 
     server: str
     number: int
     root: str
+    first: datetime
+    last: datetime
+    closed_at: datetime
 
 
 class Done(msgspec.Struct, frozen=True, omit_defaults=True):

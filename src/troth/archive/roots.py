@@ -169,12 +169,10 @@ class RootReader:
         than its record. Holds a few records at a time, and has all as lines on the disk.
         """
         names, tree = locate(one.file for one in held.files), Tree()
-        otherwise = min(
-            count_microseconds(part.first)
-            for one in held.files
-            for part in one.label.segments
-            if part.number == held.number
-        )
+        parts = [
+            part for one in held.files for part in one.label.segments if part.number == held.number
+        ]
+        otherwise = min(count_microseconds(part.first) for part in parts)
         lines: list[Staged] = []
         self._lines.unlink(missing_ok=True)
         with self._engine.connect() as link:
@@ -187,6 +185,8 @@ class RootReader:
                 if len(lines) == FLUSHED:
                     write_lines(self._lines, lines, more=True)
                     lines.clear()
+            if tree.size < max(part.count for part in parts):
+                raise _explain_gap(held, tree.size + 1, tree.size)
             write_lines(self._lines, lines, more=True)
             self._compare_rows(link, held, names)
         return tree.root, tree.size

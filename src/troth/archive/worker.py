@@ -100,7 +100,8 @@ class Worker:
                 label = read_label(link, file)
                 rows += label.rows
                 segments += [
-                    Segment(file.writer, part.number, part.root) for part in label.segments
+                    Segment(file.writer, one.number, one.root, one.first, one.last, one.closed_at)
+                    for one in label.segments
                 ]
         return Done(number, rows, segments)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from troth.audit.bundle import SEGMENT_CLOSED, DecisionEvidence, Outcome, Verdict
-from troth.audit.entry import Leaf, open_detail
+from troth.audit.entry import Detail, Leaf, open_detail
 from troth.audit.flaw import Fault, Findings
 from troth.audit.merkle import Tree, hash_leaf
 from troth.audit.proving import read_closed
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from troth.cli.toldevents import ToldEvents
 
 
+DAY_REMOVED = "archive.removed"
+
+
 @dataclass(slots=True)
 class Closed:
     """The segments that the log tells of, by server and number: root, and number of decisions."""
@@ -37,6 +40,8 @@ class Closed:
     """Segments that were looked at."""
     hidden: int = 0
     """Events of segments whose detail isn't there."""
+    removed: set[tuple[str, int]] = field(default_factory=set)
+    """Segments of which the archive has a day less: it was old enough."""
     events: ToldEvents | None = None
     """What all events are, if an archive is held against the log."""
 
@@ -44,6 +49,8 @@ class Closed:
         """Take in an entry of the log that was verified."""
         if self.events is not None:
             self.events.notice(leaf, beside)
+        if leaf.type == DAY_REMOVED and beside:
+            self.removed |= _read_removed(open_detail(leaf, beside))
         if leaf.type != SEGMENT_CLOSED:
             return
         told = read_closed(open_detail(leaf, beside)) if beside else None
@@ -179,9 +186,17 @@ def _check_segment(
 
 def _check_held(reader: RootReader, held: HeldSegment, closed: Closed, findings: Findings) -> int:
     """How many decisions the archive has of a segment that lead to its root in the log."""
+    from troth.archive.roots import MissingRecords
+
     name = f"segment {held.number} of server {held.server}"
     try:
         root, count = reader.compute_root(held)
+    except MissingRecords as error:
+        if (held.server, held.number) in closed.removed:
+            findings.remark(f"What is left of {name} can't be shown: a day of it was removed.")
+        else:
+            _add_error(name, error, findings)
+        return 0
     except TrothError as error:
         _add_error(name, error, findings)
         return 0
@@ -249,6 +264,20 @@ def _add_error(name: str, error: TrothError, findings: Findings) -> None:
         findings.add(Fault.CUT, name, f"{words}unpack to too much.")
     else:
         raise error
+
+
+def _read_removed(detail: Detail | None) -> set[tuple[str, int]]:
+    """Server and number of each segment that a removed day had something of."""
+    segments = detail.body.get("segments") if detail is not None else None
+    if not isinstance(segments, list):
+        return set()
+    return {
+        (one["server"], one["segment"])
+        for one in segments
+        if isinstance(one, dict)
+        and isinstance(one.get("server"), str)
+        and isinstance(one.get("segment"), int)
+    }
 
 
 def _compare(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.archivehouse import ArchiveHouse
-from tests.fakes.decisions import NOON, make_records
+from tests.fakes.decisions import NOON, make_record, make_records
 from tests.fakes.logs import FakeLog, make_event, make_events, make_log, make_signer, show_log
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.test_audit_verify import list_outcomes, report, write
@@ -18,6 +19,7 @@ from troth.archive.layout import Table
 from troth.archive.log import DecisionLog
 from troth.archive.parquet import Selection, read_label, write_parquet
 from troth.archive.segment import ClosedSegment
+from troth.audit.entry import StoredEvent
 from troth.core.clock import VirtualClock
 from troth.core.entropy import SeededEntropy
 
@@ -50,6 +52,11 @@ def close_segments(folder: Path, *groups: int) -> list[ClosedSegment]:
 
 def make_told(closed: list[ClosedSegment]) -> FakeLog:
     """A log that tells of these segments."""
+    return make_log(list_told(closed))
+
+
+def list_told(closed: list[ClosedSegment]) -> list[StoredEvent]:
+    """Events that tell of these segments, and others."""
     events = make_events(20)
     for number, one in enumerate(closed):
         body = {
@@ -61,7 +68,7 @@ def make_told(closed: list[ClosedSegment]) -> FakeLog:
         events[10 + number] = make_event(
             11 + number, type="decisions.closed", subject=one.server, body=json.dumps(body)
         )
-    return make_log(events)
+    return events
 
 
 @pytest.fixture
@@ -188,6 +195,40 @@ def test_what_the_archive_says_besides_is_held_against_the_records(
     found = report(result)
     assert [(one["fault"], one["name"][:4]) for one in found["flaws"]] == [("altered", "ids/")]
     assert list_outcomes(found)[2] == "wrong"
+
+
+def test_a_segment_of_which_a_day_was_removed_is_noted_and_nothing_else_is_excused(
+    run: Run, tmp_path: Path, vkey: str
+) -> None:
+    house = ArchiveHouse(tmp_path)
+    records = [make_record(n, at=NOON + timedelta(hours=8 * n)) for n in range(6)]
+
+    async def fill() -> ClosedSegment:
+        await house.log.append(records)
+        closed = await house.log.close_segment()
+        assert closed is not None
+        house.pack(closed.number)
+        return closed
+
+    closed = asyncio.run(fill())
+    house.close()
+    log = make_told([closed])
+    files = house.list_files()
+    verify = ["audit", "verify", write(log, tmp_path), "--key", vkey, "--archive", str(house.root)]
+    for file in (files[0], files[-1]):
+        path = house.root / file.name
+        away = path.rename(tmp_path / "away")
+        (flaw,) = report(run(*verify, "--json"))["flaws"]
+        assert "is missing" in flaw["detail"]
+        body = {"table": "decisions", "segments": [{"server": closed.server, "segment": 1}]}
+        told = make_event(21, type="archive.removed", body=json.dumps(body))
+        write(make_log([*list_told([closed]), told]), tmp_path)
+        found = report(run(*verify, "--json"))
+        assert found["flaws"] == []
+        assert "What is left of segment 1" in found["remarks"][0]
+        assert "0 decisions" in found["steps"][2]["words"]
+        write(log, tmp_path)
+        away.rename(path)
 
 
 # The archive's events

@@ -21,7 +21,7 @@ from troth.wire.api.identities import MoveIdentity
 from troth.wire.api.policies import RollBack
 
 HOUR = timedelta(hours=1)
-NOBODY = dict.fromkeys(
+NOBODY: dict[str, Any] = dict.fromkeys(
     ("outcome", "actor", "subject", "resource", "request_id", "source", "reason", "task"), ""
 )
 SECOND = timedelta(seconds=1)

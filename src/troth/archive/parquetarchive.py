@@ -26,7 +26,7 @@ from troth.archive.layout import (
 )
 from troth.archive.log import DecisionLog
 from troth.archive.lookup import DayScan, Span, find_entry, find_part, prove_entry
-from troth.archive.pages import Pending, Search
+from troth.archive.pages import Pending, Search, join_parts
 from troth.archive.proof import DecisionProof
 from troth.archive.question import fits_named, list_words
 from troth.archive.reading import AT_ONCE, Damages, Labels, OutdatedList, Reader
@@ -99,7 +99,16 @@ class ParquetArchive:
         damages = Damages()
         with self._ask(damages) as reader:
             pending = self._list_pending()
-            search = Search(query, limit, after, tuple(names), events_before, pending, self._labels)
+            search = Search(
+                query,
+                limit,
+                after,
+                tuple(names),
+                events_before,
+                pending,
+                self._labels,
+                self._set_alarm(),
+            )
             fresh = self._search_unpacked(search, damages)
             found, following = _try_again(partial(self._search, reader, search, fresh))
         return Answer(tuple(found), following, damages.tell())
@@ -107,23 +116,28 @@ class ParquetArchive:
     def _search(
         self, reader: Reader, search: Search, fresh: Sequence[Found]
     ) -> tuple[list[Found], Spot | None]:
-        ends = self._clock.monotonic() + PAGE_SECONDS
         first, last = list_span(search.query.since, search.until)
         shelf = self._look(first, last, *search.tables)
         found: list[Found] = []
         windows = split_days([*shelf.decisions, *shelf.events])
         for number, days in enumerate(windows):
             inside = partial(_select, days=days)
-            found += search.find_decisions(reader, inside(shelf.decisions), shelf.beside)
-            found += search.find_events(reader, inside(shelf.events))
-            edge = begin_day(days[0])
-            whole = [*found, *(one for one in fresh if one.at >= edge)]
-            if len(whole) > search.limit:
-                return cut_page(whole, search.limit)
-            if self._clock.monotonic() > ends and number + 1 < len(windows):
-                page, _ = cut_page(whole, search.limit)
-                return page, Spot(edge, Kind.DECISION, "", "")
+            decisions = search.find_decisions(reader, inside(shelf.decisions), shelf.beside)
+            events = search.find_events(reader, inside(shelf.events))
+            found, stop = join_parts([(found, None), decisions, events])
+            edge = stop or Spot(begin_day(days[0]), Kind.DECISION, "", "")
+            whole = [*found, *(one for one in fresh if find_spot(one) >= edge)]
+            page, following = cut_page(whole, search.limit)
+            if following or stop:
+                return page, following or stop
+            if search.is_late() and number + 1 < len(windows):
+                return page, edge
         return cut_page([*found, *fresh], search.limit)
+
+    def _set_alarm(self) -> Callable[[], bool]:
+        """Tells once a page has taken long enough."""
+        ends = self._clock.monotonic() + PAGE_SECONDS
+        return lambda: self._clock.monotonic() > ends
 
     def _search_unpacked(self, search: Search, damages: Damages) -> list[Found]:
         """The newest decisions that fit among those that aren't packed, one more than wanted."""

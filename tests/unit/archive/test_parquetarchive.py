@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.archivehouse import ArchiveHouse, make_event
 from tests.fakes.decisions import EVER, NOON, make_record, make_records
-from troth.archive import parquetarchive
+from troth.archive import pages, parquetarchive
 from troth.archive.engine import Bounds, Engine
 from troth.archive.layout import Table
 from troth.archive.parquetarchive import ParquetArchive, split_days
@@ -289,15 +289,45 @@ def test_a_page_ends_when_it_has_taken_long_and_goes_on_behind_it(house, monkeyp
     records = fill(house, days=6)
     monkeypatch.setattr(parquetarchive, "PAGE_SECONDS", -1.0)
     found: list[str] = []
-    pages, after = 0, None
-    while True:
+    count, after = 0, None
+    while count == 0 or after is not None:
         answer = house.archive.search(EVERYTHING, 100, after)
         found += [one.id for one in answer.found]
-        pages, after = pages + 1, answer.following
-        if after is None:
-            break
-    assert pages > 3
+        count, after = count + 1, answer.following
+    assert count > 3
     assert found == [one.id for one in sorted(records, key=lambda one: one.at, reverse=True)]
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(60.0, 1), (-1.0, 30)])
+def test_rows_that_may_fit_are_read_some_at_a_time_and_not_for_too_long(
+    house, monkeypatch, seconds, most
+):
+    """A text that SQL can't look for: every row has to be looked at."""
+    reasons = {n: "zürich" if n in (7, 70, 71, 133, 199) else "für Müller" for n in range(200)}
+    asyncio.run(house.pack_all([make_record(n, reason=reasons[n]) for n in range(190)]))
+    asyncio.run(house.close_with([make_record(n, reason=reasons[n]) for n in range(190, 200)]))
+    house.pack_events([make_event(n, NOON, body='{"name":"ü"}') for n in range(1, 60)])
+    monkeypatch.setattr(parquetarchive, "PAGE_SECONDS", seconds)
+    monkeypatch.setattr(pages, "SPARE", 5)
+    monkeypatch.setattr(pages, "MOST_ROWS", 20)
+    sizes: list[int] = []
+    read = pages._read_newest
+
+    def note(*args: Any) -> Any:
+        rows = read(*args)
+        sizes.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(pages, "_read_newest", note)
+    found: list[str] = []
+    count, after = 0, None
+    while count == 0 or after is not None:
+        answer = house.archive.search(Query(*EVER, text="zürich"), 10, after)
+        found += [one.id for one in answer.found]
+        count, after = count + 1, answer.following
+    assert found == [make_record(n).id for n in (199, 133, 71, 70, 7)]
+    assert max(sizes) <= 20
+    assert most / 3 < count <= most
 
 
 def test_searches_from_many_threads_agree(house):

@@ -79,19 +79,24 @@ def prove_entry(
         for one in files
         if one.writer == entry.server and one.first <= entry.segment <= one.last
     ]
-    rows = reader.read(holding, _SEGMENT, [entry.server, entry.segment])
+    rows = reader.stream(holding, _SEGMENT, [entry.server, entry.segment])
     leaves = [hash_leaf(read_row(row).data) for row in rows]
-    index = entry.index
-    if index < len(leaves):
+    index, size = entry.index, len(leaves)
+    if index < size:
         path = make_path(leaves, index)
-        found = compute_root(hash_leaf(entry.data), index, len(leaves), path)
+        found = compute_root(hash_leaf(entry.data), index, size, path)
         if found.hex() == part.root:
-            return DecisionProof(entry.server, entry.segment, index, len(leaves), entry.data, path)
-    named = reader.damages.tell()
+            return DecisionProof(entry.server, entry.segment, index, size, entry.data, path)
+    name = f"segment {entry.segment} of server {entry.server}"
+    if size < part.count:
+        raise DamagedFile(
+            f"The archive has {size} of the {part.count} records of {name}, so none can be proved. "
+            "Files of its days were removed since they were old enough (`archive.removed`), or "
+            "they are lost: then restore them from a backup."
+        )
     raise DamagedFile(
-        " ".join(named)
-        or f"The archive's records of segment {entry.segment} of server {entry.server} don't lead "
-        "to its root: they were altered. Restore the files of its days from a backup."
+        f"The archive's records of {name} don't lead to its root: they were altered. Restore the "
+        "files of its days from a backup."
     )
 
 

@@ -66,6 +66,20 @@ class Reader:
             wanted = [file for file in wanted if file not in self.without]
         return []
 
+    def stream(
+        self, files: Sequence[ArchiveFile], sql: str, values: Sequence[Any] = ()
+    ) -> Iterator[Row]:
+        """The same as they come, for who needs all of them: `DamagedFile` if one can't be read."""
+        try:
+            yield from self.link.stream(sql, [locate(files), *values])
+        except DamagedArchive as error:
+            if error.missing:
+                raise OutdatedList from error
+            raise DamagedFile(error.detail) from error
+        except Internal as error:
+            self._try_alone(files)
+            raise DamagedFile(" ".join(self.damages.tell())) from error
+
     def find_label(self, file: ArchiveFile) -> Label | None:
         """What a file says about itself; None if that can't be read. `OutdatedList` as `read`."""
         if file in self.without:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import tracemalloc
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,26 @@ def test_a_packed_decision_is_proved_by_the_root_of_its_segment(house):
         proof = house.archive.find_proof(record.id)
         assert verify_proof(proof, footer.root).id == record.id
         assert (proof.server, proof.segment, proof.size) == ("a1b2c3d4", number, 7)
+
+
+def test_a_proof_holds_no_more_than_some_records_at_a_time(house):
+    facts = {"note": "x" * 2_000}
+    records = [make_record(n, facts=facts) for n in range(5_000)]
+    asyncio.run(house.pack_all(records))
+    tracemalloc.start()
+    try:
+        assert house.archive.find_proof(records[4_000].id).index == 4_000
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_left_of_a_segment_is_told(house):
+    records = [make_record(n, at=NOON + n * DAY) for n in range(3)]
+    asyncio.run(house.pack_all(records))
+    house.workshop.remove(house.list_files()[:1])
+    with pytest.raises(Refused, match=r"has 2 of the 3 records of segment 1 .*archive.removed"):
+        house.archive.find(records[1].id)
 
 
 def test_what_is_nowhere_is_told(house):

@@ -282,6 +282,8 @@ ELSEWHERE: dict[str, str] = {
         archive.place.ObjectStore.read
         archive.place.Place.read
         archive.tiles.LogFolder.read
+        archive.tiles.LogFolder._cut_back
+        store.sealer._redact_again
         operations.log.read_checkpoint
         archive.depot.Blob.read
         archive.depot._LocalBlob.read

@@ -50,8 +50,8 @@ def renew_pin(pin: Pin, note: str, proof: Sequence[str]) -> Pin:
     """The pin at a newer checkpoint; the same if there is no newer one.
 
     `proof` leads from the pinned size to the new one (RFC 6962, section 2.1.2), in hexadecimal.
-    Raises `RolledBack` or `Forked` if the log isn't the one that was pinned, `Unproved` if the proof
-    doesn't show that it is, and `Invalid` if its keys didn't sign.
+    Raises `RolledBack` or `Forked` if the log isn't the one that was pinned, `Unproved` if the
+    proof doesn't show that it is, and `Invalid` if its keys didn't sign.
     """
     known = _parse(pin.keys)
     old, _, _ = open_checkpoint(pin.note.encode(), known)

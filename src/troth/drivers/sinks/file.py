@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from troth.core.clock import Clock
 from troth.core.errors import Invalid
+from troth.drivers.durability import sync_directory
 from troth.drivers.sinks import Away, Message, Target
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -131,7 +132,7 @@ class FileSink:
             size = _find_end(handle, found.st_size)
             if size != found.st_size:
                 self._cut(handle, size)
-            _sync_folder(self._path.parent)
+            sync_directory(self._path.parent)
         except BaseException:
             os.close(handle)
             raise
@@ -167,7 +168,7 @@ class FileSink:
         if self._kept:
             for old in list_rotated(path)[: -self._kept]:
                 old.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_directory(path.parent)
 
 
 class _Open:
@@ -210,11 +211,3 @@ def _find_end(handle: int, size: int) -> int:
             return start + at + 1
         end = start
     return 0
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 
+from troth.drivers import tls
 from troth.drivers.sinks import Away, Target
 
 
@@ -13,9 +14,7 @@ def make_context(target: Target) -> ssl.SSLContext:
     `Away` if one can't be read: it may be there next time.
     """
     try:
-        authorities = str(target.authorities) if target.authorities else None
-        context = ssl.create_default_context(cafile=authorities)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context = tls.make_context(target.authorities)
         if target.certificate is not None:
             # Asked for a passphrase, OpenSSL would wait for somebody at the terminal.
             context.load_cert_chain(target.certificate, target.key, password=_refuse_passphrase)

@@ -167,13 +167,17 @@ class Contents:
             data = self._read(name_entries(index, WIDTH))
         entries: list[bytes] = []
         at = 0
-        while at + _LENGTH <= len(data):
+        while at + _LENGTH <= len(data) and len(entries) <= WIDTH:
             end = at + _LENGTH + int.from_bytes(data[at : at + _LENGTH], "big")
             if end > len(data):
                 break
             entries.append(data[at + _LENGTH : end])
             at = end
         last = index * WIDTH + width - 1
+        if len(entries) > width:
+            words = f"{name} holds more than {width} entries."
+            self._findings.add(Fault.CUT, name, words, last + 1)
+            return entries
         torn = min(index * WIDTH + len(entries), last)
         words = f"{name} ends in the middle of entry {torn}: it was cut off, or the length of an "
         words += "entry was altered."

@@ -22,6 +22,8 @@ from troth.core.errors import Invalid
 SALT_SIZE = 16
 LARGEST_ENTRY = 65_535
 """Bytes of an entry: its length stands before it in 16 bits (C2SP tlog-tiles, "Log entries")."""
+MOST_ENTRIES = 256
+"""Entries of a full bundle (C2SP tlog-tiles, "Log entries")."""
 LARGEST_DETAIL = 16 << 20
 """Bytes of a detail: more than any event has."""
 
@@ -231,7 +233,8 @@ def split_details(bundle: bytes) -> list[bytes]:
 
 
 def _split(bundle: bytes, length: struct.Struct, largest: int) -> list[bytes]:
-    found, at, size = [], 0, len(bundle)
+    found: list[bytes] = []
+    at, size = 0, len(bundle)
     while at < size:
         if at + length.size > size:
             raise Invalid("A bundle ends in the middle of a length: it was cut off.")
@@ -239,6 +242,8 @@ def _split(bundle: bytes, length: struct.Struct, largest: int) -> list[bytes]:
         at += length.size
         if count > largest or at + count > size:
             raise Invalid("A bundle ends in the middle of an entry: it was cut off or altered.")
+        if len(found) > MOST_ENTRIES:  # one more than there can be is still told as that
+            raise Invalid(f"A bundle holds more than {MOST_ENTRIES} entries.")
         found.append(bundle[at : at + count])
         at += count
     return found

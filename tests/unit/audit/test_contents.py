@@ -17,6 +17,7 @@ from troth.audit.entry import (
 from troth.audit.flaw import Fault, Findings
 from troth.audit.merkle import hash_leaf
 from troth.audit.redaction import REDACTED
+from troth.core.errors import Invalid
 
 
 def make_redaction(position: int, of: int) -> StoredEvent:
@@ -109,6 +110,22 @@ def test_of_a_part_it_stays_open_whether_a_detail_was_redacted():
     assert (found.intact, found.untold, found.redacted) == (True, 0, 1)
     empty_details(log, "detail/001.p/45", 1)
     assert [flaw.first for flaw in verify(log, start=256).flaws] == [257]
+
+
+def test_of_a_file_that_holds_far_too_much_no_more_is_taken_apart():
+    log = show_log(MIDDLE).copy()
+    more = bytes(4 << 20)
+    log.files["tile/entries/001"] += more
+    log.files["detail/002"] += more
+    found = verify(log)
+    assert list_places(found) == [
+        (Fault.CUT, "tile/entries/001", 512, None),
+        (Fault.CUT, "detail/002", 512, 767),
+    ]
+    assert found.entries == MIDDLE
+    assert all("more than 256 entries" in flaw.detail for flaw in found.flaws)
+    with pytest.raises(Invalid, match="more than 256"):
+        split_entries(more)
 
 
 def test_without_the_details_the_rest_is_shown():

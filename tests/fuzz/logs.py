@@ -35,7 +35,7 @@ from troth.audit.merkle import hash_leaf
 from troth.audit.pin import begin_pin, renew_pin
 from troth.audit.proof import Trust, parse_log_proof, render_log_proof, verify_log_proof
 from troth.audit.proving import find_closed, prove_entry
-from troth.audit.redaction import REDACTED, Redactions
+from troth.audit.redaction import REDACTED, Redactions, read_redacted
 from troth.audit.tile import parse_name, prove_consistency
 from troth.audit.verification import Scope
 from troth.cli.audit_log import check_log, read_note
@@ -88,6 +88,9 @@ LEDGER: dict[str, str] = {
         cli.vkeys.load_pin
         cli.vkeys.parse_vkeys
         cli.vkeys.read_vkeys
+    """,
+    "redacted-position": """
+        audit.redaction.read_redacted
     """,
     "log-growth": """
         audit.pin.renew_pin
@@ -235,6 +238,11 @@ def fuzz_log_keys(data: bytes, folder: Path) -> None:
     kept = answer(load_pin, path)
     assert kept is None or kept.root == LOG.root.hex()
     assert msgspec.json.decode(pin)["size"] == LOG.size
+
+
+@fuzz(mutated_text('{"position":4,"type":"token.issued"}'))
+def fuzz_redacted_position(body: str) -> None:
+    assert 0 <= read_redacted(make_event(10, body=body)) < 10
 
 
 OLDER = LOG.signer.sign(12, LOG.folder.compute_root(12), SIGNED_AT)

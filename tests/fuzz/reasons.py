@@ -119,7 +119,6 @@ ELSEWHERE: dict[str, str] = {
         operations.versions.SignVersions.read_key
         operations.versions.SignVersions.read_key.read
         operations.versions.read_declared
-        operations.log.WriteLog._redact
         operations.packing.PackArchive._read_events
         operations.redaction.FollowRedactions._read
         operations.redaction.RedactEvent.__call__
@@ -226,7 +225,6 @@ ELSEWHERE: dict[str, str] = {
         cli.journal.read_journal
         cli.journal.read_last
         wire.api.client._read_all
-        live.logwatch.LogWatch.look
     """,
     "files that this server wrote, flipped and cut everywhere in tests/unit/archive": """
         archive.decisionrows.<module>

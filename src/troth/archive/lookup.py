@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 
 from troth.archive.decisionrows import KEPT, Entry, read_record, read_row
-from troth.archive.engine import Row
 from troth.archive.layout import ArchiveFile
 from troth.archive.pages import Pending, find_by_id
 from troth.archive.parquet import Label, SegmentPart
 from troth.archive.proof import DecisionProof
-from troth.archive.question import Condition, ask_subjects, join_conditions, limit_time
+from troth.archive.question import (
+    Condition,
+    ask_subjects,
+    count_ticks,
+    join_conditions,
+    limit_time,
+)
 from troth.archive.reading import AT_ONCE, Labels, Reader, split_evenly
 from troth.archive.record import DecisionRecord, place_microseconds
 from troth.archive.sums import DamagedFile
@@ -22,7 +26,7 @@ from troth.audit.merkle import compute_root, hash_leaf, make_path
 Span = tuple[datetime, datetime]
 """From one moment to before another."""
 WINDOW = 100_000
-"""Decisions that are held at once where all of a day are read, about."""
+"""Decisions that are held at once where all of a day are read."""
 
 # What is put together here are names of columns: values are bound.
 _SEGMENT = f"""
@@ -33,10 +37,13 @@ _IN_ORDER = f"""
     SELECT {KEPT} FROM read_parquet(?, hive_partitioning = false) WHERE %s
     ORDER BY time_dt, unmapped.server, unmapped.segment, unmapped."index"
 """  # noqa: S608
-_BOUNDS = """
-    SELECT count(*), epoch_us(min(time_dt)), epoch_us(max(time_dt))
+_COUNTS = """
+    SELECT epoch_us(time_dt) // %d AS number, count(*)
     FROM read_parquet(?, hive_partitioning = false) WHERE %s
+    GROUP BY number ORDER BY number
 """
+_WIDTHS = (60_000_000, 1_000_000, 1_000, 1)
+"""Microseconds by which decisions are counted to see where to cut: less where they are too many."""
 
 
 def find_entry(
@@ -110,16 +117,30 @@ class DayScan:
     resource: str = ""
 
     def split(self, reader: Reader, since: datetime, until: datetime) -> list[Span]:
-        """Spans that hold about `WINDOW` decisions each if those are spread evenly."""
-        condition = self._ask(since, until)
-        rows: list[Row] = reader.read(self.files, _BOUNDS % condition.sql, condition.values)
-        if not rows or not rows[0][0]:
-            return []
-        count, first, last = rows[0]
-        width = max((last + 1 - first) // -(-count // WINDOW), 1)
-        edges = [*range(first, last + 2 - width, width), last + 1]
-        moments = [place_microseconds(one) for one in edges]
-        return list(pairwise(moments))
+        """Spans that hold `WINDOW` decisions each at most, but for those of one microsecond."""
+        spans = self._cut(reader, count_ticks(since), count_ticks(until), _WIDTHS)
+        return [(place_microseconds(first), place_microseconds(end)) for first, end in spans]
+
+    def _cut(
+        self, reader: Reader, since: int, until: int, widths: Sequence[int]
+    ) -> Iterator[tuple[int, int]]:
+        """Spans in microseconds since 1970 whose ends lie as finely as they must for what is in
+        them."""
+        width, start, held = widths[0], since, 0
+        condition = self._ask(place_microseconds(since), place_microseconds(until))
+        sql = _COUNTS % (width, condition.sql)
+        for number, count in reader.read(self.files, sql, condition.values):
+            begin, end = max(number * width, since), min((number + 1) * width, until)
+            if held and held + count > WINDOW:
+                yield start, begin
+                start, held = begin, 0
+            if count > WINDOW and widths[1:]:
+                yield from self._cut(reader, start, end, widths[1:])
+                start = end
+            else:
+                held += count
+        if held:
+            yield start, until
 
     def read(self, reader: Reader, span: Span) -> list[DecisionRecord]:
         """Those of a span, in the order of time."""

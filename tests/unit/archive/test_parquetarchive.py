@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.archivehouse import ArchiveHouse, make_event
 from tests.fakes.decisions import EVER, NOON, make_record, make_records
-from troth.archive import pages, parquetarchive
+from troth.archive import lookup, pages, parquetarchive
 from troth.archive.engine import Bounds, Engine
 from troth.archive.layout import Table
 from troth.archive.parquetarchive import ParquetArchive, split_days
@@ -328,6 +328,28 @@ def test_rows_that_may_fit_are_read_some_at_a_time_and_not_for_too_long(
     assert found == [make_record(n).id for n in (199, 133, 71, 70, 7)]
     assert max(sizes) <= 20
     assert most / 3 < count <= most
+
+
+@pytest.mark.parametrize("apart", [0, 1, 1_000, 300_000, 7_000_000, 3_000_000_000])
+def test_a_scan_holds_so_many_decisions_at_most_however_they_lie(house, monkeypatch, apart):
+    """`apart` is in microseconds: in a burst they lie close together."""
+    monkeypatch.setattr(lookup, "WINDOW", 5)
+    records = [make_record(n, at=NOON + timedelta(microseconds=n * apart)) for n in range(12)]
+    records.append(make_record(99, at=NOON + timedelta(hours=11)))
+    asyncio.run(house.pack_all(records))
+    sizes: list[int] = []
+    read = lookup.DayScan.read
+
+    def note(*args: Any, **named: Any) -> Any:
+        found = read(*args, **named)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(lookup.DayScan, "read", note)
+    found = list(house.archive.scan(*EVER))
+    assert sorted(found, key=lambda one: one.id) == sorted(records, key=lambda one: one.id)
+    assert found == sorted(found, key=lambda one: one.at)
+    assert max(sizes) <= (5 if apart else 12)
 
 
 def test_searches_from_many_threads_agree(house):

@@ -70,12 +70,18 @@ class FolderDepot:
             for day in self._list_days(table):
                 if not first.isoformat() <= day.removeprefix("day=") <= last.isoformat():
                     continue
-                with os.scandir(self.path / table / day) as entries:
-                    for entry in entries:
-                        file = parse_name(f"{table}/{day}/{entry.name}")
-                        if file is not None and (size := _measure(entry)) is not None:
-                            found.append((file, size))
+                try:
+                    found += self._list_day(table, day)
+                except FileNotFoundError:
+                    continue  # removed meanwhile
         return found
+
+    def _list_day(self, table: Table, day: str) -> Iterator[Held]:
+        with os.scandir(self.path / table / day) as entries:
+            for entry in entries:
+                file = parse_name(f"{table}/{day}/{entry.name}")
+                if file is not None and (size := _measure(entry)) is not None:
+                    yield file, size
 
     def _list_days(self, table: Table) -> list[str]:
         try:

@@ -12,7 +12,7 @@ import msgspec
 from troth.archive.depot import Blob
 from troth.archive.engine import Link, quote
 from troth.archive.layout import ArchiveFile, Table
-from troth.archive.sums import CheckedFile, add_sums
+from troth.archive.sums import CheckedFile, DamagedFile, add_sums
 
 LAYOUT = "1"
 """The version of the columns. A later one may add some."""
@@ -63,7 +63,13 @@ class Selection(NamedTuple):
 
 def read_label(link: Link, file: ArchiveFile) -> Label:
     """A file's label. `DamagedFile` or `NotFound` if it can't be read."""
-    return msgspec.json.decode(link.files.look(file.name).label, type=Label)
+    try:
+        return msgspec.json.decode(link.files.look(file.name).label, type=Label)
+    except msgspec.DecodeError as error:
+        raise DamagedFile(
+            f"{file.name} can't be read: it isn't what this version of troth writes. Move it away, "
+            "or restore it from a backup."
+        ) from error
 
 
 def choose_group(table: Table, rows: int) -> int:

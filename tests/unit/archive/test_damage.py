@@ -15,12 +15,25 @@ from tests.fakes.decisions import EVER, NOON, make_record, make_records
 from troth.archive.engine import Bounds, Engine
 from troth.archive.layout import Table
 from troth.archive.parquetarchive import ParquetArchive
-from troth.archive.sums import DamagedFile
+from troth.archive.reading import Damages
+from troth.archive.roots import RootReader
+from troth.archive.sums import CheckedFile, DamagedFile, add_sums
 from troth.audit.query import Query
 from troth.core.errors import NotFound
 
 DAY = timedelta(days=1)
 EVERYTHING = Query(*EVER)
+
+
+class Whole:
+    """A file's bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size = len(data)
+        self._data = data
+
+    def read(self, start: int, size: int) -> bytes:
+        return self._data[start : start + size]
 
 
 @pytest.fixture
@@ -110,19 +123,30 @@ def test_parquet_of_somebody_else_is_named(house):
     assert "checksums are missing" in answer.damage[0]
 
 
+@pytest.mark.parametrize("label", [b'{"layout":"2"}', b"[]", b"", b"\xff", b'{"layout":1}'])
+def test_a_label_of_another_shape_is_named(house, label):
+    fill(house, days=2)
+    path = house.list_paths()[0]
+    data = path.read_bytes()
+    checked = CheckedFile(Whole(data), "it")
+    path.write_bytes(data[: checked._body] + checked._footer)
+    add_sums(path, label)
+    answer = house.archive.search(Query(*EVER, identity="spiffe://example.org/gateway"), 100)
+    assert len(answer.found) == 10
+    (words,) = answer.damage
+    assert "isn't what this version of troth writes" in words
+    assert path.name in words
+    reader, damages = RootReader(house.root), Damages()
+    assert len(reader.list_files(damages)) == 1
+    reader.close()
+    assert damages.tell() == (words,)
+
+
 def test_altered_records_lead_to_no_proof(house, monkeypatch):
     """Somebody who can write files can write checksums as well: the root tells."""
     records = fill(house, days=1)
     path = house.list_paths()[0]
-    from troth.archive.sums import CheckedFile, add_sums
-
-    class Whole:
-        size = path.stat().st_size
-
-        def read(self, start: int, size: int) -> bytes:
-            return bytes(path.read_bytes()[start : start + size])
-
-    label = CheckedFile(Whole(), "it").label
+    label = CheckedFile(Whole(path.read_bytes()), "it").label
     with duckdb.connect() as engine:
         engine.execute(
             f"COPY (SELECT * REPLACE ('altered' AS status_detail) FROM read_parquet('{path}', "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from datetime import date
 from pathlib import Path
 from uuid import uuid4
@@ -119,3 +120,19 @@ def test_a_store_s_own_words_are_never_told(monkeypatch):
     with pytest.raises(Unavailable, match="RuntimeError") as caught:
         depot.list_files(Table.EVENTS, *EVER)
     assert "hunter2" not in caught.value.detail
+
+
+def test_a_day_that_is_removed_while_it_is_listed_is_left_out(tmp_path, monkeypatch):
+    depot = FolderDepot(tmp_path)
+    for day in (1, 2):
+        put(depot, tmp_path, ArchiveFile(Table.EVENTS, date(2026, 1, day), "journal", 1, 1), b"x")
+    listdir = os.listdir
+
+    def list_and_remove(path: Path) -> list[str]:
+        found = listdir(path)
+        shutil.rmtree(tmp_path / "events" / "day=2026-01-01")
+        return found
+
+    monkeypatch.setattr("troth.archive.depot.os.listdir", list_and_remove)
+    ((file, _),) = depot.list_files(Table.EVENTS, *EVER)
+    assert file.day == date(2026, 1, 2)

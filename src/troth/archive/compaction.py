@@ -100,23 +100,31 @@ class Compactor:
         )
         return len(files)
 
-    def redact_event(self, position: int) -> bool:
-        """Write the files that have an event anew, without whom it is about, who did it, where from
-        and why; whether there was one."""
+    def redact_events(self, positions: Collection[int]) -> int:
+        """Write the files that have these events anew, without whom they are about, who did it,
+        where from and why; how many of them there are."""
         held = self._workshop.depot.list_files(Table.EVENTS, date.min, date.max)
-        found = False
-        for file in sorted(file for file, _ in held if file.first <= position <= file.last):
+        found: set[int] = set()
+        for file in sorted(file for file, _ in held):
+            asked = [one for one in positions if file.first <= one <= file.last]
+            if not asked:
+                continue
             with self._workshop.engine.connect() as link:
-                for (redacted,) in link.run(_HAS_EVENT, [locate([file]), position]):
-                    found = True
-                    if not redacted:
-                        self._redact(link, file, position)
-        return found
+                there = link.run(_HAVE_EVENTS, [locate([file]), asked])
+                found.update(position for position, _ in there)
+                left = [position for position, redacted in there if not redacted]
+                if left:
+                    self._redact(link, file, left)
+        return len(found)
 
-    def _redact(self, link: Link, file: ArchiveFile, position: int) -> None:
+    def redact_event(self, position: int) -> bool:
+        """The same of one; whether it is there."""
+        return self.redact_events([position]) > 0
+
+    def _redact(self, link: Link, file: ArchiveFile, positions: Sequence[int]) -> None:
         local = self._workshop.work / f"redacted-{file.day}.parquet"
         label = read_label(link, file)
-        rows = Selection(Table.EVENTS, eventrows.REDACTED, [position, locate([file])])
+        rows = Selection(Table.EVENTS, eventrows.REDACTED, [positions, locate([file])])
         write_parquet(link, rows, local, label)
         after = replace(file, revision=file.revision + 1)
         self._workshop.deliver(link, local, after, label)
@@ -160,9 +168,9 @@ class Compactor:
             self._workshop.deliver(link, local, file, label)
 
 
-_HAS_EVENT = """
-    SELECT unmapped.redacted FROM read_parquet(?, hive_partitioning = false)
-    WHERE metadata."sequence" = ?
+_HAVE_EVENTS = """
+    SELECT metadata."sequence", unmapped.redacted FROM read_parquet(?, hive_partitioning = false)
+    WHERE list_contains(?::BIGINT[], metadata."sequence")
 """
 
 

@@ -63,11 +63,11 @@ REDACTED = """
         } ELSE unmapped END AS unmapped
     )
     FROM (
-        SELECT *, metadata."sequence" = ? AS hit
+        SELECT *, list_contains(?::BIGINT[], metadata."sequence") AS hit
         FROM read_parquet(?, hive_partitioning = false)
     )
 """
-"""A file's rows, one of them without whom it is about, who did it, where from and why."""
+"""A file's rows, some of them without whom they are about, who did it, where from and why."""
 
 PRESENT = b"-"
 """Stands for the salt of an event that wasn't redacted: the archive keeps none."""

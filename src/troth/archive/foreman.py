@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from troth.archive.jobsheet import AnyStep, Done, RedactEvent, Sheet
+from troth.archive.jobsheet import AnyStep, Done, RedactEvents, Sheet
 from troth.core.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -76,7 +76,7 @@ class Foreman:
         try:
             ended = subprocess.run(
                 PROGRAM,
-                input=self._write([RedactEvent(position)]),
+                input=self._write([RedactEvents([position])]),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 timeout=REDACTION_SECONDS,

@@ -43,10 +43,10 @@ class RollMonth(Step, frozen=True, tag="month"):
     month: date
 
 
-class RedactEvent(Step, frozen=True, tag="redact"):
-    """Take an event's detail out."""
+class RedactEvents(Step, frozen=True, tag="redact"):
+    """Take the details of events out."""
 
-    position: int
+    positions: list[int]
 
 
 class DescribeDay(Step, frozen=True, tag="describe"):
@@ -57,7 +57,7 @@ class DescribeDay(Step, frozen=True, tag="describe"):
     writer: str = ""
 
 
-AnyStep = PackSegment | PackEvents | CompactDay | RollMonth | RedactEvent | DescribeDay
+AnyStep = PackSegment | PackEvents | CompactDay | RollMonth | RedactEvents | DescribeDay
 
 
 class Sheet(msgspec.Struct, frozen=True):

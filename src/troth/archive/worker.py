@@ -23,7 +23,7 @@ from troth.archive.jobsheet import (
     Done,
     PackEvents,
     PackSegment,
-    RedactEvent,
+    RedactEvents,
     RollMonth,
     Segment,
     Sheet,
@@ -86,8 +86,8 @@ class Worker:
             case RollMonth():
                 compactor = Compactor(self._workshop)
                 return Done(number, compactor.roll_month(step.writer, step.month))
-            case RedactEvent():
-                return Done(number, int(Compactor(self._workshop).redact_event(step.position)))
+            case RedactEvents():
+                return Done(number, Compactor(self._workshop).redact_events(step.positions))
             case DescribeDay():
                 return self._describe(number, step)
 

@@ -25,7 +25,7 @@ from troth.archive.jobsheet import (
     Done,
     PackEvents,
     PackSegment,
-    RedactEvent,
+    RedactEvents,
     RollMonth,
 )
 from troth.archive.layout import JOURNAL, ArchiveFile, Table, begin_day, find_day, find_month
@@ -168,7 +168,8 @@ class PackArchive:
         now = await self.store.read(lambda tx: tx.journal.list_stored(after, count))
         gone = {event.position for event in now if event.salt is None}
         late = [one.position for one in packed if one.salt and one.position in gone]
-        await do_all(self.hands, [RedactEvent(position) for position in late])
+        if late:
+            await do_all(self.hands, [RedactEvents(late)])
 
     def _read_events(self, tx: Transaction) -> list[StoredEvent]:
         return tx.journal.list_stored(tx.cursors.get(name_cursor(self.scope)), EVENTS)
@@ -200,7 +201,8 @@ class PackArchive:
         if self.scope or not self.store.shared:
             return
         positions = await self.store.read(_list_redacted)
-        await do_all(self.hands, [RedactEvent(position) for position in positions])
+        if positions:
+            await do_all(self.hands, [RedactEvents(positions)])
 
     async def _roll_months(self) -> None:
         found = await asyncio.to_thread(self._list_months)

@@ -423,6 +423,24 @@ def test_a_redacted_event_keeps_its_position_and_commitment_alone(house):
 # Other readers
 
 
+def test_many_redactions_list_the_files_and_write_each_once(house, monkeypatch):
+    for first in (1, 11, 21):
+        house.pack_events([make_event(n, NOON) for n in range(first, first + 10)])
+    listed: list[Any] = []
+    list_files = house.depot.list_files
+    monkeypatch.setattr(
+        house.depot, "list_files", lambda *args: listed.append(args) or list_files(*args)
+    )
+    assert house.compactor.redact_events([3, 5, 9, 25, 99]) == 4
+    assert len(listed) == 1
+    assert [one.revision for one in house.list_files(Table.EVENTS)] == [1, 0, 1]
+    assert house.compactor.redact_events([3, 25]) == 2
+    assert [one.revision for one in house.list_files(Table.EVENTS)] == [1, 0, 1]
+    found = house.archive.search(EVERYTHING, 100).found
+    assert sorted(int(one.id) for one in found if one.redacted) == [3, 5, 9, 25]
+    assert len(found) == 30
+
+
 def test_plain_duckdb_reads_it_with_its_partitions(house):
     fill(house)
     house.compact()

@@ -35,7 +35,7 @@ _MERGE = {
 _CALLERS = f"""
     SELECT DISTINCT api.service.uid FROM read_parquet(?, hive_partitioning = false)
     LIMIT {CALLERS + 1}
-"""  # noqa: S608
+"""  # noqa: S608 - a number of ours
 _FINGERPRINT = """
     SELECT {key} AS key, count(*), sum(hash(one)::HUGEINT)
     FROM read_parquet(?, hive_partitioning = false) AS one

@@ -32,11 +32,11 @@ WINDOW = 100_000
 _SEGMENT = f"""
     SELECT {KEPT} FROM read_parquet(?, hive_partitioning = false)
     WHERE unmapped.server = ? AND unmapped.segment = ? ORDER BY unmapped."index"
-"""  # noqa: S608
+"""  # noqa: S608 - names of columns
 _IN_ORDER = f"""
     SELECT {KEPT} FROM read_parquet(?, hive_partitioning = false) WHERE %s
     ORDER BY time_dt, unmapped.server, unmapped.segment, unmapped."index"
-"""  # noqa: S608
+"""  # noqa: S608 - names of columns
 _COUNTS = """
     SELECT epoch_us(time_dt) // %d AS number, count(*)
     FROM read_parquet(?, hive_partitioning = false) WHERE %s

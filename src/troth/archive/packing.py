@@ -48,20 +48,22 @@ _SELECT = f"""
     SELECT {COLUMNS}
     FROM (SELECT *, ? AS server, ?::BIGINT AS segment FROM read_json(?, {STAGED}))
     ORDER BY su, t, segment, i
-"""  # noqa: S608
+"""  # noqa: S608 - names of columns
 _MOST = f"LIMIT {CALLERS + 1}"
-_STAGED_CALLERS = f"SELECT DISTINCT ca FROM read_json(?, {STAGED}) {_MOST}"  # noqa: S608
+_STAGED_CALLERS = f"""
+    SELECT DISTINCT ca FROM read_json(?, {STAGED}) {_MOST}
+"""  # noqa: S608 - names of columns, a number of ours
 _ENTRIES = f"""
     SELECT {KEPT} FROM read_parquet(?, hive_partitioning = false)
     WHERE unmapped.segment = ? ORDER BY unmapped."index"
-"""  # noqa: S608
+"""  # noqa: S608 - names of columns
 _EVENTS = f"""
     SELECT {eventrows.COLUMNS} FROM read_json(?, {eventrows.STAGED}) ORDER BY su, t, p
-"""  # noqa: S608
+"""  # noqa: S608 - names of columns
 _STORED = f"""
     SELECT {eventrows.KEPT} FROM read_parquet(?, hive_partitioning = false)
     ORDER BY metadata."sequence"
-"""  # noqa: S608
+"""  # noqa: S608 - names of columns
 _COMMITMENTS = """
     SELECT metadata."sequence", metadata.event_code, epoch_us(time_dt), unmapped.commitment
     FROM read_parquet(?, hive_partitioning = false) WHERE metadata."sequence" BETWEEN ? AND ?

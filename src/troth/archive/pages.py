@@ -47,12 +47,12 @@ _DECISIONS = f"""
     ORDER BY time_dt DESC, metadata.uid DESC, unmapped.server DESC, unmapped.segment DESC,
         unmapped."index" DESC
     LIMIT %d
-"""  # noqa: S608
+"""  # noqa: S608 - names of columns
 _EVENTS = f"""
     SELECT {eventrows.KEPT} FROM read_parquet(?, hive_partitioning = false) WHERE %s
     ORDER BY time_dt DESC, metadata."sequence" DESC
     LIMIT %d
-"""  # noqa: S608
+"""  # noqa: S608 - names of columns
 _SINCE = """
     SELECT epoch_us(min(time_dt)) FROM (
         SELECT time_dt FROM read_parquet(?, hive_partitioning = false) WHERE %s

@@ -122,6 +122,7 @@ async def test_after_a_fork_somebody_says_that_the_log_goes_on(house: FakeHouse)
     for _ in range(3):
         await works.run()
     shown = await p.store.read(lambda tx: tx.checkpoints.newest())
+    assert shown is not None
     assert (shown.size, shown.root) == (size, root)
     auditor = Caller("uid:7", frozenset({"auditor"}), source="test")
     with pytest.raises(Denied):
@@ -130,6 +131,7 @@ async def test_after_a_fork_somebody_says_that_the_log_goes_on(house: FakeHouse)
     assert (done.size, done.root) == (size, root.hex())
     await works.run()
     signed = await p.store.read(lambda tx: tx.checkpoints.newest())
+    assert signed is not None
     assert signed.size == p.log.size == await p.store.read(lambda tx: tx.journal.head())
     assert signed.root == p.log.root
     (event,) = await house.events("checkpoint.abandoned")

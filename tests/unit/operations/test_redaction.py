@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -197,7 +198,7 @@ async def test_who_comes_back_over_a_redacted_event_starts_again(house: FakeHous
     await house.register()
     await house.settle()
     request = RequestId("r")
-    follow = partial(house.dispatcher.open, "revocation.follow", WORKLOAD, request)
+    follow: Any = partial(house.dispatcher.open, "revocation.follow", WORKLOAD, request)
     async with aclosing(follow(FollowRevocations())) as values:
         seen = await anext(values)
     await house.call("identity.quarantine", MoveIdentity(name="payments", reason="a test"))

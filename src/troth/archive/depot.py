@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from troth.archive.layout import ArchiveFile, Table, parse_name
+from troth.archive.objects import ObjectPlace
 from troth.archive.writing import sync_folder
-from troth.core.errors import NotFound, TrothError, Unavailable
+from troth.core.errors import NotFound, Unavailable
 
 Held = tuple[ArchiveFile, int]
 """A file and its size in bytes."""
@@ -172,21 +173,8 @@ class _LocalBlob:
         self.close()
 
 
-class ObjectDepot:
-    """Whatever fsspec reaches: ``s3://bucket/folder`` with the package for it installed."""
-
-    def __init__(self, url: str) -> None:
-        """`Unavailable` if what speaks that protocol isn't installed, or refuses."""
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # it has no stubs
-
-        self._scheme = url.partition("://")[0]
-        try:
-            self._system, self._root = url_to_fs(url, use_listings_cache=False)
-        except (ImportError, ValueError, OSError) as error:
-            raise Unavailable(
-                f"Nothing here reads {self._scheme}:// URLs: install the fsspec package for it "
-                "(for s3:// that is s3fs), or name a folder."
-            ) from error
+class ObjectDepot(ObjectPlace):
+    """A place on an object store."""
 
     def list_files(self, table: Table, first: date, last: date) -> list[Held]:
         """List the prefix."""
@@ -214,8 +202,7 @@ class ObjectDepot:
         """Put the object; stores have it whole and durable when they say so."""
         path = f"{self._root}/{file.name}"
         with self._explain():
-            # Object stores have no folders; but what stands for one in tests and on NFS has.
-            self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._make_folder(path)
             self._system.put_file(str(local), path)
         local.unlink()
 
@@ -226,23 +213,6 @@ class ObjectDepot:
                 self._system.rm_file(f"{self._root}/{file.name}")
             except FileNotFoundError:
                 pass
-
-    def describe(self) -> str:
-        """The URL, without what might be secret in it."""
-        return f"{self._scheme}://{self._root}"
-
-    @contextmanager
-    def _explain(self) -> Iterator[None]:
-        try:
-            yield
-        except TrothError:
-            raise
-        except Exception as error:
-            # What a store's library says may hold credentials: its kind is all that is told.
-            raise Unavailable(
-                f"The archive at {self.describe()} can't be used ({type(error).__name__}). Look at "
-                "its credentials and at the network; it is tried again."
-            ) from error
 
 
 class _ObjectBlob:

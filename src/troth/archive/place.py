@@ -10,11 +10,13 @@ import errno
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from troth.archive.objects import ObjectPlace
 from troth.audit.tile import DamagedTile
-from troth.core.errors import NotFound, TrothError, Unavailable
+from troth.core.errors import NotFound, Unavailable
 
 DRAFT = ".new"
 MANY = 24
@@ -170,34 +172,18 @@ class Folder:
             self._unsettled.add(str(one.parent))
 
 
-class ObjectStore:
-    """A place on whatever fsspec reaches: ``s3://bucket/folder`` with the package for it installed.
-
-    Its writes are whole and durable when they return, as object stores promise.
-    """
-
-    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
-        """`Unavailable` if what speaks that protocol isn't installed, or refuses."""
-        from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # it has no stubs
-
-        self._scheme = url.partition("://")[0]
-        try:
-            self._system, self._root = url_to_fs(url, use_listings_cache=False, **(options or {}))
-        except (ImportError, ValueError, OSError) as error:
-            raise Unavailable(
-                f"Nothing here reads {self._scheme}:// URLs: install the fsspec package for it "
-                "(for s3:// that is s3fs), or name a folder."
-            ) from error
+class ObjectStore(ObjectPlace):
+    """A place on an object store. Its writes are whole and durable when they return, as object
+    stores promise."""
 
     def read(self, name: str) -> bytes:
         """The whole object."""
-        try:
-            found: bytes = self._system.cat_file(f"{self._root}/{name}", end=LARGEST + 1)
-            return found
-        except FileNotFoundError:
-            raise NotFound(f"There is no {name} at {self.describe()}.") from None
-        except Exception as error:
-            raise self._explain(error) from error
+        with self._explain():
+            try:
+                found: bytes = self._system.cat_file(f"{self._root}/{name}", end=LARGEST + 1)
+                return found
+            except FileNotFoundError:
+                raise NotFound(f"There is no {name} at {self.describe()}.") from None
 
     def add(self, name: str, data: bytes) -> None:
         """Put the object: there is nothing to wait for later."""
@@ -205,22 +191,15 @@ class ObjectStore:
 
     def write(self, name: str, data: bytes) -> None:
         """Put the object."""
-        try:
-            # Object stores have no folders; but what stands for one in tests and on NFS has.
-            path = f"{self._root}/{name}"
-            self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        path = f"{self._root}/{name}"
+        with self._explain():
+            self._make_folder(path)
             self._system.pipe_file(path, data)
-        except Exception as error:
-            raise self._explain(error) from error
 
     def remove(self, name: str) -> None:
         """Remove it, or everything below it."""
-        try:
+        with self._explain(), suppress(FileNotFoundError):
             self._system.rm(f"{self._root}/{name}", recursive=True)
-        except FileNotFoundError:
-            pass
-        except Exception as error:
-            raise self._explain(error) from error
 
     def settle(self) -> None:
         """Nothing to do: an object is durable once it is put."""
@@ -228,24 +207,9 @@ class ObjectStore:
     def set_aside(self, suffix: str) -> str:
         """Move all objects under another prefix."""
         aside = f"{self._root}.{suffix}"
-        try:
+        with self._explain(), suppress(FileNotFoundError):
             self._system.mv(self._root, aside, recursive=True)
-        except FileNotFoundError:
-            pass
-        except Exception as error:
-            raise self._explain(error) from error
         return f"{self._scheme}://{aside}"
-
-    def describe(self) -> str:
-        """The URL, without what might be secret in it."""
-        return f"{self._scheme}://{self._root}"
-
-    def _explain(self, error: Exception) -> TrothError:
-        # What a store's library says may hold credentials: its kind is all that is told.
-        return Unavailable(
-            f"The object store at {self.describe()} can't be used ({type(error).__name__}). Look "
-            "at its credentials and at the network; it is tried again."
-        )
 
 
 def open_place(where: str) -> Place:

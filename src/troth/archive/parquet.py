@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -29,23 +29,27 @@ CALLERS = 1_000
 _encoder = msgspec.json.Encoder()
 
 
+Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
 class SegmentPart(msgspec.Struct, frozen=True):
     """What a file has of a segment: `rows` of its `count` records, whose Merkle root is `root`."""
 
-    number: int
-    count: int
+    number: Number
+    count: Number
     root: str
-    rows: int
-    first: datetime
-    last: datetime
-    closed_at: datetime
+    rows: Number
+    first: Moment
+    last: Moment
+    closed_at: Moment
 
 
 class Label(msgspec.Struct, frozen=True):
     """What a file says about itself, in Parquet's key-value metadata under ``troth``."""
 
     layout: str
-    rows: int
+    rows: Number
     segments: tuple[SegmentPart, ...] = ()
     callers: tuple[str, ...] | None = None
     """Who asked; None if they are too many to be named."""

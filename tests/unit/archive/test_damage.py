@@ -123,7 +123,21 @@ def test_parquet_of_somebody_else_is_named(house):
     assert "checksums are missing" in answer.damage[0]
 
 
-@pytest.mark.parametrize("label", [b'{"layout":"2"}', b"[]", b"", b"\xff", b'{"layout":1}'])
+PART = (
+    b'{"layout":"1","rows":1,"segments":[{"number":%b,"count":1,"root":"","rows":1,'
+    b'"first":"%b","last":"2026-01-01T00:00:00Z","closed_at":"2026-01-01T00:00:00Z"}]}'
+)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        *(b'{"layout":"2"}', b"[]", b"", b"\xff", b'{"layout":1}'),
+        PART % (b"1", b"2026-01-01T00:00:00"),  # in which zone?
+        PART % (b"1" * 30, b"2026-01-01T00:00:00Z"),
+        PART % (b"-1", b"2026-01-01T00:00:00Z"),
+    ],
+)
 def test_a_label_of_another_shape_is_named(house, label):
     fill(house, days=2)
     path = house.list_paths()[0]

@@ -231,6 +231,7 @@ ELSEWHERE: dict[str, str] = {
         archive.decisionrows.read_record
         archive.decisionrows.read_row
         archive.eventrows.read_row
+        archive.roots.RootReader.read_events
         archive.layout.parse_name
         archive.parquet.read_label
         archive.sums.CheckedFile.__init__
@@ -243,6 +244,10 @@ ELSEWHERE: dict[str, str] = {
         archive.tiles.LogFolder._read_pair
         archive.tiles.LogFolder._read_wide
         archive.tiles.LogFolder.redact
+    """,
+    "what a parser that has a target read from a log that was verified": """
+        cli.audit_decisions._read_removed
+        cli.toldevents.ToldEvents.notice
     """,
     "code, not data": """
         cli.main.LazyCommand.load

@@ -233,6 +233,11 @@ def test_a_segment_of_which_a_day_was_removed_is_noted_and_nothing_else_is_excus
 
 # The archive's events
 
+UNMAPPED = (
+    "{{event_version: unmapped.event_version, body: {body}, commitment: {commitment}, "
+    "redacted: unmapped.redacted}} AS unmapped"
+)
+
 
 def make_logged(tmp_path: Path) -> tuple[ArchiveHouse, list[str], FakeLog]:
     """An archive of two days of events, how to verify it, and the log that has them and more."""
@@ -282,6 +287,9 @@ def test_archived_events_are_those_of_the_log(run: Run, tmp_path: Path) -> None:
         ("make_timestamptz(epoch_us(time_dt) + 1) AS time_dt", "Event 12 isn't the one that"),
         ("2::INTEGER AS status_id", "Rows say something else than their events: 12."),
         ("9::INTEGER AS severity_id", "Rows say something else than their events: 12."),
+        (UNMAPPED.format(body="NULL::VARCHAR", commitment="unmapped.commitment"), "no content"),
+        (UNMAPPED.format(body="'['", commitment="unmapped.commitment"), "doesn't say what the log"),
+        (UNMAPPED.format(body="unmapped.body", commitment="NULL::BLOB"), "isn't the one that"),
     ],
 )
 def test_an_archived_event_that_was_altered_is_named(

@@ -428,9 +428,12 @@ def test_many_redactions_list_the_files_and_write_each_once(house, monkeypatch):
         house.pack_events([make_event(n, NOON) for n in range(first, first + 10)])
     listed: list[Any] = []
     list_files = house.depot.list_files
-    monkeypatch.setattr(
-        house.depot, "list_files", lambda *args: listed.append(args) or list_files(*args)
-    )
+
+    def note(*args: Any) -> Any:
+        listed.append(args)
+        return list_files(*args)
+
+    monkeypatch.setattr(house.depot, "list_files", note)
     assert house.compactor.redact_events([3, 5, 9, 25, 99]) == 4
     assert len(listed) == 1
     assert [one.revision for one in house.list_files(Table.EVENTS)] == [1, 0, 1]

@@ -53,7 +53,8 @@ def use(
         finally:
             await sink.close()
 
-    asyncio.run(main())
+    with harness.clean():
+        asyncio.run(main())
 
 
 def deliver(harness: Harness, *batches: list[Any]) -> None:

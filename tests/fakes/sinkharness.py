@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import gc
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,6 +65,10 @@ class Harness:
     def make_refused(self, number: int) -> Message:
         """A message that the receiver will never take."""
         return make_message(number, content=b"{" + b" " * LARGE + b"}")
+
+    def clean(self) -> AbstractContextManager[None]:
+        """Around a run of the sink: what its library leaves behind."""
+        return nullcontext()
 
     def list_numbers(self) -> list[int]:
         """What the receiver has, in its order."""
@@ -224,6 +231,15 @@ class KafkaHarness(Harness):
             certificate=certificate,
             key=key,
         )
+
+    @contextmanager
+    def clean(self) -> Iterator[None]:
+        """Cancelled while it starts, aiokafka leaves a connection to the collector, which closes
+        it and warns."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            yield
+            gc.collect()
 
     def list_numbers(self) -> list[int]:
         return [read_number(one) for one in self.receiver.list_contents()]

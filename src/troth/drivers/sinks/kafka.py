@@ -30,9 +30,6 @@ from troth.drivers.sinks.tls import make_context
 ID = "troth_id"
 """The header with the message's id."""
 STOP_SECONDS = 1.0
-OWN_PART = 0.8
-"""Of the sink's patience: so the client itself gives up first. Cancelled in the middle of its start
-it leaves its connection to the collector."""
 LARGEST = 17 << 20
 """Bytes that the client itself allows a message; the broker may allow less."""
 REFUSED = (InvalidTimestampError, MessageSizeTooLargeError, RecordListTooLargeError)
@@ -94,7 +91,7 @@ class KafkaSink:
                 acks="all",
                 enable_idempotence=True,
                 max_request_size=LARGEST,
-                request_timeout_ms=int(self._target.timeout * 1000 * OWN_PART),
+                request_timeout_ms=int(self._target.timeout * 1000),
                 retry_backoff_ms=500,
                 **self._identify(),
             )

@@ -26,8 +26,6 @@ from troth.wire.api import checkpoints as wire
 
 log = structlog.get_logger(__name__)
 
-BEHIND = "This server's copy of the log isn't complete yet: ask again in a moment."
-
 
 @dataclass(frozen=True, slots=True)
 class ShowCheckpoint:
@@ -68,13 +66,11 @@ class DisputeCheckpoint:
         """`Invalid` unless the log signed it, `Unavailable` while this server can't say."""
         note = call.body.note.encode()
         seen, _, _ = open_checkpoint(note, self.signer.keys, self.signer.origin)
-        root = await asyncio.to_thread(find_root, self.folder, seen.size)
+        root = await find_root(self.store, self.folder, seen.size)
         if root == seen.root:
             return wire.DisputeAnswer(
                 continued=True, detail=f"The log continues its checkpoint of {seen.size} entries."
             )
-        if root is None and await self.store.read(lambda tx: tx.journal.head()) >= seen.size:
-            raise Unavailable(BEHIND, 1.0)
         found = "is shorter" if root is None else f"has the root {root.hex()} there"
         detail = f"A checkpoint of {seen.size} entries was signed, and the log {found}."
         if await self.store.transact(partial(self._record, call, seen, detail)):
@@ -116,19 +112,15 @@ class AbandonCheckpoint:
 
     async def __call__(self, call: Call[wire.AbandonCheckpoint]) -> wire.CheckpointAbandoned:
         """`Refused` unless the checkpoint that was signed last contradicts the log."""
-        newest, head = await self.store.read(
-            lambda tx: (tx.checkpoints.newest(), tx.journal.head())
-        )
+        newest = await self.store.read(lambda tx: tx.checkpoints.newest())
         if newest is None:
             raise Refused("No checkpoint is signed: there is nothing to abandon.")
-        root = await asyncio.to_thread(find_root, self.folder, newest.size)
+        root = await find_root(self.store, self.folder, newest.size)
         if root == newest.root:
             raise Refused(
                 f"The log continues its checkpoint of {newest.size} entries: there is nothing to "
                 "abandon."
             )
-        if root is None and head >= newest.size:
-            raise Unavailable(BEHIND, 1.0)
         await self.store.transact(partial(self._abandon, call, newest))
         return wire.CheckpointAbandoned(size=newest.size, root=newest.root.hex())
 
@@ -152,8 +144,16 @@ class AbandonCheckpoint:
         )
 
 
-def find_root(folder: LogFolder, size: int) -> bytes | None:
-    """The root of the first `size` entries; None if there are fewer. Blocks; writes nothing."""
-    if size > folder.size:
+async def find_root(store: Store, folder: LogFolder, size: int) -> bytes | None:
+    """The root of the log's first `size` entries, as this server has them; None if the log has
+    fewer. `Unavailable` while this server alone has. Writes nothing."""
+    held = folder.size
+    if size > held:
+        if await store.read(lambda tx: tx.journal.head()) >= size:
+            raise Unavailable(
+                "This server's copy of the log isn't complete yet: ask again in a moment.", 1.0
+            )
         return None
-    return Tiles(folder.read, folder.size).hash_range(0, size) if size else EMPTY_ROOT
+    if not size:
+        return EMPTY_ROOT
+    return await asyncio.to_thread(Tiles(folder.read, held).hash_range, 0, size)

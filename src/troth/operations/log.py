@@ -105,12 +105,12 @@ class WriteLog:
         size = self.folder.size
         if not size:
             return True
-        last, head = await self.store.read(
-            lambda tx: (
-                tx.journal.find_stored(min(size, tx.journal.head())),
-                tx.journal.head(),
-            )
-        )
+
+        def look(tx: Transaction) -> tuple[StoredEvent | None, int]:
+            head = tx.journal.head()
+            return tx.journal.find_stored(min(size, head)), head
+
+        last, head = await self.store.read(look)
         if last is not None:  # else it was moved to the archive
             entry, _ = await asyncio.to_thread(self.folder.find_entry, last.position)
             if render_entry(last)[0] != entry:

@@ -18,6 +18,7 @@ from troth.audit.note import VerifierKey, check_name
 from troth.core.clock import SystemClock
 from troth.core.entropy import SystemEntropy
 from troth.core.errors import Invalid
+from troth.core.heap import settle_heap
 from troth.server.http.listeners import Listener, TcpBinding
 from troth.server.installation import claim_directory
 from troth.server.settings import Limits
@@ -83,6 +84,7 @@ async def _serve(plan: WitnessPlan, announce: Callable[[WitnessSigner, str], Non
         await listener.start()
         stack.push_async_callback(listener.stop)
         announce(signer, f"{'https' if tls else 'http'}://{listener.where}")
+        settle_heap()
         await stop.wait()
         log.info("witness.stopping")
     return 0
